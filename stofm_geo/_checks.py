@@ -1,0 +1,107 @@
+"""Checks of what users hand in. Each message names the thing, what was found, and the fix."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral, Real
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+
+def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bool = False) -> None:
+    """A finite number above zero (or at least zero)."""
+    kind = Integral if whole else Real
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a {'whole ' if whole else ''}number; found {value!r}")
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
+        least = "zero or more" if or_zero else "above zero"
+        raise ValueError(f"{name} must be {least}; found {value!r}")
+
+
+def check_share(name: str, value: object) -> None:
+    """A share between 0 and 1."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number; found {value!r}")
+    if not 0 <= float(value) <= 1:
+        raise ValueError(f"{name} must be a share between 0 and 1; found {value!r}")
+
+
+def examples(names: object, most: int = 3) -> str:
+    """The first few names, for a message."""
+    names = [str(name) for name in names]  # type: ignore[attr-defined]
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def check_obsm(adata: AnnData, key: str) -> np.ndarray:
+    """``obsm[key]`` as finite float64 ``[n, columns]``."""
+    if key not in adata.obsm:
+        raise KeyError(f"obsm has no {key!r}; it has {sorted(adata.obsm) or 'nothing'}")
+    values = adata.obsm[key]
+    values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+    if values.dtype.kind not in "biuf":
+        try:
+            values = values.astype(np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"obsm[{key!r}] must hold numbers; found {values.dtype}") from None
+    values = values.reshape(len(values), -1).astype(np.float64)
+    if not (finite := np.isfinite(values).all(axis=1)).all():
+        bad = adata.obs_names[~finite]
+        raise ValueError(
+            f"obsm[{key!r}] is NaN or infinite for {len(bad)} of {adata.n_obs} cells "
+            f"({examples(bad)}); drop them: adata[np.isfinite(adata.obsm[{key!r}]).all(1)]"
+        )
+    return values
+
+
+def check_positions(adata: AnnData, key: str) -> np.ndarray:
+    """``obsm[key]`` as positions, float64 ``[n, 2]``."""
+    if key not in adata.obsm:
+        raise KeyError(
+            f"obsm has no {key!r} (positions of the cells); it has "
+            f"{sorted(adata.obsm) or 'nothing'}; name another key, or store x and y there"
+        )
+    positions = check_obsm(adata, key)
+    if positions.shape[1] < 2:
+        raise ValueError(f"obsm[{key!r}] has {positions.shape[1]} column; x and y are needed")
+    if positions.shape[1] > 2:
+        warnings.warn(
+            f"obsm[{key!r}] has {positions.shape[1]} columns; the first two are used as x and y",
+            stacklevel=3,
+        )
+    return np.ascontiguousarray(positions[:, :2])
+
+
+def check_slice_key(adata: AnnData, key: str) -> pd.Categorical:
+    """``obs[key]`` as a categorical without missing values, categories sorted by name."""
+    if key not in adata.obs:
+        raise KeyError(f"obs has no {key!r} (slice of each cell); it has {sorted(adata.obs)}")
+    if (missing := int(adata.obs[key].isna().sum())) > 0:
+        raise ValueError(f"obs[{key!r}] is missing for {missing} of {adata.n_obs} cells")
+    names = adata.obs[key].astype(str)
+    return pd.Categorical(names, categories=sorted(names.unique()))
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put ``name`` (a file, a slice) before the errors and warnings of what runs inside."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        except (KeyError, TypeError, ValueError) as error:
+            if type(error) not in (KeyError, TypeError, ValueError) or not error.args:
+                raise  # not one of ours
+            raise type(error)(f"{name}: {error.args[0]}") from error
+    for warning in caught:
+        if type(warning.message) is UserWarning:
+            warnings.warn(f"{name}: {warning.message}", stacklevel=4)
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )

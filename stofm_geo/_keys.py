@@ -1,0 +1,22 @@
+"""Every AnnData key and every node code the library reads or writes, in one place."""
+
+from __future__ import annotations
+
+
+class Keys:
+    """AnnData keys."""
+
+    SPATIAL = "spatial"  # obsm, read: coordinates [n, 2]
+    CONNECTIVITIES = "spatial_connectivities"  # obsp, read on request (squidpy's name)
+    DISTANCES = "spatial_distances"  # obsp, read on request (squidpy's name)
+    EMBEDDING = "X_stofm"  # obsm, written: [n, 256] float32
+    DOMAIN = "stofm_domain"  # obs, written: categorical
+    UNS = "stofm"  # uns, written: how the two above were made
+
+
+class NodeType:
+    """Codes in ``Data.node_type``; the token types of the published model."""
+
+    CELL = 0
+    CLS = 1
+    MACRO = 2
