@@ -1,0 +1,25 @@
+"""Heads of the self-supervised objectives."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class CellHead(nn.Sequential):
+    """Node embeddings ``[N, in_channels]`` to cell features ``[N, out_channels]``."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Linear(in_channels, in_channels), nn.ReLU(), nn.Linear(in_channels, out_channels)
+        )
+
+
+class DistanceHead(nn.Sequential):
+    """Pair states ``[E, heads]`` to distances ``[E]``."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__(nn.Linear(heads, heads), nn.ReLU(), nn.Linear(heads, 1))
+
+    def forward(self, pair: Tensor) -> Tensor:
+        """Predict."""
+        return super().forward(pair).squeeze(-1)
