@@ -1,0 +1,27 @@
+"""Macro and micro scale as PyG transforms; none changes its input."""
+
+from stofm_geo.transforms._search import gpu_search_unavailable
+from stofm_geo.transforms.macro import MacroNodes
+from stofm_geo.transforms.masking import MaskCells
+from stofm_geo.transforms.neighbors import (
+    PruneLongEdges,
+    SpatialDelaunay,
+    SpatialKNN,
+    SpatialRadius,
+)
+from stofm_geo.transforms.positions import NormalizePositions, PerturbPositions, RandomSE2
+from stofm_geo.transforms.subslices import SubSlices
+
+__all__ = [
+    "MacroNodes",
+    "MaskCells",
+    "NormalizePositions",
+    "PerturbPositions",
+    "PruneLongEdges",
+    "RandomSE2",
+    "SpatialDelaunay",
+    "SpatialKNN",
+    "SpatialRadius",
+    "SubSlices",
+    "gpu_search_unavailable",
+]

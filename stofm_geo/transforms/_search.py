@@ -1,0 +1,178 @@
+"""Neighbour search in the plane. Ties are kept, so that turning a lattice changes no graph.
+
+scipy's trees do the search; PyG's own ``knn_graph`` needs a compiled package that PyPI does not
+have. torch-cluster takes over for positions on a GPU where it is installed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.spatial import Delaunay, QhullError, cKDTree
+from torch import Tensor
+
+try:
+    import torch_cluster
+except (ImportError, OSError) as error:  # OSError: built for another version of torch
+    torch_cluster = None
+    _NO_CLUSTER = f"torch-cluster cannot be imported ({error}); pip install 'stofm-geo[ext]'"
+
+# Two distances closer than this (relative) are one distance: on a lattice, many neighbours are
+# equally far, and rounding would otherwise choose among them anew for every rotation.
+TIE = 1e-4
+# Room for ties in the first query; rows with more ask again.
+_SPARE = 8
+# More neighbours than this on average is a wrong unit or unplaced cells, and would fill memory.
+_MAX_MEAN_DEGREE = 1000
+
+
+def gpu_search_unavailable() -> str | None:
+    """Why positions on a GPU are searched on the CPU, or ``None`` where they are not."""
+    return _NO_CLUSTER if torch_cluster is None else None
+
+
+def knn(pos: Tensor, k: int) -> Tensor:
+    """Join every point to its ``k`` nearest and to all that are as near as the last of them.
+
+    Args:
+        pos: ``[n, 2]`` positions.
+        k: Neighbours, the point itself not counted; at most ``n - 1`` are found.
+
+    Returns:
+        ``[2, E]`` undirected edges (both directions present), sorted by destination.
+
+    Raises:
+        ValueError: So many cells share a place that the graph would not fit in memory.
+    """
+    n = len(pos)
+    k = min(k, n - 1)
+    if k < 1:
+        return torch.empty(2, 0, dtype=torch.long, device=pos.device)
+    width = min(k + 1 + _SPARE, n)
+    if pos.is_cuda and torch_cluster is not None:
+        distance, index = _query_cluster(pos, width)
+    else:
+        distance, index = cKDTree(_numpy(pos)).query(_numpy(pos), k=width, workers=-1)
+    reach = distance[:, k] * (1 + TIE)
+    keep = distance <= reach[:, None]
+    dst, column = np.nonzero(keep)
+    src = index[dst, column]
+    if width < n and (open_rows := np.flatnonzero(keep[:, -1])).size:  # the ties may go on
+        more_src, more_dst = _ball(_numpy(pos), reach[open_rows], open_rows)
+        src, dst = np.concatenate([src, more_src]), np.concatenate([dst, more_dst])
+    return _undirected(src, dst, n, pos.device)
+
+
+def radius(pos: Tensor, r: float) -> Tensor:
+    """Join all pairs of points not further apart than ``r``; returns as :func:`knn`."""
+    reach = np.full(len(pos), r * (1 + TIE))
+    src, dst = _ball(_numpy(pos), reach, np.arange(len(pos)))
+    return _undirected(src, dst, len(pos), pos.device)
+
+
+def delaunay(pos: Tensor) -> Tensor:
+    """Join the pairs that *every* Delaunay triangulation joins; returns as :func:`knn`.
+
+    On a lattice the triangulation is not unique: the diagonals of a square are equally good.
+    Edges between triangles of one circumcircle are dropped, which leaves the edges dual to the
+    Voronoi diagram. Points at one place are joined to each other and share their neighbours;
+    points on one line are joined to the next.
+    """
+    sites, site_of = np.unique(_numpy(pos), axis=0, return_inverse=True)
+    pairs = _site_pairs(sites)
+    n, m = len(pos), len(sites)
+    members = np.argsort(site_of.ravel(), kind="stable")
+    count = np.bincount(site_of.ravel(), minlength=m)
+    start = np.concatenate([[0], np.cumsum(count)[:-1]])
+    pairs = np.concatenate([pairs, np.repeat(np.flatnonzero(count > 1)[:, None], 2, axis=1)])
+    size = count[pairs[:, 0]] * count[pairs[:, 1]]
+    _check_degree(size.sum(), n)
+    row = np.repeat(np.arange(len(pairs)), size)
+    inner = np.arange(len(row)) - np.repeat(np.cumsum(size) - size, size)
+    a, b = pairs[row, 0], pairs[row, 1]
+    src, dst = members[start[a] + inner // count[b]], members[start[b] + inner % count[b]]
+    return _undirected(src, dst, n, pos.device)
+
+
+def spacing(pos: Tensor, neighbour: int = 6) -> float:
+    """Median distance to the 6th nearest other point, places counted once; 0 if there is one."""
+    sites = np.unique(_numpy(pos), axis=0)
+    if len(sites) < 2:
+        return 0.0
+    k = min(neighbour, len(sites) - 1)
+    distance, _ = cKDTree(sites).query(sites, k=[k + 1], workers=-1)
+    return float(np.median(distance))
+
+
+def _numpy(pos: Tensor) -> np.ndarray:
+    return pos.detach().cpu().double().numpy()
+
+
+def _query_cluster(pos: Tensor, width: int) -> tuple[np.ndarray, np.ndarray]:
+    row, col = torch_cluster.knn(pos, pos, width)
+    index = col.view(len(pos), width)
+    distance = (pos[index] - pos[row].view(len(pos), width, -1)).norm(dim=-1)
+    distance, order = distance.sort(dim=1)
+    return distance.cpu().numpy(), index.gather(1, order).cpu().numpy()
+
+
+def _ball(pos: np.ndarray, reach: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All points within ``reach`` of the points ``rows``, as (found, row)."""
+    tree = cKDTree(pos)
+    count = tree.query_ball_point(pos[rows], reach, workers=-1, return_length=True)
+    _check_degree(count.sum(), len(pos))
+    found = tree.query_ball_point(pos[rows], reach, workers=-1)
+    return np.concatenate([np.asarray(f, dtype=np.int64) for f in found]), np.repeat(rows, count)
+
+
+def _check_degree(edges: int, n: int) -> None:
+    if edges > _MAX_MEAN_DEGREE * max(n, 1):
+        raise ValueError(
+            f"the neighbour graph of {n} cells would have {edges} edges "
+            f"(more than {_MAX_MEAN_DEGREE} a cell): either many cells share one position "
+            "(drop cells without a position), or the radius is not in the units of the positions"
+        )
+
+
+def _site_pairs(sites: np.ndarray) -> np.ndarray:
+    """Index pairs ``[P, 2]`` (one direction) of distinct sites."""
+    try:
+        mesh = Delaunay(sites)
+    except (QhullError, ValueError):  # fewer than three sites, or all on one line
+        centred = sites - sites.mean(axis=0)
+        along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+        order = np.argsort(along, kind="stable")
+        return np.stack([order[:-1], order[1:]], axis=1)
+    triangles, adjacent = mesh.simplices, mesh.neighbors
+    centre, circumradius, flat = _circumcircles(sites, triangles)
+    pairs = triangles[:, [[1, 2], [2, 0], [0, 1]]]  # [T, 3, 2]: the edge across from corner c
+    # An edge between two triangles of one circumcircle is a matter of taste. Flat triangles lie
+    # along a straight outline and come and go with rounding; they neither give nor take edges.
+    gap = np.linalg.norm(centre[:, None] - centre[adjacent], axis=-1)
+    real = (adjacent >= 0) & ~flat[adjacent]
+    taste = real & (gap <= TIE * circumradius[:, None])
+    return np.unique(np.sort(pairs[~taste & ~flat[:, None]], axis=1), axis=0)
+
+
+def _circumcircles(
+    sites: np.ndarray, triangles: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre ``[T, 2]`` and radius ``[T]`` of each triangle's circle, and whether it is flat."""
+    a, b, c = (sites[triangles[:, i]] for i in range(3))
+    u, v = b - a, c - a
+    uu, vv, ww = (u**2).sum(1), (v**2).sum(1), ((v - u) ** 2).sum(1)
+    twice_area = 2 * (u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0])
+    flat = np.abs(twice_area) <= TIE * np.maximum(np.maximum(uu, vv), ww)
+    safe = np.where(flat, 1.0, twice_area)
+    x = (v[:, 1] * uu - u[:, 1] * vv) / safe
+    y = (u[:, 0] * vv - v[:, 0] * uu) / safe
+    offset = np.stack([x, y], axis=1)
+    return a + offset, np.linalg.norm(offset, axis=1), flat
+
+
+def _undirected(src: np.ndarray, dst: np.ndarray, n: int, device: torch.device) -> Tensor:
+    """Both directions, without loops and doubles, sorted by destination, then source."""
+    other = src != dst
+    src, dst = src[other].astype(np.int64), dst[other].astype(np.int64)
+    code = np.unique(np.concatenate([dst * n + src, src * n + dst]))
+    return torch.from_numpy(np.stack([code % n, code // n])).to(device)

@@ -1,0 +1,133 @@
+"""The macro scale: a slice's clusters as virtual nodes, and one CLS node."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.cluster import AgglomerativeClustering
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import scatter
+
+from stofm_geo._checks import check_positive
+from stofm_geo._keys import NodeType
+from stofm_geo.transforms._leiden import leiden
+from stofm_geo.transforms._slices import rows_by_slice
+
+# The columns of x the clustering looks at: principal components come first, noise last.
+_COLUMNS = 20
+
+
+@functional_transform("macro_nodes")
+class MacroNodes(BaseTransform):
+    """Add one CLS node and one virtual node a cluster to each slice, joined to all its cells.
+
+    Clusters are Leiden communities of the neighbour graph, its edges weighted by how alike the
+    surroundings of two cells are; communities beyond ``max_nodes`` are merged by the likeness of
+    their mean features (Ward). Only features and the graph enter, never coordinates, so a turned
+    slice has the same clusters. A virtual node lies at its cells' mean position and has their mean
+    feature; CLS lies at the slice's mean position and has feature 0.
+
+    The new nodes come after the cells, a slice's CLS before its virtual cells. Sets
+    ``data.node_type`` (:class:`~stofm_geo._keys.NodeType` codes), ``data.cluster`` (for a cell the
+    index of its virtual node, else -1) and ``data.cluster_size`` (for a virtual cell the number of
+    its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where
+    there, ``n_id`` (by -1) and ``slice_id``. Every virtual node is also joined to the others.
+
+    Args:
+        resolution: Of the Leiden modularity; higher gives more clusters (default 1).
+        max_nodes: Most virtual nodes a slice gets, CLS not counted (default 16).
+        seed: Of the Leiden algorithm (default 0).
+
+    Raises:
+        ValueError: ``data`` has no ``edge_index`` or has virtual nodes already.
+    """
+
+    def __init__(self, resolution: float = 1.0, max_nodes: int = 16, seed: int = 0) -> None:
+        check_positive("resolution", resolution)
+        check_positive("max_nodes", max_nodes, whole=True)
+        self.resolution = resolution
+        self.max_nodes = max_nodes
+        self.seed = seed
+
+    def forward(self, data: Data) -> Data:
+        """Return ``data`` with its virtual nodes."""
+        if data.edge_index is None:
+            raise ValueError("MacroNodes needs data.edge_index; run SpatialKNN() first")
+        if "node_type" in data:
+            raise ValueError("data has virtual nodes already; run MacroNodes once")
+        n = data.num_nodes
+        cluster = torch.full((n,), -1)
+        x, pos, edges = [data.x], [data.pos], [data.edge_index]
+        kind, slice_of = [torch.full((n,), NodeType.CELL)], []
+        for rows in rows_by_slice(data):
+            label = self.cluster(data, rows)
+            count = int(label.max()) + 1 if len(label) else 0
+            first = sum(map(len, x))
+            cluster[rows] = label + first + 1
+            x += [torch.zeros_like(data.x[:1]), scatter(data.x[rows], label, reduce="mean")]
+            pos += [
+                data.pos[rows].mean(dim=0, keepdim=True),
+                scatter(data.pos[rows], label, reduce="mean"),
+            ]
+            kind.append(torch.tensor([NodeType.CLS] + [NodeType.MACRO] * count))
+            edges.append(_joined(rows, torch.arange(first, first + 1 + count)))
+            if "slice_id" in data:
+                slice_of.append(data.slice_id[rows[:1]].expand(1 + count))
+        data.x, data.pos, data.node_type = torch.cat(x), torch.cat(pos), torch.cat(kind)
+        added = data.num_nodes - n
+        data.cluster = torch.cat([cluster, torch.full((added,), -1)])
+        data.cluster_size = torch.bincount(cluster[cluster >= 0], minlength=data.num_nodes)
+        edge_index = torch.cat(edges, dim=1)
+        order = (edge_index[1] * data.num_nodes + edge_index[0]).argsort()
+        data.edge_index, data.edge_attr = edge_index[:, order], None
+        if "n_id" in data:
+            data.n_id = torch.cat([data.n_id, torch.full((added,), -1)])
+        if "slice_id" in data:
+            data.slice_id = torch.cat([data.slice_id, *slice_of])
+        return data
+
+    def cluster(self, data: Data, rows: Tensor) -> Tensor:
+        """Cluster numbers from 0 for the cells ``rows`` of one slice."""
+        n = len(rows)
+        place = torch.full((data.num_nodes,), -1)
+        place[rows] = torch.arange(n)
+        edge_index = place[data.edge_index]
+        edge_index = edge_index[:, (edge_index >= 0).all(dim=0)]
+        src, dst = edge_index
+        x = data.x[rows, :_COLUMNS].double()
+        # Surroundings: the mean over a cell and its neighbours, which tames the counting noise.
+        around = (scatter(x[src], dst, dim_size=n, reduce="sum") + x) / (
+            torch.bincount(dst, minlength=n) + 1
+        )[:, None]
+        gap = (around[src] - around[dst]).square().sum(dim=1)
+        scale = gap.mean() if len(gap) else gap.new_ones(())
+        weight = (-gap / scale.clamp_min(1e-12)).exp()
+        once = src < dst
+        label = leiden(
+            n,
+            edge_index[:, once].t().numpy(),
+            weight[once].numpy(),
+            resolution=self.resolution,
+            seed=self.seed,
+        )
+        if n and label.max() >= self.max_nodes:
+            label = self._merge(around, torch.from_numpy(label))[label]
+        return torch.from_numpy(np.unique(label, return_inverse=True)[1]).view(-1)
+
+    def _merge(self, around: Tensor, label: Tensor) -> np.ndarray:
+        """The merged cluster of each community."""
+        mean = scatter(around, label, reduce="mean").numpy()
+        return AgglomerativeClustering(n_clusters=self.max_nodes).fit_predict(mean)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(resolution={self.resolution}, max_nodes={self.max_nodes})"
+
+
+def _joined(cells: Tensor, virtual: Tensor) -> Tensor:
+    """Edges between all cells and all virtual nodes, and among the virtual, both directions."""
+    there = torch.cartesian_prod(cells, virtual).t()
+    among = torch.cartesian_prod(virtual, virtual).t().reshape(2, -1)
+    return torch.cat([there, there.flip(0), among[:, among[0] != among[1]]], dim=1)

@@ -1,0 +1,143 @@
+"""Neighbour graphs of cells: k nearest, radius, Delaunay. One transform a kind."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from stofm_geo._checks import check_positive
+from stofm_geo.transforms import _search
+from stofm_geo.transforms._slices import cell_mask, rows_by_slice
+
+
+class _CellGraph(BaseTransform):
+    """Replace the cell-cell edges of ``data``, slice by slice; edges of virtual nodes stay."""
+
+    @abstractmethod
+    def search(self, pos: Tensor) -> Tensor:
+        """Edges ``[2, E]`` of points ``[n, 2]``, undirected."""
+
+    def forward(self, data: Data) -> Data:
+        edges = []
+        if data.edge_index is not None:
+            virtual = ~cell_mask(data)
+            edges.append(data.edge_index[:, virtual[data.edge_index].any(dim=0)])
+        for rows in rows_by_slice(data):
+            edges.append(rows[self.search(data.pos[rows])])
+        edge_index = torch.cat(edges, dim=1)
+        order = (edge_index[1] * data.num_nodes + edge_index[0]).argsort()
+        data.edge_index = edge_index[:, order]
+        data.edge_attr = None  # belonged to the edges that are gone
+        return data
+
+
+@functional_transform("spatial_knn")
+class SpatialKNN(_CellGraph):
+    """Join each cell to its ``k`` nearest, and to every cell that is as near as the last of them.
+
+    Keeping ties makes the graph of a lattice (Visium, ST) independent of its rotation. The graph
+    is undirected: a pair is joined if either is among the nearest of the other.
+
+    Args:
+        k: Neighbours of a cell, itself not counted (default 12). A slice with fewer cells joins
+            them all.
+
+    Raises:
+        ValueError: ``k`` is not a positive whole number, or so many cells share one position that
+            the graph would not fit in memory.
+    """
+
+    def __init__(self, k: int = 12) -> None:
+        check_positive("k", k, whole=True)
+        self.k = k
+
+    def search(self, pos: Tensor) -> Tensor:
+        """See :class:`_CellGraph`."""
+        return _search.knn(pos, self.k)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(k={self.k})"
+
+
+@functional_transform("spatial_radius")
+class SpatialRadius(_CellGraph):
+    """Join all pairs of cells not further apart than ``r``.
+
+    Args:
+        r: Distance in the units of ``data.pos``: micrometres, say, or, after
+            :class:`NormalizePositions`, typical cell spacings.
+
+    Raises:
+        ValueError: ``r`` is not positive, or joins more than 1 000 cells to a cell on average.
+    """
+
+    def __init__(self, r: float) -> None:
+        check_positive("r", r)
+        self.r = r
+
+    def search(self, pos: Tensor) -> Tensor:
+        """See :class:`_CellGraph`."""
+        return _search.radius(pos, self.r)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(r={self.r})"
+
+
+@functional_transform("spatial_delaunay")
+class SpatialDelaunay(_CellGraph):
+    """Join the cells that every Delaunay triangulation of the slice joins.
+
+    Where four or more cells lie on one empty circle the triangulation is a matter of taste; the
+    edges inside that circle are left out, so that turning a lattice changes nothing. Cells at one
+    place are joined to each other and share their neighbours. Follow with
+    :class:`PruneLongEdges` to cut the long edges along the outline and across holes.
+    """
+
+    def search(self, pos: Tensor) -> Tensor:
+        """See :class:`_CellGraph`."""
+        return _search.delaunay(pos)
+
+
+@functional_transform("prune_long_edges")
+class PruneLongEdges(BaseTransform):
+    """Drop cell-cell edges much longer than usual: across holes, tears and the outline.
+
+    Args:
+        factor: Edges longer than ``factor`` times the median edge length of their slice go
+            (default 3).
+
+    Raises:
+        ValueError: ``factor`` is not positive, or ``data`` has no ``edge_index``.
+    """
+
+    def __init__(self, factor: float = 3.0) -> None:
+        check_positive("factor", factor)
+        self.factor = factor
+
+    def forward(self, data: Data) -> Data:
+        """Return ``data`` without its long edges."""
+        if data.edge_index is None:
+            raise ValueError("PruneLongEdges needs data.edge_index; run SpatialDelaunay() first")
+        src, dst = data.edge_index
+        length = (data.pos[src] - data.pos[dst]).norm(dim=1)
+        cells = cell_mask(data)
+        keep = ~(cells[src] & cells[dst])
+        for rows in rows_by_slice(data):
+            here = torch.zeros(data.num_nodes, dtype=torch.bool, device=data.pos.device)
+            here[rows] = True
+            inside = here[src] & here[dst]
+            if inside.any():
+                limit = self.factor * length[inside].median() * (1 + _search.TIE)
+                keep |= inside & (length <= limit)
+        data.edge_index = data.edge_index[:, keep]
+        if data.edge_attr is not None:
+            data.edge_attr = data.edge_attr[keep]
+        return data
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(factor={self.factor})"

@@ -1,0 +1,104 @@
+"""Transforms of positions: their unit, random rigid motions, and noise to be undone."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from stofm_geo._checks import check_positive, check_share
+from stofm_geo.transforms import _search
+from stofm_geo.transforms._slices import cell_mask, rows_by_slice
+
+
+@functional_transform("normalize_positions")
+class NormalizePositions(BaseTransform):
+    """Centre each slice at its mean position and measure it in cell spacings.
+
+    One unit is the median distance from a cell to its 6th nearest, so that micrometres, pixels
+    and lattice steps mean the same to a model, and so that turning the slice turns the result and
+    changes no length. (The published model divides by the diagonal of the bounding box, which
+    depends on how the slice lies; ``models.official`` has that.)
+
+    Raises:
+        ValueError: All cells of a slice are at one place.
+    """
+
+    def forward(self, data: Data) -> Data:
+        """Return ``data`` with new ``pos``."""
+        pos = data.pos.clone()
+        for rows in rows_by_slice(data):
+            unit = _search.spacing(pos[rows])
+            if len(rows) > 1 and unit == 0:
+                raise ValueError(
+                    f"all {len(rows)} cells of a slice are at one place; "
+                    "a slice needs cells at two places or more"
+                )
+            centre = pos[rows].double().mean(dim=0)
+            pos[rows] = ((pos[rows].double() - centre) / (unit or 1.0)).to(pos.dtype)
+        data.pos = pos
+        return data
+
+
+@functional_transform("random_se2")
+class RandomSE2(BaseTransform):
+    """Turn and shift all positions together, at random: an augmentation, and a test of invariance.
+
+    Args:
+        shift: Standard deviation of the shift in x and y, in the units of ``data.pos``
+            (default 1).
+    """
+
+    def __init__(self, shift: float = 1.0) -> None:
+        check_positive("shift", shift, or_zero=True)
+        self.shift = shift
+
+    def forward(self, data: Data) -> Data:
+        """Return ``data`` with new ``pos``."""
+        angle = 2 * math.pi * torch.rand((), dtype=torch.float64)
+        cos, sin = angle.cos(), angle.sin()
+        turn = torch.stack([torch.stack([cos, sin]), torch.stack([-sin, cos])])
+        shift = self.shift * torch.randn(2, dtype=torch.float64)
+        moved = data.pos.double() @ turn.to(data.pos.device) + shift.to(data.pos.device)
+        data.pos = moved.to(data.pos.dtype)
+        return data
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shift={self.shift})"
+
+
+@functional_transform("perturb_positions")
+class PerturbPositions(BaseTransform):
+    """Move some cells at random; a model shall tell from their features where they belong.
+
+    Sets ``data.pos_target`` (the positions before) and ``data.moved`` (bool). Build the neighbour
+    graph *afterwards*: a graph of the true positions would give the answer away. Where
+    ``data.core_mask`` is there, only core cells move.
+
+    Args:
+        p: Share of the cells that move (default 0.12, as published).
+        sigma: Standard deviation of the move in x and in y, in the units of ``data.pos``
+            (default 5: after :class:`NormalizePositions`, five cell spacings, as published).
+    """
+
+    def __init__(self, p: float = 0.12, sigma: float = 5.0) -> None:
+        check_share("p", p)
+        check_positive("sigma", sigma)
+        self.p = p
+        self.sigma = sigma
+
+    def forward(self, data: Data) -> Data:
+        """Return ``data`` with new ``pos``, and ``pos_target`` and ``moved``."""
+        may_move = data.core_mask if "core_mask" in data else cell_mask(data)
+        moved = may_move & (torch.rand(data.num_nodes, device=data.pos.device) < self.p)
+        noise = self.sigma * torch.randn(data.pos.shape, device=data.pos.device)
+        data.pos_target = data.pos
+        data.pos = data.pos + noise.to(data.pos.dtype) * moved[:, None]
+        data.moved = moved
+        return data
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(p={self.p}, sigma={self.sigma})"

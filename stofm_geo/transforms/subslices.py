@@ -1,0 +1,165 @@
+"""The micro scale: compact pieces of a slice, each cell core in one, with their surroundings."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from stofm_geo._checks import check_positive
+from stofm_geo.transforms import _search
+from stofm_geo.transforms._slices import cell_mask, rows_by_slice
+
+
+@functional_transform("sub_slices")
+class SubSlices(BaseTransform):
+    """Cut each slice into pieces of equal size (a cell more or less), compact in space.
+
+    A slice is halved across its longest extent, again and again. The direction of a cut runs
+    between two far-apart cells, so the pieces turn with the tissue; on a lattice, equally far
+    cells are told apart by their row number. Each cell is *core* in exactly one piece. The
+    *halo* around the core gives border cells the neighbours they have in the whole slice. All
+    virtual nodes of the slice (:class:`MacroNodes`) are in every piece.
+
+    Returns a ``list[Data]``; each has the induced edges, ``core_mask`` (bool) and ``n_id`` (the
+    node's number in ``data``, or ``data.n_id`` where that is set).
+
+    Args:
+        num_cells: Most core cells of a piece (default 1000); pieces have at least half as many
+            unless the slice is smaller.
+        halo: Width of the halo in edges (default 1); 0 for none.
+
+    Raises:
+        ValueError: ``data`` has no ``edge_index``.
+    """
+
+    def __init__(self, num_cells: int = 1000, halo: int = 1) -> None:
+        check_positive("num_cells", num_cells, whole=True)
+        check_positive("halo", halo, whole=True, or_zero=True)
+        self.num_cells = num_cells
+        self.halo = halo
+
+    def forward(self, data: Data) -> list[Data]:
+        """Return the pieces."""
+        if data.edge_index is None:
+            raise ValueError("SubSlices needs data.edge_index; run SpatialKNN() first")
+        scissors = _Scissors(data)
+        pieces = []
+        for rows in rows_by_slice(data):
+            for part in _parts(data.pos[rows].double().cpu().numpy(), self.num_cells):
+                pieces.append(scissors.cut(rows[torch.from_numpy(part)], self.halo))
+        return pieces
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_cells={self.num_cells}, halo={self.halo})"
+
+
+class _Scissors:
+    """Cuts pieces out of one graph, each at the cost of that piece alone."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.is_cell = cell_mask(data)
+        src, dst = data.edge_index
+        # An edge belongs to the cell at its head; if a virtual node is there, to that at its tail.
+        owner = torch.where(self.is_cell[dst], dst, src)
+        self.among_virtual = (~self.is_cell[owner]).nonzero().view(-1)
+        self.by_owner = owner.argsort(stable=True)
+        count = torch.bincount(owner, minlength=data.num_nodes)
+        self.ptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        self.virtual = (~self.is_cell).nonzero().view(-1)
+        # Number of a node in the piece at hand, -1 outside; one more, so that -1 stays -1.
+        self.place = torch.full((data.num_nodes + 1,), -1, device=src.device)
+
+    def cut(self, core: Tensor, halo: int) -> Data:
+        """The piece with these core cells."""
+        data = self.data
+        cells = core
+        for _ in range(halo):
+            near = data.edge_index[0, self._owned(cells)]
+            cells = torch.cat([cells, near[self.is_cell[near]]]).unique()
+        virtual = self.virtual
+        if "slice_id" in data:
+            virtual = virtual[data.slice_id[virtual] == data.slice_id[core[0]]]
+        nodes = torch.cat([cells, virtual])
+        self.place[nodes] = torch.arange(len(nodes), device=nodes.device)
+        edges = torch.cat([self._owned(cells), self.among_virtual])
+        edge_index = self.place[data.edge_index[:, edges]]
+        inside = (edge_index >= 0).all(dim=0)
+        edges, edge_index = edges[inside], edge_index[:, inside]
+        order = (edge_index[1] * len(nodes) + edge_index[0]).argsort()
+
+        piece = copy.copy(data)
+        for key, value in data:
+            if key == "edge_index":
+                piece.edge_index = edge_index[:, order]
+            elif key == "cluster":
+                piece.cluster = self.place[value[nodes]]
+            elif data.is_node_attr(key):
+                piece[key] = value[nodes]
+            elif data.is_edge_attr(key):
+                piece[key] = value[edges[order]]
+        piece.num_nodes = len(nodes)
+        if "n_id" not in data:
+            piece.n_id = nodes
+        piece.core_mask = torch.isin(nodes, core)
+        self.place[nodes] = -1
+        return piece
+
+    def _owned(self, cells: Tensor) -> Tensor:
+        """Numbers of the edges that belong to these cells."""
+        start, count = self.ptr[cells], self.ptr[cells + 1] - self.ptr[cells]
+        first = count.cumsum(0) - count
+        within = torch.arange(int(count.sum()), device=cells.device)
+        return self.by_owner[within + (start - first).repeat_interleave(count)]
+
+
+def _parts(pos: np.ndarray, most: int) -> list[np.ndarray]:
+    """Row numbers of each part, ascending; sizes differ by one at most."""
+    parts = []
+    todo = [(np.arange(len(pos)), math.ceil(len(pos) / most))]
+    while todo:
+        rows, count = todo.pop()
+        if count <= 1:
+            parts.append(np.sort(rows))
+            continue
+        along = rows[_order_along_longest(pos[rows])]
+        cut = round(len(rows) * (count // 2) / count)
+        todo.append((along[cut:], count - count // 2))
+        todo.append((along[:cut], count // 2))
+    return parts
+
+
+def _order_along_longest(pos: np.ndarray) -> np.ndarray:
+    """Order of points along the line between two far ends, ties across it, then by row."""
+    centred = pos - pos.mean(axis=0)
+    start = centred[_first_of_farthest(np.linalg.norm(centred, axis=1))]
+    end = centred[_first_of_farthest(np.linalg.norm(centred - start, axis=1))]
+    axis = end - start
+    length = np.linalg.norm(axis)
+    if length == 0:
+        return np.arange(len(pos))
+    axis = axis / length
+    tie = _search.TIE * length / math.sqrt(len(pos))
+    along = _groups(centred @ axis, tie)
+    across = _groups(centred @ np.array([-axis[1], axis[0]]), tie)
+    return np.lexsort((np.arange(len(pos)), across, along))
+
+
+def _first_of_farthest(distance: np.ndarray) -> int:
+    return int(np.flatnonzero(distance >= distance.max() * (1 - _search.TIE))[0])
+
+
+def _groups(value: np.ndarray, tie: float) -> np.ndarray:
+    """Number the values in ascending order; neighbours closer than ``tie`` share a number."""
+    order = np.argsort(value, kind="stable")
+    step = np.diff(value[order], prepend=value[order[0]]) > tie
+    number = np.empty(len(value), dtype=np.int64)
+    number[order] = np.cumsum(step)
+    return number
