@@ -1,0 +1,226 @@
+"""Encoders: counts to one feature vector a cell, without pretrained weights."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+from sklearn.decomposition import PCA
+
+from stofm_geo._checks import check_obsm, check_positive, examples
+from stofm_geo.genes.counts import as_counts
+
+# Up to this many genes the covariance matrix is cheap; beyond, Lanczos iterations are.
+_FEW_GENES = 1000
+# A slice that lacks more than half of a model's genes is another panel.
+_LEAST_SHARED = 0.5
+
+
+class CellFeatures(Protocol):
+    """What every encoder does: slices in, one vector a cell out."""
+
+    out_channels: int
+
+    def fit(self, slices: list[AnnData]) -> CellFeatures:
+        """Learn from slices; returns itself."""
+
+    def transform(self, adata: AnnData) -> np.ndarray:
+        """``[n, out_channels]`` float32."""
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Settings (JSON) and arrays from which :func:`from_state` makes the encoder again."""
+
+
+class PCAFeatures:
+    """Principal components of log-normalised counts: the default.
+
+    Counts are divided by their sum over the encoder's genes, multiplied by the median sum, and
+    ``log(1 + .)`` is taken; all genes enter, centred, not scaled. Each component is divided by the
+    root of its standard deviation, and all by their root mean square. Exact, so the same slices
+    give the same numbers.
+
+    Args:
+        n_components: Most components; fewer where there are fewer genes or cells (default 50).
+    """
+
+    def __init__(self, n_components: int = 50) -> None:
+        check_positive("n_components", n_components, whole=True)
+        self.n_components = n_components
+
+    @property
+    def out_channels(self) -> int:
+        """Components found by :meth:`fit`."""
+        return len(self.components)
+
+    def fit(self, slices: list[AnnData]) -> PCAFeatures:
+        """Learn the components of the genes that all slices share.
+
+        Raises:
+            ValueError: The slices share fewer than two genes, or the counts are unfit
+                (see :func:`as_counts`).
+        """
+        genes = slices[0].var_names
+        for adata in slices[1:]:
+            genes = genes[genes.isin(adata.var_names)]
+        if len(genes) < 2:
+            raise ValueError(
+                f"the {len(slices)} slices share {len(genes)} gene names; at least 2 are needed. "
+                "Are the names of one kind (symbols or Ensembl ids) and one species?"
+            )
+        self.genes = genes.to_numpy(dtype=str)
+        counts = sp.vstack([_columns(as_counts(adata), adata, self.genes) for adata in slices])
+        total = np.asarray(counts.sum(axis=1)).ravel()
+        self.target_sum = float(np.median(total[total > 0])) if total.any() else 1.0
+        logs = _log_normalised(counts, self.target_sum)
+        n_components = min(self.n_components, logs.shape[1] - 1, logs.shape[0] - 1)
+        solver = "covariance_eigh" if len(genes) <= _FEW_GENES else "arpack"
+        pca = PCA(max(n_components, 1), svd_solver=solver, random_state=0).fit(logs)
+        self.mean = pca.mean_.astype(np.float32)
+        self.components = np.ascontiguousarray(pca.components_, dtype=np.float32)
+        # Halfway to whitening: as they are, two components would make up most of the loss;
+        # whitened, noise would be as loud as tissue.
+        scale = np.sqrt(np.sqrt(pca.explained_variance_.clip(1e-12)))
+        self.scale = (scale * np.sqrt((pca.explained_variance_ / scale**2).mean())).astype(
+            np.float32
+        )
+        return self
+
+    def transform(self, adata: AnnData) -> np.ndarray:
+        """``[n, out_channels]`` float32. Genes that are missing count as average.
+
+        Raises:
+            ValueError: More than half of the encoder's genes are missing.
+        """
+        present = np.isin(self.genes, adata.var_names)
+        if present.mean() < _LEAST_SHARED:
+            raise ValueError(
+                f"the model knows {len(self.genes)} genes ({examples(self.genes)}), of which "
+                f"var_names ({examples(adata.var_names)}) has {int(present.sum())}; it was "
+                "trained for another panel or another kind of gene names"
+            )
+        if not present.all():
+            warnings.warn(
+                f"{int((~present).sum())} of the model's {len(self.genes)} genes are missing "
+                "and count as average",
+                stacklevel=2,
+            )
+        counts = _columns(as_counts(adata), adata, self.genes[present])
+        logs = _log_normalised(counts, self.target_sum)
+        components = self.components[:, present].T
+        scores = logs @ components - self.mean[present] @ components
+        empty = np.diff(logs.indptr) == 0
+        if empty.any():
+            scores[empty] = 0
+            warnings.warn(
+                f"{int(empty.sum())} of {len(empty)} cells have no counts and get the features "
+                "of an average cell",
+                stacklevel=2,
+            )
+        return np.ascontiguousarray(scores / self.scale, dtype=np.float32)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """See :class:`CellFeatures`."""
+        settings = {
+            "kind": "pca",
+            "n_components": self.n_components,
+            "target_sum": self.target_sum,
+            "genes": self.genes.tolist(),
+        }
+        arrays = {"mean": self.mean, "components": self.components, "scale": self.scale}
+        return settings, arrays
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.n_components})"
+
+
+class ObsmFeatures:
+    """Vectors the user has already (scVI, PCA, a foundation model), divided by their rms.
+
+    Args:
+        key: Key in ``obsm``.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def fit(self, slices: list[AnnData]) -> ObsmFeatures:
+        """Learn the size and the scale of the vectors.
+
+        Raises:
+            KeyError: A slice has no ``obsm[key]``.
+            ValueError: Values are not finite, or the slices' vectors differ in size.
+        """
+        vectors = [check_obsm(adata, self.key) for adata in slices]
+        sizes = sorted({v.shape[1] for v in vectors})
+        if len(sizes) > 1:
+            raise ValueError(f"obsm['{self.key}'] has {sizes} columns in different slices")
+        self.out_channels = sizes[0]
+        mean_square = sum((v**2).sum() for v in vectors) / sum(v.size for v in vectors)
+        self.scale = float(np.sqrt(mean_square)) or 1.0
+        return self
+
+    def transform(self, adata: AnnData) -> np.ndarray:
+        """``[n, out_channels]`` float32.
+
+        Raises:
+            KeyError: ``adata`` has no ``obsm[key]``.
+            ValueError: Values are not finite, or the vectors have another size.
+        """
+        vectors = check_obsm(adata, self.key)
+        if vectors.shape[1] != self.out_channels:
+            raise ValueError(
+                f"obsm['{self.key}'] has {vectors.shape[1]} columns; the model was trained "
+                f"for {self.out_channels}"
+            )
+        return np.ascontiguousarray(vectors / self.scale, dtype=np.float32)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """See :class:`CellFeatures`."""
+        settings = {
+            "kind": "obsm",
+            "key": self.key,
+            "out_channels": self.out_channels,
+            "scale": self.scale,
+        }
+        return settings, {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.key!r})"
+
+
+def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellFeatures:
+    """The encoder whose :meth:`CellFeatures.state` this is.
+
+    Raises:
+        ValueError: An unknown kind of encoder.
+        KeyError: Something is missing.
+    """
+    encoder: Any
+    if settings["kind"] == "pca":
+        encoder = PCAFeatures(settings["n_components"])
+        encoder.genes = np.asarray(settings["genes"], dtype=str)
+        encoder.target_sum, encoder.scale = settings["target_sum"], arrays["scale"]
+        encoder.mean, encoder.components = arrays["mean"], arrays["components"]
+    elif settings["kind"] == "obsm":
+        encoder = ObsmFeatures(settings["key"])
+        encoder.out_channels, encoder.scale = settings["out_channels"], settings["scale"]
+    else:
+        raise ValueError(f"unknown kind of features {settings['kind']!r}; known: 'pca', 'obsm'")
+    return encoder
+
+
+def _columns(counts: sp.csr_matrix, adata: AnnData, genes: np.ndarray) -> sp.csr_matrix:
+    if len(genes) == adata.n_vars and (adata.var_names == genes).all():
+        return counts
+    return counts[:, adata.var_names.get_indexer(genes)]
+
+
+def _log_normalised(counts: sp.csr_matrix, target_sum: float) -> sp.csr_matrix:
+    logs = counts.astype(np.float32, copy=True)
+    total = np.asarray(logs.sum(axis=1)).ravel()
+    per_cell = target_sum / np.where(total > 0, total, 1)
+    logs.data = np.log1p(logs.data * np.repeat(per_cell, np.diff(logs.indptr)).astype(np.float32))
+    return logs
