@@ -1,0 +1,105 @@
+"""One AnnData as one PyG graph, and node vectors back into it."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from torch import Tensor
+from torch_geometric.data import Data
+
+from stofm_geo._checks import check_positions, check_slice_key
+from stofm_geo._keys import Keys
+from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures
+
+
+def from_anndata(
+    adata: AnnData,
+    features: str | CellFeatures | None = None,
+    spatial_key: str = Keys.SPATIAL,
+    slice_key: str | None = None,
+    *,
+    neighbors_key: str | None = None,
+) -> Data:
+    """Make a graph of a tissue: a node a cell, in the order of the rows.
+
+    Args:
+        adata: Cells or spots; ``X`` in memory or backed, dense or sparse.
+        features: Where ``x`` comes from: a key in ``obsm``, an encoder of
+            :mod:`stofm_geo.genes` (fitted here if it is not yet), or ``None`` for
+            :class:`~stofm_geo.genes.PCAFeatures` of the counts in ``X``.
+        spatial_key: Key in ``obsm`` of the positions ``[n, 2]``, any unit. Of more columns the
+            first two are used, with a warning.
+        slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one slice.
+            No edge joins two slices.
+        neighbors_key: Reuse a graph that squidpy (``"spatial"``) or scanpy has made:
+            ``obsp[neighbors_key + "_connectivities"]`` becomes ``edge_index`` and, where there,
+            ``obsp[neighbors_key + "_distances"]`` ``edge_attr``. ``None``: no edges; use
+            :class:`~stofm_geo.transforms.SpatialKNN` or its kin.
+
+    Returns:
+        ``Data`` with ``x`` ``[n, F]`` float32, ``pos`` ``[n, 2]`` float64, ``n_id`` (row in
+        ``adata``) and, with ``slice_key``, ``slice_id`` (number) and ``slice_names``.
+
+    Raises:
+        KeyError: A key that is not there.
+        ValueError: No cells, NaN or infinite positions, unfit counts or features.
+        TypeError: Positions or counts that are not numbers.
+    """
+    if adata.n_obs == 0:
+        raise ValueError("there are no cells")
+    pos = check_positions(adata, spatial_key)
+    if features is None:
+        features = PCAFeatures()
+    elif isinstance(features, str):
+        features = ObsmFeatures(features)
+    if not hasattr(features, "out_channels"):
+        features = features.fit([adata])
+    data = Data(
+        x=torch.from_numpy(features.transform(adata)),
+        pos=torch.from_numpy(pos),
+        n_id=torch.arange(adata.n_obs),
+    )
+    if slice_key is not None:
+        slices = check_slice_key(adata, slice_key)
+        data.slice_id = torch.from_numpy(slices.codes.astype(np.int64))
+        data.slice_names = slices.categories.tolist()
+    if neighbors_key is not None:
+        data.edge_index, data.edge_attr = _stored_graph(adata, neighbors_key)
+    return data
+
+
+def to_obsm(adata: AnnData, z: Tensor, n_id: Tensor, key_added: str = Keys.EMBEDDING) -> None:
+    """Write node vectors into ``adata.obsm[key_added]``, by row; rows not named stay NaN.
+
+    Args:
+        adata: Changed in place.
+        z: Node vectors, ``[num_nodes, D]``.
+        n_id: Row in ``adata`` of each node, ``[num_nodes]``; nodes with -1 (virtual) are left out.
+        key_added: Key in ``obsm``.
+    """
+    if z.shape[0] != n_id.shape[0]:
+        raise ValueError(f"z has {z.shape[0]} rows and n_id {n_id.shape[0]}; one a node is needed")
+    cells = n_id >= 0
+    vectors = adata.obsm.get(key_added)
+    if vectors is None or vectors.shape != (adata.n_obs, z.shape[1]):
+        vectors = np.full((adata.n_obs, z.shape[1]), np.nan, dtype=np.float32)
+    vectors[n_id[cells].cpu().numpy()] = z[cells].detach().cpu().float().numpy()
+    adata.obsm[key_added] = vectors
+
+
+def _stored_graph(adata: AnnData, key: str) -> tuple[Tensor, Tensor | None]:
+    names = [f"{key}_connectivities", f"{key}_distances"]
+    if names[0] not in adata.obsp:
+        raise KeyError(
+            f"obsp has no {names[0]!r}; it has {sorted(adata.obsp) or 'nothing'}; "
+            "run squidpy.gr.spatial_neighbors, or leave neighbors_key out"
+        )
+    graph = sp.coo_matrix(adata.obsp[names[0]])
+    edge_index = torch.from_numpy(np.stack([graph.col, graph.row]).astype(np.int64))
+    distance = None
+    if names[1] in adata.obsp:
+        of_edge = sp.csr_matrix(adata.obsp[names[1]])[graph.row, graph.col]
+        distance = torch.from_numpy(np.asarray(of_edge, dtype=np.float32).ravel())
+    return edge_index, distance

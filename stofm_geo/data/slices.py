@@ -1,0 +1,92 @@
+"""The slices of an AnnData, each in its own frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from torch_geometric.data import Data
+
+from stofm_geo._checks import check_obsm, check_positions, check_slice_key, naming
+from stofm_geo._keys import Keys
+from stofm_geo.data.anndata import from_anndata
+from stofm_geo.data.frame import canonical_frame
+from stofm_geo.genes import CellFeatures, as_counts
+
+
+def split_slices(
+    adata: AnnData,
+    *,
+    features_key: str | None = None,
+    spatial_key: str = Keys.SPATIAL,
+    slice_key: str | None = None,
+    name: str = "AnnData",
+    min_cells: int = 1,
+) -> list[AnnData]:
+    """Check an AnnData and take it apart into slices, each in its own frame.
+
+    Args:
+        adata: Cells or spots.
+        features_key: Key in ``obsm`` of the features; ``None``: counts in ``X`` are used.
+        spatial_key: Key in ``obsm`` of the positions.
+        slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one slice.
+        name: What messages call ``adata``, a file name, say.
+        min_cells: Least cells a slice must have.
+
+    Returns:
+        An AnnData a slice, cells in canonical order (:func:`~stofm_geo.data.canonical_frame`):
+        counts in ``X`` (float32 CSR) or features in ``obsm``, positions in cell spacings in
+        ``obsm["spatial"]``, ``obs["row"]`` the row in ``adata``, ``uns["name"]`` and
+        ``uns["unit"]`` (the cell spacing in the unit of ``adata``).
+
+    Raises:
+        KeyError: A key that is not there.
+        ValueError: Too few cells, all cells at one place, unfit positions, counts or features.
+        TypeError: Positions, counts or features that are not numbers.
+    """
+    with naming(name):
+        if adata.n_obs == 0:
+            raise ValueError("there are no cells")
+        positions = check_positions(adata, spatial_key)
+        if features_key is None:
+            values = as_counts(adata)
+        else:
+            values = check_obsm(adata, features_key)
+        if slice_key is None:
+            groups = {name: np.arange(adata.n_obs)}
+        else:
+            code = check_slice_key(adata, slice_key)
+            groups = {
+                f"{name}, slice {category!r}": np.flatnonzero(code.codes == i)
+                for i, category in enumerate(code.categories)
+            }
+    slices = []
+    for slice_name, rows in groups.items():
+        with naming(slice_name):
+            if len(rows) < min_cells:
+                raise ValueError(
+                    f"{len(rows)} cells are too few for a tissue graph of "
+                    f"{min_cells - 1} neighbours a cell; leave the slice out"
+                )
+            order, pos, unit = canonical_frame(values[rows], positions[rows])
+        rows = rows[order]
+        part = AnnData(
+            X=values[rows] if features_key is None else None,
+            obs=pd.DataFrame({"row": rows}, index=adata.obs_names[rows].astype(str)),
+            var=pd.DataFrame(index=adata.var_names) if features_key is None else None,
+            obsm={Keys.SPATIAL: pos},
+            uns={"name": slice_name, "unit": unit},
+        )
+        if features_key is not None:
+            part.obsm[features_key] = values[rows]
+        slices.append(part)
+    return slices
+
+
+def slice_graph(part: AnnData, features: CellFeatures) -> Data:
+    """A slice of :func:`split_slices` as a graph without edges; ``n_id`` is the source's row."""
+    with naming(part.uns["name"]):
+        data = from_anndata(part, features)
+    data.n_id = torch.from_numpy(part.obs["row"].to_numpy().copy())
+    return data
