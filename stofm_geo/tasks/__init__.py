@@ -1,0 +1,5 @@
+"""What embeddings are for."""
+
+from stofm_geo.tasks.domains import domains
+
+__all__ = ["domains"]

@@ -1,0 +1,5 @@
+"""Tools: AnnData in, results in the same AnnData (scverse's ``tl``)."""
+
+from stofm_geo.tasks.domains import domains
+
+__all__ = ["domains"]
