@@ -1,0 +1,124 @@
+"""What colour each cell gets: names by a palette, numbers by a colormap."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_hex, to_rgb, to_rgba_array
+
+MISSING = "#d9d9d9"
+# Okabe & Ito 2008 (https://jfly.uni-koeln.de/color): told apart with every colour vision. Black is
+# left out, as it reads as ink, and yellow comes last, as it is faint on white.
+_BASE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+
+Palette = Mapping[str, str] | Sequence[str] | str | None
+
+
+@dataclass(frozen=True)
+class Paint:
+    title: str
+    rgba: np.ndarray  # [n_obs, 4]
+    legend: dict[str, str] | None = None  # name to colour
+    bar: ScalarMappable | None = None
+    extend: str = "neither"  # which ends of the colour bar were cut, in matplotlib's words
+
+
+def column_of(adata: ad.AnnData, key: str) -> pd.Series:
+    if key not in adata.obs:
+        raise KeyError(f"obs has no column {key!r}: choose one of {list(adata.obs.columns)}")
+    return adata.obs[key]
+
+
+def names_of(column: pd.Series) -> np.ndarray:
+    """A column as array of str, empty where a value is missing."""
+    return np.array(["" if pd.isna(value) else str(value) for value in column], dtype=object)
+
+
+def natural(names: Iterable[str]) -> list[str]:
+    """The distinct names that are not empty, sorted as people do: ``L2`` before ``L10``."""
+
+    def key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+        parts = re.findall(r"[0-9]+|[^0-9]+", name)
+        return [(not p.isdecimal(), int(p) if p.isdecimal() else 0, p.lower()) for p in parts], name
+
+    return sorted(set(names) - {""}, key=key)
+
+
+def paint_by(adata: ad.AnnData, color: str | None, palette: Palette) -> Paint:
+    if color is None:
+        return Paint("", np.tile(to_rgba_array(_BASE[0]), (adata.n_obs, 1)))
+    genes = np.flatnonzero(adata.var_names == color)
+    if color in adata.obs:
+        column = adata.obs[color]
+        if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+            names = names_of(column)
+            return paint_names(names, color, colors_of(natural(names), palette))
+        values = column.to_numpy(dtype=float, na_value=np.nan)
+    elif len(genes) == 1:
+        values = np.asarray(adata.obs_vector(color), dtype=float)
+    elif len(genes):
+        raise ValueError(f"{color!r} names {len(genes)} genes: run adata.var_names_make_unique()")
+    else:
+        raise KeyError(
+            f"{color!r} is neither a gene in var_names nor a column of obs: "
+            f"choose a gene or one of {list(adata.obs.columns)}"
+        )
+    if not isinstance(palette, str | None):
+        raise TypeError(
+            f"{color!r} holds numbers, for which palette is a colormap's name; found {palette!r}"
+        )
+    if palette is not None and palette not in colormaps:
+        raise ValueError(f"palette={palette!r} is no colormap of matplotlib: try 'viridis'")
+    scale, extend = _scale(values)
+    bar = ScalarMappable(scale, colormaps[palette or "viridis"])
+    rgba = bar.to_rgba(values)
+    rgba[~np.isfinite(values)] = to_rgba_array(MISSING)
+    return Paint(color, rgba, bar=bar, extend=extend)
+
+
+def _scale(values: np.ndarray) -> tuple[Normalize, str]:
+    """A scale on which a few extreme numbers do not take all the contrast, and its cut ends."""
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return Normalize(0, 1), "neither"
+    low, p1, p99, high = (float(q) for q in np.percentile(values, [0, 1, 99, 100]))
+    cut_low = p1 - low > 0.1 * (p99 - p1) > 0
+    cut_high = high - p99 > 0.1 * (p99 - p1) > 0
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}
+    return Normalize(p1 if cut_low else low, p99 if cut_high else high), extend[cut_low, cut_high]
+
+
+def paint_names(names: np.ndarray, title: str, colors: dict[str, str]) -> Paint:
+    legend = colors if names.astype(bool).all() else {**colors, "not labelled": MISSING}
+    by_name = {name: to_rgba_array(color)[0] for name, color in {**colors, "": MISSING}.items()}
+    return Paint(title, np.array([by_name[name] for name in names]), legend=legend)
+
+
+def colors_of(names: list[str], palette: Palette) -> dict[str, str]:
+    if palette is None:
+        return {name: own_color(i) for i, name in enumerate(names)}
+    if isinstance(palette, str):
+        raise TypeError(f"names need a palette of colours, by name or in a list; found {palette!r}")
+    if isinstance(palette, Mapping):
+        given = {str(name): color for name, color in palette.items()}
+        absent = [name for name in names if name not in given]
+        if absent:
+            raise KeyError(f"palette has no colour for {absent}: add them to {list(given)}")
+        return {name: to_hex(given[name]) for name in names}
+    if len(palette) < len(names):
+        raise ValueError(f"palette has {len(palette)} colours for {len(names)} names: add more")
+    return {name: to_hex(color) for name, color in zip(names, palette, strict=False)}
+
+
+def own_color(i: int) -> str:
+    """The i-th colour: the base ones, the same darker, lighter, greyer, darkest; then over."""
+    rgb = np.array(to_rgb(_BASE[i % len(_BASE)]))
+    weight, other = ((1, 0), (0.6, 0), (0.5, 0.5), (0.45, 0.22), (0.35, 0))[i // len(_BASE) % 5]
+    return to_hex(weight * rgb + other)
