@@ -1,0 +1,76 @@
+"""Everything that can be set of a model, checked, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stofm_geo._checks import check_positive, check_share
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of :class:`~stofm_geo.SToFM`.
+
+    Attributes:
+        n_components: Principal components that make a cell's features (without ``features``).
+        hidden_channels: Width of the SE(2) Transformer; a multiple of ``heads``.
+        out_channels: Size of an embedding.
+        num_layers: Layers of the SE(2) Transformer.
+        heads: Attention heads.
+        num_gaussians: Gaussians of the radial bias.
+        dropout: Share of each block's outputs dropped in training.
+        k: Nearest neighbours a cell is joined to.
+        max_macro_nodes: Most virtual cells of a slice.
+        cells_per_subslice: Most core cells of a sub-slice.
+        mask_share: Share of the cells that are hidden in training.
+        move_share: Share of the cells that are moved in training.
+        move_sigma: How far they are moved, in cell spacings.
+        distance_weight: Weight of the distance loss beside the masked-cell loss.
+        learning_rate: Peak of the one-cycle schedule of AdamW.
+        weight_decay: Of AdamW.
+
+    Raises:
+        TypeError: A setting of another type, or an unknown one.
+        ValueError: A setting out of range.
+    """
+
+    n_components: int = 30
+    hidden_channels: int = 128
+    out_channels: int = 256
+    num_layers: int = 3
+    heads: int = 8
+    num_gaussians: int = 32
+    dropout: float = 0.1
+    k: int = 12
+    max_macro_nodes: int = 16
+    cells_per_subslice: int = 1000
+    mask_share: float = 0.3
+    move_share: float = 0.12
+    move_sigma: float = 1.0
+    distance_weight: float = 0.3
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name in (
+            "n_components",
+            "hidden_channels",
+            "out_channels",
+            "num_layers",
+            "heads",
+            "num_gaussians",
+            "k",
+            "max_macro_nodes",
+            "cells_per_subslice",
+        ):
+            check_positive(name, getattr(self, name), whole=True)
+        for name in ("move_sigma", "learning_rate"):
+            check_positive(name, getattr(self, name))
+        for name in ("distance_weight", "weight_decay"):
+            check_positive(name, getattr(self, name), or_zero=True)
+        for name in ("dropout", "mask_share", "move_share"):
+            check_share(name, getattr(self, name))
+        if self.hidden_channels % self.heads:
+            raise ValueError(
+                f"hidden_channels={self.hidden_channels} must be a multiple of heads={self.heads}"
+            )

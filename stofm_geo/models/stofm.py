@@ -1,0 +1,269 @@
+"""The one public class: fit on slices, embed slices, save, load."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from anndata import AnnData
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch_geometric.data import Data
+from torch_geometric.transforms import Compose
+
+from stofm_geo._checks import check_positive, naming
+from stofm_geo._keys import Keys
+from stofm_geo._version import __version__
+from stofm_geo.data import slice_graph, split_slices, to_obsm
+from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures
+from stofm_geo.models import storage, training
+from stofm_geo.models.network import Network
+from stofm_geo.models.pretraining import Pretraining, puzzles
+from stofm_geo.models.settings import Settings
+from stofm_geo.transforms import MacroNodes, SpatialKNN, SubSlices
+
+
+class SToFM(nn.Module, ModelHubMixin):
+    """Multi-scale model of tissue: an SE(2) Transformer over cells and virtual cells.
+
+    Example:
+        >>> model = SToFM().fit(adata)
+        >>> model.embed(adata)  # writes adata.obsm["X_stofm"]
+        >>> model.save_pretrained("my-model")
+        >>> model = SToFM.from_pretrained("my-model")
+
+    Embeddings do not change when a slice is turned, shifted, rescaled or sorted anew.
+
+    Args:
+        settings: Any of :class:`~stofm_geo.models.Settings`, by name.
+
+    Attributes:
+        settings: All settings.
+        network: The network, or ``None`` before :meth:`fit`.
+        features: The encoder from counts to features, or ``None`` before :meth:`fit`.
+        training_record: How the weights came about: seed, steps, slices, losses.
+
+    Raises:
+        TypeError, ValueError: A setting that does not exist or is out of range.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.settings = Settings(**settings)
+        self.network: Network | None = None
+        self.features: CellFeatures | None = None
+        self.training_record: dict[str, Any] = {}
+
+    def fit(
+        self,
+        adata: AnnData | list[AnnData],
+        *,
+        features: str | None = None,
+        spatial_key: str = Keys.SPATIAL,
+        slice_key: str | None = None,
+        max_steps: int = 300,
+        seed: int = 0,
+        progress: bool = True,
+        names: list[str] | None = None,
+    ) -> SToFM:
+        """Train from scratch, self-supervised: no labels, no pretrained weights.
+
+        Args:
+            adata: One or several AnnData with raw counts in ``X``; several must share genes.
+            features: Key in ``obsm`` of ready-made cell vectors; ``None``: principal components
+                of the log-normalised counts.
+            spatial_key: Key in ``obsm`` of the positions, any unit.
+            slice_key: Column of ``obs`` that tells slices apart; ``None``: one slice an AnnData.
+            max_steps: Training steps, one sub-slice each.
+            seed: Of weights, masks and moves; the same seed gives the same weights on the same
+                machine with as many threads.
+            progress: Show a progress bar.
+            names: What messages call each AnnData.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+        """
+        check_positive("max_steps", max_steps, whole=True)
+        adatas = [adata] if isinstance(adata, AnnData) else list(adata)
+        slices = []
+        for i, one in enumerate(adatas):
+            slices += split_slices(
+                one,
+                features_key=features,
+                spatial_key=spatial_key,
+                slice_key=slice_key,
+                name=names[i] if names else f"AnnData {i}" if len(adatas) > 1 else "AnnData",
+                min_cells=self.settings.k + 1,
+            )
+        encoder = ObsmFeatures(features) if features else PCAFeatures(self.settings.n_components)
+        self.features = encoder.fit(slices)
+        pieces = [piece for part in slices for piece in self._pieces(part)]
+        with isolate_rng():
+            L.seed_everything(seed, verbose=False)
+            self.network = Network(self.features.out_channels, self.settings)
+            module = Pretraining(self.network, self.settings)
+            loader = puzzles(pieces, self.settings, max_steps)
+            training.run(module, loader, max_steps=max_steps, progress=progress)
+        self.network.cpu().eval()
+        last = torch.tensor(module.losses[-50:]).mean(dim=0)
+        self.training_record = {
+            "seed": seed,
+            "steps": max_steps,
+            "slices": len(slices),
+            "cells": sum(part.n_obs for part in slices),
+            "cell_loss": float(last[0]),
+            "cell_loss_of_average": float(last[1]),
+            "distance_loss": float(last[2]),
+            "distance_loss_as_seen": float(last[3]),
+        }
+        return self
+
+    def embed(
+        self,
+        adata: AnnData,
+        *,
+        spatial_key: str = Keys.SPATIAL,
+        slice_key: str | None = None,
+        key_added: str = Keys.EMBEDDING,
+        name: str = "AnnData",
+    ) -> None:
+        """Write embeddings into ``adata.obsm[key_added]``, ``[n, 256]`` float32, in place.
+
+        ``adata.uns["stofm"]`` tells how they were made: version, settings, seed, a hash of the
+        weights, the cell spacing of each slice.
+
+        Args:
+            adata: With the genes (or the ``obsm`` vectors) the model was fitted on.
+            spatial_key: Key in ``obsm`` of the positions.
+            slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
+            key_added: Key in ``obsm``.
+            name: What messages call ``adata``.
+
+        Raises:
+            KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+            RuntimeError: The model has not been fitted.
+        """
+        self._check_fitted()
+        slices = split_slices(
+            adata,
+            features_key=self.features.key if isinstance(self.features, ObsmFeatures) else None,
+            spatial_key=spatial_key,
+            slice_key=slice_key,
+            name=name,
+            min_cells=self.settings.k + 1,
+        )
+        results = []
+        for part in slices:
+            for piece in self._pieces(part):
+                results.append((self(piece)[piece.core_mask], piece.n_id[piece.core_mask]))
+        to_obsm(adata, *(torch.cat(column) for column in zip(*results, strict=True)), key_added)
+        adata.uns[Keys.UNS] = self._provenance(slices)
+
+    def forward(self, data: Data) -> Tensor:
+        """Embed the nodes of a sub-slice: ``[num_nodes, out_channels]``.
+
+        Args:
+            data: A graph from :mod:`stofm_geo.transforms` (``SpatialKNN``, ``MacroNodes``,
+                ``SubSlices``), or a batch of them, with ``x`` as the model's features make it.
+        """
+        self._check_fitted()
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            return self.network(data)[0]
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
+        """Write ``config.json`` and ``model.safetensors`` (Hugging Face hub layout) into a folder.
+
+        Args:
+            save_directory: Made if it is not there.
+            kwargs: Of ``huggingface_hub.ModelHubMixin.save_pretrained`` (``push_to_hub``, ...).
+        """
+        self._check_fitted()
+        return super().save_pretrained(save_directory, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        storage.save(self, save_directory)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **hub: Any) -> SToFM:
+        folder = Path(model_id)
+        if folder.is_dir():
+            files = [folder / storage.CONFIG, folder / storage.WEIGHTS]
+            if missing := [file.name for file in files if not file.is_file()]:
+                raise ValueError(
+                    f"{folder}: has no {' and no '.join(missing)}; "
+                    "name a folder that save_pretrained has written"
+                )
+        else:
+            files = [_from_hub(model_id, name, hub) for name in (storage.CONFIG, storage.WEIGHTS)]
+        return storage.load(*files)
+
+    def check_features(self, key: str | None) -> None:
+        """Whether the model takes ``obsm[key]``, or counts where ``key`` is ``None``.
+
+        Raises:
+            ValueError: It takes something else.
+        """
+        own = self.features.key if isinstance(self.features, ObsmFeatures) else None
+        if key != own:
+            takes = "counts in X" if own is None else f"obsm[{own!r}]"
+            asked = "counts in X" if key is None else f"obsm[{key!r}]"
+            raise ValueError(f"the model was trained for {takes}, not for {asked}")
+
+    def weights_hash(self) -> str:
+        """SHA-256 over names, shapes and bytes of all weights, features included."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(storage.tensors(self).items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _pieces(self, part: AnnData) -> list[Data]:
+        """A slice as sub-slices with virtual cells."""
+        s = self.settings
+        cut = Compose(
+            [
+                SpatialKNN(s.k),
+                MacroNodes(max_nodes=s.max_macro_nodes),
+                SubSlices(s.cells_per_subslice),
+            ]
+        )
+        with naming(part.uns["name"]):
+            return cut(slice_graph(part, self.features))
+
+    def _check_fitted(self) -> None:
+        if self.network is None:
+            raise RuntimeError("this model has no weights; call fit() or from_pretrained() first")
+
+    def _provenance(self, slices: list[AnnData]) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "settings": asdict(self.settings),
+            "training": self.training_record,
+            "features": repr(self.features),
+            "seed": self.training_record["seed"],
+            "weights_sha256": self.weights_hash(),
+            "units": "cell spacings: median distance to the 6th nearest cell is 1",
+            "slices": np.array([part.uns["name"] for part in slices]),
+            "spacing_of_slice": np.array([part.uns["unit"] for part in slices]),
+        }
+
+
+def _from_hub(repo: str, name: str, hub: dict[str, Any]) -> Path:
+    options = ("revision", "cache_dir", "force_download", "token", "local_files_only")
+    try:
+        return Path(hf_hub_download(repo, name, **{k: hub[k] for k in options if k in hub}))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ValueError(
+            f"{repo}: is neither a folder here nor a model that the Hugging Face hub gives "
+            f"({type(error).__name__})"
+        ) from error

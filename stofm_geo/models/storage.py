@@ -1,0 +1,93 @@
+"""A model on disk: ``model.safetensors`` and ``config.json``; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stofm_geo._version import __version__
+from stofm_geo.data.files import atomic_path
+from stofm_geo.genes.features import from_state
+
+if TYPE_CHECKING:
+    from stofm_geo.models.stofm import SToFM
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_LIBRARY = "stofm_geo"
+_FEATURES = "features."
+
+
+def tensors(model: SToFM) -> dict[str, Tensor]:
+    """All arrays of a fitted model by name: the network's and the features'."""
+    found = {name: value.contiguous().cpu() for name, value in model.network.state_dict().items()}
+    _, arrays = model.features.state()
+    return found | {_FEATURES + name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def save(model: SToFM, folder: Path) -> None:
+    """Write a fitted model into an existing folder."""
+    features, _ = model.features.state()
+    config = {
+        "library": _LIBRARY,
+        "version": __version__,
+        "settings": asdict(model.settings),
+        "in_channels": model.network.in_channels,
+        "features": features,
+        "training": model.training_record,
+    }
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(tensors(model), temporary, metadata={"format": "pt", "library": _LIBRARY})
+    with atomic_path(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load(config_file: Path, weights_file: Path) -> SToFM:
+    """Read a model.
+
+    Raises:
+        ValueError: The files are no model of this library, damaged, or do not fit each other.
+    """
+    from stofm_geo.models.network import Network
+    from stofm_geo.models.stofm import SToFM
+
+    config = _read_config(config_file)
+    try:
+        stored = load_file(weights_file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{weights_file}: cannot be read as safetensors ({error})") from error
+    try:
+        model = SToFM(**config["settings"])
+        model.training_record = config["training"]
+        prefix = len(_FEATURES)
+        arrays = {k[prefix:]: v.numpy() for k, v in stored.items() if k.startswith(_FEATURES)}
+        model.features = from_state(config["features"], arrays)
+        model.network = Network(config["in_channels"], model.settings)
+        model.network.load_state_dict(
+            {name: value for name, value in stored.items() if not name.startswith(_FEATURES)}
+        )
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        raise ValueError(
+            f"{config_file.parent}: {CONFIG} and {WEIGHTS} do not make a model ({reason})"
+        ) from error
+    return model.eval()
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(config, dict) or config.get("library") != _LIBRARY:
+        raise ValueError(
+            f"{file}: is not the configuration of a stofm_geo model; "
+            "name a folder that save_pretrained has written"
+        )
+    return config
