@@ -1,0 +1,268 @@
+"""``stofm-geo``: embed slices, a demonstration, and what this machine can do."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from stofm_geo._keys import Keys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+app = typer.Typer(
+    help="SToFM: tissue slices as graphs; embeddings and spatial domains out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _plainly(command: Callable[..., None]) -> Callable[..., None]:
+    """Say what a user can mend in one line, without a traceback; warnings alike."""
+
+    @wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        shown = set()
+
+        def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+            # Other kinds are for developers; fitting and embedding may find the same thing.
+            if category is UserWarning and str(message) not in shown:
+                shown.add(str(message))
+                _err.print(f"[yellow]Warning:[/] {_one_line(message)}")
+
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            try:
+                command(*args, **kwargs)
+            except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+                message = error.args[0] if isinstance(error, KeyError) and error.args else error
+                _err.print(f"[red]Error:[/] {_one_line(message)}")
+                raise typer.Exit(1) from None
+
+    return wrapper
+
+
+def _one_line(message: object) -> str:
+    return escape(" ".join(str(message).split()))
+
+
+@app.command()
+@_plainly
+def embed(
+    slices: Annotated[list[Path], typer.Argument(help="One or several .h5ad files.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="The .h5ad to write; for several files, a folder."),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub name of a saved model. [default: fit one to the slices]"),
+    ] = None,
+    slice_key: Annotated[
+        str | None, typer.Option(help="Column of obs that tells slices of one file apart.")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Key in obsm of ready-made cell vectors. [default: PCA of counts in X]"),
+    ] = None,
+    n_domains: Annotated[
+        int | None, typer.Option(help="How many spatial domains to find. [default: none]", min=2)
+    ] = None,
+    label_key: Annotated[
+        str | None, typer.Option(help="Column of obs with known regions, to score domains by.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture of the domains to write (.png, .pdf, .svg).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+    save_model: Annotated[
+        Path | None, typer.Option(help="Folder to save the fitted model in.")
+    ] = None,
+) -> None:
+    """Embed slices and find their spatial domains.
+
+    Writes obsm["X_stofm"] (n x 256, float32), obs["stofm_domain"] and uns["stofm"] into a copy of
+    each file.
+    """
+    from stofm_geo.data import read_slice_file
+    from stofm_geo.data.files import check_writable
+    from stofm_geo.plot import check_picture
+
+    targets = _targets(slices, output)
+    if plot is not None:
+        check_picture(plot)
+    if save_model is not None:
+        check_writable(save_model / "config.json", make=True)
+    adatas = []
+    for path in slices:
+        adata = read_slice_file(path)
+        if label_key is not None and label_key not in adata.obs:
+            raise KeyError(f"{path}: obs has no {label_key!r} (labels); it has {sorted(adata.obs)}")
+        if n_domains is not None and n_domains > adata.n_obs:
+            raise ValueError(f"{path}: {n_domains} domains were asked of {adata.n_obs} cells")
+        adatas.append(adata)
+    names = [str(path) for path in slices]
+    _run(
+        adatas,
+        names,
+        model=model,
+        slice_key=slice_key,
+        features=features,
+        n_domains=n_domains,
+        seed=seed,
+        save_model=save_model,
+    )
+    _report(adatas, names, slice_key=slice_key, label_key=label_key, plot=plot)
+    for adata, target in zip(adatas, targets, strict=True):
+        _write(adata, target)
+
+
+@app.command()
+@_plainly
+def demo(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for tissue.h5ad and tissue.png.")
+    ] = Path("stofm-geo-demo"),
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+) -> None:
+    """Run the main job on a toy tissue: regions that are known, found without labels."""
+    from stofm_geo.data.files import check_writable
+    from stofm_geo.datasets import toy_tissue
+
+    check_writable(output / "tissue.h5ad", make=True)
+    adata = toy_tissue(seed=seed)
+    regions = adata.obs["region"].nunique()
+    _say(f"Toy tissue: {adata.n_obs} cells, {adata.n_vars} genes, {regions} known regions")
+    _run([adata], ["toy tissue"], n_domains=regions, seed=seed)
+    _report([adata], ["toy tissue"], label_key="region", plot=output / "tissue.png")
+    _write(adata, output / "tissue.h5ad")
+
+
+@app.command()
+@_plainly
+def doctor() -> None:
+    """Print versions, threads, devices, and which kernel backends work here."""
+    from stofm_geo import diagnosis
+
+    for title, rows in diagnosis.report().items():
+        _out.print(f"[bold]{title}[/]")
+        for name, value in rows.items():
+            _out.print(f"  {name:<22}{escape(value)}")
+
+
+def _say(text: str) -> None:
+    _out.print(escape(text))
+
+
+def _targets(slices: list[Path], output: Path) -> list[Path]:
+    """The file to write for each slice file; fails now rather than after the work."""
+    from stofm_geo.data.files import check_writable
+
+    if len(slices) == 1 and not output.is_dir():
+        targets = [output]
+        if output.suffix != ".h5ad":
+            raise ValueError(f"{output}: the output of one file must end in .h5ad or be a folder")
+    else:
+        if output.suffix == ".h5ad":
+            raise ValueError(
+                f"{output}: {len(slices)} files cannot be written into one; name a folder"
+            )
+        targets = [output / path.name for path in slices]
+        if len(set(targets)) < len(targets):
+            raise ValueError(f"two of the {len(slices)} files have the same name; rename one")
+    for source, target in zip(slices, targets, strict=True):
+        if target.resolve() == source.resolve():
+            raise ValueError(f"{target}: is the input too; name another output")
+        check_writable(target, make=len(slices) > 1)
+    return targets
+
+
+def _run(
+    adatas: list[AnnData],
+    names: list[str],
+    *,
+    model: str | None = None,
+    slice_key: str | None = None,
+    features: str | None = None,
+    n_domains: int | None = None,
+    seed: int = 0,
+    save_model: Path | None = None,
+) -> None:
+    """Fit or load, embed, find domains; writes into ``adatas``."""
+    from stofm_geo import SToFM, tl
+
+    start = time.perf_counter()
+    if model is None:
+        fitted = SToFM().fit(adatas, features=features, slice_key=slice_key, seed=seed, names=names)
+        record = fitted.training_record
+        _say(
+            f"Fitted to {record['cells']} cells in {record['slices']} slices, "
+            f"{record['steps']} steps, {time.perf_counter() - start:.0f} s: "
+            f"masked-cell loss {record['cell_loss']:.3f} "
+            f"(guessing the average: {record['cell_loss_of_average']:.3f}), "
+            f"distance loss {record['distance_loss']:.3f} "
+            f"(as seen: {record['distance_loss_as_seen']:.3f})"
+        )
+        if save_model is not None:
+            fitted.save_pretrained(save_model)
+            _say(f"Wrote {save_model}")
+    else:
+        fitted = SToFM.from_pretrained(model)
+        fitted.check_features(features)
+    start = time.perf_counter()
+    for adata, name in zip(adatas, names, strict=True):
+        fitted.embed(adata, slice_key=slice_key, name=name)
+    cells = sum(adata.n_obs for adata in adatas)
+    _say(f"Embedded {cells} cells in {time.perf_counter() - start:.0f} s")
+    start = time.perf_counter()
+    tl.domains(adatas, n_domains, slice_key=slice_key, seed=seed)
+    found = adatas[0].obs[Keys.DOMAIN].cat.categories
+    _say(f"Found {len(found)} domains in {time.perf_counter() - start:.0f} s")
+
+
+def _report(
+    adatas: list[AnnData],
+    names: list[str],
+    *,
+    slice_key: str | None = None,
+    label_key: str | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Print scores, write pictures."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    from stofm_geo import pl
+
+    for adata, name in zip(adatas, names, strict=True):
+        if label_key is not None:
+            known = adata.obs[label_key].notna().to_numpy()
+            pair = adata.obs[label_key][known].astype(str), adata.obs[Keys.DOMAIN][known]
+            _say(
+                f"{name}: ARI {adjusted_rand_score(*pair):.3f}, "
+                f"NMI {normalized_mutual_info_score(*pair):.3f} "
+                f"against {label_key!r} of {int(known.sum())} cells"
+            )
+        if plot is not None:
+            picture = plot
+            if len(adatas) > 1:
+                picture = plot.with_name(f"{plot.stem}-{Path(name).stem}{plot.suffix}")
+            pl.domains(adata, label_key=label_key, slice_key=slice_key, save=picture)
+            _say(f"Wrote {picture}")
+
+
+def _write(adata: AnnData, target: Path) -> None:
+    from stofm_geo.data import write_h5ad
+
+    write_h5ad(adata, target)
+    _say(f"Wrote {target}")
