@@ -38,17 +38,19 @@ def examples(names: object, most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def check_obsm(adata: AnnData, key: str) -> np.ndarray:
+def check_obsm(adata: AnnData, key: str, fix: str = "name another key") -> np.ndarray:
     """``obsm[key]`` as finite float64 ``[n, columns]``."""
     if key not in adata.obsm:
-        raise KeyError(f"obsm has no {key!r}; it has {sorted(adata.obsm) or 'nothing'}")
+        raise KeyError(f"obsm has no {key!r}; it has {sorted(adata.obsm) or 'nothing'}; {fix}")
     values = adata.obsm[key]
     values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     if values.dtype.kind not in "biuf":
         try:
             values = values.astype(np.float64)
         except (TypeError, ValueError):
-            raise TypeError(f"obsm[{key!r}] must hold numbers; found {values.dtype}") from None
+            raise TypeError(
+                f"obsm[{key!r}] must hold numbers; found {values.dtype}; {fix}"
+            ) from None
     values = values.reshape(len(values), -1).astype(np.float64)
     if not (finite := np.isfinite(values).all(axis=1)).all():
         bad = adata.obs_names[~finite]
@@ -61,12 +63,7 @@ def check_obsm(adata: AnnData, key: str) -> np.ndarray:
 
 def check_positions(adata: AnnData, key: str) -> np.ndarray:
     """``obsm[key]`` as positions, float64 ``[n, 2]``."""
-    if key not in adata.obsm:
-        raise KeyError(
-            f"obsm has no {key!r} (positions of the cells); it has "
-            f"{sorted(adata.obsm) or 'nothing'}; name another key, or store x and y there"
-        )
-    positions = check_obsm(adata, key)
+    positions = check_obsm(adata, key, "store the cells' x and y there, or name another key")
     if positions.shape[1] < 2:
         raise ValueError(f"obsm[{key!r}] has {positions.shape[1]} column; x and y are needed")
     if positions.shape[1] > 2:
@@ -80,9 +77,15 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
 def check_slice_key(adata: AnnData, key: str) -> pd.Categorical:
     """``obs[key]`` as a categorical without missing values, categories sorted by name."""
     if key not in adata.obs:
-        raise KeyError(f"obs has no {key!r} (slice of each cell); it has {sorted(adata.obs)}")
+        raise KeyError(
+            f"obs has no {key!r}; it has {sorted(adata.obs)}; name the column that tells slices "
+            "apart, or leave the key out where all cells are one slice"
+        )
     if (missing := int(adata.obs[key].isna().sum())) > 0:
-        raise ValueError(f"obs[{key!r}] is missing for {missing} of {adata.n_obs} cells")
+        raise ValueError(
+            f"obs[{key!r}] is missing for {missing} of {adata.n_obs} cells; "
+            "fill it in, or leave those cells out"
+        )
     names = adata.obs[key].astype(str)
     return pd.Categorical(names, categories=sorted(names.unique()))
 

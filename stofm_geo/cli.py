@@ -209,10 +209,10 @@ def _run(
         _say(
             f"Fitted to {record['cells']} cells in {record['slices']} slices, "
             f"{record['steps']} steps, {time.perf_counter() - start:.0f} s: "
-            f"masked-cell loss {record['cell_loss']:.3f} "
-            f"(guessing the average: {record['cell_loss_of_average']:.3f}), "
+            f"niche loss {record['niche_loss']:.3f} "
+            f"(neighbour averages alone: {record['niche_loss_of_averages']:.3f}), "
             f"distance loss {record['distance_loss']:.3f} "
-            f"(as seen: {record['distance_loss_as_seen']:.3f})"
+            f"(believing what is seen: {record['distance_loss_as_seen']:.3f})"
         )
         if save_model is not None:
             fitted.save_pretrained(save_model)

@@ -66,7 +66,12 @@ def from_anndata(
         data.slice_id = torch.from_numpy(slices.codes.astype(np.int64))
         data.slice_names = slices.categories.tolist()
     if neighbors_key is not None:
-        data.edge_index, data.edge_attr = _stored_graph(adata, neighbors_key)
+        edge_index, distance = _stored_graph(adata, neighbors_key)
+        if slice_key is not None:
+            within = data.slice_id[edge_index[0]] == data.slice_id[edge_index[1]]
+            edge_index = edge_index[:, within]
+            distance = None if distance is None else distance[within]
+        data.edge_index, data.edge_attr = edge_index, distance
     return data
 
 
@@ -82,9 +87,12 @@ def to_obsm(adata: AnnData, z: Tensor, n_id: Tensor, key_added: str = Keys.EMBED
     if z.shape[0] != n_id.shape[0]:
         raise ValueError(f"z has {z.shape[0]} rows and n_id {n_id.shape[0]}; one a node is needed")
     cells = n_id >= 0
-    vectors = adata.obsm.get(key_added)
-    if vectors is None or vectors.shape != (adata.n_obs, z.shape[1]):
-        vectors = np.full((adata.n_obs, z.shape[1]), np.nan, dtype=np.float32)
+    shape = adata.n_obs, z.shape[1]
+    before = adata.obsm.get(key_added)
+    if before is not None and before.shape == shape:
+        vectors = np.array(before, dtype=np.float32)
+    else:
+        vectors = np.full(shape, np.nan, dtype=np.float32)
     vectors[n_id[cells].cpu().numpy()] = z[cells].detach().cpu().float().numpy()
     adata.obsm[key_added] = vectors
 
@@ -96,7 +104,10 @@ def _stored_graph(adata: AnnData, key: str) -> tuple[Tensor, Tensor | None]:
             f"obsp has no {names[0]!r}; it has {sorted(adata.obsp) or 'nothing'}; "
             "run squidpy.gr.spatial_neighbors, or leave neighbors_key out"
         )
-    graph = sp.coo_matrix(adata.obsp[names[0]])
+    graph = sp.csr_matrix(adata.obsp[names[0]], copy=True)
+    graph.setdiag(0)
+    graph.eliminate_zeros()
+    graph = graph.tocoo()
     edge_index = torch.from_numpy(np.stack([graph.col, graph.row]).astype(np.int64))
     distance = None
     if names[1] in adata.obsp:

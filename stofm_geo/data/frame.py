@@ -77,7 +77,9 @@ def canonical_frame(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> Frame:
 
 def _row_keys(rows: sp.csr_matrix | np.ndarray) -> np.ndarray:
     """A 64-bit number a row, of its values and their columns; the same for any storage."""
-    rows = sp.csr_matrix(rows)
+    rows = sp.csr_matrix(rows, copy=True)
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
     column = _mix(np.arange(rows.shape[1], dtype=np.uint64))
     keys = np.zeros(rows.shape[0], dtype=np.uint64)
     step = 65536  # rows at a time, to keep memory small

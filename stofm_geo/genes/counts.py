@@ -56,6 +56,7 @@ def _csr(matrix: Any) -> sp.csr_matrix:
         matrix = np.asarray(matrix[...])
     if matrix.dtype.kind not in "biuf":
         raise TypeError(f"X must hold numbers; found {matrix.dtype}")
-    counts = sp.csr_matrix(matrix, dtype=np.float32)
-    # A matrix that came as CSR float32 is the user's own array: never change that.
-    return counts.copy() if sp.issparse(matrix) and counts.data is matrix.data else counts
+    # A copy always: a cast alone would share its indices with the user's matrix.
+    counts = sp.csr_matrix(matrix, dtype=np.float32, copy=True)
+    counts.sum_duplicates()
+    return counts

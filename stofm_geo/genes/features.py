@@ -59,9 +59,11 @@ class PCAFeatures:
         """Learn the components of the genes that all slices share.
 
         Raises:
-            ValueError: The slices share fewer than two genes, or the counts are unfit
+            ValueError: There are fewer than two cells or shared genes, or the counts are unfit
                 (see :func:`as_counts`).
         """
+        if sum(adata.n_obs for adata in slices) < 2:
+            raise ValueError("principal components need 2 cells or more")
         genes = slices[0].var_names
         for adata in slices[1:]:
             genes = genes[genes.isin(adata.var_names)]

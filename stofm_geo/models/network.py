@@ -8,16 +8,23 @@ from torch_geometric.data import Data
 
 from stofm_geo._keys import NodeType
 from stofm_geo.models.settings import Settings
-from stofm_geo.nn import CellHead, DistanceHead, SE2Transformer
+from stofm_geo.nn import DistanceHead, SE2Transformer, niche
 
 
 class Network(nn.Module):
-    """The SE(2) Transformer over cells, virtual cells and CLS, with its heads.
+    """The SE(2) Transformer over cells, virtual cells and CLS, as a correction to averages.
+
+    An embedding is an estimate of a cell's *niche* (:func:`stofm_geo.nn.niche`: its features and
+    their means over one and two steps on the graph) in a fixed basis: the averages over what is
+    visible, plus what the transformer adds. It starts at the averages, which are a strong
+    description of tissue, and training can only improve on them.
 
     Args:
         in_channels: Size of the features ``F``.
         settings: Widths and depths.
     """
+
+    basis: Tensor
 
     def __init__(self, in_channels: int, settings: Settings) -> None:
         super().__init__()
@@ -30,8 +37,14 @@ class Network(nn.Module):
             width, settings.num_layers, settings.heads, settings.num_gaussians, settings.dropout
         )
         self.project = nn.Linear(width, settings.out_channels)
-        self.cell_head = CellHead(settings.out_channels, in_channels)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
         self.distance_head = DistanceHead(settings.heads)
+        # Orthonormal, so that distances between niches are kept (nearly, if out_channels is below
+        # 3 F), and scaled, so that the numbers are of size 1.
+        basis = nn.init.orthogonal_(torch.empty(3 * in_channels, settings.out_channels))
+        scale = max(settings.out_channels / (3 * in_channels), 1.0) ** 0.5
+        self.register_buffer("basis", scale * basis)
 
     def forward(self, data: Data) -> tuple[Tensor, Tensor]:
         """Embed.
@@ -49,7 +62,18 @@ class Network(nn.Module):
             x = torch.where(data.mask[:, None], self.mask_token, x)
         x = x + self.embed_type(data.node_type)
         x, pair = self.transformer(x, data.edge_index, edge_lengths(data))
-        return self.project(x), pair
+        return self.averages(data) + self.project(x), pair
+
+    def averages(self, data: Data) -> Tensor:
+        """Where embeddings start: niches of what is visible, ``[num_nodes, out_channels]``."""
+        visible = ~data.mask if "mask" in data else None
+        return niche(data.x, cell_edges(data), visible) @ self.basis
+
+
+def cell_edges(data: Data) -> Tensor:
+    """The edges between cells, ``[2, E]``."""
+    cells = data.node_type == NodeType.CELL
+    return data.edge_index[:, cells[data.edge_index].all(dim=0)]
 
 
 def edge_lengths(data: Data) -> Tensor:

@@ -19,9 +19,10 @@ from stofm_geo.transforms import MaskCells, PerturbPositions, SpatialKNN
 class Pretraining(L.LightningModule):
     """Both objectives of SToFM as one training step.
 
-    Masked cells: the mean squared error of a hidden cell's features. Distance recovery: the mean
-    squared error of ``log(1 + distance)`` between the ends of an edge of which one was moved, the
-    graph being that of the positions after the move.
+    Masked cells: the mean squared error of the niche of every core cell, of which some are hidden,
+    from a graph in which some have moved. Distance recovery: the mean squared error of
+    ``log(1 + distance)`` between the ends of an edge of which one was moved, the graph being that
+    of the positions after the move.
 
     Args:
         network: Trained in place.
@@ -37,12 +38,14 @@ class Pretraining(L.LightningModule):
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """See ``LightningModule``."""
         z, pair = self.network(batch)
-        cell_loss, cell_base = masked_cell_loss(self.network, batch, z)
+        niche_loss, niche_base = masked_niche_loss(self.network, batch, z)
         distance_loss, distance_base = recovery_loss(self.network, batch, pair)
-        values = {"cell_loss": cell_loss, "distance_loss": distance_loss}
-        self.log_dict(values, prog_bar=True, batch_size=1)
-        self.losses.append([v.item() for v in (cell_loss, cell_base, distance_loss, distance_base)])
-        return cell_loss + self.settings.distance_weight * distance_loss
+        self.log_dict(
+            {"niche_loss": niche_loss, "distance_loss": distance_loss}, prog_bar=True, batch_size=1
+        )
+        step = (niche_loss, niche_base, distance_loss, distance_base)
+        self.losses.append([value.item() for value in step])
+        return niche_loss + self.settings.distance_weight * distance_loss
 
     def configure_optimizers(self) -> dict:
         """See ``LightningModule``."""
@@ -59,12 +62,13 @@ class Pretraining(L.LightningModule):
         }
 
 
-def masked_cell_loss(network: Network, data: Data, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean squared error of the hidden cells' features, and that of guessing the average."""
-    true = data.x_target[data.mask]
-    if len(true) == 0:
-        return z.sum() * 0, z.new_zeros(())
-    return F.mse_loss(network.cell_head(z[data.mask]), true), true.square().mean()
+def masked_niche_loss(network: Network, data: Data, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared error of the core cells' niches, and that of the averages alone."""
+    core = data.core_mask
+    true = data.niche[core] @ network.basis
+    with torch.no_grad():
+        base = F.mse_loss(network.averages(data)[core], true)
+    return F.mse_loss(z[core], true), base
 
 
 def recovery_loss(network: Network, data: Data, pair: Tensor) -> tuple[Tensor, Tensor]:

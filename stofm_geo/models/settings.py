@@ -25,7 +25,7 @@ class Settings:
         mask_share: Share of the cells that are hidden in training.
         move_share: Share of the cells that are moved in training.
         move_sigma: How far they are moved, in cell spacings.
-        distance_weight: Weight of the distance loss beside the masked-cell loss.
+        distance_weight: Weight of the distance loss beside the niche loss.
         learning_rate: Peak of the one-cycle schedule of AdamW.
         weight_decay: Of AdamW.
 

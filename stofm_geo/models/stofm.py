@@ -24,9 +24,10 @@ from stofm_geo._version import __version__
 from stofm_geo.data import slice_graph, split_slices, to_obsm
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures
 from stofm_geo.models import storage, training
-from stofm_geo.models.network import Network
+from stofm_geo.models.network import Network, cell_edges
 from stofm_geo.models.pretraining import Pretraining, puzzles
 from stofm_geo.models.settings import Settings
+from stofm_geo.nn import niche
 from stofm_geo.transforms import MacroNodes, SpatialKNN, SubSlices
 
 
@@ -68,7 +69,7 @@ class SToFM(nn.Module, ModelHubMixin):
         features: str | None = None,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
-        max_steps: int = 300,
+        max_steps: int = 200,
         seed: int = 0,
         progress: bool = True,
         names: list[str] | None = None,
@@ -121,8 +122,8 @@ class SToFM(nn.Module, ModelHubMixin):
             "steps": max_steps,
             "slices": len(slices),
             "cells": sum(part.n_obs for part in slices),
-            "cell_loss": float(last[0]),
-            "cell_loss_of_average": float(last[1]),
+            "niche_loss": float(last[0]),
+            "niche_loss_of_averages": float(last[1]),
             "distance_loss": float(last[2]),
             "distance_loss_as_seen": float(last[3]),
         }
@@ -194,8 +195,19 @@ class SToFM(nn.Module, ModelHubMixin):
         storage.save(self, save_directory)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **hub: Any) -> SToFM:
-        folder = Path(model_id)
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> SToFM:
+        """Load a model from a folder, or from the Hugging Face hub.
+
+        Args:
+            pretrained_model_name_or_path: A folder that :meth:`save_pretrained` has written, or a
+                repository of the hub.
+            hub: Of ``huggingface_hub.hf_hub_download``: ``revision``, ``cache_dir``, ``token``,
+                ``force_download``, ``local_files_only``.
+
+        Raises:
+            ValueError: It is neither, is damaged, or is no model of this library.
+        """
+        folder = Path(pretrained_model_name_or_path)
         if folder.is_dir():
             files = [folder / storage.CONFIG, folder / storage.WEIGHTS]
             if missing := [file.name for file in files if not file.is_file()]:
@@ -204,7 +216,9 @@ class SToFM(nn.Module, ModelHubMixin):
                     "name a folder that save_pretrained has written"
                 )
         else:
-            files = [_from_hub(model_id, name, hub) for name in (storage.CONFIG, storage.WEIGHTS)]
+            files = [
+                _from_hub(str(folder), name, hub) for name in (storage.CONFIG, storage.WEIGHTS)
+            ]
         return storage.load(*files)
 
     def check_features(self, key: str | None) -> None:
@@ -230,15 +244,12 @@ class SToFM(nn.Module, ModelHubMixin):
     def _pieces(self, part: AnnData) -> list[Data]:
         """A slice as sub-slices with virtual cells."""
         s = self.settings
-        cut = Compose(
-            [
-                SpatialKNN(s.k),
-                MacroNodes(max_nodes=s.max_macro_nodes),
-                SubSlices(s.cells_per_subslice),
-            ]
-        )
+        join = Compose([SpatialKNN(s.k), MacroNodes(max_nodes=s.max_macro_nodes)])
         with naming(part.uns["name"]):
-            return cut(slice_graph(part, self.features))
+            data = join(slice_graph(part, self.features))
+        data.niche = niche(data.x, cell_edges(data))
+        # Two edges of halo, so that the niches of border cells are whole.
+        return SubSlices(s.cells_per_subslice, halo=2)(data)
 
     def _check_fitted(self) -> None:
         if self.network is None:
@@ -259,9 +270,8 @@ class SToFM(nn.Module, ModelHubMixin):
 
 
 def _from_hub(repo: str, name: str, hub: dict[str, Any]) -> Path:
-    options = ("revision", "cache_dir", "force_download", "token", "local_files_only")
     try:
-        return Path(hf_hub_download(repo, name, **{k: hub[k] for k in options if k in hub}))
+        return Path(hf_hub_download(repo, name, **hub))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ValueError(
             f"{repo}: is neither a folder here nor a model that the Hugging Face hub gives "

@@ -53,7 +53,8 @@ class SE2TransformerConv(nn.Module):
         Returns:
             New node features ``[N, channels]`` and pair state ``[E, heads]``.
         """
-        q, k, v = self.lin_qkv(x).view(len(x), 3, self.heads, -1).unbind(1)
+        channels = self.channels // self.heads
+        q, k, v = self.lin_qkv(x).view(-1, 3, self.heads, channels).unbind(1)
         out, pair = edge_attention(q, k, v, pair, edge_index)
         return self.dropout(self.lin_out(out.flatten(1))), pair
 

@@ -1,17 +1,8 @@
-"""Heads of the self-supervised objectives."""
+"""Heads: what is read from the transformer, beside the node embeddings."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-
-
-class CellHead(nn.Sequential):
-    """Node embeddings ``[N, in_channels]`` to cell features ``[N, out_channels]``."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(
-            nn.Linear(in_channels, in_channels), nn.ReLU(), nn.Linear(in_channels, out_channels)
-        )
 
 
 class DistanceHead(nn.Sequential):

@@ -63,17 +63,20 @@ def domains(
             embedding or the positions are not finite.
     """
     adatas = [adata] if isinstance(adata, AnnData) else list(adata)
-    z = np.concatenate([check_obsm(one, use_rep) for one in adatas])
+    fix = "run SToFM.embed first, or name another key with use_rep"
+    z = np.concatenate([check_obsm(one, use_rep, fix) for one in adatas])
+    distinct = len(np.unique(z, axis=0))
+    if distinct < 2:
+        raise ValueError(f"all {len(z)} vectors in obsm[{use_rep!r}] are alike; nothing to divide")
     graphs = [_places(one, spatial_key, slice_key) for one in adatas]
     if n_domains is not None:
         check_positive("n_domains", n_domains, whole=True)
-        distinct = len(np.unique(z, axis=0))
         if not 2 <= n_domains <= distinct:
             raise ValueError(
                 f"n_domains={n_domains} must lie between 2 and the number of different vectors "
                 f"in obsm[{use_rep!r}], {distinct}"
             )
-    order = np.lexsort(z[:, :4].T)  # so that the order of the rows does not matter
+    order = np.lexsort(z.T)  # so that the order of the rows does not matter
     near = sp.block_diag(graphs, format="csr")[order][:, order]
     size = min(_COMPONENTS, z.shape[1], len(z))
     label = _mixture(PCA(size, svd_solver="full").fit_transform(z[order]), near, n_domains, seed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.spatial import Delaunay, QhullError, cKDTree
+from scipy.spatial import Delaunay, cKDTree
 from torch import Tensor
 
 try:
@@ -65,6 +65,8 @@ def knn(pos: Tensor, k: int) -> Tensor:
 
 def radius(pos: Tensor, r: float) -> Tensor:
     """Join all pairs of points not further apart than ``r``; returns as :func:`knn`."""
+    if len(pos) == 0:
+        return torch.empty(2, 0, dtype=torch.long, device=pos.device)
     reach = np.full(len(pos), r * (1 + TIE))
     src, dst = _ball(_numpy(pos), reach, np.arange(len(pos)))
     return _undirected(src, dst, len(pos), pos.device)
@@ -78,8 +80,11 @@ def delaunay(pos: Tensor) -> Tensor:
     Voronoi diagram. Points at one place are joined to each other and share their neighbours;
     points on one line are joined to the next.
     """
+    if len(pos) < 2:
+        return torch.empty(2, 0, dtype=torch.long, device=pos.device)
     sites, site_of = np.unique(_numpy(pos), axis=0, return_inverse=True)
-    pairs = _site_pairs(sites)
+    # Centred: Qhull squares its input, and far from the origin that costs digits.
+    pairs = _site_pairs(sites - sites.mean(axis=0))
     n, m = len(pos), len(sites)
     members = np.argsort(site_of.ravel(), kind="stable")
     count = np.bincount(site_of.ravel(), minlength=m)
@@ -122,7 +127,7 @@ def _ball(pos: np.ndarray, reach: np.ndarray, rows: np.ndarray) -> tuple[np.ndar
     count = tree.query_ball_point(pos[rows], reach, workers=-1, return_length=True)
     _check_degree(count.sum(), len(pos))
     found = tree.query_ball_point(pos[rows], reach, workers=-1)
-    return np.concatenate([np.asarray(f, dtype=np.int64) for f in found]), np.repeat(rows, count)
+    return np.concatenate([np.asarray(f, np.int64) for f in found]), np.repeat(rows, count)
 
 
 def _check_degree(edges: int, n: int) -> None:
@@ -135,14 +140,12 @@ def _check_degree(edges: int, n: int) -> None:
 
 
 def _site_pairs(sites: np.ndarray) -> np.ndarray:
-    """Index pairs ``[P, 2]`` (one direction) of distinct sites."""
-    try:
-        mesh = Delaunay(sites)
-    except (QhullError, ValueError):  # fewer than three sites, or all on one line
-        centred = sites - sites.mean(axis=0)
-        along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
-        order = np.argsort(along, kind="stable")
+    """Index pairs ``[P, 2]`` (one direction) of distinct, centred sites."""
+    _, width, axes = np.linalg.svd(sites, full_matrices=False)
+    if len(sites) < 3 or width[1] <= 1e-6 * width[0]:  # all on one line, but for rounding
+        order = np.argsort(sites @ axes[0], kind="stable")
         return np.stack([order[:-1], order[1:]], axis=1)
+    mesh = Delaunay(sites)
     triangles, adjacent = mesh.simplices, mesh.neighbors
     centre, circumradius, flat = _circumcircles(sites, triangles)
     pairs = triangles[:, [[1, 2], [2, 0], [0, 1]]]  # [T, 3, 2]: the edge across from corner c

@@ -24,11 +24,13 @@ class NormalizePositions(BaseTransform):
     depends on how the slice lies; ``models.official`` has that.)
 
     Raises:
-        ValueError: All cells of a slice are at one place.
+        ValueError: All cells of a slice are at one place, or ``data`` has virtual nodes already.
     """
 
     def forward(self, data: Data) -> Data:
         """Return ``data`` with new ``pos``."""
+        if "node_type" in data:
+            raise ValueError("data has virtual nodes; run NormalizePositions before MacroNodes")
         pos = data.pos.clone()
         for rows in rows_by_slice(data):
             unit = _search.spacing(pos[rows])

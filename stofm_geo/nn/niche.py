@@ -1,0 +1,39 @@
+"""A cell with its surroundings at two scales, as plain averages over the graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def niche(x: Tensor, edge_index: Tensor, visible: Tensor | None = None) -> Tensor:
+    r"""Features of each node beside the means over one and two steps on the graph.
+
+    .. math::
+        n_i = \big[\, x_i \;\Vert\; (\hat A x)_i \;\Vert\; 2 (\hat A^2 x)_i \,\big]
+
+    with :math:`\hat A` the mean over neighbours, as in SIGN (arXiv 2004.11198). The wider a mean,
+    the smaller it is; the factor 2 evens that out.
+
+    Args:
+        x: Node features ``[N, F]``.
+        edge_index: ``[2, E]``; its ends are the nodes that are averaged over.
+        visible: ``[N]`` bool; features of other nodes count neither for themselves nor for their
+            neighbours. ``None``: all.
+
+    Returns:
+        ``[N, 3 F]``; a mean over no node is 0.
+    """
+    weight = x.new_ones(len(x)) if visible is None else visible.to(x.dtype)
+    near = _neighbour_mean(x, edge_index, weight)
+    far = _neighbour_mean(near, edge_index, torch.ones_like(weight))
+    return torch.cat([x * weight[:, None], near, 2 * far], dim=1)
+
+
+def _neighbour_mean(x: Tensor, edge_index: Tensor, weight: Tensor) -> Tensor:
+    src, dst = edge_index
+    message = (x * weight[:, None]).index_select(0, src)
+    # A one-stride index takes scatter_add's parallel path, where index_add is serial.
+    total = torch.zeros_like(x).scatter_add(0, dst[:, None].expand_as(message), message)
+    count = torch.zeros_like(weight).scatter_add(0, dst, weight.index_select(0, src))
+    return total / count.clamp_min(1)[:, None]

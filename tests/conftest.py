@@ -1,0 +1,97 @@
+"""Small fixtures that several rooms share; all made with numpy, nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from torch_geometric.data import Data
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real slices; tests that use it carry ``@pytest.mark.shared``."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real slices (../shared/data) are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def turned() -> Callable[..., np.ndarray]:
+    """Turn and shift positions, as a stranger's script would."""
+
+    def turned(pos: np.ndarray, angle: float, shift: float | tuple[float, float] = 0) -> np.ndarray:
+        cos, sin = np.cos(angle), np.sin(angle)
+        return pos @ np.array([[cos, sin], [-sin, cos]]) + shift
+
+    return turned
+
+
+@pytest.fixture(scope="session")
+def places() -> dict[str, np.ndarray]:
+    """Positions to try a transform on, ``[n, 2]``: lattices with ties, and without."""
+    rng = np.random.default_rng(0)
+    square = np.stack(np.meshgrid(np.arange(14.0), np.arange(9.0)), -1).reshape(-1, 2)
+    hexagonal = square.copy()
+    hexagonal[:, 0] += 0.5 * (square[:, 1] % 2)
+    hexagonal[:, 1] *= np.sqrt(3) / 2
+    # A straight outline, uneven inside: slivers along the outline come and go with rounding.
+    side = np.arange(0, 13, 1.0)
+    box = np.concatenate(
+        [np.stack(p, 1) for p in [(side, 0 * side), (side, 0 * side + 12), (0 * side, side)]]
+    )
+    framed = np.concatenate([np.unique(box, axis=0), rng.uniform(0.5, 11.5, (150, 2))])
+    random = rng.uniform(0, 15, (220, 2))
+    return {
+        "square": square,
+        "hexagonal": hexagonal,
+        "anisotropic": square * [1, 1.3],
+        "holed": hexagonal[np.linalg.norm(hexagonal - [6.5, 4], axis=1) > 2],
+        "framed": framed,
+        "random": random,
+        "doubled": np.concatenate([random, random[:40], random[:10]]),
+    }
+
+
+@pytest.fixture(scope="session")
+def make_slice() -> Callable[..., AnnData]:
+    """A slice of random counts on random places, with two halves that differ."""
+
+    def make(n: int = 60, genes: int = 12, seed: int = 0, pos: np.ndarray | None = None) -> AnnData:
+        rng = np.random.default_rng(seed)
+        if pos is None:
+            pos = rng.uniform(0, 10 * np.sqrt(n), (n, 2))
+        left = pos[:, 0] < np.median(pos[:, 0]) if len(pos) else np.empty(0, bool)
+        mean = np.where(left[:, None], rng.gamma(2, 1, genes), rng.gamma(2, 1, genes))
+        adata = AnnData(sp.csr_matrix(rng.poisson(mean).astype(np.int32)))
+        adata.obs_names = [f"cell{i}" for i in range(len(pos))]
+        adata.var_names = [f"gene{i}" for i in range(genes)]
+        adata.obsm["spatial"] = pos.astype(np.float64)
+        return adata
+
+    return make
+
+
+@pytest.fixture
+def unchanged() -> Callable:
+    """A context in which a ``Data`` must keep its keys, its tensors and what is in them."""
+
+    @contextmanager
+    def unchanged(data: Data) -> Iterator[None]:
+        tensors = {key: value for key, value in data if torch.is_tensor(value)}
+        before = {key: value.clone() for key, value in tensors.items()}
+        keys = sorted(data.keys())
+        yield
+        assert sorted(data.keys()) == keys
+        for key, value in before.items():
+            assert data[key] is tensors[key]
+            assert torch.equal(data[key], value), key
+
+    return unchanged

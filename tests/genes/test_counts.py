@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData, read_h5ad
+
+from stofm_geo.genes import as_counts
+
+COUNTS = np.random.default_rng(0).poisson(0.7, (20, 9))
+
+STORAGES = {
+    "dense float64": lambda c: c.astype(np.float64),
+    "dense float32": lambda c: c.astype(np.float32),
+    "dense int64": lambda c: c.astype(np.int64),
+    "dense uint8": lambda c: c.astype(np.uint8),
+    "dense fortran": lambda c: np.asfortranarray(c.astype(np.float32)),
+    "csr float32": lambda c: sp.csr_matrix(c.astype(np.float32)),
+    "csr float64": lambda c: sp.csr_matrix(c.astype(np.float64)),
+    "csr int32": lambda c: sp.csr_matrix(c.astype(np.int32)),
+    "csr int64": lambda c: sp.csr_matrix(c.astype(np.int64)),
+    "csr array": lambda c: sp.csr_array(c.astype(np.int32)),
+    "csc float64": lambda c: sp.csc_matrix(c.astype(np.float64)),
+    "csc int64": lambda c: sp.csc_matrix(c.astype(np.int64)),
+    "csr unsorted int32": lambda c: unsorted(c.astype(np.int32)),
+    "csr unsorted float32": lambda c: unsorted(c.astype(np.float32)),
+    "csr zeros int32": lambda c: zeros_stored(c.astype(np.int32)),
+    "csr zeros float32": lambda c: zeros_stored(c.astype(np.float32)),
+    "csr parts": lambda c: in_parts(c.astype(np.int32)),
+}
+
+
+def unsorted(counts: np.ndarray) -> sp.csr_matrix:
+    """What ``adata[:, genes]`` leaves behind."""
+    order = np.random.default_rng(1).permutation(counts.shape[1])
+    matrix = sp.csr_matrix(counts[:, np.argsort(order)])[:, order]
+    assert not matrix.has_sorted_indices
+    return matrix
+
+
+def zeros_stored(counts: np.ndarray) -> sp.csr_matrix:
+    n, genes = counts.shape
+    columns, ends = np.tile(np.arange(genes), n), genes * np.arange(n + 1)
+    return sp.csr_matrix((counts.ravel(), columns, ends), shape=(n, genes))
+
+
+def in_parts(counts: np.ndarray) -> sp.csr_matrix:
+    """A count of c as two entries, 1 and c - 1, which scipy allows."""
+    one = sp.csr_matrix(np.minimum(counts, 1))
+    twice = [one.data, counts[one.nonzero()] - 1]
+    data = np.stack(twice, axis=1).ravel()
+    return sp.csr_matrix((data, np.repeat(one.indices, 2), 2 * one.indptr), shape=counts.shape)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_any_storage_gives_the_same_arrays(storage: str) -> None:
+    counts = as_counts(AnnData(STORAGES[storage](COUNTS)))
+    expected = sp.csr_matrix(COUNTS.astype(np.float32))
+    assert counts.format == "csr" and counts.dtype == np.float32
+    np.testing.assert_array_equal(counts.indptr, expected.indptr)
+    np.testing.assert_array_equal(counts.indices, expected.indices)
+    np.testing.assert_array_equal(counts.data, expected.data)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_users_matrix_stays_as_it_was(storage: str) -> None:
+    matrix = STORAGES[storage](COUNTS)
+    adata = AnnData(matrix)
+    parts = ["data", "indices", "indptr"] if sp.issparse(matrix) else []
+    before = [getattr(adata.X, part).copy() for part in parts]
+    counts = as_counts(adata)
+    counts.data[:] = -5  # nor may the two share memory
+    after = sp.csr_matrix(adata.X).toarray()
+    np.testing.assert_array_equal(after, COUNTS)
+    for part, old in zip(parts, before, strict=True):
+        np.testing.assert_array_equal(getattr(adata.X, part), old)
+
+
+@pytest.mark.parametrize("storage", ["dense float32", "dense int64", "csr int32", "csc float64"])
+def test_backed(tmp_path, storage: str) -> None:
+    AnnData(STORAGES[storage](COUNTS)).write_h5ad(tmp_path / "slice.h5ad")
+    backed = read_h5ad(tmp_path / "slice.h5ad", backed="r")
+    np.testing.assert_array_equal(as_counts(backed).toarray(), COUNTS)
+    backed.file.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (np.nan, "X holds 2 NaN or infinite values; raw counts are needed"),
+        (np.inf, "X holds 2 NaN or infinite values"),
+        (-3, r"X holds negative values \(least: -3\).* raw counts are needed"),
+    ],
+)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_unfit_values(spoil: float, message: str, sparse: bool) -> None:
+    counts = COUNTS.astype(np.float64)
+    counts[3, 4] = counts[5, 5] = spoil
+    with pytest.raises(ValueError, match=message):
+        as_counts(AnnData(sp.csr_matrix(counts) if sparse else counts))
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((4, 3)), sp.csr_matrix((4, 3))], ids=["dense", "csr"])
+def test_all_zero(matrix) -> None:
+    with pytest.raises(ValueError, match="all 4 x 3 counts in X are zero"):
+        as_counts(AnnData(matrix))
+
+
+def test_missing_counts() -> None:
+    with pytest.raises(ValueError, match=r"X is empty .* name features in obsm"):
+        as_counts(AnnData(obs={"a": [1, 2]}))
+
+
+@pytest.mark.parametrize("values", [np.array([["a", "b"]] * 3), np.full((3, 2), 1 + 2j)])
+def test_not_numbers(values: np.ndarray) -> None:
+    with pytest.raises(TypeError, match="X must hold numbers; found"):
+        as_counts(AnnData(values))
+
+
+def test_duplicate_gene_names_are_named() -> None:
+    adata = AnnData(np.ones((2, 4), np.float32))
+    adata.var_names = ["Xist", "Actb", "Xist", "Sox2"]
+    with pytest.raises(ValueError, match=r"1 gene names .*\(Xist\); .*var_names_make_unique"):
+        as_counts(adata)

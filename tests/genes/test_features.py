@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData
+
+from stofm_geo.genes import ObsmFeatures, PCAFeatures
+from stofm_geo.genes.features import from_state
+
+
+def log_normalised(counts: np.ndarray) -> np.ndarray:
+    total = counts.sum(axis=1, keepdims=True).astype(float)
+    target = np.median(total[total > 0])
+    return np.log1p(counts * target / np.where(total > 0, total, 1))
+
+
+def slow_features(adata: AnnData, n_components: int) -> np.ndarray:
+    """The documented features by a singular value decomposition of the dense matrix."""
+    logs = log_normalised(adata.X.toarray())
+    logs -= logs.mean(axis=0)
+    u, s, _ = np.linalg.svd(logs, full_matrices=False)
+    scores = (u * s)[:, :n_components]
+    halfway = scores / np.sqrt(scores.std(axis=0, ddof=1))
+    return halfway / np.sqrt(halfway.var(axis=0, ddof=1).mean())
+
+
+@pytest.mark.parametrize(("n", "genes", "asked"), [(80, 30, 6), (60, 1100, 5), (12, 30, 50)])
+def test_features_are_the_principal_components(make_slice, n: int, genes: int, asked: int) -> None:
+    adata = make_slice(n, genes)
+    features = PCAFeatures(asked).fit([adata])
+    x = features.transform(adata)
+    found = min(asked, n - 1, genes - 1)
+    assert x.shape == (n, found) == (n, features.out_channels)
+    assert x.dtype == np.float32 and x.flags.c_contiguous
+    expected = slow_features(adata, found)
+    sign = np.sign((x * expected).sum(axis=0))
+    np.testing.assert_allclose(x * sign, expected, atol=2e-3)
+    assert np.sqrt(np.square(x).mean()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("genes", [30, 1100])
+def test_same_slices_same_bytes(make_slice, genes: int) -> None:
+    adata = make_slice(50, genes)
+    first, second = (PCAFeatures(8).fit([adata]).transform(adata) for _ in range(2))
+    assert first.tobytes() == second.tobytes()
+
+
+def test_the_genes_that_all_slices_share(make_slice) -> None:
+    one, other = make_slice(40, 12), make_slice(50, 12, seed=1)
+    other.var_names = [f"gene{i}" for i in reversed(range(3, 15))]
+    features = PCAFeatures(4).fit([one, other])
+    assert features.genes.tolist() == [f"gene{i}" for i in range(3, 12)]
+    whole = np.concatenate(
+        [one[:, features.genes].X.toarray(), other[:, features.genes].X.toarray()]
+    )
+    together = AnnData(sp.csr_matrix(whole))
+    expected = slow_features(together, 4)
+    x = np.concatenate([features.transform(one), features.transform(other)])
+    np.testing.assert_allclose(x * np.sign((x * expected).sum(axis=0)), expected, atol=2e-3)
+
+
+def test_order_of_genes_does_not_matter(make_slice) -> None:
+    adata = make_slice(40, 12)
+    features = PCAFeatures(4).fit([adata])
+    order = np.random.default_rng(0).permutation(12)
+    np.testing.assert_allclose(
+        features.transform(adata[:, order].copy()), features.transform(adata), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("storage", ["csr", "csc", "dense", "view"])
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_storage_does_not_matter(make_slice, storage: str, dtype: type) -> None:
+    adata = make_slice(40, 12)
+    counts = adata.X.astype(dtype)
+    other = adata.copy()
+    other.X = {"csr": counts, "csc": counts.tocsc(), "dense": counts.toarray(), "view": counts}[
+        storage
+    ]
+    if storage == "view":
+        other = other[np.arange(40)]
+    x = [PCAFeatures(5).fit([one]).transform(one) for one in (adata, other)]
+    assert x[0].tobytes() == x[1].tobytes()
+
+
+def test_missing_genes_count_as_average(make_slice) -> None:
+    adata = make_slice(60, 12)
+    features = PCAFeatures(4).fit([adata])
+    few = adata[:, 2:].copy()
+    with pytest.warns(UserWarning, match="2 of the model's 12 genes are missing and count as av"):
+        x = features.transform(few)
+    counts = few.X.toarray()
+    logs = np.log1p(counts * features.target_sum / counts.sum(axis=1, keepdims=True))
+    centred = np.concatenate([np.zeros((60, 2)), logs - features.mean[2:]], axis=1)
+    np.testing.assert_allclose(x, centred @ features.components.T / features.scale, atol=1e-4)
+
+
+def test_genes_the_model_does_not_know_are_ignored(make_slice) -> None:
+    adata = make_slice(60, 12)
+    features = PCAFeatures(4).fit([adata[:, :9].copy()])
+    np.testing.assert_array_equal(
+        features.transform(adata), features.transform(adata[:, :9].copy())
+    )
+
+
+def test_another_panel_is_an_error(make_slice) -> None:
+    adata = make_slice(30, 12)
+    features = PCAFeatures().fit([adata])
+    other = adata.copy()
+    other.var_names = [f"ENSG{i}" if i else "gene0" for i in range(12)]
+    message = r"knows 12 genes \(gene0, gene1, gene2, \.\.\.\).*gene0, ENSG1, ENSG2.* has 1;"
+    with pytest.raises(ValueError, match=message):
+        features.transform(other)
+    with pytest.raises(ValueError, match="2 slices share 1 gene names; at least 2 are needed"):
+        PCAFeatures().fit([adata, other])
+
+
+def test_cells_without_counts_are_average(make_slice) -> None:
+    adata = make_slice(30, 12)
+    counts = adata.X.tolil()
+    counts[[3, 7]] = 0
+    adata.X = counts.tocsr()
+    features = PCAFeatures(4).fit([adata])
+    with pytest.warns(UserWarning, match="2 of 30 cells have no counts"):
+        x = features.transform(adata)
+    assert (x[[3, 7]] == 0).all() and np.isfinite(x).all()
+    assert (np.abs(np.delete(x, [3, 7], axis=0)).sum(axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("genes", [12, 1100])
+@pytest.mark.parametrize("n", [2, 3])
+def test_few_cells_give_finite_features(make_slice, n: int, genes: int) -> None:
+    adata = make_slice(n, genes, seed=3)
+    x = PCAFeatures().fit([adata]).transform(adata)
+    assert x.shape[0] == n and np.isfinite(x).all()
+
+
+@pytest.mark.parametrize("genes", [12, 1100])
+def test_alike_cells_give_finite_features(genes: int) -> None:
+    adata = AnnData(np.full((20, genes), 4, dtype=np.float32))
+    assert np.isfinite(PCAFeatures().fit([adata]).transform(adata)).all()
+
+
+def test_counts_stay_as_they_were(make_slice) -> None:
+    adata = make_slice(30, 12)[:, ::-1].copy()
+    before = adata.X.toarray()
+    PCAFeatures().fit([adata]).transform(adata)
+    np.testing.assert_array_equal(adata.X.toarray(), before)
+
+
+@pytest.mark.parametrize("kind", ["pca", "obsm"])
+def test_state_makes_the_encoder_again(make_slice, kind: str) -> None:
+    adata = make_slice(40, 12)
+    adata.obsm["X_scVI"] = np.random.default_rng(0).normal(size=(40, 6)) * 7
+    features = (PCAFeatures(5) if kind == "pca" else ObsmFeatures("X_scVI")).fit([adata])
+    settings, arrays = features.state()
+    again = from_state(json.loads(json.dumps(settings)), arrays)
+    assert again.out_channels == features.out_channels
+    assert repr(again) == repr(features)
+    assert again.transform(adata).tobytes() == features.transform(adata).tobytes()
+
+
+def test_state_of_an_unknown_kind() -> None:
+    with pytest.raises(ValueError, match="unknown kind of features 'bert'; known: 'pca', 'obsm'"):
+        from_state({"kind": "bert"}, {})
+
+
+@pytest.mark.parametrize("storage", [np.asarray, sp.csr_matrix], ids=["dense", "csr"])
+def test_vectors_are_divided_by_their_rms(make_slice, storage) -> None:
+    adata = make_slice(40)
+    vectors = 30 * np.random.default_rng(0).normal(size=(40, 6))
+    adata.obsm["Z"] = storage(vectors)
+    x = ObsmFeatures("Z").fit([adata]).transform(adata)
+    assert x.dtype == np.float32 and x.shape == (40, 6)
+    np.testing.assert_allclose(x, vectors / np.sqrt(np.square(vectors).mean()), rtol=1e-5)
+
+
+def test_unfit_vectors(make_slice) -> None:
+    adata, other = make_slice(40), make_slice(30)
+    adata.obsm["Z"], other.obsm["Z"] = np.ones((40, 6)), np.ones((30, 5))
+    with pytest.raises(ValueError, match=r"obsm\['Z'\] has \[5, 6\] columns in different slices"):
+        ObsmFeatures("Z").fit([adata, other])
+    features = ObsmFeatures("Z").fit([adata])
+    with pytest.raises(ValueError, match=r"obsm\['Z'\] has 5 columns; .* trained for 6"):
+        features.transform(other)
+    with pytest.raises(KeyError, match=r"obsm has no 'Q'; it has \['Z', 'spatial'\]"):
+        ObsmFeatures("Q").fit([adata])
+    adata.obsm["Z"][4, 2] = np.nan
+    with pytest.raises(ValueError, match=r"obsm\['Z'\] is NaN or infinite for 1 of 40 .*\(cell4\)"):
+        features.transform(adata)
+    adata.obsm["Z"] = np.full((40, 2), "word")
+    with pytest.raises(TypeError, match=r"obsm\['Z'\] must hold numbers; found"):
+        ObsmFeatures("Z").fit([adata])
+
+
+def test_all_zero_vectors_stay_zero(make_slice) -> None:
+    adata = make_slice(10)
+    adata.obsm["Z"] = np.zeros((10, 3))
+    assert (ObsmFeatures("Z").fit([adata]).transform(adata) == 0).all()
+
+
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-2, ValueError), (3.5, TypeError)])
+def test_bad_number_of_components(value: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"n_components must be .*; found {value!r}"):
+        PCAFeatures(value)  # type: ignore[arg-type]

@@ -1,0 +1,131 @@
+"""The objectives: what they ask for, and what they must not give away."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stofm_geo.data import slice_graph, split_slices
+from stofm_geo.datasets import toy_tissue
+from stofm_geo.genes import PCAFeatures
+from stofm_geo.models import Settings, SToFM
+from stofm_geo.models.network import Network
+from stofm_geo.models.pretraining import masked_niche_loss, puzzles, recovery_loss
+from stofm_geo.nn import niche
+
+SETTINGS = Settings(hidden_channels=32, heads=4, num_layers=2, n_components=8, k=8)
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    part = split_slices(toy_tissue(300, 40, seed=0))[0]
+    model = SToFM(hidden_channels=32, n_components=8, k=8)
+    model.features = PCAFeatures(8).fit([part])
+    return model._pieces(part)
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network(8, SETTINGS)
+
+
+def test_niche_against_dense_matrices() -> None:
+    torch.manual_seed(0)
+    x, visible = torch.randn(5, 3), torch.tensor([True, False, True, True, True])
+    edges = torch.tensor([[0, 1, 1, 2, 3, 0], [1, 0, 2, 1, 0, 3]])
+    adjacency = torch.zeros(5, 5)
+    adjacency[edges[1], edges[0]] = 1
+    seen = adjacency * visible
+    near = (seen @ x) / seen.sum(1, keepdim=True).clamp_min(1)
+    far = (adjacency @ near) / adjacency.sum(1, keepdim=True).clamp_min(1)
+    expected = torch.cat([x * visible[:, None], near, 2 * far], dim=1)
+    torch.testing.assert_close(niche(x, edges, visible), expected)
+
+
+def test_embeddings_start_at_the_averages_and_keep_their_distances(pieces, network) -> None:
+    network.eval()
+    z, _ = network(pieces[0])
+    torch.testing.assert_close(z, network.averages(pieces[0]))
+    # Width 256 for 3 x 8 numbers: the basis keeps inner products, but for one scale.
+    true = pieces[0].niche[pieces[0].core_mask]
+    z = z[pieces[0].core_mask]
+    torch.testing.assert_close(z @ z.T, true @ true.T * (256 / 24), atol=1e-3, rtol=1e-4)
+
+
+def test_hidden_cells_reach_neither_inputs_nor_embeddings(pieces, network) -> None:
+    torch.manual_seed(1)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    network.eval()
+    puzzle = next(iter(puzzles(pieces, SETTINGS, 1)))
+    again = puzzle.clone()
+    again.x_target = torch.where(again.mask[:, None], torch.randn_like(again.x), again.x_target)
+    assert puzzle.mask.any() and (puzzle.x[puzzle.mask] == 0).all()
+    torch.testing.assert_close(network(puzzle)[0], network(again)[0])
+
+    # The same from the start: other features in the hidden cells, the same puzzle.
+    def puzzle_of(piece):
+        torch.manual_seed(3)
+        return next(iter(puzzles([piece], SETTINGS, 1)))
+
+    first = puzzle_of(pieces[0])
+    other = pieces[0].clone()
+    cells = first.mask.nonzero().view(-1)
+    shift = torch.randn(len(cells), 8)
+    other.x = other.x.index_add(0, cells, shift)
+    size = other.cluster_size[other.cluster[cells]][:, None]
+    other.x = other.x.index_add(0, other.cluster[cells], shift / size)  # virtual cells are means
+    second = puzzle_of(other)
+    assert torch.equal(first.mask, second.mask)
+    torch.testing.assert_close(network(first)[0], network(second)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_graph_is_that_of_the_moved_positions(pieces) -> None:
+    torch.manual_seed(0)
+    puzzle = next(iter(puzzles(pieces, SETTINGS, 1)))
+    assert puzzle.moved.any()
+    src, dst = puzzle.edge_index
+    cells = puzzle.node_type == 0
+    from stofm_geo.transforms._search import knn
+
+    rows = cells.nonzero().view(-1)
+    found = rows[knn(puzzle.pos[rows], SETTINGS.k)]
+    inside = cells[src] & cells[dst]
+    assert set(map(tuple, found.t().tolist())) == set(
+        map(tuple, puzzle.edge_index[:, inside].t().tolist())
+    )
+
+
+def test_losses_have_gradients_and_baselines(pieces, network) -> None:
+    puzzle = next(iter(puzzles(pieces, SETTINGS, 1)))
+    z, pair = network(puzzle)
+    niche_loss, niche_base = masked_niche_loss(network, puzzle, z)
+    distance_loss, distance_base = recovery_loss(network, puzzle, pair)
+    assert niche_loss.item() == pytest.approx(niche_base.item())  # before training
+    assert distance_base > 0
+    (niche_loss + distance_loss).backward()
+    assert network.project.weight.grad.abs().sum() > 0
+    assert network.transformer.radial.mean.grad.abs().sum() > 0
+
+
+def test_nothing_moved_gives_zero_not_nan(pieces, network) -> None:
+    puzzle = next(iter(puzzles(pieces, SETTINGS, 1)))
+    puzzle.moved = torch.zeros_like(puzzle.moved)
+    _, pair = network(puzzle)
+    loss, base = recovery_loss(network, puzzle, pair)
+    assert loss == 0 and base == 0
+
+
+def test_training_beats_the_averages() -> None:
+    model = SToFM(hidden_channels=64, num_layers=2, dropout=0.0, learning_rate=2e-3)
+    model.fit(toy_tissue(500, 60, seed=0), max_steps=150, progress=False)
+    record = model.training_record
+    assert record["niche_loss"] < 0.97 * record["niche_loss_of_averages"]
+    assert record["distance_loss"] < 0.97 * record["distance_loss_as_seen"]
+
+
+def test_slice_graph_keeps_rows(pieces) -> None:
+    part = split_slices(toy_tissue(50, 20, seed=0))[0]
+    data = slice_graph(part, PCAFeatures(4).fit([part]))
+    assert sorted(data.n_id.tolist()) == list(range(50))

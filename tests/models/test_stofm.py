@@ -1,0 +1,241 @@
+"""The one public class: invariance, reproducibility, storage, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData, read_h5ad
+
+from stofm_geo import SToFM
+from stofm_geo.datasets import toy_tissue
+
+SMALL = dict(hidden_channels=32, heads=4, num_layers=2, cells_per_subslice=150, n_components=10)
+
+
+def fitted(adata, **options) -> SToFM:
+    return SToFM(**SMALL).fit(adata, max_steps=4, progress=False, **options)
+
+
+def embedded(model: SToFM, adata: AnnData, **options) -> np.ndarray:
+    adata = adata.copy()
+    model.embed(adata, **options)
+    return adata.obsm["X_stofm"]
+
+
+@pytest.fixture(scope="module")
+def tissue() -> AnnData:
+    return toy_tissue(400, 60, seed=1)
+
+
+@pytest.fixture(scope="module")
+def model(tissue) -> SToFM:
+    return fitted(tissue)
+
+
+def test_embeds_in_place_and_says_how(tissue, model, tmp_path) -> None:
+    adata = tissue.copy()
+    model.embed(adata)
+    z = adata.obsm["X_stofm"]
+    assert z.shape == (400, 256) and z.dtype == np.float32 and np.isfinite(z).all()
+    told = adata.uns["stofm"]
+    assert told["seed"] == 0 and len(told["weights_sha256"]) == 64 and told["version"]
+    assert told["settings"]["hidden_channels"] == 32 and "spacing" in told["units"]
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert read_h5ad(tmp_path / "a.h5ad").uns["stofm"]["weights_sha256"] == told["weights_sha256"]
+    assert (adata.X != tissue.X).nnz == 0
+
+
+@pytest.mark.parametrize("angle", [0.3, np.pi / 2, 2.5])
+@pytest.mark.parametrize("shift", [0.0, 1e6])
+def test_turning_and_shifting_changes_nothing(tissue, model, turned, angle, shift) -> None:
+    moved = tissue.copy()
+    moved.obsm["spatial"] = turned(tissue.obsm["spatial"], angle, (shift, -3 * shift))
+    np.testing.assert_allclose(embedded(model, moved), embedded(model, tissue), atol=1e-4)
+
+
+def test_turning_changes_nothing_of_a_fit_either(tissue, turned) -> None:
+    moved = tissue.copy()
+    moved.obsm["spatial"] = turned(tissue.obsm["spatial"], 1.0, (5e3, 7e4))
+    assert fitted(moved).weights_hash() == fitted(tissue).weights_hash()
+
+
+def test_lattices_turn_too(turned) -> None:
+    side = np.arange(20.0)
+    pos = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
+    adata = toy_tissue(400, 40, seed=2)
+    adata.obsm["spatial"] = pos
+    model = fitted(adata)
+    z = embedded(model, adata)
+    for angle in np.linspace(0.1, 6, 7):
+        moved = adata.copy()
+        moved.obsm["spatial"] = turned(pos, angle, (1e4, 2e5))
+        np.testing.assert_allclose(embedded(model, moved), z, atol=1e-4)
+
+
+def test_rescaling_changes_nothing(tissue, model) -> None:
+    scaled = tissue.copy()
+    scaled.obsm["spatial"] = tissue.obsm["spatial"] / 1000  # micrometres to millimetres
+    np.testing.assert_allclose(embedded(model, scaled), embedded(model, tissue), atol=1e-4)
+
+
+def test_permuting_cells_permutes_rows_of_fit_and_embed(tissue, model) -> None:
+    order = np.random.default_rng(0).permutation(400)
+    shuffled = tissue[order].copy()
+    z = embedded(model, tissue)
+    np.testing.assert_array_equal(embedded(model, shuffled), z[order])
+    np.testing.assert_array_equal(embedded(fitted(shuffled), shuffled), z[order])
+
+
+def test_same_seed_same_bytes_other_seed_other_weights(tissue, model) -> None:
+    assert fitted(tissue).weights_hash() == model.weights_hash()
+    assert fitted(tissue, seed=1).weights_hash() != model.weights_hash()
+
+
+def test_fit_leaves_the_global_random_state_alone(tissue) -> None:
+    import torch
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    fitted(tissue)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("make", [sp.csc_matrix, lambda x: x.toarray(), sp.csr_array])
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_any_storage_of_counts(tissue, model, make, dtype) -> None:
+    other = tissue.copy()
+    other.X = make(tissue.X.astype(dtype))
+    np.testing.assert_array_equal(embedded(model, other), embedded(model, tissue))
+
+
+def test_backed_counts(tissue, model, tmp_path) -> None:
+    tissue.write_h5ad(tmp_path / "a.h5ad")
+    backed = read_h5ad(tmp_path / "a.h5ad", backed="r")
+    model.embed(backed)
+    np.testing.assert_array_equal(backed.obsm["X_stofm"], embedded(model, tissue))
+
+
+def test_several_slices_and_files() -> None:
+    one, two = toy_tissue(300, 50, 2, seed=0), toy_tissue(150, 50, seed=3)
+    two = two[:, ::-1].copy()  # genes in another order
+    model = fitted([one, two], slice_key="slice_id")
+    assert model.training_record["slices"] == 3
+    z = embedded(model, one, slice_key="slice_id")
+    first = one[one.obs["slice_id"] == "slice1"].copy()
+    here = (one.obs["slice_id"] == "slice1").to_numpy()
+    np.testing.assert_array_equal(embedded(model, first), z[here])
+
+
+def test_features_of_the_users_own(tissue) -> None:
+    adata = tissue.copy()
+    adata.obsm["mine"] = np.random.default_rng(0).normal(size=(400, 100)) * 50  # 3 F > 256
+    model = fitted(adata, features="mine")
+    assert embedded(model, adata).shape == (400, 256)
+    del adata.X
+    assert embedded(model, adata).shape == (400, 256)
+    with pytest.raises(KeyError, match="obsm has no 'mine'"):
+        model.embed(tissue.copy())
+    with pytest.raises(ValueError, match=r"trained for obsm\['mine'\], not for counts in X"):
+        model.check_features(None)
+
+
+def test_save_and_load(tissue, model, tmp_path) -> None:
+    model.save_pretrained(tmp_path / "m")
+    files = {file.name for file in (tmp_path / "m").iterdir()}
+    assert {"config.json", "model.safetensors"} <= files and not any("pt" == f[-2:] for f in files)
+    again = SToFM.from_pretrained(tmp_path / "m")
+    assert again.weights_hash() == model.weights_hash() and again.settings == model.settings
+    np.testing.assert_array_equal(embedded(again, tissue), embedded(model, tissue))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda m: (m / "config.json").unlink(), "has no config.json"),
+        (lambda m: (m / "model.safetensors").unlink(), "has no model.safetensors"),
+        (lambda m: (m / "config.json").write_text("{"), "cannot be read as JSON"),
+        (lambda m: (m / "config.json").write_text("{}"), "is not the configuration of a stofm_geo"),
+        (lambda m: (m / "model.safetensors").write_bytes(b"x" * 99), "cannot be read as safetens"),
+    ],
+)
+def test_damaged_models_are_refused(model, tmp_path, spoil, message) -> None:
+    model.save_pretrained(tmp_path / "m")
+    spoil(tmp_path / "m")
+    with pytest.raises(ValueError, match=message):
+        SToFM.from_pretrained(tmp_path / "m")
+
+
+def test_weights_of_another_architecture_are_refused(model, tmp_path) -> None:
+    model.save_pretrained(tmp_path / "m")
+    file = tmp_path / "m" / "config.json"
+    config = json.loads(file.read_text())
+    config["settings"]["num_layers"] = 3
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="do not make a model"):
+        SToFM.from_pretrained(tmp_path / "m")
+
+
+def test_other_genes_are_refused_few_missing_are_not(tissue, model) -> None:
+    other = tissue.copy()
+    other.var_names = [f"X{name}" for name in other.var_names]
+    with pytest.raises(ValueError, match=r"the model knows 60 genes .* has 0; .* another panel"):
+        model.embed(other)
+    with pytest.warns(UserWarning, match="10 of the model's 60 genes are missing"):
+        model.embed(tissue[:, 10:].copy())
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 12])
+def test_too_few_cells(tissue, model, n) -> None:
+    with pytest.raises(ValueError, match="there are no cells|too few for a tissue graph"):
+        model.embed(tissue[:n].copy())
+
+
+def test_just_enough_cells_and_cells_at_one_place(tissue, model) -> None:
+    few = tissue[:13].copy()
+    assert np.isfinite(embedded(model, few)).all()
+    few.obsm["spatial"][:] = 1.0
+    with pytest.raises(ValueError, match="all 13 cells are at one place"):
+        model.embed(few)
+
+
+def test_duplicates_and_empty_cells_do(tissue, model) -> None:
+    odd = tissue.copy()
+    odd.obsm["spatial"][:30] = odd.obsm["spatial"][30:60]
+    odd.X[5] = 0
+    with pytest.warns(UserWarning, match="1 of 400 cells have no counts"):
+        assert np.isfinite(embedded(model, odd)).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"heads": 3}, ValueError, "hidden_channels=128 must be a multiple of heads=3"),
+        ({"k": 0}, ValueError, "k must be above zero"),
+        ({"k": 2.5}, TypeError, "k must be a whole number"),
+        ({"mask_share": 2}, ValueError, "mask_share must be a share"),
+        ({"layers": 3}, TypeError, "layers"),
+    ],
+)
+def test_bad_settings(settings, error, message) -> None:
+    with pytest.raises(error, match=message):
+        SToFM(**settings)
+
+
+def test_not_fitted(tissue) -> None:
+    with pytest.raises(RuntimeError, match="call fit"):
+        SToFM().embed(tissue.copy())
+
+
+@pytest.mark.shared
+def test_real_lattice_does_not_notice_rotation(shared_data, turned) -> None:
+    adata = read_h5ad(shared_data / "dlpfc_151673.h5ad")
+    adata.obsm["spatial"] = adata.obsm["spatial"].astype(np.float64)
+    model = SToFM(num_layers=2, hidden_channels=32).fit(adata, max_steps=3, progress=False)
+    z = embedded(model, adata)
+    for angle in (0.7, 4.0):
+        moved = adata.copy()
+        moved.obsm["spatial"] = turned(adata.obsm["spatial"], angle, (-1e5, 3e4))
+        np.testing.assert_allclose(embedded(model, moved), z, atol=1e-4)

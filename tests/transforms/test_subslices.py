@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import Data
+from torch_geometric.transforms import Compose
+
+from stofm_geo._keys import NodeType
+from stofm_geo.transforms import MacroNodes, SpatialKNN, SubSlices
+
+PLACES = ["square", "hexagonal", "anisotropic", "holed", "framed", "random", "doubled"]
+
+
+def tissue(pos: np.ndarray, k: int = 5, **more: torch.Tensor) -> Data:
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(len(pos), 4))).float()
+    return SpatialKNN(k)(Data(x=x, pos=torch.from_numpy(pos), **more))
+
+
+def cores(pieces: list[Data]) -> list[list[int]]:
+    return [piece.n_id[piece.core_mask].tolist() for piece in pieces]
+
+
+def flat(lists: list[list[int]]) -> list[int]:
+    return [item for one in lists for item in one]
+
+
+def in_neighbours(data: Data, ids: torch.Tensor) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = {i: set() for i in ids.tolist()}
+    src, dst = ids[data.edge_index]
+    for a, b in zip(src.tolist(), dst.tolist(), strict=True):
+        found[b].add(a)
+    return found
+
+
+def test_input_stays_as_it_was(places, unchanged) -> None:
+    data = MacroNodes(max_nodes=3)(tissue(places["random"]))
+    with unchanged(data):
+        SubSlices(50)(data)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("num_cells", [1, 7, 40, 64, 1000])
+def test_each_cell_is_core_once_and_sizes_are_even(places, place: str, num_cells: int) -> None:
+    n = len(places[place])
+    pieces = SubSlices(num_cells)(tissue(places[place]))
+    assert sorted(flat(cores(pieces))) == list(range(n))
+    sizes = [int(piece.core_mask.sum()) for piece in pieces]
+    assert len(pieces) == -(-n // num_cells)
+    assert max(sizes) <= num_cells
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 99, 101, 199, 201, 307, 997])
+def test_no_tiny_pieces_at_any_size(n: int) -> None:
+    pos = np.random.default_rng(n).uniform(0, 10, (n, 2))
+    sizes = [int(p.core_mask.sum()) for p in SubSlices(100)(tissue(pos))]
+    assert sum(sizes) == n and max(sizes) <= 100
+    assert min(sizes) >= min(n, 50)
+
+
+@pytest.mark.parametrize("halo", [1, 2])
+@pytest.mark.parametrize("place", ["hexagonal", "random", "doubled"])
+def test_core_cells_see_what_they_see_in_the_whole_slice(places, place: str, halo: int) -> None:
+    data = MacroNodes(max_nodes=3)(tissue(places[place]))
+    data.edge_attr = torch.arange(data.num_edges)
+    data.colour = torch.rand(data.num_nodes)
+    whole = in_neighbours(data, torch.arange(data.num_nodes))
+    for piece in SubSlices(30, halo)(data):
+        for key in ("x", "pos", "colour", "node_type", "cluster_size"):
+            assert torch.equal(piece[key], data[key][piece.n_id]), key
+        inside = in_neighbours(piece, piece.n_id)
+        near = set(piece.n_id[piece.core_mask].tolist())
+        for _ in range(halo):
+            assert all(inside[i] == whole[i] for i in near)
+            near |= {j for i in near for j in whole[i] if data.node_type[j] == NodeType.CELL}
+        cells = piece.n_id[piece.node_type == NodeType.CELL]
+        assert set(cells.tolist()) == near
+        # Edges are induced, sorted, and their attributes go with them.
+        assert torch.equal(piece.n_id[piece.edge_index], data.edge_index[:, piece.edge_attr])
+        present = torch.zeros(data.num_nodes, dtype=torch.bool)
+        present[piece.n_id] = True
+        assert piece.num_edges == present[data.edge_index].all(dim=0).sum()
+        code = piece.edge_index[1] * piece.num_nodes + piece.edge_index[0]
+        assert (code[1:] > code[:-1]).all()
+
+
+def test_no_halo(places) -> None:
+    for piece in SubSlices(30, halo=0)(tissue(places["random"])):
+        assert piece.core_mask.all()
+
+
+def test_virtual_nodes_are_in_every_piece_and_core_in_none(places) -> None:
+    data = MacroNodes(max_nodes=3)(tissue(places["random"]))
+    virtual = (data.node_type != NodeType.CELL).nonzero().view(-1)
+    for piece in SubSlices(50)(data):
+        kind = piece.node_type != NodeType.CELL
+        assert torch.equal(piece.n_id[kind], virtual)
+        assert not piece.core_mask[kind].any()
+        cells = piece.cluster >= 0
+        assert torch.equal(cells, ~kind)
+        assert torch.equal(piece.n_id[piece.cluster[cells]], data.cluster[piece.n_id[cells]])
+        assert torch.equal(piece.cluster_size, data.cluster_size[piece.n_id])
+
+
+def test_slices_are_cut_apart(places) -> None:
+    pos = places["random"]
+    which = torch.from_numpy(np.random.default_rng(1).integers(0, 3, len(pos)))
+    data = MacroNodes(max_nodes=2)(tissue(pos, slice_id=which))
+    data.slice_names = ["a", "b", "c"]
+    pieces = SubSlices(30)(data)
+    assert [int(p.slice_id[0]) for p in pieces] == sorted(int(p.slice_id[0]) for p in pieces)
+    for piece in pieces:
+        assert len(piece.slice_id.unique()) == 1
+        assert (piece.node_type == NodeType.CLS).sum() == 1
+        assert piece.slice_names == ["a", "b", "c"]
+    assert sorted(flat(cores(pieces))) == list(range(len(pos)))
+
+
+def test_numbers_of_nodes_are_those_of_the_source(places) -> None:
+    data = tissue(places["random"], n_id=1000 + torch.arange(len(places["random"])))
+    pieces = SubSlices(60)(data)
+    assert sorted(flat(cores(pieces))) == list(range(1000, 1000 + data.num_nodes))
+    again = SubSlices(25)(pieces[0])
+    assert set(flat(cores(again))) == set(pieces[0].n_id.tolist())
+
+
+@pytest.mark.parametrize("num_cells", [10, 33, 64])
+@pytest.mark.parametrize("place", PLACES)
+def test_turning_and_shifting_changes_no_piece(places, turned, place: str, num_cells: int) -> None:
+    cut = SubSlices(num_cells)
+    expected = cut(tissue(places[place]))
+    for angle, shift in [
+        (0.3, 0),
+        (1.1, 1e6),
+        (np.pi / 2, 1e3),
+        (np.pi, 0),
+        (np.pi / 4, 3),
+        (5, 1),
+    ]:
+        pieces = cut(tissue(turned(places[place], angle, shift)))
+        assert cores(pieces) == cores(expected)
+        for one, other in zip(pieces, expected, strict=True):
+            assert torch.equal(one.edge_index, other.edge_index)
+
+
+@pytest.mark.parametrize("place", ["holed", "framed", "random"])
+def test_sorting_anew_changes_no_piece_without_ties(places, place: str) -> None:
+    pos = (
+        places["random"]
+        if place == "random"
+        else places[place] + 1e-2 * places["random"][: len(places[place])]
+    )
+    order = np.random.default_rng(3).permutation(len(pos))
+    first = cores(SubSlices(30)(tissue(pos)))
+    second = [sorted(order[core].tolist()) for core in cores(SubSlices(30)(tissue(pos[order])))]
+    assert sorted(second) == sorted(map(sorted, first))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (1, 12)])
+def test_pieces_are_compact(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(4)
+    pos = rng.uniform(0, 1, (3000, 2)) * np.multiply(shape, 10)
+    pieces = SubSlices(100)(tissue(pos))
+    area = np.prod(shape) * 100 / len(pieces)
+    for piece in pieces:
+        own = piece.pos[piece.core_mask]
+        reach = (own - own.mean(dim=0)).norm(dim=1).max()
+        assert reach < 2.2 * np.sqrt(area / np.pi)
+
+
+def test_one_place_and_no_edges() -> None:
+    heap = SubSlices(10)(tissue(np.zeros((25, 2)), k=3))
+    assert [int(p.core_mask.sum()) for p in heap] == [8, 8, 9]
+    bare = Data(pos=torch.rand(20, 2), edge_index=torch.empty(2, 0, dtype=torch.long))
+    assert sorted(flat(cores(SubSlices(6)(bare)))) == list(range(20))
+
+
+def test_many_cells_take_seconds() -> None:
+    pos = np.random.default_rng(5).uniform(0, 100, (20_000, 2))
+    data = MacroNodes()(tissue(pos, k=6))
+    start = time.perf_counter()
+    pieces = SubSlices(250)(data)
+    assert time.perf_counter() - start < 8
+    assert len(pieces) == 80
+
+
+def test_it_ends_a_chain_of_transforms(places) -> None:
+    data = Data(x=torch.rand(220, 3), pos=torch.from_numpy(places["random"]))
+    pieces = Compose([SpatialKNN(4), MacroNodes(max_nodes=2), SubSlices(100)])(data)
+    assert len(pieces) == 3 and all(isinstance(piece, Data) for piece in pieces)
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match=r"SubSlices needs data.edge_index; run SpatialKNN\(\)"):
+        SubSlices()(Data(pos=torch.rand(3, 2)))
+    with pytest.raises(ValueError, match="num_cells must be above zero; found 0"):
+        SubSlices(0)
+    with pytest.raises(ValueError, match="halo must be zero or more; found -1"):
+        SubSlices(halo=-1)
+    with pytest.raises(TypeError, match="num_cells must be a whole number"):
+        SubSlices(10.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.shared
+def test_turning_changes_no_piece_of_real_slices(shared_data, turned) -> None:
+    import anndata
+
+    adata = anndata.read_h5ad(shared_data / "her2st_labelled_8slices.h5ad")
+    first = adata.obs["slice_id"] == adata.obs["slice_id"].iloc[0]
+    visium = anndata.read_h5ad(shared_data / "dlpfc_151673.h5ad").obsm["spatial"]
+    for pos, most in [(adata.obsm["spatial"][first], 100), (visium, 600)]:
+        pos = np.asarray(pos, dtype=np.float64)
+        expected = cores(SubSlices(most)(tissue(pos)))
+        for angle, shift in [(0.7, 0), (2, 1e6), (np.pi / 2, -1e4)]:
+            assert cores(SubSlices(most)(tissue(turned(pos, angle, shift)))) == expected
