@@ -96,7 +96,7 @@ class PCAFeatures:
         Raises:
             ValueError: More than half of the encoder's genes are missing.
         """
-        present = np.isin(self.genes, adata.var_names)
+        present = adata.var_names.get_indexer(self.genes) >= 0
         if present.mean() < _LEAST_SHARED:
             raise ValueError(
                 f"the model knows {len(self.genes)} genes ({examples(self.genes)}), of which "

@@ -189,7 +189,7 @@ def test_other_genes_are_refused_few_missing_are_not(tissue, model) -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 12])
 def test_too_few_cells(tissue, model, n) -> None:
-    with pytest.raises(ValueError, match="there are no cells|too few for a tissue graph"):
+    with pytest.raises(ValueError, match=r"there are no cells|too few for a tissue graph"):
         model.embed(tissue[:n].copy())
 
 

@@ -1,0 +1,1 @@
+"""How good embeddings and what is made of them are."""
