@@ -24,6 +24,9 @@ class MaskCells(BaseTransform):
 
     Args:
         p: Share of the cells that are hidden (default 0.12, as published).
+
+    Raises:
+        ValueError: ``data`` is a batch with virtual nodes; mask each graph before batching.
     """
 
     def __init__(self, p: float = 0.12) -> None:
@@ -32,6 +35,8 @@ class MaskCells(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         """Return ``data`` with new ``x``, and ``x_target`` and ``mask``."""
+        if "cluster" in data and "batch" in data:
+            raise ValueError("MaskCells takes one graph at a time; mask before batching")
         may_hide = data.core_mask if "core_mask" in data else cell_mask(data)
         mask = may_hide & (torch.rand(data.num_nodes, device=data.x.device) < self.p)
         data.x_target, data.mask = data.x, mask
