@@ -7,8 +7,7 @@ class Keys:
     """AnnData keys."""
 
     SPATIAL = "spatial"  # obsm, read: coordinates [n, 2]
-    CONNECTIVITIES = "spatial_connectivities"  # obsp, read on request (squidpy's name)
-    DISTANCES = "spatial_distances"  # obsp, read on request (squidpy's name)
+    SLICES = ("slice_id", "library_id")  # obs, usual names of the column that tells slices apart
     EMBEDDING = "X_stofm"  # obsm, written: [n, 256] float32
     DOMAIN = "stofm_domain"  # obs, written: categorical
     UNS = "stofm"  # uns, written: how the two above were made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import torch
@@ -54,6 +56,13 @@ def split_slices(
         else:
             values = check_obsm(adata, features_key)
         if slice_key is None:
+            for usual in Keys.SLICES:
+                if usual in adata.obs and (count := adata.obs[usual].nunique()) > 1:
+                    warnings.warn(
+                        f"obs[{usual!r}] tells {count} slices apart, but all cells are taken as "
+                        f"one; if they are not, give the slice key {usual!r}",
+                        stacklevel=2,
+                    )
             groups = {name: np.arange(adata.n_obs)}
         else:
             code = check_slice_key(adata, slice_key)

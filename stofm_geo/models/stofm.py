@@ -96,6 +96,8 @@ class SToFM(nn.Module, ModelHubMixin):
         """
         check_positive("max_steps", max_steps, whole=True)
         adatas = [adata] if isinstance(adata, AnnData) else list(adata)
+        if not adatas:
+            raise ValueError("adata is an empty list; give one AnnData or more")
         slices = []
         for i, one in enumerate(adatas):
             slices += split_slices(
@@ -163,11 +165,16 @@ class SToFM(nn.Module, ModelHubMixin):
             name=name,
             min_cells=self.settings.k + 1,
         )
-        results = []
+        self.eval()
+        device = next(self.network.parameters()).device
+        vectors, rows = [], []
         for part in slices:
             for piece in self._pieces(part):
-                results.append((self(piece)[piece.core_mask], piece.n_id[piece.core_mask]))
-        to_obsm(adata, *(torch.cat(column) for column in zip(*results, strict=True)), key_added)
+                with torch.inference_mode():
+                    z = self(piece.to(device))
+                vectors.append(z[piece.core_mask].cpu())
+                rows.append(piece.n_id[piece.core_mask].cpu())
+        to_obsm(adata, torch.cat(vectors), torch.cat(rows), key_added)
         adata.uns[Keys.UNS] = self._provenance(slices)
 
     def forward(self, data: Data) -> Tensor:
@@ -178,8 +185,7 @@ class SToFM(nn.Module, ModelHubMixin):
                 ``SubSlices``), or a batch of them, with ``x`` as the model's features make it.
         """
         self._check_fitted()
-        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
-            return self.network(data)[0]
+        return self.network(data)[0]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
         """Write ``config.json`` and ``model.safetensors`` (Hugging Face hub layout) into a folder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
 
 from stofm_geo.nn.conv import SE2TransformerConv
 from stofm_geo.nn.radial import GaussianRadialBias
@@ -37,10 +38,9 @@ class SE2Transformer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew."""
-        self.radial.reset_parameters()
-        for block in self.blocks:
-            block.reset_parameters()
-        self.norm.reset_parameters()
+        reset(self.radial)
+        reset(self.blocks)
+        reset(self.norm)
 
     def forward(self, x: Tensor, edge_index: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
         """Run the blocks.
@@ -73,12 +73,8 @@ class _Block(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        self.norm1.reset_parameters()
-        self.attention.reset_parameters()
-        self.norm2.reset_parameters()
-        for layer in self.feed_forward:
-            if isinstance(layer, nn.Linear):
-                layer.reset_parameters()
+        for part in (self.norm1, self.attention, self.norm2, self.feed_forward):
+            reset(part)
 
     def forward(self, x: Tensor, edge_index: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
         message, pair = self.attention(self.norm1(x), edge_index, pair)

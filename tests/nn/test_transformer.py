@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from stofm_geo.nn import CellHead, DistanceHead, SE2Transformer
+from stofm_geo.nn import DistanceHead, SE2Transformer
 
 
 @pytest.fixture
@@ -140,6 +140,5 @@ def test_dropout_only_in_training() -> None:
 
 
 def test_heads() -> None:
-    assert CellHead(6, 4)(torch.rand(5, 6)).shape == (5, 4)
     for edges in (0, 1, 7):
         assert DistanceHead(3)(torch.rand(edges, 3)).shape == (edges,)
