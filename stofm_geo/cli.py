@@ -67,17 +67,22 @@ def embed(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="Folder or hub name of a saved model. [default: fit one to the slices]"),
+        typer.Option(help="Folder or hub name of a saved model. (default: fit one to the slices)"),
     ] = None,
     slice_key: Annotated[
         str | None, typer.Option(help="Column of obs that tells slices of one file apart.")
     ] = None,
     features: Annotated[
         str | None,
-        typer.Option(help="Key in obsm of ready-made cell vectors. [default: PCA of counts in X]"),
+        typer.Option(
+            help="Key in obsm of ready-made cell vectors. (default: PCA of the counts in X)"
+        ),
     ] = None,
     n_domains: Annotated[
-        int | None, typer.Option(help="How many spatial domains to find. [default: none]", min=2)
+        int | None,
+        typer.Option(
+            help="How many spatial domains to find (default: as many as Leiden finds).", min=2
+        ),
     ] = None,
     label_key: Annotated[
         str | None, typer.Option(help="Column of obs with known regions, to score domains by.")
@@ -109,6 +114,8 @@ def embed(
         adata = read_slice_file(path)
         if label_key is not None and label_key not in adata.obs:
             raise KeyError(f"{path}: obs has no {label_key!r} (labels); it has {sorted(adata.obs)}")
+        if label_key is not None and not adata.obs[label_key].notna().any():
+            raise ValueError(f"{path}: obs[{label_key!r}] has no labels; leave --label-key out")
         if n_domains is not None and n_domains > adata.n_obs:
             raise ValueError(f"{path}: {n_domains} domains were asked of {adata.n_obs} cells")
         adatas.append(adata)
@@ -125,6 +132,7 @@ def embed(
     )
     _report(adatas, names, slice_key=slice_key, label_key=label_key, plot=plot)
     for adata, target in zip(adatas, targets, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
         _write(adata, target)
 
 
@@ -145,6 +153,7 @@ def demo(
     regions = adata.obs["region"].nunique()
     _say(f"Toy tissue: {adata.n_obs} cells, {adata.n_vars} genes, {regions} known regions")
     _run([adata], ["toy tissue"], n_domains=regions, seed=seed)
+    output.mkdir(parents=True, exist_ok=True)
     _report([adata], ["toy tissue"], label_key="region", plot=output / "tissue.png")
     _write(adata, output / "tissue.h5ad")
 

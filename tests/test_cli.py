@@ -208,6 +208,25 @@ def test_bad_arguments(slice_file, model, tmp_path) -> None:
     refused("is a folder", tmp_path, "embed", tmp_path, "-o", out)
 
 
+def test_nothing_is_left_behind_of_what_failed(slice_file, model, tmp_path) -> None:
+    bad = tmp_path / "bad.h5ad"
+    bad.write_text("no")
+    before = sorted(tmp_path.rglob("*"))
+    for extra in (("--save-model", tmp_path / "m"), ()):
+        code, text = run("embed", slice_file, bad, "-o", tmp_path / "deep" / "out", *extra)
+        assert code == 1 and "cannot be read as .h5ad" in text
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_labels_that_are_not_there(tissue, model, tmp_path) -> None:
+    adata = tissue.copy()
+    adata.obs["region"] = np.nan
+    file = tmp_path / "nan.h5ad"
+    adata.write_h5ad(file)
+    refused("has no labels", file, "embed", file, "-o", tmp_path / "o.h5ad", "--model", model,
+            "--label-key", "region")  # fmt: skip
+
+
 def test_bad_files_and_models(slice_file, tmp_path) -> None:
     out = tmp_path / "out.h5ad"
     cut = tmp_path / "cut.h5ad"

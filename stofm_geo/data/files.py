@@ -59,7 +59,7 @@ def check_writable(path: str | Path, *, make: bool = False) -> None:
 
     Args:
         path: The file.
-        make: Make its folder if that is not there.
+        make: Its folder need not be there yet, if only it can be made.
 
     Raises:
         OSError: It cannot, and why.
@@ -67,9 +67,10 @@ def check_writable(path: str | Path, *, make: bool = False) -> None:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file in it")
+    folder = path.parent
+    while make and not folder.exists() and folder != folder.parent:
+        folder = folder.parent
     try:
-        if make:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror}: {path.parent})") from error
+        raise OSError(f"{path}: cannot be written ({error.strerror}: {folder})") from error

@@ -126,10 +126,12 @@ def test_a_folder_without_rights(adata: AnnData, tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_check_writable_makes_the_folder_only_when_asked(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "out.h5ad"
+def test_check_writable_needs_the_folder_unless_told_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "a" / "b" / "x.h5ad"
+    check_writable(file, make=True)
     with pytest.raises(OSError, match="cannot be written"):
-        check_writable(path)
-    assert os.listdir(tmp_path) == []
-    check_writable(path, make=True)
-    assert os.listdir(path.parent) == []
+        check_writable(file)
+    (tmp_path / "a").write_text("a file in the way")
+    with pytest.raises(OSError, match="cannot be written"):
+        check_writable(file, make=True)
+    assert [f.name for f in tmp_path.iterdir()] == ["a"]
