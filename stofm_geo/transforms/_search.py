@@ -20,6 +20,8 @@ except (ImportError, OSError) as error:  # OSError: built for another version of
 # Two distances closer than this (relative) are one distance: on a lattice, many neighbours are
 # equally far, and rounding would otherwise choose among them anew for every rotation.
 TIE = 1e-4
+# Heights of a triangle and widths of a slice below this (relative to their length) are rounding.
+_FLAT = 1e-6
 # Room for ties in the first query; rows with more ask again.
 _SPARE = 8
 # More neighbours than this on average is a wrong unit or unplaced cells, and would fill memory.
@@ -142,7 +144,7 @@ def _check_degree(edges: int, n: int) -> None:
 def _site_pairs(sites: np.ndarray) -> np.ndarray:
     """Index pairs ``[P, 2]`` (one direction) of distinct, centred sites."""
     _, width, axes = np.linalg.svd(sites, full_matrices=False)
-    if len(sites) < 3 or width[1] <= 1e-6 * width[0]:  # all on one line, but for rounding
+    if len(sites) < 3 or width[1] <= _FLAT * width[0]:  # all on one line, but for rounding
         order = np.argsort(sites @ axes[0], kind="stable")
         return np.stack([order[:-1], order[1:]], axis=1)
     mesh = Delaunay(sites)
@@ -165,7 +167,7 @@ def _circumcircles(
     u, v = b - a, c - a
     uu, vv, ww = (u**2).sum(1), (v**2).sum(1), ((v - u) ** 2).sum(1)
     twice_area = 2 * (u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0])
-    flat = np.abs(twice_area) <= TIE * np.maximum(np.maximum(uu, vv), ww)
+    flat = np.abs(twice_area) <= _FLAT * np.maximum(np.maximum(uu, vv), ww)
     safe = np.where(flat, 1.0, twice_area)
     x = (v[:, 1] * uu - u[:, 1] * vv) / safe
     y = (u[:, 0] * vv - v[:, 0] * uu) / safe
