@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 
 import numpy as np
 import pytest
@@ -178,13 +177,13 @@ def test_one_place_and_no_edges() -> None:
     assert sorted(flat(cores(SubSlices(6)(bare)))) == list(range(20))
 
 
-def test_many_cells_take_seconds() -> None:
+def test_many_cells_make_small_pieces() -> None:
     pos = np.random.default_rng(5).uniform(0, 100, (20_000, 2))
     data = MacroNodes()(tissue(pos, k=6))
-    start = time.perf_counter()
     pieces = SubSlices(250)(data)
-    assert time.perf_counter() - start < 8
     assert len(pieces) == 80
+    assert max(piece.num_nodes for piece in pieces) < 450  # 250 cores, halo, virtual nodes
+    assert sum(piece.num_edges for piece in pieces) < 2 * data.num_edges
 
 
 def test_it_ends_a_chain_of_transforms(places) -> None:
