@@ -58,12 +58,12 @@ class MacroNodes(BaseTransform):
             raise ValueError("MacroNodes needs data.edge_index; run SpatialKNN() first")
         if "node_type" in data:
             raise ValueError("data has virtual nodes already; run MacroNodes once")
-        n = data.num_nodes
-        cluster = torch.full((n,), -1)
+        n, device = data.num_nodes, data.pos.device
+        cluster = torch.full((n,), -1, device=device)
         x, pos, edges = [data.x], [data.pos], [data.edge_index]
-        kind, slice_of = [torch.full((n,), NodeType.CELL)], []
+        kind, slice_of = [torch.full((n,), NodeType.CELL, device=device)], []
         for rows in rows_by_slice(data):
-            label = self.cluster(data, rows)
+            label = self.cluster(data, rows.cpu()).to(device)
             count = int(label.max()) + 1 if len(label) else 0
             first = sum(map(len, x))
             cluster[rows] = label + first + 1
@@ -72,32 +72,32 @@ class MacroNodes(BaseTransform):
                 data.pos[rows].mean(dim=0, keepdim=True),
                 scatter(data.pos[rows], label, reduce="mean"),
             ]
-            kind.append(torch.tensor([NodeType.CLS] + [NodeType.MACRO] * count))
-            edges.append(_joined(rows, torch.arange(first, first + 1 + count)))
+            kind.append(torch.tensor([NodeType.CLS] + [NodeType.MACRO] * count, device=device))
+            edges.append(_joined(rows, torch.arange(first, first + 1 + count, device=device)))
             if "slice_id" in data:
                 slice_of.append(data.slice_id[rows[:1]].expand(1 + count))
         data.x, data.pos, data.node_type = torch.cat(x), torch.cat(pos), torch.cat(kind)
-        added = data.num_nodes - n
-        data.cluster = torch.cat([cluster, torch.full((added,), -1)])
+        none = torch.full((data.num_nodes - n,), -1, device=device)
+        data.cluster = torch.cat([cluster, none])
         data.cluster_size = torch.bincount(cluster[cluster >= 0], minlength=data.num_nodes)
         edge_index = torch.cat(edges, dim=1)
         order = (edge_index[1] * data.num_nodes + edge_index[0]).argsort()
         data.edge_index, data.edge_attr = edge_index[:, order], None
         if "n_id" in data:
-            data.n_id = torch.cat([data.n_id, torch.full((added,), -1)])
+            data.n_id = torch.cat([data.n_id, none])
         if "slice_id" in data:
             data.slice_id = torch.cat([data.slice_id, *slice_of])
         return data
 
     def cluster(self, data: Data, rows: Tensor) -> Tensor:
-        """Cluster numbers from 0 for the cells ``rows`` of one slice."""
+        """Cluster numbers from 0 for the cells ``rows`` of one slice; all on the CPU."""
         n = len(rows)
         place = torch.full((data.num_nodes,), -1)
         place[rows] = torch.arange(n)
-        edge_index = place[data.edge_index]
+        edge_index = place[data.edge_index.cpu()]
         edge_index = edge_index[:, (edge_index >= 0).all(dim=0)]
         src, dst = edge_index
-        x = data.x[rows, :_COLUMNS].double()
+        x = data.x.cpu()[rows, :_COLUMNS].double()
         # Surroundings: the mean over a cell and its neighbours, which tames the counting noise.
         around = (scatter(x[src], dst, dim_size=n, reduce="sum") + x) / (
             torch.bincount(dst, minlength=n) + 1
