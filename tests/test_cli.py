@@ -243,7 +243,7 @@ def test_bad_files_and_models(slice_file, tmp_path) -> None:
     (empty / "model.safetensors").write_bytes(b"")
     refused("is not the configuration of a stofm_geo model", empty,
             "embed", slice_file, "-o", out, "--model", empty)  # fmt: skip
-    refused("is neither a folder here nor", "no/such/model",
+    refused("no/such/model: is no folder; name one", "no/such/model",
             "embed", slice_file, "-o", out, "--model", "no/such/model")  # fmt: skip
 
 
@@ -259,6 +259,7 @@ def test_odd_but_fit_slices_go_through_with_a_word(tissue, model, tmp_path) -> N
     assert code == 0, text
     assert "has 3 columns; the first two are used as x and y" in text
     assert "1 of 200 cells have no counts" in text
+    assert "cells lie exactly where another does" in text
     assert np.isfinite(read_h5ad(out).obsm["X_stofm"]).all()
 
 

@@ -78,6 +78,12 @@ def split_slices(
                     f"{len(rows)} cells are too few for a tissue graph of "
                     f"{min_cells - 1} neighbours a cell; leave the slice out"
                 )
+            if doubled := len(rows) - len(np.unique(positions[rows], axis=0)):
+                warnings.warn(
+                    f"{doubled} of {len(rows)} cells lie exactly where another does; "
+                    "drop them if they are copies or have no position",
+                    stacklevel=2,
+                )
             order, pos, unit = canonical_frame(values[rows], positions[rows])
         rows = rows[order]
         part = AnnData(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,11 @@ class SToFM(nn.Module, ModelHubMixin):
                     f"{folder}: has no {' and no '.join(missing)}; "
                     "name a folder that save_pretrained has written"
                 )
+        elif folder.exists() or str(folder).count("/") != 1 or str(folder).startswith((".", "/")):
+            raise ValueError(
+                f"{folder}: is no folder; name one that save_pretrained has written, or a "
+                "repository of the Hugging Face hub (owner/name)"
+            )
         else:
             files = [
                 _from_hub(str(folder), name, hub) for name in (storage.CONFIG, storage.WEIGHTS)
@@ -276,6 +282,9 @@ class SToFM(nn.Module, ModelHubMixin):
 
 
 def _from_hub(repo: str, name: str, hub: dict[str, Any]) -> Path:
+    chatter = logging.getLogger("huggingface_hub")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)  # of retries; what comes of them is said below
     try:
         return Path(hf_hub_download(repo, name, **hub))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
@@ -283,3 +292,5 @@ def _from_hub(repo: str, name: str, hub: dict[str, Any]) -> Path:
             f"{repo}: is neither a folder here nor a model that the Hugging Face hub gives "
             f"({type(error).__name__})"
         ) from error
+    finally:
+        chatter.setLevel(level)
