@@ -1,6 +1,6 @@
 """How much embeddings and weights change when slices are turned and shifted.
 
-``python -m benchmarks.quality.rotation --data DIR -o benchmarks/results/rotation.json``: for lattices
+``python -m benchmarks.quality.rotation --data DIR -o benchmarks/results/rotation.json``: lattices
 (Visium, ST) and single cells, three random rotations for each size of shift with one model, and two
 rotations with a model fitted anew.
 """
