@@ -75,6 +75,7 @@ def command(file: Path, seed: int, slice_key: list[str]) -> dict[str, Any]:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         row: dict[str, Any] = {"model": "SToFM", "file": file.stem, "seed": seed}
+        row["commit"] = environment()["commit"]
         row |= {"cells": adata.n_obs, "genes": adata.n_vars, "exit": status}
         row |= {"seconds": round(seconds, 1), "peak_gb": round(usage.ru_maxrss / 2**20, 2)}
         if status == 0:
