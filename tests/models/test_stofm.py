@@ -75,6 +75,20 @@ def test_lattices_turn_too(turned) -> None:
         np.testing.assert_allclose(embedded(model, moved), z, atol=1e-4)
 
 
+def test_embedding_keeps_no_graph_of_gradients(tissue, model, monkeypatch) -> None:
+    kept = []
+    forward = model.network.forward
+
+    def spy(data):
+        z, pair = forward(data)
+        kept.append(z.requires_grad)
+        return z, pair
+
+    monkeypatch.setattr(model.network, "forward", spy)
+    embedded(model.train(), tissue)
+    assert kept and not any(kept) and not model.training
+
+
 def test_rescaling_changes_nothing(tissue, model) -> None:
     scaled = tissue.copy()
     scaled.obsm["spatial"] = tissue.obsm["spatial"] / 1000  # micrometres to millimetres
