@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from stofm_geo.data import atomic_path
+
 PACKAGES = ("torch", "torch-geometric", "anndata", "igraph", "numpy", "scipy", "scikit-learn")
 
 
@@ -30,6 +32,5 @@ def environment() -> dict[str, Any]:
 def write(result: dict[str, Any], path: Path) -> None:
     """Write a result as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")

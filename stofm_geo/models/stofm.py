@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from stofm_geo._version import __version__
 from stofm_geo.data import slice_graph, split_slices, to_obsm
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures
 from stofm_geo.models import storage, training
+from stofm_geo.models._quiet import quiet
 from stofm_geo.models.network import Network, cell_edges
 from stofm_geo.models.pretraining import Pretraining, puzzles
 from stofm_geo.models.settings import Settings
@@ -160,7 +160,7 @@ class SToFM(nn.Module, ModelHubMixin):
         self._check_fitted()
         slices = split_slices(
             adata,
-            features_key=self.features.key if isinstance(self.features, ObsmFeatures) else None,
+            features_key=self._features_key(),
             spatial_key=spatial_key,
             slice_key=slice_key,
             name=name,
@@ -239,7 +239,7 @@ class SToFM(nn.Module, ModelHubMixin):
         Raises:
             ValueError: It takes something else.
         """
-        own = self.features.key if isinstance(self.features, ObsmFeatures) else None
+        own = self._features_key()
         if key != own:
             takes = "counts in X" if own is None else f"obsm[{own!r}]"
             asked = "counts in X" if key is None else f"obsm[{key!r}]"
@@ -263,6 +263,10 @@ class SToFM(nn.Module, ModelHubMixin):
         # Two edges of halo, so that the niches of border cells are whole.
         return SubSlices(s.cells_per_subslice, halo=2)(data)
 
+    def _features_key(self) -> str | None:
+        """Key in ``obsm`` of the features, ``None`` for counts."""
+        return self.features.key if isinstance(self.features, ObsmFeatures) else None
+
     def _check_fitted(self) -> None:
         if self.network is None:
             raise RuntimeError("this model has no weights; call fit() or from_pretrained() first")
@@ -282,15 +286,11 @@ class SToFM(nn.Module, ModelHubMixin):
 
 
 def _from_hub(repo: str, name: str, hub: dict[str, Any]) -> Path:
-    chatter = logging.getLogger("huggingface_hub")
-    level = chatter.level
-    chatter.setLevel(logging.ERROR)  # of retries; what comes of them is said below
     try:
-        return Path(hf_hub_download(repo, name, **hub))
+        with quiet("huggingface_hub"):  # of retries; what comes of them is said below
+            return Path(hf_hub_download(repo, name, **hub))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ValueError(
             f"{repo}: is neither a folder here nor a model that the Hugging Face hub gives "
             f"({type(error).__name__})"
         ) from error
-    finally:
-        chatter.setLevel(level)

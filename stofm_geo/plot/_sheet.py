@@ -19,6 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 from scipy.spatial import cKDTree
 
 from stofm_geo._checks import check_positions
+from stofm_geo.data import atomic_path
 from stofm_geo.plot._paint import MISSING, Paint, column_of, names_of, natural
 
 _DPI = 200
@@ -248,10 +249,6 @@ def write(ax: Axes, path: Path | None) -> None:
     """Write the figure of ``ax``, whole or not at all."""
     if path is None:
         return
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        figure = ax.figure.canvas.figure  # the whole, where ax lies in a subfigure
+    figure = ax.figure.canvas.figure  # the whole, where ax lies in a subfigure
+    with atomic_path(path) as part:
         figure.savefig(part, format=path.suffix[1:].lower(), dpi=_DPI, bbox_inches="tight")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
