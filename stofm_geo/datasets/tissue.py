@@ -1,4 +1,4 @@
-"""Made-up tissue with a known answer, for examples, tests and speed measurements."""
+"""A made-up tissue with known regions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
-
-__all__ = ["toy_tissue"]
 
 _SPACING_UM = 13.0  # side of the square that one cell has to itself, on average
 _R_IN, _R_OUT, _HALF_ANGLE = 0.9, 1.9, 0.62  # the slice is a sector of a ring, like a gyrus

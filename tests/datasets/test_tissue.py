@@ -79,7 +79,7 @@ def test_same_seed_same_bytes() -> None:
 
 
 def test_chunked_draw_fills_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stofm_geo.datasets._CHUNK_VALUES", 20 * 7)
+    monkeypatch.setattr("stofm_geo.datasets.tissue._CHUNK_VALUES", 20 * 7)
     counts = toy_tissue(100, 20).X
     counts.check_format(full_check=True)
     assert (np.diff(counts.indptr) > 0).all()
