@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from stofm_geo._keys import NodeType
 from stofm_geo.models.settings import Settings
-from stofm_geo.nn import DistanceHead, SE2Transformer, niche
+from stofm_geo.nn import DistanceHead, GaussianRadial, SE2Transformer, niche
 
 
 class Network(nn.Module):
@@ -34,7 +36,11 @@ class Network(nn.Module):
         self.embed_type = nn.Embedding(3, width)  # one a NodeType
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
         self.transformer = SE2Transformer(
-            width, settings.num_layers, settings.heads, settings.num_gaussians, settings.dropout
+            width,
+            settings.num_layers,
+            settings.heads,
+            radial=partial(GaussianRadial, num_gaussians=settings.num_gaussians),
+            dropout=settings.dropout,
         )
         self.project = nn.Linear(width, settings.out_channels)
         nn.init.zeros_(self.project.weight)
@@ -61,7 +67,9 @@ class Network(nn.Module):
         if "mask" in data:
             x = torch.where(data.mask[:, None], self.mask_token, x)
         x = x + self.embed_type(data.node_type)
-        x, pair = self.transformer(x, data.edge_index, edge_lengths(data))
+        placeless = (data.node_type == NodeType.CLS)[:, None]
+        pos = data.pos.masked_fill(placeless, torch.nan)
+        x, _, pair = self.transformer(x, data.edge_index, pos)
         return self.averages(data) + self.project(x), pair
 
     def averages(self, data: Data) -> Tensor:
@@ -74,11 +82,3 @@ def cell_edges(data: Data) -> Tensor:
     """The edges between cells, ``[2, E]``."""
     cells = data.node_type == NodeType.CELL
     return data.edge_index[:, cells[data.edge_index].all(dim=0)]
-
-
-def edge_lengths(data: Data) -> Tensor:
-    """Length of each edge, ``[num_edges]`` float32; 0 for edges of CLS, which has no place."""
-    src, dst = data.edge_index
-    length = (data.pos[src] - data.pos[dst]).norm(dim=1).float()
-    placeless = data.node_type == NodeType.CLS
-    return length.masked_fill(placeless[src] | placeless[dst], 0)

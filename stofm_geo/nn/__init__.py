@@ -2,14 +2,19 @@
 
 from stofm_geo.nn.conv import SE2TransformerConv
 from stofm_geo.nn.heads import DistanceHead
+from stofm_geo.nn.irreps import from_irreps, planar_irreps, to_irreps
 from stofm_geo.nn.niche import niche
-from stofm_geo.nn.radial import GaussianRadialBias
+from stofm_geo.nn.radial import GaussianRadial, SoftOneHotRadial
 from stofm_geo.nn.transformer import SE2Transformer
 
 __all__ = [
     "DistanceHead",
-    "GaussianRadialBias",
+    "GaussianRadial",
     "SE2Transformer",
     "SE2TransformerConv",
+    "SoftOneHotRadial",
+    "from_irreps",
     "niche",
+    "planar_irreps",
+    "to_irreps",
 ]

@@ -1,32 +1,36 @@
-"""From the distance of two nodes to a bias of their attention."""
+"""Functions of the distance between two nodes: biases of their attention, weights of directions."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from e3nn.math import soft_one_hot_linspace
 from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
 
 
-class GaussianRadialBias(nn.Module):
-    r"""The radial bias of SToFM (arXiv 2507.11588), one number a head.
+class GaussianRadial(nn.Module):
+    r"""The radial functions of SToFM (arXiv 2507.11588).
 
     .. math::
-        b(d) = W_2 \operatorname{ReLU}(W_1 \, g(a d + c)), \qquad
+        f(d) = W_2 \operatorname{ReLU}(W_1 \, g(a d + c)), \qquad
         g_k(y) = \frac{1}{\sqrt{2\pi}\, s_k} \exp\left(-\frac{(y - \mu_k)^2}{2 s_k^2}\right)
 
-    with :math:`s_k = |\sigma_k| + 10^{-5}`. Where :math:`d = 0` the bias is 0.
+    with :math:`s_k = |\sigma_k| + 10^{-5}`. Where :math:`d = 0` they are 0.
 
     Args:
-        heads: Number of heads ``H``.
+        out_channels: Number of functions (for a bias, the number of heads).
         num_gaussians: Number of Gaussians ``K`` (default 32).
         max_distance: Distance up to which the Gaussians are spread at the start, denser at short
             range, in the units of the distances (default 30).
     """
 
-    def __init__(self, heads: int, num_gaussians: int = 32, max_distance: float = 30.0) -> None:
+    def __init__(
+        self, out_channels: int, num_gaussians: int = 32, max_distance: float = 30.0
+    ) -> None:
         super().__init__()
-        self.heads = heads
+        self.out_channels = out_channels
         self.num_gaussians = num_gaussians
         self.max_distance = max_distance
         self.scale = nn.Parameter(torch.empty(1))
@@ -34,7 +38,7 @@ class GaussianRadialBias(nn.Module):
         self.mean = nn.Parameter(torch.empty(num_gaussians))
         self.std = nn.Parameter(torch.empty(num_gaussians))
         self.hidden = nn.Linear(num_gaussians, num_gaussians)
-        self.out = nn.Linear(num_gaussians, heads)
+        self.out = nn.Linear(num_gaussians, out_channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -50,12 +54,77 @@ class GaussianRadialBias(nn.Module):
         self.out.reset_parameters()
 
     def forward(self, distance: Tensor) -> Tensor:
-        """``[E]`` distances to ``[E, H]`` biases."""
+        """``[E]`` distances to ``[E, out_channels]``."""
         std = self.std.abs() + 1e-5
         y = self.scale * distance[:, None] + self.shift
         gaussians = (-0.5 * ((y - self.mean) / std).square()).exp() / (math.sqrt(2 * math.pi) * std)
-        bias = self.out(self.hidden(gaussians).relu())
-        return bias.masked_fill((distance == 0)[:, None], 0)
+        value = self.out(self.hidden(gaussians).relu())
+        return value.masked_fill((distance == 0)[:, None], 0)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(heads={self.heads}, num_gaussians={self.num_gaussians})"
+        return f"{type(self).__name__}({self.out_channels}, num_gaussians={self.num_gaussians})"
+
+
+class SoftOneHotRadial(nn.Module):
+    r"""Radial functions on e3nn's ``soft_one_hot_linspace`` bases, ending smoothly at a cutoff.
+
+    A network without biases on the bases, so that it is 0 at distance 0 and beyond the cutoff.
+    As a bias of attention it comes with an envelope: an edge of length :math:`d` counts with the
+    factor :math:`u(1 - d/c) / u(1)`, where :math:`u(t) = e^{-1/(10 t)}` for :math:`t > 0` and 0
+    beyond is e3nn's ``soft_unit_step(10 t)``, as in e3nn's equivariant Transformer. An edge that
+    reaches the cutoff is like no edge; the last one of a node keeps all the weight until then.
+
+    Args:
+        out_channels: Number of functions (for a bias, the number of heads).
+        cutoff: Distance from which on two nodes do not see each other.
+        num_basis: Number of bases (default 16).
+        basis: ``"smooth_finite"`` (default), ``"cosine"`` or ``"fourier"``.
+
+    Raises:
+        ValueError: ``cutoff`` is not positive, or an unknown basis.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        cutoff: float,
+        num_basis: int = 16,
+        basis: str = "smooth_finite",
+    ) -> None:
+        super().__init__()
+        if not cutoff > 0:
+            raise ValueError(f"cutoff must be positive; found {cutoff}")
+        if basis not in (known := ("smooth_finite", "cosine", "fourier")):
+            raise ValueError(f"unknown basis {basis!r}; choose one of {list(known)}")
+        self.out_channels = out_channels
+        self.cutoff = cutoff
+        self.num_basis = num_basis
+        self.basis = basis
+        self.net = nn.Sequential(
+            nn.Linear(num_basis, num_basis, bias=False),
+            nn.SiLU(),
+            nn.Linear(num_basis, out_channels, bias=False),
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew."""
+        reset(self.net)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """``[E]`` distances to ``[E, out_channels]``."""
+        basis = soft_one_hot_linspace(
+            distance, 0.0, self.cutoff, self.num_basis, self.basis, cutoff=True
+        )
+        return self.net(basis)
+
+    def log_envelope(self, distance: Tensor) -> Tensor:
+        """``[E]`` distances to the logarithm of the envelope ``[E]``; ``-inf`` from the cutoff."""
+        left = 1 - distance / self.cutoff
+        inside = left > 0
+        return (0.1 - 0.1 / torch.where(inside, left, 1)).masked_fill(~inside, -torch.inf)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.out_channels}, cutoff={self.cutoff}, "
+            f"num_basis={self.num_basis}, basis={self.basis!r})"
+        )

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
 from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
 from stofm_geo.nn.conv import SE2TransformerConv
-from stofm_geo.nn.radial import GaussianRadialBias
+from stofm_geo.nn.radial import GaussianRadial
+
+
+class SE2Output(NamedTuple):
+    """What a :class:`SE2Transformer` returns."""
+
+    x: Tensor
+    """Node features ``[N, channels]``."""
+    vectors: Tensor | None
+    """Vectors ``[N, M, vector_channels, 2]``; ``None`` without vector channels."""
+    pair: Tensor
+    """The last pair state, ``[E, heads]``."""
 
 
 class SE2Transformer(nn.Module):
     """Attention blocks over edges, the pair state carried from layer to layer.
 
-    Blocks are pre-norm (the published model is post-norm; pre-norm trains from scratch without
-    warm-up): ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``, and a last norm.
+    A block is attention, then a feed-forward network, each added to its input, and normalised
+    before (``norm="pre"``, which trains from scratch without warm-up) or after (``"post"``, as
+    published). Distances enter by the radial bias of the first block; with vector channels,
+    directions enter in every block.
 
     Args:
-        channels: Size of the node features, in and out.
-        num_layers: Number of blocks.
-        heads: Heads of the attention, and size of the pair state.
-        num_gaussians: Of the radial bias.
-        dropout: Share of the outputs of each sub-block dropped in training.
+        channels: Size of the node features, in and out; a multiple of ``heads``.
+        num_layers: Number of blocks (default 3).
+        heads: Heads of the attention, and size of the pair state (default 8).
+        radial: See :class:`SE2TransformerConv`.
+        vector_channels: Vectors an order; a multiple of ``heads`` (default 0: distances alone).
+        max_order: Highest circular order of the vectors (default 2).
+        reflections: Whether a mirror image is the same (default no).
+        norm: ``"pre"`` (default) or ``"post"``.
+        dropout: Share of the outputs of each sub-block dropped in training (default 0.1).
+
+    Raises:
+        ValueError: Sizes that are no multiples of ``heads``, or another ``norm``.
     """
 
     def __init__(
@@ -28,55 +52,120 @@ class SE2Transformer(nn.Module):
         channels: int,
         num_layers: int = 3,
         heads: int = 8,
-        num_gaussians: int = 32,
+        *,
+        radial: Callable[[int], nn.Module] = GaussianRadial,
+        vector_channels: int = 0,
+        max_order: int = 2,
+        reflections: bool = False,
+        norm: Literal["pre", "post"] = "pre",
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.radial = GaussianRadialBias(heads, num_gaussians)
-        self.blocks = nn.ModuleList(_Block(channels, heads, dropout) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(channels)
+        if heads < 1:
+            raise ValueError(f"heads must be 1 or more; found {heads}")
+        for name, size in (("channels", channels), ("vector_channels", vector_channels)):
+            if size < 0 or size % heads:
+                raise ValueError(f"{name}={size} must be a multiple of heads={heads}")
+        if norm not in ("pre", "post"):
+            raise ValueError(f"norm must be 'pre' or 'post'; found {norm!r}")
+        self.channels = channels
+        self.heads = heads
+        self.vector_shape = (max_order, vector_channels, 2) if vector_channels else None
+
+        def attention(index: int) -> SE2TransformerConv:
+            return SE2TransformerConv(
+                channels,
+                channels // heads,
+                heads,
+                root_weight=False,  # the block adds its input itself
+                radial=radial if index == 0 or vector_channels else None,
+                vector_channels=vector_channels // heads,
+                max_order=max_order,
+                in_vector_channels=vector_channels if index else 0,
+                out_vectors=vector_channels > 0,
+                reflections=reflections,
+            )
+
+        self.blocks = nn.ModuleList(
+            _Block(attention(index), channels, norm == "pre", dropout)
+            for index in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(channels) if norm == "pre" else nn.Identity()
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew."""
-        reset(self.radial)
         reset(self.blocks)
         reset(self.norm)
 
-    def forward(self, x: Tensor, edge_index: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> SE2Output:
         """Run the blocks.
 
         Args:
             x: Node features, ``[N, channels]``.
             edge_index: ``[2, E]``, from source to destination.
-            distance: Length of each edge, ``[E]``; 0 where it has none (edges of CLS).
+            pos: Positions ``[N, 2]``; NaN for a node without a place (such as CLS).
 
         Returns:
-            Node features ``[N, channels]`` and the last pair state ``[E, heads]``.
+            Node features, vectors and the last pair state.
         """
-        pair = self.radial(distance)
+        vectors, pair = None, x.new_zeros(edge_index.size(1), self.heads)
         for block in self.blocks:
-            x, pair = block(x, edge_index, pair)
-        return self.norm(x), pair
+            x, vectors, pair = block(x, edge_index, pos, vectors, pair)
+        return SE2Output(self.norm(x), vectors, pair)
+
+    def __repr__(self) -> str:
+        vectors = f", vector_channels={self.vector_shape[1]}" if self.vector_shape else ""
+        return (
+            f"{type(self).__name__}({self.channels}, num_layers={len(self.blocks)}, "
+            f"heads={self.heads}{vectors})"
+        )
 
 
 class _Block(nn.Module):
-    def __init__(self, channels: int, heads: int, dropout: float) -> None:
+    def __init__(
+        self, attention: SE2TransformerConv, channels: int, pre: bool, dropout: float
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(channels)
-        self.attention = SE2TransformerConv(channels, heads, dropout)
-        self.norm2 = nn.LayerNorm(channels)
+        self.pre = pre
+        self.attention = attention
+        self.lin_out = nn.Linear(channels, channels)
         self.feed_forward = nn.Sequential(
-            nn.Linear(channels, channels),
-            nn.GELU(),
-            nn.Linear(channels, channels),
-            nn.Dropout(dropout),
+            nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels)
         )
+        self.norm1 = nn.LayerNorm(channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
 
     def reset_parameters(self) -> None:
-        for part in (self.norm1, self.attention, self.norm2, self.feed_forward):
+        for part in self.children():
             reset(part)
 
-    def forward(self, x: Tensor, edge_index: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
-        message, pair = self.attention(self.norm1(x), edge_index, pair)
-        x = x + message
-        return x + self.feed_forward(self.norm2(x)), pair
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Tensor,
+        pos: Tensor,
+        vectors: Tensor | None,
+        pair: Tensor,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        shrunk = None if vectors is None else _shrink(vectors)
+        message, *new, pair = self.attention(
+            self.norm1(x) if self.pre else x,
+            edge_index,
+            pos,
+            vectors=shrunk,
+            pair=pair,
+            return_pair=True,
+        )
+        if new:
+            vectors = new[0] if vectors is None else vectors + new[0]
+        x = x + self.dropout(self.lin_out(message))
+        x = x if self.pre else self.norm1(x)
+        x = x + self.dropout(self.feed_forward(self.norm2(x) if self.pre else x))
+        return x if self.pre else self.norm2(x), vectors, pair
+
+
+def _shrink(vectors: Tensor) -> Tensor:
+    """Vectors at most of size 1 on average over the channels; small ones nearly as they are."""
+    square = vectors.square().sum(dim=-1, keepdim=True).mean(dim=2, keepdim=True)
+    return vectors * torch.rsqrt(1 + square)

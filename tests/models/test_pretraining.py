@@ -106,7 +106,7 @@ def test_losses_have_gradients_and_baselines(pieces, network) -> None:
     assert distance_base > 0
     (niche_loss + distance_loss).backward()
     assert network.project.weight.grad.abs().sum() > 0
-    assert network.transformer.radial.mean.grad.abs().sum() > 0
+    assert network.transformer.blocks[0].attention.geometry.radial.mean.grad.abs().sum() > 0
 
 
 def test_nothing_moved_gives_zero_not_nan(pieces, network) -> None:

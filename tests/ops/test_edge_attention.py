@@ -18,11 +18,19 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def example(
-    n: int = 7, m: int = 7, edges: int = 30, heads: int = 3, channels: int = 4, seed: int = 0
+    n: int = 7,
+    m: int = 7,
+    edges: int = 30,
+    heads: int = 3,
+    channels: int = 4,
+    values: int | None = None,
+    seed: int = 0,
 ) -> tuple[Tensor, ...]:
     draw = torch.Generator().manual_seed(seed)
+    values = channels if values is None else values
     q = torch.randn(n, heads, channels, generator=draw, dtype=torch.float64)
-    k, v = torch.randn(2, m, heads, channels, generator=draw, dtype=torch.float64)
+    k = torch.randn(m, heads, channels, generator=draw, dtype=torch.float64)
+    v = torch.randn(m, heads, values, generator=draw, dtype=torch.float64)
     bias = torch.randn(edges, heads, generator=draw, dtype=torch.float64)
     src = torch.randint(m, (edges,), generator=draw)
     dst = torch.randint(n, (edges,), generator=draw)
@@ -31,16 +39,18 @@ def example(
 
 def slow(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, edge_index: Tensor) -> tuple[Tensor, ...]:
     """The formula, a node and a head at a time."""
-    out = 0 * q
-    logits = 0 * bias
+    out = q.new_zeros(*q.shape[:2], v.shape[2]) + 0 * q.sum()
+    logits, alpha = torch.zeros_like(bias), torch.zeros_like(bias)
     for i in range(q.shape[0]):
         edges = (edge_index[1] == i).nonzero().view(-1)
         src = edge_index[0, edges]
         for h in range(q.shape[1]):
             logit = k[src, h] @ q[i, h] / q.shape[2] ** 0.5 + bias[edges, h]
-            out[i, h] = logit.softmax(0) @ v[src, h]
             logits[edges, h] = logit
-    return out, logits
+            if (logit > -torch.inf).any():
+                alpha[edges, h] = logit.softmax(0)
+                out[i, h] = alpha[edges, h] @ v[src, h]
+    return out, logits, alpha
 
 
 CASES = {
@@ -50,6 +60,9 @@ CASES = {
     "isolated nodes": {"n": 20, "m": 20, "edges": 6},
     "one head": {"heads": 1},
     "one channel": {"channels": 1},
+    "wide values": {"values": 9},
+    "narrow values": {"channels": 8, "values": 1},
+    "no values": {"values": 0},
     "one edge": {"edges": 1},
     "one node": {"n": 1, "m": 1, "edges": 1},
     "no edges": {"edges": 0},
@@ -67,9 +80,10 @@ def test_values_and_gradients_are_those_of_the_formula(backend: str, case: str) 
     results = []
     for attend in (slow, lambda *args: edge_attention(*args, backend=backend)):
         leaves = [t.clone().requires_grad_() for t in (q, k, v, bias)]
-        out, logits = attend(*leaves, edge_index)
-        (out.sin().sum() + logits.cos().sum()).backward()
-        results.append([out.detach(), logits.detach(), *(leaf.grad for leaf in leaves)])
+        out, logits, alpha = attend(*leaves, edge_index)
+        (out.sin().sum() + logits.cos().sum() + alpha.exp().sum()).backward()
+        parts = [out.detach(), logits.detach(), alpha.detach()]
+        results.append([*parts, *(leaf.grad for leaf in leaves)])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(other, torch.zeros_like(other) if one is None else one)
 
@@ -79,7 +93,7 @@ def test_on_all_pairs_it_is_torchs_attention(backend: str) -> None:
     mask = torch.randn(3, 7, 7, dtype=torch.float64)
     dst, src = torch.cartesian_prod(torch.arange(7), torch.arange(7)).t()
     edges = torch.stack([src, dst])
-    out, _ = edge_attention(q, k, v, mask[:, dst, src].t(), edges, backend=backend)
+    out, _, _ = edge_attention(q, k, v, mask[:, dst, src].t(), edges, backend=backend)
     expected = torch.nn.functional.scaled_dot_product_attention(
         *(t.transpose(0, 1) for t in (q, k, v)), attn_mask=mask
     )
@@ -92,7 +106,7 @@ def test_what_is_not_an_edge_is_masked(backend: str) -> None:
     joined.fill_diagonal_(True)
     dst, src = joined.nonzero().t()
     bias = torch.randn(3, 7, 7, dtype=torch.float64)
-    out, _ = edge_attention(
+    out, _, _ = edge_attention(
         q, k, v, bias[:, dst, src].t(), torch.stack([src, dst]), backend=backend
     )
     expected = torch.nn.functional.scaled_dot_product_attention(
@@ -101,8 +115,9 @@ def test_what_is_not_an_edge_is_masked(backend: str) -> None:
     torch.testing.assert_close(out, expected.transpose(0, 1))
 
 
-def test_gradcheck(backend: str) -> None:
-    q, k, v, bias, edge_index = example(n=4, m=5, edges=9, heads=2, channels=3)
+@pytest.mark.parametrize("values", [0, 3, 5])
+def test_gradcheck(backend: str, values: int) -> None:
+    q, k, v, bias, edge_index = example(n=4, m=5, edges=9, heads=2, channels=3, values=values)
     leaves = [t.requires_grad_() for t in (q, k, v, bias)]
 
     def attend(*leaves: Tensor) -> tuple[Tensor, ...]:
@@ -111,9 +126,19 @@ def test_gradcheck(backend: str) -> None:
     assert torch.autograd.gradcheck(attend, leaves)
 
 
+def test_weights_sum_to_one_over_the_edges_of_a_node(backend: str) -> None:
+    q, k, v, bias, edge_index = example(n=20, m=20, edges=50)
+    out, _, alpha = edge_attention(q, k, v, 10 * bias, edge_index, backend=backend)
+    total = torch.zeros(20, 3, dtype=torch.float64).index_add(0, edge_index[1], alpha)
+    some = torch.isin(torch.arange(20), edge_index[1])
+    torch.testing.assert_close(total, some[:, None].double().expand(20, 3))
+    message = alpha[..., None] * v[edge_index[0]]
+    torch.testing.assert_close(out, torch.zeros_like(out).index_add(0, edge_index[1], message))
+
+
 def test_nodes_without_edges_get_zero(backend: str) -> None:
     q, k, v, bias, edge_index = example(n=20, m=20, edges=6)
-    out, _ = edge_attention(q, k, v, bias, edge_index, backend=backend)
+    out, _, _ = edge_attention(q, k, v, bias, edge_index, backend=backend)
     alone = ~torch.isin(torch.arange(20), edge_index[1])
     assert (out[alone] == 0).all() and (out[~alone] != 0).any()
 
@@ -137,10 +162,10 @@ def test_a_hub_of_many_edges_and_huge_logits(backend: str) -> None:
     q, k, v, bias, edge_index = example(n=3, m=3000, edges=20_000, heads=2)
     edge_index[1] = 1
     bias = bias + torch.tensor([800.0, -800.0])
-    out, _ = edge_attention(
+    out, _, _ = edge_attention(
         q.float(), k.float(), v.float(), bias.float(), edge_index, backend=backend
     )
-    expected, _ = slow(q, k, v, bias, edge_index)
+    expected, _, _ = slow(q, k, v, bias, edge_index)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out.double(), expected, atol=1e-3, rtol=1e-3)
 
@@ -158,17 +183,57 @@ def test_a_bias_of_minus_infinity_hides_an_edge(backend: str, dead: int) -> None
     )
 
 
+def test_where_all_edges_are_hidden_nothing_is_attended_to_and_nothing_is_nan(
+    backend: str,
+) -> None:
+    q, k, v, bias, edge_index = example(n=9, m=9, edges=40)
+    edge_index[1, :3] = 4
+    bias[edge_index[1] == 4] = -torch.inf
+    bias[edge_index[1] == 5, 1] = -torch.inf  # in one head alone
+    bias[(edge_index[1] == 6).nonzero()[:2, 0]] = -torch.inf  # some of the edges
+    results = []
+    for attend in (slow, lambda *args: edge_attention(*args, backend=backend)):
+        leaves = [t.clone().requires_grad_() for t in (q, k, v, bias)]
+        out, logits, alpha = attend(*leaves, edge_index)
+        assert (out[4] == 0).all() and (out[5, 1] == 0).all() and (out[5, 0] != 0).all()
+        assert (alpha[bias == -torch.inf] == 0).all()
+        (out.sin().sum() + alpha.exp().sum()).backward()
+        grads = [leaf.grad for leaf in leaves]
+        assert all(grad.isfinite().all() for grad in grads)
+        results.append([out.detach(), logits.detach(), alpha.detach(), *grads])
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_half_precision_with_a_bias_in_single(
+    backend: str, dtype: torch.dtype, hidden: bool
+) -> None:
+    *tensors, bias, edge_index = (t.float() if t.is_floating_point() else t for t in example())
+    if hidden:
+        bias[edge_index[1] == 4] = -torch.inf
+    halves = [t.to(dtype) for t in tensors]
+    expected = edge_attention(*(t.float() for t in halves), bias, edge_index, backend=backend)
+    out, logits, alpha = edge_attention(*halves, bias, edge_index, backend=backend)
+    assert out.dtype == alpha.dtype == dtype and logits.dtype == torch.float32
+    for one, other in zip((out, logits, alpha), expected, strict=True):
+        torch.testing.assert_close(one.float(), other, atol=0.05, rtol=0.05)
+    leaves = [t.requires_grad_() for t in (*halves, bias)]
+    edge_attention(*leaves, edge_index, backend=backend)[0].sum().backward()
+    assert all(leaf.grad.isfinite().all() and leaf.grad.dtype == leaf.dtype for leaf in leaves)
+
+
 def test_order_and_numbering_do_not_matter(backend: str) -> None:
     q, k, v, bias, edge_index = example()
-    out, logits = edge_attention(q, k, v, bias, edge_index, backend=backend)
+    out, logits, alpha = edge_attention(q, k, v, bias, edge_index, backend=backend)
     order = torch.randperm(30)
     again = edge_attention(q, k, v, bias[order], edge_index[:, order], backend=backend)
-    torch.testing.assert_close(again, (out, logits[order]))
+    torch.testing.assert_close(again, (out, logits[order], alpha[order]))
     node = torch.randperm(7)
     again = edge_attention(
         q[node], k[node], v[node], bias, node.argsort()[edge_index], backend=backend
     )
-    torch.testing.assert_close(again, (out[node], logits))
+    torch.testing.assert_close(again, (out[node], logits, alpha))
 
 
 def test_strided_inputs(backend: str) -> None:
@@ -219,7 +284,10 @@ def test_an_unknown_backend_lists_the_known(name: object) -> None:
     ("change", "message"),
     [
         (lambda q, k, v, b, e: (q[:, 0], k, v, b, e), r"found q \[7, 4\], k \[7, 3, 4\]"),
-        (lambda q, k, v, b, e: (q, k[:5], v, b, e), r"q must be \[N, H, C\] and k, v \[M, H, C\]"),
+        (lambda q, k, v, b, e: (q, k[:5], v, b, e), r"k \[M, H, C\] and v \[M, H, D\]; found q"),
+        (lambda q, k, v, b, e: (q, k, v[:5], b, e), r"k \[7, 3, 4\], v \[5, 3, 4\]"),
+        (lambda q, k, v, b, e: (q, k, v[:, :2], b, e), r"v \[7, 2, 4\]"),
+        (lambda q, k, v, b, e: (q, k, v[:, 0], b, e), r"v \[7, 4\]"),
         (lambda q, k, v, b, e: (q, k[..., :2], v[..., :2], b, e), "must be"),
         (lambda q, k, v, b, e: (q[:, :2], k, v, b, e), "must be"),
         (lambda q, k, v, b, e: (q, k, v, b, e.t()), r"edge_index must be int64 \[2, E\]; found"),

@@ -28,7 +28,7 @@ def edge_attention(
     edge_index: Tensor,
     *,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     r"""Attention of every node over its incoming edges.
 
     .. math::
@@ -38,15 +38,15 @@ def edge_attention(
     Args:
         q: Queries of the destinations, ``[N, H, C]`` (nodes, heads, channels a head).
         k: Keys of the sources, ``[M, H, C]``; ``M`` may differ from ``N``.
-        v: Values of the sources, ``[M, H, C]``.
-        bias: Additive logits, ``[E, H]``.
+        v: Values of the sources, ``[M, H, D]``.
+        bias: Additive logits, ``[E, H]``; an edge with ``-inf`` is not attended to.
         edge_index: ``[2, E]``, int64, rows source and destination, in any order; an edge
             that is there twice counts twice.
         backend: ``"auto"``, or a name of :func:`available_backends`.
 
     Returns:
-        The attended values ``[N, H, C]`` (zero where a node has no incoming edge) and the
-        logits before the softmax ``[E, H]``, in the order of ``edge_index``.
+        The attended values :math:`o` ``[N, H, D]`` (zero where a node has no incoming edge), the
+        logits :math:`a` ``[E, H]`` and their softmax ``[E, H]``, in the order of ``edge_index``.
 
     Raises:
         ValueError: Shapes that do not fit together, or an unknown backend.
@@ -67,9 +67,10 @@ def _select(name: str):  # type: ignore[no-untyped-def]
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, edge_index: Tensor) -> None:
-    if q.dim() != 3 or k.dim() != 3 or k.shape != v.shape or q.shape[1:] != k.shape[1:]:
+    fits = q.dim() == k.dim() == v.dim() == 3
+    if not fits or k.shape[:2] != v.shape[:2] or q.shape[1:] != k.shape[1:]:
         raise ValueError(
-            "q must be [N, H, C] and k, v [M, H, C]; found "
+            "q must be [N, H, C], k [M, H, C] and v [M, H, D]; found "
             f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
         )
     if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.dtype != torch.int64:

@@ -13,21 +13,26 @@ def unavailable() -> str | None:
 
 def edge_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, edge_index: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`stofm_geo.ops.edge_attention`."""
     src, dst = edge_index
     n, heads, channels = q.shape
     # index_select, not q[dst]: its backward is several times faster on a CPU.
-    logits = (q.index_select(0, dst) * k.index_select(0, src)).sum(-1) * channels**-0.5 + bias
+    product = (q.index_select(0, dst) * k.index_select(0, src)).sum(-1)
+    logits = product * channels**-0.5 + bias
 
     per_head = dst[:, None].expand(-1, heads)
     top = logits.new_full((n, heads), -torch.inf)
     top = top.scatter_reduce(0, per_head, logits.detach(), "amax")
+    # Where every edge is hidden (a bias of -inf) nothing is attended to.
+    top = top.masked_fill(top == -torch.inf, 0)
     weight = (logits - top.index_select(0, dst)).exp()
     total = torch.zeros_like(top).scatter_add(0, per_head, weight)
-    alpha = weight / total.index_select(0, dst)
+    total = total.masked_fill(total == 0, 1)
+    alpha = (weight / total.index_select(0, dst)).to(v.dtype)
 
     message = (alpha[..., None] * v.index_select(0, src)).flatten(1)
     # A one-stride index takes scatter_add's parallel path, where index_add is serial.
-    out = torch.zeros_like(q).flatten(1).scatter_add(0, dst[:, None].expand_as(message), message)
-    return out.view(n, heads, channels), logits
+    out = v.new_zeros(n, message.shape[1])
+    out = out.scatter_add(0, dst[:, None].expand_as(message), message)
+    return out.view(n, heads, v.shape[2]), logits, alpha

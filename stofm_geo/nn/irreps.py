@@ -1,0 +1,83 @@
+"""Scalars and planar vectors in e3nn's layout, and back."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from e3nn import o3
+from torch import Tensor
+
+from stofm_geo.nn.geometry import plane_of
+
+
+def planar_irreps(channels: int, vector_channels: int = 0, max_order: int = 0) -> o3.Irreps:
+    """The e3nn irreps of scalars and of vectors of order 1 to ``max_order``.
+
+    ``planar_irreps(16, 4, 2)`` is ``16x0e+4x1o+4x2e``.
+    """
+    vectors = [(vector_channels, (order, (-1) ** order)) for order in range(1, max_order + 1)]
+    kinds = [(channels, (0, 1)), *vectors]
+    return o3.Irreps([kind for kind in kinds if kind[0]])
+
+
+def to_irreps(x: Tensor, vectors: Tensor | None = None) -> Tensor:
+    """Put scalars and planar vectors into one tensor for e3nn.
+
+    A vector of order 1 becomes a ``1o`` with ``z = 0``; one of order ``m`` the two components of
+    degree ``m`` that turn like it. Norms and inner products are kept.
+
+    Args:
+        x: Scalars ``[N, C]``.
+        vectors: ``[N, M, V, 2]``, or ``None``.
+
+    Returns:
+        ``[N, irreps.dim]`` with the irreps of ``planar_irreps(C, V, M)``.
+    """
+    if vectors is None:
+        return x
+    parts = [x]
+    for order, vector in enumerate(vectors.unbind(1), start=1):
+        parts.append((vector @ _plane(order).to(vector).t()).flatten(1))
+    return torch.cat(parts, dim=1)
+
+
+def from_irreps(features: Tensor, irreps: o3.Irreps | str) -> tuple[Tensor, Tensor | None]:
+    """Read scalars and planar vectors out of a tensor of e3nn's.
+
+    What points out of the plane is left out; turning the plane does not mix it with the rest.
+
+    Args:
+        features: ``[N, irreps.dim]``.
+        irreps: As :func:`planar_irreps` makes them.
+
+    Returns:
+        Scalars ``[N, C]`` and vectors ``[N, M, V, 2]`` (``None`` if there are none).
+
+    Raises:
+        ValueError: Irreps of another kind, or features of another size.
+    """
+    irreps = o3.Irreps(irreps)
+    scalars, orders = irreps.count("0e"), max(irreps.ls, default=0)
+    width = irreps[-1].mul if orders else 0
+    if irreps != planar_irreps(scalars, width, orders):
+        raise ValueError(
+            "irreps must be scalars and then as many vectors of each order from 1 on, such as "
+            f"16x0e+4x1o+4x2e; found {irreps}"
+        )
+    if features.dim() != 2 or features.shape[1] != irreps.dim:
+        raise ValueError(
+            f"features must be [N, {irreps.dim}] for irreps {irreps}; found {list(features.shape)}"
+        )
+    sizes = [scalars, *(width * (2 * order + 1) for order in range(1, orders + 1))]
+    x, *parts = features.split(sizes, dim=1)
+    vectors = [
+        part.view(-1, width, 2 * order + 1) @ _plane(order).to(part)
+        for order, part in enumerate(parts, start=1)
+    ]
+    return x, torch.stack(vectors, dim=1) if vectors else None
+
+
+@cache
+def _plane(order: int) -> Tensor:
+    return plane_of(order)[0]

@@ -1,0 +1,145 @@
+"""The equivariant part of the layer: vectors that turn with the tissue."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn.dense.linear import Linear
+
+
+class VectorChannels(nn.Module):
+    r"""Vector features of circular order :math:`m = 1 \ldots M` under the attention of a layer.
+
+    Turning the plane by :math:`\phi` turns a vector of order :math:`m` by :math:`m\phi`. A message
+    to node :math:`i` is built from the direction of its neighbour and from the neighbour's vectors,
+
+    .. math::
+        \vec{m}_{ji} = w_m(d_{ji}) \, (\cos m\theta_{ji}, \sin m\theta_{ji}) \, (W_u x_j)
+        + W_v \vec{v}_j
+
+    Of the attended sum :math:`\vec{a}` the invariants flow back into the scalars: norms, inner
+    products and, unless ``reflections``, cross products of two linear maps of it (after PaiNN,
+    arXiv 2102.03150, which has the first two). What is handed on as vectors is :math:`\vec{a}`
+    with a gate from the new scalars.
+
+    Args:
+        in_channels: Scalars of the sources; -1 to read it off the first input.
+        out_channels: Scalars that the layer makes.
+        vector_channels: ``V``, vectors per head and order.
+        heads: ``H``.
+        concat: Whether the heads stand side by side (else: their mean).
+        in_vector_channels: Vectors per order that come in.
+        max_order: ``M``.
+        reflections: Leave out cross products, which change their sign in a mirror.
+        root_weight: Add a linear map of the destination's own vectors.
+        out_vectors: Whether vectors are handed on.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        vector_channels: int,
+        *,
+        heads: int,
+        concat: bool,
+        in_vector_channels: int,
+        max_order: int,
+        reflections: bool,
+        root_weight: bool,
+        out_vectors: bool,
+    ) -> None:
+        super().__init__()
+        self.shape = (heads, max_order, vector_channels)
+        self.concat = concat
+        self.in_vector_channels = in_vector_channels
+        self.reflections = reflections
+        width = heads * vector_channels if concat else vector_channels
+        self.lin_direction = Linear(in_channels, math.prod(self.shape))
+        self.lin_vector: nn.Module | None = None
+        self.lin_root: nn.Module | None = None
+        self.lin_gate: nn.Module | None = None
+        if in_vector_channels:
+            self.lin_vector = _PerOrder(in_vector_channels, heads * vector_channels, max_order)
+        if in_vector_channels and root_weight:
+            self.lin_root = _PerOrder(in_vector_channels, width, max_order)
+        self.lin_pair = _PerOrder(width, 2 * width, max_order)
+        kinds = 2 if reflections else 3
+        self.lin_invariant = Linear(kinds * max_order * width, out_channels, bias=False)
+        if out_vectors:
+            self.lin_gate = Linear(out_channels, max_order * width)
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew."""
+        for part in self.children():
+            part.reset_parameters()  # type: ignore[operator]
+
+    def values(self, x: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the sources say.
+
+        Args:
+            x: Their scalars ``[N, C]``.
+            vectors: Their vectors ``[N, M, V', 2]``, or ``None`` where none come in.
+
+        Returns:
+            Factors of directions ``[N, H, M, V]``, and vectors ``[N, H, 2 M V]`` or ``None``.
+        """
+        heads, _, channels = self.shape
+        factor = self.lin_direction(x).unflatten(1, self.shape)
+        if self.lin_vector is None:
+            return factor, None
+        carried = self.lin_vector(vectors).unflatten(2, (heads, channels))
+        return factor, carried.transpose(1, 2).flatten(2)
+
+    def forward(
+        self, out: Tensor, attended: Tensor, vectors: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Let the attended vectors flow back.
+
+        Args:
+            out: Scalars of the layer, ``[N, out_channels]``.
+            attended: Attended vectors ``[N, H, 2 M V]``.
+            vectors: The destinations' own ``[N, M, V', 2]``, or ``None`` where none come in.
+
+        Returns:
+            Scalars ``[N, out_channels]``, and vectors ``[N, M, V'', 2]`` if they are handed on,
+            with ``V'' = H V`` (``V`` without ``concat``).
+        """
+        _, orders, channels = self.shape
+        attended = attended.unflatten(2, (orders, channels, 2))
+        a = attended.transpose(1, 2).flatten(2, 3) if self.concat else attended.mean(dim=1)
+        if self.lin_root is not None:
+            a = a + self.lin_root(vectors)
+        one, other = self.lin_pair(a).chunk(2, dim=2)
+        invariants = [_norm(a), (one * other).sum(-1)]
+        if not self.reflections:
+            invariants.append(one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0])
+        out = out + self.lin_invariant(torch.cat(invariants, dim=2).flatten(1))
+        if self.lin_gate is None:
+            return out, None
+        return out, a * self.lin_gate(out).sigmoid().view(*a.shape[:3], 1)
+
+
+class _PerOrder(nn.Module):
+    """A linear map of vector channels, one for each order: ``[N, M, V, 2] -> [N, M, W, 2]``."""
+
+    def __init__(self, in_channels: int, out_channels: int, max_order: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(max_order, out_channels, in_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = self.weight.shape[2] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.weight @ vectors
+
+
+def _norm(vectors: Tensor) -> Tensor:
+    """Lengths, with the gradient 0 (not NaN) where they are 0."""
+    square = vectors.square().sum(-1)
+    some = square > 0
+    return torch.where(some, torch.where(some, square, 1).sqrt(), 0)

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from e3nn import o3
+from torch import Tensor
+
+from stofm_geo.nn.geometry import CircularHarmonics, EdgeGeometry, edge_geometry, plane_of
+from stofm_geo.nn.radial import GaussianRadial
+
+
+def circle(count: int = 60) -> tuple[Tensor, Tensor]:
+    theta = torch.linspace(-3, 3, count, dtype=torch.float64)
+    return theta, torch.stack([theta.cos(), theta.sin()], dim=1)
+
+
+@pytest.mark.parametrize("max_order", [1, 2, 3, 7, 12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_harmonics_are_sines_and_cosines(max_order: int, dtype: torch.dtype) -> None:
+    theta, unit = circle()
+    waves = CircularHarmonics(max_order).to(dtype)(unit.to(dtype))
+    assert waves.shape == (60, max_order, 2) and waves.dtype == dtype
+    angle = theta[:, None] * torch.arange(1, max_order + 1)
+    expected = torch.stack([angle.cos(), angle.sin()], dim=2).to(dtype)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(waves, expected, atol=tolerance, rtol=0)
+
+
+def test_no_direction_has_no_harmonics_and_finite_gradients() -> None:
+    unit = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+    waves = CircularHarmonics(12).double()(unit)
+    assert (waves == 0).all()
+    waves.sum().backward()
+    assert unit.grad.isfinite().all()
+    assert CircularHarmonics(3)(torch.empty(0, 2)).shape == (0, 3, 2)
+
+
+def test_gradcheck_of_harmonics() -> None:
+    unit = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(CircularHarmonics(4).double(), unit)
+
+
+@pytest.mark.parametrize("max_order", [0, -1, 13])
+def test_orders_are_1_to_12(max_order: int) -> None:
+    with pytest.raises(ValueError, match=f"max_order must be 1 to 12; found {max_order}"):
+        CircularHarmonics(max_order)
+
+
+def test_harmonics_have_a_name_and_nothing_to_save() -> None:
+    assert repr(CircularHarmonics(3)) == "CircularHarmonics(max_order=3)"
+    assert not CircularHarmonics(3).state_dict()
+
+
+@pytest.mark.parametrize("order", range(1, 13))
+def test_the_plane_of_an_order_is_orthonormal_and_filled_by_its_waves(order: int) -> None:
+    columns, scale = plane_of(order)
+    assert columns.shape == (2 * order + 1, 2) and columns.dtype == torch.float64
+    eye = torch.eye(2, dtype=torch.float64)
+    torch.testing.assert_close(columns.t() @ columns, eye, atol=1e-12, rtol=0)
+    theta, unit = circle()
+    flat = torch.cat([unit, torch.zeros(60, 1)], dim=1)
+    harmonics = o3.spherical_harmonics(order, flat, normalize=False, normalization="norm")
+    waves = torch.stack([(order * theta).cos(), (order * theta).sin()], dim=1)
+    torch.testing.assert_close(harmonics @ columns, scale * waves, atol=1e-12, rtol=0)
+
+
+def test_the_plane_of_order_1_is_the_plane() -> None:
+    columns, scale = plane_of(1)
+    expected = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(columns, expected, atol=1e-12, rtol=0)
+    assert scale == pytest.approx(1)
+
+
+def test_lengths_and_directions_are_seen_from_the_destination() -> None:
+    source, own = torch.randn(2, 6, 2, dtype=torch.float64)
+    own[2] = source[3]
+    edge_index = torch.stack([torch.arange(36) // 6, torch.arange(36) % 6])
+    length, unit = edge_geometry((source, own), edge_index, torch.float64)
+    for e, (j, i) in enumerate(edge_index.t().tolist()):
+        delta = (source[j] - own[i]).tolist()
+        d = math.hypot(*delta)
+        assert length[e].item() == pytest.approx(d, abs=1e-12)
+        expected = [part / d if d else 0.0 for part in delta]
+        assert unit[e].tolist() == pytest.approx(expected, abs=1e-12)
+    assert (length == 0).sum() == 1
+
+
+def test_gradients_of_lengths_and_directions() -> None:
+    torch.manual_seed(0)
+    edge_index = torch.tensor([[0, 1, 2, 0, 3], [1, 2, 0, 3, 3]])
+    pos = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda pos: edge_geometry((pos, pos), edge_index[:, :4], torch.float64), pos
+    )
+    same = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
+    length, unit = edge_geometry((same, same), edge_index, torch.float64)
+    assert (length == 0).all() and (unit == 0).all()
+    (length.sum() + unit.sum()).backward()
+    assert same.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("nowhere", [(math.nan, math.nan), (math.nan, 1.0), (1.0, math.nan)])
+def test_a_node_with_nan_has_no_place(nowhere: tuple[float, float]) -> None:
+    pos = torch.tensor([[0.0, 0.0], nowhere, [3.0, 4.0]], dtype=torch.float64, requires_grad=True)
+    edge_index = torch.tensor([[0, 1, 2, 1], [1, 2, 0, 1]])
+    length, unit = edge_geometry((pos, pos), edge_index, torch.float64)
+    assert length.tolist() == [0, 0, 5, 0]
+    assert (unit[[0, 1, 3]] == 0).all()
+    (length.sum() + unit.sum()).backward()
+    assert pos.grad.isfinite().all() and (pos.grad[1] == 0).all()
+
+
+def test_big_offsets_are_taken_off_in_the_precision_of_the_positions() -> None:
+    pos = 3 * torch.randn(8, 2, dtype=torch.float64)
+    edge_index = torch.randint(8, (2, 30))
+    here = edge_geometry((pos, pos), edge_index, torch.float32)
+    far = edge_geometry((pos + 1e8, pos + 1e8), edge_index, torch.float32)
+    assert far[0].dtype == far[1].dtype == torch.float32
+    torch.testing.assert_close(far, here, atol=1e-5, rtol=1e-5)
+
+
+def test_distances_alone_directions_alone_or_both() -> None:
+    torch.manual_seed(0)
+    pos = torch.randn(6, 2)
+    edge_index = torch.randint(6, (2, 20))
+    length, unit = edge_geometry((pos, pos), edge_index, torch.float32)
+    harmonics = CircularHarmonics(2)(unit)[:, None].expand(-1, 3, -1, -1)
+
+    distances = EdgeGeometry(3, GaussianRadial)
+    bias, waves = distances((pos, pos), edge_index, torch.float32)
+    torch.testing.assert_close(bias, distances.radial(length))
+    assert waves is None
+
+    directions = EdgeGeometry(3, None, 2)
+    bias, waves = directions((pos, pos), edge_index, torch.float32)
+    assert (bias == 0).all() and bias.shape == (20, 3)
+    torch.testing.assert_close(waves, harmonics)
+
+    both = EdgeGeometry(3, GaussianRadial, 2)
+    bias, waves = both((pos, pos), edge_index, torch.float32)
+    values = both.radial(length)
+    assert values.shape == (20, 9)
+    torch.testing.assert_close(bias, values[:, :3])
+    weight = 1 + values[:, 3:].view(20, 3, 2, 1)
+    torch.testing.assert_close(waves, harmonics * weight)
+
+
+@pytest.mark.parametrize("radial", [GaussianRadial, None])
+@pytest.mark.parametrize("max_order", [None, 1, 3])
+def test_no_edges(radial: type | None, max_order: int | None) -> None:
+    pos = torch.randn(4, 2)
+    geometry = EdgeGeometry(3, radial, max_order)
+    bias, waves = geometry((pos, pos), torch.empty(2, 0).long(), torch.float32)
+    assert bias.shape == (0, 3)
+    assert waves is None if max_order is None else waves.shape == (0, 3, max_order, 2)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+def test_a_layer_in_single_precision_takes_positions_in_double(
+    make_conv, make_graph, attend, options: dict, offset: float
+) -> None:
+    conv = make_conv(dtype=torch.float32, **options)
+    graph = make_graph(conv)
+    expected = attend(conv, graph)
+    result = attend(conv, {**graph, "pos": graph["pos"].double() + offset})
+    assert result.x.dtype == torch.float32
+    torch.testing.assert_close(result[:4], expected[:4], atol=1e-4, rtol=1e-4)
+
+
+def test_nodes_at_one_place_have_no_direction(make_conv, make_graph, attend, leaves_of) -> None:
+    conv = make_conv(vector_channels=3, max_order=3, out_vectors=True)
+    graph = make_graph(conv)
+    graph["pos"] = torch.tensor([[3.0, -7.0]], dtype=torch.float64).repeat(9, 1)
+    leaves = leaves_of(graph)
+    result = attend(conv, {**graph, **leaves})
+    assert (result.vectors == 0).all()
+    (result.x.sum() + result.vectors.sum()).backward()
+    assert all(leaf.grad.isfinite().all() for leaf in leaves.values())
+
+
+def test_positions_of_nan_are_as_one_place(make_conv, make_graph, attend, options: dict) -> None:
+    conv = make_conv(**options)
+    graph = make_graph(conv)
+    nowhere = {**graph, "pos": torch.full_like(graph["pos"], math.nan)}
+    one_place = {**graph, "pos": torch.ones_like(graph["pos"])}
+    torch.testing.assert_close(attend(conv, nowhere), attend(conv, one_place))
+
+
+def test_a_node_without_a_place_among_others(
+    make_conv, make_graph, attend, leaves_of, options: dict
+) -> None:
+    conv = make_conv(**options)
+    graph = make_graph(conv)
+    expected = attend(conv, graph)
+    graph["pos"][4] = math.nan
+    leaves = leaves_of(graph)
+    result = attend(conv, {**graph, **leaves})
+    touched = (graph["edge_index"] == 4).any(dim=0)
+    torch.testing.assert_close(result.pair[~touched], expected.pair[~touched])
+    heard = graph["edge_index"][1, touched].unique()
+    rest = ~torch.isin(torch.arange(9), heard)
+    torch.testing.assert_close(result.x[rest], expected.x[rest])
+    parts = [part for part in result if part is not None]
+    sum(part.sum() for part in parts).backward()
+    grads = [leaf.grad for leaf in leaves.values()] + [p.grad for p in conv.parameters()]
+    for tensor in parts + [grad for grad in grads if grad is not None]:
+        assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("pos", "message"),
+    [
+        (None, "pos is missing"),
+        ((torch.rand(9, 2), None), "pos is missing"),
+        (torch.rand(9, 3), r"pos must be \[N, 2\]; found \[\[9, 3\], \[9, 3\]\]"),
+        ((torch.rand(9, 2), torch.rand(9, 3)), r"found \[\[9, 2\], \[9, 3\]\]"),
+        (torch.rand(9), r"found \[\[9\], \[9\]\]"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"radial": None, "vector_channels": 1}])
+def test_positions_that_do_not_fit_are_named(
+    make_conv, make_graph, options: dict, pos: Tensor | None, message: str
+) -> None:
+    conv = make_conv(dtype=torch.float32, **options)
+    with pytest.raises(ValueError, match=message):
+        conv(**{**make_graph(conv), "pos": pos})

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from stofm_geo.nn import SE2TransformerConv
+
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
+MOVES = [(0.3, 0.0), (2.0, 10.0), (math.pi, -5.0), (-1.1, 3.0)]
+FULL = {"vector_channels": 3, "in_vector_channels": 2, "out_vectors": True}
+
+
+def slow(conv: SE2TransformerConv, graph: dict, i: int) -> tuple[Tensor, Tensor]:
+    """The formulas of the docstrings for one node: its scalars and its vectors."""
+    heads, channels, orders, size = (
+        conv.heads, conv.out_channels, conv.max_order, conv.vector_channels
+    )  # fmt: skip
+    x, pos, vectors, parts = graph["x"], graph["pos"], graph["vectors"], conv.vectors
+    edge_weight = conv.lin_edge.weight.view(heads, channels, -1)
+    factor = parts.lin_direction.weight.view(heads, orders, size, -1)
+    constant = parts.lin_direction.bias.view(heads, orders, size)
+    carry = parts.lin_vector.weight.view(orders, heads, size, -1)
+    scalars, turning = [], x.new_zeros(orders, heads, size, 2)
+    for h in range(heads):
+        rows = slice(h * channels, (h + 1) * channels)
+        q, logits, values, arrows = conv.lin_query(x[i])[rows], [], [], []
+        for e in (graph["edge_index"][1] == i).nonzero().flatten().tolist():
+            j = int(graph["edge_index"][0, e])
+            along = edge_weight[h] @ graph["edge_attr"][e]
+            dx, dy = (pos[j] - pos[i]).tolist()
+            d, theta = math.hypot(dx, dy), math.atan2(dy, dx)
+            radial = conv.geometry.radial(torch.tensor([d]).to(x))[0]
+            logit = q @ (conv.lin_key(x[j])[rows] + along) / channels**0.5
+            logits.append(logit + radial[h] + graph["pair"][e, h])
+            values.append(conv.lin_value(x[j])[rows] + along)
+            arrow = x.new_zeros(orders, size, 2)
+            for m in range(1, orders + 1) if d else ():
+                w = 1 + radial[heads + h * orders + m - 1]
+                wave = x.new_tensor([math.cos(m * theta), math.sin(m * theta)])
+                u = factor[h, m - 1] @ x[j] + constant[h, m - 1]
+                arrow[m - 1] = w * u[:, None] * wave
+            for m in range(orders):
+                arrow[m] += carry[m, h] @ vectors[j, m]
+            arrows.append(arrow)
+        alpha = torch.stack(logits).softmax(0)
+        scalars.append(sum(a * value for a, value in zip(alpha, values, strict=True)))
+        turning[:, h] = sum(a * arrow for a, arrow in zip(alpha, arrows, strict=True))
+    out = torch.cat(scalars) + conv.lin_skip(x[i])
+    a = turning.flatten(1, 2) + torch.stack(
+        [parts.lin_root.weight[m] @ vectors[i, m] for m in range(orders)]
+    )
+    invariants = []
+    for m in range(orders):
+        one, other = (parts.lin_pair.weight[m] @ a[m]).chunk(2)
+        invariants += [a[m].norm(dim=1), (one * other).sum(1)]
+        if not parts.reflections:
+            invariants.append(one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0])
+    out = out + parts.lin_invariant(torch.cat(invariants))
+    gate = torch.sigmoid(parts.lin_gate(out)).view(orders, heads * size, 1)
+    return out, gate * a
+
+
+@pytest.mark.parametrize("reflections", [False, True])
+def test_one_node_at_a_time_it_is_the_formula(
+    make_conv, make_graph, attend, reflections: bool
+) -> None:
+    conv = make_conv(**FULL, edge_dim=2, max_order=3, reflections=reflections)
+    graph = make_graph(conv)
+    graph["edge_index"][1] = torch.arange(40) % 9
+    result = attend(conv, graph)
+    for i in range(9):
+        out, vectors = slow(conv, graph, i)
+        torch.testing.assert_close(result.x[i], out)
+        torch.testing.assert_close(result.vectors[i], vectors)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("heads", [1, 3, 8, 16])
+@pytest.mark.parametrize("channels", [1, 3, 8, 16])
+def test_vectors_turn_with_the_tissue_and_scalars_stay(
+    make_conv, make_graph, attend, move, turn_vectors, heads: int, channels: int, dtype
+) -> None:
+    options = {**FULL, "vector_channels": channels, "max_order": 3, "edge_dim": 2}
+    conv = make_conv(5, 17 - channels, heads, dtype=dtype, **options)
+    graph = make_graph(conv)
+    before = attend(conv, graph)
+    close = {"atol": TOLERANCE[dtype], "rtol": TOLERANCE[dtype]}
+    for angle, shift in MOVES:
+        after = attend(conv, move(graph, angle, shift))
+        torch.testing.assert_close(after.x, before.x, **close)
+        torch.testing.assert_close(after[2:], before[2:], **close)
+        torch.testing.assert_close(after.vectors, turn_vectors(before.vectors, angle), **close)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_so_it_is_with_all_options(
+    make_conv, make_graph, attend, move, turn_vectors, options: dict, dtype
+) -> None:
+    conv = make_conv(dtype=dtype, **options)
+    graph = make_graph(conv)
+    before = attend(conv, graph)
+    close = {"atol": TOLERANCE[dtype], "rtol": TOLERANCE[dtype]}
+    for angle, shift in MOVES:
+        after = attend(conv, move(graph, angle, shift))
+        torch.testing.assert_close(after.x, before.x, **close)
+        if before.vectors is not None:
+            torch.testing.assert_close(after.vectors, turn_vectors(before.vectors, angle), **close)
+
+
+@pytest.mark.parametrize("incoming", [0, 2])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_mirror_image_is_another_tissue_unless_reflections(
+    make_conv, make_graph, attend, move, turn_vectors, incoming: int, dtype
+) -> None:
+    options = {**FULL, "in_vector_channels": incoming}
+    conv = make_conv(dtype=dtype, **options)
+    graph = make_graph(conv)
+    there, back = attend(conv, graph), attend(conv, move(graph, 0.7, 2.0, mirror=True))
+    assert ((there.x - back.x).abs().amax(dim=1) > 1e-3).all()
+
+    conv = make_conv(dtype=dtype, reflections=True, **options)
+    there, back = attend(conv, graph), attend(conv, move(graph, 0.7, 2.0, mirror=True))
+    close = {"atol": TOLERANCE[dtype], "rtol": TOLERANCE[dtype]}
+    torch.testing.assert_close(back.x, there.x, **close)
+    mirrored = turn_vectors(there.vectors, 0.7, mirror=True)
+    torch.testing.assert_close(back.vectors, mirrored, **close)
+
+
+def test_without_directions_a_mirror_image_is_the_same(make_conv, make_graph, move) -> None:
+    conv = make_conv()
+    graph = make_graph(conv)
+    torch.testing.assert_close(conv(**move(graph, 0.7, mirror=True)), conv(**graph))
+
+
+def test_directions_count_where_distances_do_not_tell(make_conv) -> None:
+    options = {"x": torch.ones(3, 5).double(), "edge_index": torch.tensor([[1, 2], [0, 0]])}
+    straight = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]).double()
+    bent = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).double()
+    for conv, same in ((make_conv(), True), (make_conv(vector_channels=2), False)):
+        difference = conv(pos=straight, **options)[0] - conv(pos=bent, **options)[0]
+        assert (difference.abs().max() < 1e-9) == same
+
+
+def test_turning_only_the_vectors_is_not_turning_the_tissue(
+    make_conv, make_graph, attend, turn_vectors
+) -> None:
+    conv = make_conv(**FULL)
+    graph = make_graph(conv)
+    turned = {**graph, "vectors": turn_vectors(graph["vectors"], 0.7)}
+    assert ((attend(conv, graph).x - attend(conv, turned).x).abs().amax(1) > 1e-3).any()
+
+
+def test_vectors_of_zero_have_finite_gradients(make_conv, make_graph, leaves_of) -> None:
+    conv = make_conv(**FULL)
+    graph = make_graph(conv)
+    graph["vectors"] = torch.zeros_like(graph["vectors"])
+    graph["pos"] = torch.zeros_like(graph["pos"])
+    leaves = leaves_of(graph)
+    out, vectors = conv(**{**graph, **leaves})
+    assert (vectors == 0).all()
+    (out.sum() + vectors.sum()).backward()
+    grads = [leaf.grad for leaf in leaves.values()] + [p.grad for p in conv.parameters()]
+    assert all(grad.isfinite().all() for grad in grads if grad is not None)
+
+
+def test_the_gate_lets_through_a_share_of_the_vectors(make_conv, make_graph, attend) -> None:
+    conv = make_conv(**FULL)
+    graph = make_graph(conv)
+    gated = attend(conv, graph).vectors
+    with torch.no_grad():
+        conv.vectors.lin_gate.weight.zero_()
+        conv.vectors.lin_gate.bias.fill_(100)
+    whole = attend(conv, graph).vectors
+    share = gated / whole
+    assert (share > 0).all() and (share < 1).all()
+    torch.testing.assert_close(share[..., 0], share[..., 1])
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_heads_side_by_side_or_their_mean(make_conv, make_graph, heads: int) -> None:
+    for concat, size in ((True, heads * 3), (False, 3)):
+        conv = make_conv(5, 4, heads, concat=concat, **FULL)
+        vectors = conv(**make_graph(conv))[1]
+        assert vectors.shape == (9, 2, size, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "vectors", "message"),
+    [
+        ({}, torch.rand(9, 2, 2, 2), r"in_vector_channels=0; found \[\[9, 2, 2, 2\]"),
+        (FULL, None, r"found \[None, None\]"),
+        (FULL, torch.rand(9, 2, 2), r"\(2, 2, 2\)\].*found \[\[9, 2, 2\], \[9, 2, 2\]\]"),
+        (FULL, torch.rand(9, 2, 3, 2), r"vectors must be \[N, \*\(2, 2, 2\)\].*max_order=2.*found"),
+        (FULL, (torch.rand(9, 2, 2, 2), None), r"found \[\[9, 2, 2, 2\], None\]"),
+    ],
+)
+def test_vectors_that_do_not_fit_are_named(
+    make_conv, make_graph, options: dict, vectors: Tensor | None, message: str
+) -> None:
+    conv = make_conv(dtype=torch.float32, **options)
+    with pytest.raises(ValueError, match=message):
+        conv(**{**make_graph(conv), "vectors": vectors})
