@@ -1,6 +1,7 @@
 """Macro and micro scale as PyG transforms; none changes its input."""
 
 from stofm_geo.transforms._search import gpu_search_unavailable
+from stofm_geo.transforms.hetero import HeteroView
 from stofm_geo.transforms.macro import MacroNodes
 from stofm_geo.transforms.masking import MaskCells
 from stofm_geo.transforms.neighbors import (
@@ -13,6 +14,7 @@ from stofm_geo.transforms.positions import NormalizePositions, PerturbPositions,
 from stofm_geo.transforms.subslices import SubSlices
 
 __all__ = [
+    "HeteroView",
     "MacroNodes",
     "MaskCells",
     "NormalizePositions",

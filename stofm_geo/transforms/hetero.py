@@ -1,0 +1,70 @@
+"""The hetero view: cells and virtual cells as node types of their own."""
+
+from __future__ import annotations
+
+import torch
+from torch_geometric.data import Data, HeteroData
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from stofm_geo._keys import NodeType
+
+_NAMES = {NodeType.CELL: "cell", NodeType.MACRO: "macro"}
+
+
+@functional_transform("hetero_view")
+class HeteroView(BaseTransform):
+    """A graph with virtual nodes (:class:`MacroNodes`) as ``HeteroData``, for ``HeteroConv``.
+
+    Node types are ``"cell"`` and ``"macro"``, edge types ``("cell", "to", "cell")``,
+    ``("cell", "to", "macro")``, ``("macro", "to", "cell")`` and ``("macro", "to", "macro")``. CLS,
+    which has no place, is left out. What was of a node or of an edge goes with it, in the same
+    order; ``cluster`` becomes, of a cell, the index of its virtual node in ``"macro"``, and
+    ``cluster_size`` is of ``"macro"`` alone.
+
+    Raises:
+        ValueError: ``data`` has no virtual nodes.
+    """
+
+    def forward(self, data: Data) -> HeteroData:
+        """Return the view."""
+        if "node_type" not in data or data.edge_index is None:
+            raise ValueError("HeteroView needs virtual nodes; run MacroNodes() first")
+        out = HeteroData()
+        rows = {name: (data.node_type == code).nonzero().view(-1) for code, name in _NAMES.items()}
+        place = torch.full((data.num_nodes,), -1, device=data.node_type.device)
+        for name, nodes in rows.items():
+            place[nodes] = torch.arange(len(nodes), device=nodes.device)
+            out[name].num_nodes = len(nodes)
+        src, dst = data.edge_index
+        edges = {
+            (one, "to", other): (
+                (data.node_type[src] == code) & (data.node_type[dst] == other_code)
+            )
+            .nonzero()
+            .view(-1)
+            for code, one in _NAMES.items()
+            for other_code, other in _NAMES.items()
+        }
+        for key, value in data:
+            if key in ("node_type", "num_nodes"):
+                continue
+            if key == "cluster":
+                out["cell"].cluster = place[value[rows["cell"]]]
+            elif key == "cluster_size":
+                out["macro"].cluster_size = value[rows["macro"]]
+            elif key == "edge_index":
+                for kind, which in edges.items():
+                    out[kind].edge_index = place[value[:, which]]
+            elif data.is_node_attr(key):
+                for name, nodes in rows.items():
+                    out[name][key] = value[nodes]
+            elif data.is_edge_attr(key):
+                for kind, which in edges.items():
+                    out[kind][key] = value[which]
+            else:
+                out[key] = value
+        return out
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
