@@ -13,7 +13,16 @@ from typing import Any
 
 from stofm_geo.data import atomic_path
 
-PACKAGES = ("torch", "torch-geometric", "anndata", "igraph", "numpy", "scipy", "scikit-learn")
+PACKAGES = (
+    "torch",
+    "torch-geometric",
+    "e3nn",
+    "anndata",
+    "igraph",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 
 
 def environment() -> dict[str, Any]:

@@ -31,9 +31,9 @@ batch = next(iter(DataLoader(pieces, batch_size=4)))
 print(batch)
 
 first = GATv2Conv(data.num_features, 64)
-encoder = SE2Transformer(64, num_layers=2)  # attention over edges, biased by their length
-src, dst = batch.edge_index
-length = (batch.pos[src] - batch.pos[dst]).norm(dim=1).float()
+# Attention over edges, biased by their length; 8 vectors a node, which turn with the tissue.
+encoder = SE2Transformer(64, num_layers=2, vector_channels=8)
 with torch.no_grad():
-    x, pair = encoder(first(batch.x, batch.edge_index), batch.edge_index, length)
-print("nodes", tuple(x.shape), "edges", tuple(pair.shape), "cells", int(batch.core_mask.sum()))
+    x = first(batch.x, batch.edge_index)
+    x, vectors, pair = encoder(x, batch.edge_index, batch.pos)
+print("nodes", tuple(x.shape), "vectors", tuple(vectors.shape), "edges", tuple(pair.shape))
