@@ -11,12 +11,12 @@ from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.nn.inits import reset
 from torch_geometric.typing import Adj, OptTensor
 
-from stofm_geo.nn.adjacency import edges_of, with_values
+from stofm_geo.nn.adjacency import graph_of, with_values
 from stofm_geo.nn.geometry import EdgeGeometry
 from stofm_geo.nn.irreps import planar_irreps
 from stofm_geo.nn.radial import GaussianRadial
 from stofm_geo.nn.vectors import VectorChannels
-from stofm_geo.ops import edge_attention
+from stofm_geo.ops import EdgeGraph, edge_attention
 
 
 class SE2TransformerConv(MessagePassing):
@@ -35,7 +35,8 @@ class SE2TransformerConv(MessagePassing):
     With ``vector_channels``, the directions of the neighbours count too: messages carry *vectors*
     of circular order 1 to ``max_order``, which turn with the positions, and their invariants flow
     into :math:`x'` (:class:`~stofm_geo.nn.vectors.VectorChannels`). Cross products among them tell
-    a tissue from its mirror image, unless ``reflections``.
+    a tissue from its mirror image, unless ``reflections`` (it takes two vectors an order: a vector
+    has no cross product with itself).
 
     Args:
         in_channels: Size of the node features, or of those of source and destination; -1 to read
@@ -144,7 +145,7 @@ class SE2TransformerConv(MessagePassing):
     def forward(
         self,
         x: Tensor | tuple[Tensor, Tensor],
-        edge_index: Adj,
+        edge_index: Adj | EdgeGraph,
         pos: Tensor | tuple[Tensor, Tensor] | None = None,
         edge_attr: Tensor | None = None,
         vectors: Tensor | tuple[Tensor, Tensor] | None = None,
@@ -156,8 +157,9 @@ class SE2TransformerConv(MessagePassing):
 
         Args:
             x: Node features, or those of sources and of destinations.
-            edge_index: From source to destination: ``[2, E]`` int64, an ``EdgeIndex``, or the
-                transposed adjacency as a ``torch.sparse`` tensor or a ``SparseTensor``.
+            edge_index: From source to destination: ``[2, E]`` int64, an ``EdgeIndex``, the
+                transposed adjacency as a ``torch.sparse`` tensor or a ``SparseTensor``, or an
+                :class:`~stofm_geo.ops.EdgeGraph` that several layers share.
             pos: Positions. Needed with ``radial`` or ``vector_channels``. A node with NaN has no
                 place: its edges have neither length nor direction.
             edge_attr: Edge features (``[E]`` where ``edge_dim`` is 1).
@@ -174,12 +176,13 @@ class SE2TransformerConv(MessagePassing):
             ValueError: Something is missing or of a shape that does not fit.
         """
         x, pos, vectors = _both(x), _both(pos), _both(vectors)
-        edges, values = edges_of(edge_index)
+        graph, values = graph_of(edge_index, x[1].size(0), x[0].size(0))
+        edges = graph.edge_index
         if edge_attr is None and self.edge_dim is not None:
             edge_attr = values
         if edge_attr is not None and edge_attr.dim() == 1:
             edge_attr = edge_attr[:, None]
-        self._check(edges, pos, edge_attr, vectors, pair)
+        self._check(x, edges, pos, edge_attr, vectors, pair)
 
         q = self.lin_query(x[1]).unflatten(1, (self.heads, self.out_channels))
         k = self.lin_key(x[0]).unflatten(1, (self.heads, self.out_channels))
@@ -200,8 +203,12 @@ class SE2TransformerConv(MessagePassing):
         # One pass over the edges for the values of nodes; as messages, what belongs to edges.
         # Everything as messages, if someone looks at them or weights are dropped.
         width = v.size(2) if self._may_fuse() else 0
-        out, logits, alpha = edge_attention(q, k, v[..., :width], bias, edges)
-        if width < v.size(2) or waves is not None or edge_attr is not None:
+        out, logits, lse = edge_attention(q, k, v[..., :width], bias, graph)
+        by_edges = width < v.size(2) or waves is not None or edge_attr is not None
+        alpha = logits
+        if by_edges or isinstance(return_attention_weights, bool):
+            alpha = (logits - lse.index_select(0, edges[1])).exp().to(v.dtype)
+        if by_edges:
             # propagate_type: (v: Tensor, u: OptTensor, alpha: Tensor, waves: OptTensor, edge_attr: OptTensor)  # noqa: E501
             rest = self.propagate(
                 edges,
@@ -272,15 +279,24 @@ class SE2TransformerConv(MessagePassing):
         return self.vectors(out, attended, vectors)
 
     def _check(
-        self, edges: Tensor, pos: tuple, edge_attr: Tensor | None, vectors: tuple, pair: OptTensor
+        self,
+        x: tuple,
+        edges: Tensor,
+        pos: tuple,
+        edge_attr: Tensor | None,
+        vectors: tuple,
+        pair: Tensor | None,
     ) -> None:
         if self.geometry is not None and any(p is None for p in pos):
             raise ValueError(
                 "pos is missing: this layer looks at distances or directions; hand in pos, or "
                 "build it with radial=None and without vector_channels"
             )
-        if self.geometry is not None and any(p.dim() != 2 or p.size(1) != 2 for p in pos):
-            raise ValueError(f"pos must be [N, 2]; found {_shapes(pos)}")
+        if self.geometry is not None and any(
+            p.dim() != 2 or p.size(1) != 2 or p.size(0) != rows.size(0)
+            for p, rows in zip(pos, x, strict=True)
+        ):
+            raise ValueError(f"pos must be [N, 2] for x {_shapes(x)}; found {_shapes(pos)}")
         if (edge_attr is None) != (self.edge_dim is None) or (
             edge_attr is not None
             and (edge_attr.size(0) != edges.size(1) or edge_attr.size(1) != self.edge_dim)

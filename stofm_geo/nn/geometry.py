@@ -51,6 +51,8 @@ class CircularHarmonics(nn.Module):
         ValueError: ``max_order`` is not 1 to 12.
     """
 
+    planes: Tensor
+
     def __init__(self, max_order: int) -> None:
         super().__init__()
         if not 1 <= max_order <= MAX_ORDER:
@@ -60,8 +62,9 @@ class CircularHarmonics(nn.Module):
             list(range(1, max_order + 1)), normalize=False, normalization="norm"
         )
         planes = [plane_of(order) for order in range(1, max_order + 1)]
-        # No buffer, which .float() would round for a .double() to come.
-        self.planes = torch.block_diag(*(plane / scale for plane, scale in planes))
+        # In double, so that a layer made in single precision is exact once it is .double().
+        exact = torch.block_diag(*(plane / scale for plane, scale in planes))
+        self.register_buffer("planes", exact, persistent=False)
 
     def forward(self, unit: Tensor) -> Tensor:
         """``[E, 2]`` to ``[E, M, 2]``."""
@@ -86,8 +89,9 @@ class EdgeGeometry(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
+        self.max_order = max_order or 0
         # A bias of the logits for each head, then a weight of the directions for each and order.
-        self.radial: nn.Module | None = radial(heads * (1 + (max_order or 0))) if radial else None
+        self.radial: nn.Module | None = radial(heads * (1 + self.max_order)) if radial else None
         self.harmonics = None if max_order is None else CircularHarmonics(max_order)
 
     def reset_parameters(self) -> None:
@@ -112,7 +116,7 @@ class EdgeGeometry(nn.Module):
         shape = (distance.size(0), self.heads)  # len() would fix it for torch.export
         bias, weight = distance.new_zeros(shape), distance.new_zeros(distance.size(0), 0)
         if self.radial is not None:
-            bias, weight = self.radial(distance).tensor_split([self.heads], dim=1)
+            bias, weight = self.radial(distance).split([self.heads, self.heads * self.max_order], 1)
             if hasattr(self.radial, "log_envelope"):
                 bias = bias + self.radial.log_envelope(distance)[:, None]  # type: ignore[operator]
         if self.harmonics is None:
@@ -132,7 +136,9 @@ def plane_of(order: int) -> tuple[Tensor, float]:
         of angle ``theta`` fills with ``cos(order theta)`` and ``sin(order theta)``; and the factor
         they have in the spherical harmonics.
     """
-    theta = torch.arange(4 * order + 4, dtype=torch.float64) * (torch.pi / (2 * order + 2))
+    theta = torch.arange(4 * order + 4, dtype=torch.float64, device="cpu") * (
+        torch.pi / (2 * order + 2)
+    )
     circle = torch.stack([theta.cos(), theta.sin(), torch.zeros_like(theta)], dim=1)
     harmonics = o3.spherical_harmonics(order, circle, normalize=False, normalization="norm")
     waves = torch.stack([(order * theta).cos(), (order * theta).sin()], dim=1)

@@ -92,8 +92,8 @@ class SoftOneHotRadial(nn.Module):
         basis: str = "smooth_finite",
     ) -> None:
         super().__init__()
-        if not cutoff > 0:
-            raise ValueError(f"cutoff must be positive; found {cutoff}")
+        if not 0 < cutoff < math.inf:
+            raise ValueError(f"cutoff must be positive and finite; found {cutoff}")
         if basis not in (known := ("smooth_finite", "cosine", "fourier")):
             raise ValueError(f"unknown basis {basis!r}; choose one of {list(known)}")
         self.out_channels = out_channels

@@ -11,6 +11,7 @@ from torch_geometric.nn.inits import reset
 
 from stofm_geo.nn.conv import SE2TransformerConv
 from stofm_geo.nn.radial import GaussianRadial
+from stofm_geo.ops import EdgeGraph
 
 
 class SE2Output(NamedTuple):
@@ -108,10 +109,12 @@ class SE2Transformer(nn.Module):
         Returns:
             Node features, vectors and the last pair state.
         """
-        vectors, pair = None, x.new_zeros(edge_index.size(1), self.heads)
+        given = EdgeGraph(edge_index, x.size(0))
+        graph = given.sorted()  # once, for all blocks
+        vectors, pair = None, x.new_zeros(graph.src.size(0), self.heads)
         for block in self.blocks:
-            x, vectors, pair = block(x, edge_index, pos, vectors, pair)
-        return SE2Output(self.norm(x), vectors, pair)
+            x, vectors, pair = block(x, graph, pos, vectors, pair)
+        return SE2Output(self.norm(x), vectors, given.unsort(pair))
 
     def __repr__(self) -> str:
         vectors = f", vector_channels={self.vector_shape[1]}" if self.vector_shape else ""
@@ -143,7 +146,7 @@ class _Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        edge_index: Tensor,
+        graph: EdgeGraph,
         pos: Tensor,
         vectors: Tensor | None,
         pair: Tensor,
@@ -151,7 +154,7 @@ class _Block(nn.Module):
         shrunk = None if vectors is None else _shrink(vectors)
         message, *new, pair = self.attention(
             self.norm1(x) if self.pre else x,
-            edge_index,
+            graph,
             pos,
             vectors=shrunk,
             pair=pair,

@@ -315,8 +315,9 @@ def test_repr() -> None:
         ({"in_vector_channels": 2}, "need vector_channels of 1 or more"),
         ({"vector_channels": 1, "max_order": 13}, "max_order must be 1 to 12; found 13"),
         ({"vector_channels": 1, "max_order": 0}, "max_order must be 1 to 12; found 0"),
-        ({"vector_channels": -1}, "vector_channels must be .*; found -1"),
-        ({"vector_channels": 1, "in_vector_channels": -1}, "in_vector_channels must be .*found -1"),
+        ({"vector_channels": -1}, "^vector_channels must be 0 or more; found -1"),
+        ({"in_vector_channels": -1}, "^in_vector_channels must be 0 or more; found -1"),
+        ({"edge_dim": -1}, "edge_dim must be 1 or more; found -1"),
     ],
 )
 def test_sizes_that_cannot_be(options: dict, message: str) -> None:

@@ -214,7 +214,7 @@ def test_a_node_without_a_place_among_others(
     [
         (None, "pos is missing"),
         ((torch.rand(9, 2), None), "pos is missing"),
-        (torch.rand(9, 3), r"pos must be \[N, 2\]; found \[\[9, 3\], \[9, 3\]\]"),
+        (torch.rand(9, 3), r"pos must be \[N, 2\] for x .*; found \[\[9, 3\], \[9, 3\]\]"),
         ((torch.rand(9, 2), torch.rand(9, 3)), r"found \[\[9, 2\], \[9, 3\]\]"),
         (torch.rand(9), r"found \[\[9\], \[9\]\]"),
     ],

@@ -209,9 +209,9 @@ def test_any_module_can_be_radial(make_conv, make_graph) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cutoff": 0.0}, "cutoff must be positive; found 0.0"),
-        ({"cutoff": -1}, "cutoff must be positive; found -1"),
-        ({"cutoff": math.nan}, "cutoff must be positive; found nan"),
+        ({"cutoff": 0.0}, "cutoff must be positive and finite; found 0.0"),
+        ({"cutoff": -1}, "cutoff must be positive and finite; found -1"),
+        ({"cutoff": math.nan}, "cutoff must be positive and finite; found nan"),
         ({"cutoff": 1, "basis": "gaussian"}, r"unknown basis 'gaussian'; choose one of \['smooth_"),
     ],
 )

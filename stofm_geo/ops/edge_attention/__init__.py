@@ -2,13 +2,13 @@ r"""Multi-head attention over edges: one public function, its backends beside it
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from stofm_geo.ops.edge_attention import reference, scatter
+from stofm_geo.ops.edge_attention import cpu, reference, scatter
+from stofm_geo.ops.graph import EdgeGraph
 
 # In order of preference: "auto" takes the first that can run on the tensors at hand.
-_BACKENDS = {"scatter": scatter, "reference": reference}
+_BACKENDS = {"cpu": cpu, "scatter": scatter, "reference": reference}
 
 
 def available_backends() -> dict[str, str | None]:
@@ -25,7 +25,7 @@ def edge_attention(
     k: Tensor,
     v: Tensor,
     bias: Tensor,
-    edge_index: Tensor,
+    graph: EdgeGraph | Tensor,
     *,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,51 +33,58 @@ def edge_attention(
 
     .. math::
         a_{ji} = \frac{q_i \cdot k_j}{\sqrt{C}} + b_{ji}, \qquad
-        o_i = \sum_{j \to i} \operatorname{softmax}_j(a_{ji}) \, v_j
+        l_i = \log \sum_{j \to i} e^{a_{ji}}, \qquad
+        o_i = \sum_{j \to i} e^{a_{ji} - l_i} \, v_j
 
     Args:
         q: Queries of the destinations, ``[N, H, C]`` (nodes, heads, channels a head).
         k: Keys of the sources, ``[M, H, C]``; ``M`` may differ from ``N``.
         v: Values of the sources, ``[M, H, D]``.
         bias: Additive logits, ``[E, H]``; an edge with ``-inf`` is not attended to.
-        edge_index: ``[2, E]``, int64, rows source and destination, in any order; an edge
-            that is there twice counts twice.
+        graph: ``[2, E]`` int64, rows source and destination, in any order; an edge that is there
+            twice counts twice. Or an :class:`~stofm_geo.ops.EdgeGraph` of it, made once for
+            several calls.
         backend: ``"auto"``, or a name of :func:`available_backends`.
 
     Returns:
-        The attended values :math:`o` ``[N, H, D]`` (zero where a node has no incoming edge), the
-        logits :math:`a` ``[E, H]`` and their softmax ``[E, H]``, in the order of ``edge_index``.
+        The attended values :math:`o` ``[N, H, D]``, the logits :math:`a` ``[E, H]`` and their
+        log-sum-exp :math:`l` ``[N, H]``, all with gradients. Where a node has no edge, or all are
+        hidden, :math:`o` and :math:`l` are 0.
 
     Raises:
         ValueError: Shapes that do not fit together, or an unknown backend.
         RuntimeError: A backend asked for by name that is not available here.
     """
-    _check(q, k, v, bias, edge_index)
-    return _select(backend).edge_attention(q, k, v, bias, edge_index)
+    if not isinstance(graph, EdgeGraph):
+        graph = EdgeGraph(graph, q.size(0), k.size(0))
+    _check(q, k, v, bias, graph)
+    attend = _select(backend, q).edge_attention
+    out, logits, lse = attend(q, k, v, graph.sort(bias), graph)
+    return out, graph.unsort(logits), lse
 
 
-def _select(name: str):  # type: ignore[no-untyped-def]
+def _select(name: str, q: Tensor):  # type: ignore[no-untyped-def]
     if name == "auto":
-        return next(backend for backend in _BACKENDS.values() if backend.unavailable() is None)
+        return next(backend for backend in _BACKENDS.values() if backend.unavailable(q) is None)
     if name not in _BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose 'auto' or one of {list(_BACKENDS)}")
-    if (reason := _BACKENDS[name].unavailable()) is not None:
+    if (reason := _BACKENDS[name].unavailable(q)) is not None:
         raise RuntimeError(f"backend {name!r} is not available: {reason}")
     return _BACKENDS[name]
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, edge_index: Tensor) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph) -> None:
     fits = q.dim() == k.dim() == v.dim() == 3
     if not fits or k.shape[:2] != v.shape[:2] or q.shape[1:] != k.shape[1:]:
         raise ValueError(
             "q must be [N, H, C], k [M, H, C] and v [M, H, D]; found "
             f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
         )
-    if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.dtype != torch.int64:
+    if graph.num_dst != q.size(0) or graph.num_src != k.size(0):
         raise ValueError(
-            f"edge_index must be int64 [2, E]; found {edge_index.dtype} {list(edge_index.shape)}"
+            f"the graph is of {graph.num_src} sources and {graph.num_dst} destinations; found "
+            f"q {list(q.shape)}, k {list(k.shape)}"
         )
-    if bias.shape != (edge_index.shape[1], q.shape[1]):
-        raise ValueError(
-            f"bias must be [E, H] = [{edge_index.shape[1]}, {q.shape[1]}]; found {list(bias.shape)}"
-        )
+    edges = graph.src.size(0)
+    if bias.dim() != 2 or bias.size(0) != edges or bias.size(1) != q.size(1):
+        raise ValueError(f"bias must be [E, H] = [{edges}, {q.size(1)}]; found {list(bias.shape)}")

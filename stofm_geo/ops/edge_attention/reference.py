@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stofm_geo.ops.graph import EdgeGraph
 
-def unavailable() -> str | None:
+
+def unavailable(q: Tensor | None = None) -> str | None:
     """The reference runs wherever PyTorch runs."""
     return None
 
 
 def edge_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, edge_index: Tensor
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`stofm_geo.ops.edge_attention`."""
-    src, dst = edge_index
+    src, dst = graph.src, graph.dst
     n, heads, channels = q.shape
     # index_select, not q[dst]: its backward is several times faster on a CPU.
     product = (q.index_select(0, dst) * k.index_select(0, src)).sum(-1)
@@ -28,11 +30,12 @@ def edge_attention(
     top = top.masked_fill(top == -torch.inf, 0)
     weight = (logits - top.index_select(0, dst)).exp()
     total = torch.zeros_like(top).scatter_add(0, per_head, weight)
-    total = total.masked_fill(total == 0, 1)
-    alpha = (weight / total.index_select(0, dst)).to(v.dtype)
+    nothing = total == 0
+    lse = (top + total.masked_fill(nothing, 1).log()).masked_fill(nothing, 0)
+    alpha = (weight / total.masked_fill(nothing, 1).index_select(0, dst)).to(v.dtype)
 
     message = (alpha[..., None] * v.index_select(0, src)).flatten(1)
     # A one-stride index takes scatter_add's parallel path, where index_add is serial.
     out = v.new_zeros(n, message.shape[1])
     out = out.scatter_add(0, dst[:, None].expand_as(message), message)
-    return out.view(n, heads, v.shape[2]), logits, alpha
+    return out.view(n, heads, v.shape[2]), logits, lse

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stofm_geo.ops.graph import EdgeGraph
+
 try:
     import torch_scatter
 except (ImportError, OSError) as error:  # OSError: built for another version of torch
@@ -16,23 +18,27 @@ else:
     _REASON = None
 
 
-def unavailable() -> str | None:
+def unavailable(q: Tensor | None = None) -> str | None:
     """Why torch-scatter cannot be used, or ``None`` where it can."""
     return _REASON
 
 
 def edge_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, edge_index: Tensor
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`stofm_geo.ops.edge_attention`."""
-    src, dst = edge_index
+    src, dst = graph.src, graph.dst
     n, heads, channels = q.shape
     product = (q.index_select(0, dst) * k.index_select(0, src)).sum(-1)
     logits = product * channels**-0.5 + bias
     # Where every edge is hidden (a bias of -inf) nothing is attended to, and nothing is NaN.
+    hidden = logits == -torch.inf
     finite = logits.clamp_min(torch.finfo(logits.dtype).min / 2)
-    alpha = torch_scatter.scatter_softmax(finite, dst, dim=0, dim_size=n)
-    alpha = alpha.masked_fill(logits == -torch.inf, 0).to(v.dtype)
+    lse = torch_scatter.scatter_logsumexp(finite, dst, dim=0, dim_size=n)
+    top = torch_scatter.scatter_max(logits.detach(), dst, dim=0, dim_size=n)[0]
+    nothing = (top == -torch.inf) | (graph.ptr.diff() == 0)[:, None]
+    lse = lse.masked_fill(nothing, 0)
+    alpha = (finite - lse.index_select(0, dst)).exp().masked_fill(hidden, 0).to(v.dtype)
     message = (alpha[..., None] * v.index_select(0, src)).flatten(1)
     out = torch_scatter.scatter_sum(message, dst, dim=0, dim_size=n)
-    return out.view(n, heads, v.shape[2]), logits, alpha
+    return out.view(n, heads, v.shape[2]), logits, lse

@@ -1,0 +1,66 @@
+"""Run a compiled function over parts of its work, on as many threads as PyTorch uses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+_SMALL = 20_000  # multiply-adds (thousands) below which handing work to a thread costs more
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def parts(ptr: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """Ranges of rows with about equally many edges each; ``ptr`` is where each row's start."""
+    rows = len(ptr) - 1
+    # A row weighs one edge more than it has, so that rows without edges are shared out, too.
+    weight = ptr + np.arange(rows + 1)
+    cuts = np.searchsorted(weight, np.linspace(0, weight[-1], count + 1)[1:-1])
+    bounds = [0, *cuts.tolist(), rows]
+    return [(a, b) for a, b in pairwise(bounds) if b > a]
+
+
+def run(work: Callable[[int, int], None], ptr: np.ndarray, cost: int) -> None:
+    """Call ``work(first, last)`` for ranges of rows that together are all rows.
+
+    Args:
+        work: Compiled and without the GIL; each row is written by one call alone.
+        ptr: Where each row's edges start.
+        cost: Multiply-adds of the whole, in thousands.
+    """
+    threads = torch.get_num_threads() if cost > _SMALL else 1
+    if threads == 1:
+        work(0, len(ptr) - 1)
+        return
+    # More parts than threads: a thread that was held up takes fewer of them.
+    todo = iter(parts(ptr, 4 * threads))
+    helpers = [_executor().submit(_drain, work, todo) for _ in range(threads - 1)]
+    _drain(work, todo)
+    for helper in helpers:
+        helper.result()
+
+
+def _drain(work: Callable[[int, int], None], todo: Iterator[tuple[int, int]]) -> None:
+    for first, last in todo:  # next() on a list's iterator is atomic under the GIL
+        work(first, last)
+
+
+def _executor() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="stofm_geo")
+    return _pool
+
+
+def _forget() -> None:
+    """A forked child has none of its parent's threads."""
+    global _pool
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget)
