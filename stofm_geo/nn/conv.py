@@ -57,6 +57,8 @@ class SE2TransformerConv(MessagePassing):
         in_vector_channels: Vectors an order that come in (default 0).
         out_vectors: Whether ``forward`` returns vectors, too (default: their invariants only).
         reflections: Whether a mirror image is the same, that is E(2) and not SE(2) (default no).
+        tolerance: On 10 000 edges or more, a :class:`GaussianRadial` is read from a table, to this
+            share of the range of its values (default 1e-5); ``None``: always exact.
 
     Shapes:
         - ``x`` ``[N, in_channels]`` (or a pair of them), ``edge_index`` ``[2, E]``, ``pos``
@@ -86,6 +88,7 @@ class SE2TransformerConv(MessagePassing):
         in_vector_channels: int = 0,
         out_vectors: bool = False,
         reflections: bool = False,
+        tolerance: float | None = 1e-5,
     ) -> None:
         super().__init__(aggr="add", node_dim=0)
         for name, size, least in (
@@ -120,7 +123,9 @@ class SE2TransformerConv(MessagePassing):
         self.lin_skip = Linear(own, out_width, bias=bias) if root_weight else None
         self.geometry = self.vectors = None
         if radial is not None or vector_channels:
-            self.geometry = EdgeGeometry(heads, radial, max_order if vector_channels else None)
+            self.geometry = EdgeGeometry(
+                heads, radial, max_order if vector_channels else None, tolerance
+            )
         if vector_channels:
             self.vectors = VectorChannels(
                 source,

@@ -9,6 +9,10 @@ from e3nn import o3
 from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
+from stofm_geo.nn.radial import GaussianRadial
+from stofm_geo.nn.tabulated import Tabulated
+
+_MANY = 10_000  # edges from which a table pays
 MAX_ORDER = 12  # as far as e3nn's spherical harmonics go
 
 
@@ -82,16 +86,25 @@ class EdgeGeometry(nn.Module):
         heads: Number of heads ``H``.
         radial: Makes the radial functions, from their number; ``None`` for directions alone.
         max_order: Highest circular order ``M``; ``None`` for distances alone.
+        tolerance: Largest error of a :class:`GaussianRadial` on many edges, where it is read from a
+            table, as a share of the range of its values; ``None`` for exact evaluation.
     """
 
     def __init__(
-        self, heads: int, radial: Callable[[int], nn.Module] | None, max_order: int | None = None
+        self,
+        heads: int,
+        radial: Callable[[int], nn.Module] | None,
+        max_order: int | None = None,
+        tolerance: float | None = 1e-5,
     ) -> None:
         super().__init__()
         self.heads = heads
         self.max_order = max_order or 0
         # A bias of the logits for each head, then a weight of the directions for each and order.
         self.radial: nn.Module | None = radial(heads * (1 + self.max_order)) if radial else None
+        self.tabulated = None
+        if tolerance is not None and isinstance(self.radial, GaussianRadial):
+            self.tabulated = Tabulated(tolerance)
         self.harmonics = None if max_order is None else CircularHarmonics(max_order)
 
     def reset_parameters(self) -> None:
@@ -116,7 +129,8 @@ class EdgeGeometry(nn.Module):
         shape = (distance.size(0), self.heads)  # len() would fix it for torch.export
         bias, weight = distance.new_zeros(shape), distance.new_zeros(distance.size(0), 0)
         if self.radial is not None:
-            bias, weight = self.radial(distance).split([self.heads, self.heads * self.max_order], 1)
+            values = self._values(self.radial, distance)
+            bias, weight = values.split([self.heads, self.heads * self.max_order], 1)
             if hasattr(self.radial, "log_envelope"):
                 bias = bias + self.radial.log_envelope(distance)[:, None]  # type: ignore[operator]
         if self.harmonics is None:
@@ -125,6 +139,16 @@ class EdgeGeometry(nn.Module):
         if self.radial is not None:
             waves = waves * (1 + weight.unflatten(1, (self.heads, -1))[..., None])
         return bias, waves
+
+    def _values(self, radial: nn.Module, distance: Tensor) -> Tensor:
+        if (
+            self.tabulated is None
+            or distance.size(0) < _MANY
+            or distance.requires_grad
+            or torch.compiler.is_compiling()  # knots depend on values
+        ):
+            return radial(distance)
+        return self.tabulated(radial, distance)
 
 
 @torch.inference_mode(False)

@@ -2,5 +2,6 @@
 
 from stofm_geo.ops.edge_attention import available_backends, edge_attention
 from stofm_geo.ops.graph import EdgeGraph
+from stofm_geo.ops.interpolation import interpolate
 
-__all__ = ["EdgeGraph", "available_backends", "edge_attention"]
+__all__ = ["EdgeGraph", "available_backends", "edge_attention", "interpolate"]

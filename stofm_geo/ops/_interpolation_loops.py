@@ -1,0 +1,52 @@
+"""The loops of the interpolation, compiled by numba; each walks edges ``first`` to ``last``."""
+
+from __future__ import annotations
+
+from stofm_geo.ops.compiled import compiled
+
+
+@compiled
+def _left(knots, x):  # type: ignore[no-untyped-def]
+    low, high = 0, knots.size - 2
+    while low < high:
+        middle = (low + high + 1) // 2
+        if knots[middle] <= x:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@compiled
+def forward(first, last, at, knots, table, out):  # type: ignore[no-untyped-def]
+    one = knots.dtype.type(1)
+    for e in range(first, last):
+        x = min(max(at[e], knots[0]), knots[-1])
+        i = _left(knots, x)
+        step = knots[i + 1] - knots[i]
+        t = (x - knots[i]) / step
+        up = t * t * (3 * one - 2 * one * t)
+        a = t * (one - t) * (one - t) * step
+        b = -t * t * (one - t) * step
+        for c in range(out.shape[1]):
+            y0, y1 = table[i, 0, c], table[i + 1, 0, c]
+            out[e, c] = y0 + (y1 - y0) * up + a * table[i, 1, c] + b * table[i + 1, 1, c]
+
+
+@compiled
+def backward(first, last, d_out, at, knots, d_table):  # type: ignore[no-untyped-def]
+    one = knots.dtype.type(1)
+    for e in range(first, last):
+        x = min(max(at[e], knots[0]), knots[-1])
+        i = _left(knots, x)
+        step = knots[i + 1] - knots[i]
+        t = (x - knots[i]) / step
+        up = t * t * (3 * one - 2 * one * t)
+        a = t * (one - t) * (one - t) * step
+        b = -t * t * (one - t) * step
+        for c in range(d_out.shape[1]):
+            d = d_out[e, c]
+            d_table[i, 0, c] += (one - up) * d
+            d_table[i + 1, 0, c] += up * d
+            d_table[i, 1, c] += a * d
+            d_table[i + 1, 1, c] += b * d

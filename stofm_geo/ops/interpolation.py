@@ -1,0 +1,96 @@
+"""Cubic interpolation of a table of functions of one number."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stofm_geo.ops import threads
+
+try:
+    from stofm_geo.ops import _interpolation_loops as loops
+except ImportError:  # no numba for this Python
+    loops = None  # type: ignore[assignment]
+
+_PARTS = 4  # of the edges in the backward; fixed, so that threads do not change the sums
+
+
+def interpolate(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
+    r"""Cubic Hermite interpolation.
+
+    Between two knots of distance :math:`h`, with :math:`t` the share of the way,
+
+    .. math::
+        f = (2t^3 - 3t^2 + 1) y_0 + (t^3 - 2t^2 + t) h y'_0 + (3t^2 - 2t^3) y_1 + (t^3 - t^2) h y'_1
+
+    Args:
+        at: Where, ``[E]``; what is beyond the knots is put at the first or last.
+        knots: Ascending, ``[T]``, at least two.
+        table: Values and derivatives there, ``[T, 2, K]``.
+
+    Returns:
+        ``[E, K]``, with gradients to ``table`` alone.
+    """
+    if loops is None or at.device.type != "cpu" or at.dtype not in (torch.float32, torch.float64):
+        return _reference(at, knots, table)
+    return _interpolate(at.detach(), knots, table)
+
+
+def _reference(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
+    at = at.detach().clamp(knots[0], knots[-1])
+    left = (torch.searchsorted(knots, at, right=True) - 1).clamp(0, len(knots) - 2)
+    step = knots[left + 1] - knots[left]
+    t = ((at - knots[left]) / step)[:, None]
+    (y0, m0), (y1, m1) = table[left].unbind(1), table[left + 1].unbind(1)
+    bend = t * (1 - t) * (m0 * (1 - t) - m1 * t) * step[:, None]
+    return y0 + (y1 - y0) * t * t * (3 - 2 * t) + bend
+
+
+@torch.library.custom_op("stofm_geo::interpolate_cpu", mutates_args=(), device_types="cpu")
+def _interpolate(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
+    out = table.new_empty(at.size(0), table.size(2))
+    given = [t.detach().contiguous().numpy() for t in (at, knots, table)]
+    made = out.numpy()
+    threads.run(
+        lambda first, last: loops.forward(first, last, *given, made),
+        np.arange(at.size(0) + 1),
+        at.size(0) * table.size(2) // 100,
+    )
+    return out
+
+
+@_interpolate.register_fake
+def _(at, knots, table):  # type: ignore[no-untyped-def]
+    return table.new_empty(at.size(0), table.size(2))
+
+
+@torch.library.custom_op("stofm_geo::interpolate_cpu_backward", mutates_args=(), device_types="cpu")
+def _interpolate_backward(d_out: Tensor, at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
+    given = [t.detach().contiguous().numpy() for t in (d_out, at, knots)]
+    d_table = table.new_zeros(_PARTS, *table.shape)
+    made = d_table.numpy()
+    cuts = np.linspace(0, at.size(0), _PARTS + 1).astype(np.int64)
+
+    def work(first: int, last: int) -> None:
+        for part in range(first, last):
+            loops.backward(cuts[part], cuts[part + 1], *given, made[part])
+
+    threads.run(work, np.arange(_PARTS + 1), at.size(0) * table.size(2) // 100)
+    return d_table.sum(0)
+
+
+@_interpolate_backward.register_fake
+def _(d_out, at, knots, table):  # type: ignore[no-untyped-def]
+    return table.new_empty(table.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, d_out):  # type: ignore[no-untyped-def]
+    return None, None, _interpolate_backward(d_out, *ctx.saved_tensors)
+
+
+_interpolate.register_autograd(_backward, setup_context=_setup_context)
