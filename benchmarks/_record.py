@@ -19,6 +19,7 @@ PACKAGES = (
     "e3nn",
     "anndata",
     "igraph",
+    "numba",
     "numpy",
     "scipy",
     "scikit-learn",
