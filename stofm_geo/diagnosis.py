@@ -12,7 +12,16 @@ from stofm_geo._version import __version__
 from stofm_geo.ops import available_backends
 from stofm_geo.transforms import gpu_search_unavailable
 
-_PACKAGES = ("torch", "torch-geometric", "lightning", "anndata", "numba", "numpy", "scipy", "scikit-learn")
+_PACKAGES = (
+    "torch",
+    "torch-geometric",
+    "lightning",
+    "anndata",
+    "numba",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 
 
 def report() -> dict[str, dict[str, str]]:

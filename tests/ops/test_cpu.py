@@ -45,7 +45,7 @@ def test_it_is_a_registered_op() -> None:
     args = (*tensors[:3], graph.sort(tensors[3]), graph.src, graph.dst, graph.ptr, *graph.reverse)
     for dtype in (torch.float32, torch.float64):
         leaves = [a.to(dtype).requires_grad_() if a.is_floating_point() else a for a in args]
-        torch.library.opcheck(torch.ops.stofm_geo.edge_attention_cpu, tuple(leaves))
+        torch.library.opcheck(torch.ops.stofm_geo.edge_attention, (*leaves, "cpu"))
 
 
 def test_compiled_in_one_graph() -> None:

@@ -2,13 +2,16 @@ r"""Multi-head attention over edges: one public function, its backends beside it
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
-from stofm_geo.ops.edge_attention import cpu, reference, scatter
+from stofm_geo.ops.edge_attention import cpu, fused, reference, scatter, triton
 from stofm_geo.ops.graph import EdgeGraph
 
 # In order of preference: "auto" takes the first that can run on the tensors at hand.
-_BACKENDS = {"cpu": cpu, "scatter": scatter, "reference": reference}
+_BACKENDS = {"cpu": cpu, "triton": triton, "scatter": scatter, "reference": reference}
+_PLAIN = {"scatter": scatter.edge_attention, "reference": reference.edge_attention}
 
 
 def available_backends() -> dict[str, str | None]:
@@ -58,19 +61,20 @@ def edge_attention(
     if not isinstance(graph, EdgeGraph):
         graph = EdgeGraph(graph, q.size(0), k.size(0))
     _check(q, k, v, bias, graph)
-    attend = _select(backend, q).edge_attention
+    name = _select(backend, q)
+    attend = _PLAIN[name] if name in _PLAIN else partial(fused.edge_attention, kernel=name)
     out, logits, lse = attend(q, k, v, graph.sort(bias), graph)
     return out, graph.unsort(logits), lse
 
 
-def _select(name: str, q: Tensor):  # type: ignore[no-untyped-def]
+def _select(name: str, q: Tensor) -> str:
     if name == "auto":
-        return next(backend for backend in _BACKENDS.values() if backend.unavailable(q) is None)
+        return next(name for name, backend in _BACKENDS.items() if backend.unavailable(q) is None)
     if name not in _BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose 'auto' or one of {list(_BACKENDS)}")
     if (reason := _BACKENDS[name].unavailable(q)) is not None:
         raise RuntimeError(f"backend {name!r} is not available: {reason}")
-    return _BACKENDS[name]
+    return name
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from stofm_geo.ops import threads
-from stofm_geo.ops.graph import EdgeGraph
 
 try:
     from stofm_geo.ops.edge_attention import _loops
@@ -28,59 +27,39 @@ def unavailable(q: Tensor | None = None) -> str | None:
     return _REASON
 
 
-def edge_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, src: Tensor, ptr: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`stofm_geo.ops.edge_attention`."""
-    kind = torch.float64 if q.dtype == torch.float64 else torch.float32
-    needs_gradients = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, bias))
-    reverse = graph.reverse if needs_gradients else (graph.ptr[:0], graph.src[:0])
-    out, logits, lse = _attend(
-        q.to(kind), k.to(kind), v.to(kind), bias.to(kind), graph.src, graph.dst, graph.ptr, *reverse
+    """Attend; half precision is computed in single.
+
+    Args:
+        q: Queries of the destinations ``[N, H, C]``.
+        k: Keys of the sources ``[M, H, C]``.
+        v: Values of the sources ``[M, H, D]``.
+        bias: Additive logits ``[E, H]``; ``-inf`` hides an edge.
+        src: Sources of the edges ``[E]``, sorted by destination.
+        ptr: Where each destination's edges start ``[N + 1]``.
+
+    Returns:
+        Attended values ``[N, H, D]``, logits ``[E, H]`` and their log-sum-exp ``[N, H]``.
+    """
+    n, heads, _ = q.shape
+    made = (
+        bias.new_empty(src.size(0), heads),
+        bias.new_empty(n, heads, v.size(2)),
+        bias.new_empty(n, heads),
     )
+    given, written = _arrays(bias.dtype, q, k, v, bias, src, ptr), _arrays(bias.dtype, *made)
+    threads.run(
+        lambda first, last: _loops.forward(first, last, *given, *written),
+        given[-1],
+        _cost(q, v, src),
+    )
+    logits, out, lse = made
     return out.to(v.dtype), logits, lse
 
 
-@torch.library.custom_op("stofm_geo::edge_attention_cpu", mutates_args=(), device_types="cpu")
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    src: Tensor,
-    dst: Tensor,
-    ptr: Tensor,
-    reverse_ptr: Tensor,
-    reverse_edges: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    n, heads, channels = q.shape
-    out = q.new_empty(n, heads, v.size(2))
-    logits = q.new_empty(src.size(0), heads)
-    lse = q.new_empty(n, heads)
-    given = _arrays(q, k, v, bias, src, ptr)
-    made = _arrays(logits, out, lse)
-    threads.run(
-        lambda first, last: _loops.forward(first, last, *given, *made),
-        given[-1],
-        src.size(0) * heads * (channels + v.size(2)) // 1000,
-    )
-    return out, logits, lse
-
-
-@_attend.register_fake
-def _(q, k, v, bias, src, dst, ptr, reverse_ptr, reverse_edges):  # type: ignore[no-untyped-def]
-    n, heads, _ = q.shape
-    return (
-        q.new_empty(n, heads, v.size(2)),
-        q.new_empty(src.size(0), heads),
-        q.new_empty(n, heads),
-    )
-
-
-@torch.library.custom_op(
-    "stofm_geo::edge_attention_cpu_backward", mutates_args=(), device_types="cpu"
-)
-def _attend_backward(
+def backward(
     d_out: Tensor,
     d_logits: Tensor,
     d_lse: Tensor,
@@ -96,60 +75,49 @@ def _attend_backward(
     reverse_ptr: Tensor,
     reverse_edges: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _, heads, channels = q.shape
-    made = (
-        q.new_empty(q.shape),
-        k.new_empty(k.shape),
-        v.new_empty(v.shape),
-        logits.new_empty(logits.shape),
-    )
-    d_q, d_k, d_v, d_bias = _arrays(*made)
+    """Gradients of ``q``, ``k``, ``v`` and ``bias``.
+
+    Args:
+        d_out: Gradient of the output; ``d_logits``, ``d_lse`` accordingly.
+        q: As in :func:`forward`, with what it returned.
+        dst: Destinations of the edges ``[E]``, ascending.
+        reverse_ptr: Where each source's edges start ``[M + 1]``.
+        reverse_edges: Numbers of the edges, by source ``[E]``.
+    """
+    kind = logits.dtype
+    made = tuple(torch.empty(t.shape, dtype=kind) for t in (q, k, v, logits))
+    d_q, d_k, d_v, d_bias = _arrays(kind, *made)
     alpha = np.empty_like(d_bias)
-    q_, k_, v_, logits_, out_, lse_ = _arrays(q, k, v, logits, out, lse)
-    src_, dst_, ptr_, reverse_ptr_, reverse_edges_ = _arrays(
-        src, dst, ptr, reverse_ptr, reverse_edges
+    q_, k_, v_, logits_, out_, lse_ = _arrays(kind, q, k, v, logits, out, lse)
+    d_out_, d_logits_, d_lse_ = _arrays(kind, d_out, d_logits, d_lse)
+    src_, dst_, ptr_, reverse_ptr_, edges_ = _arrays(
+        kind, src, dst, ptr, reverse_ptr, reverse_edges
     )
-    d_out_, d_logits_, d_lse_ = _arrays(d_out, d_logits, d_lse)
-    cost = src.size(0) * heads * (channels + v.size(2)) // 1000
     threads.run(
         lambda first, last: _loops.to_destinations(
             first, last, q_, k_, v_, logits_, out_, lse_, src_, ptr_, d_out_, d_logits_, d_lse_,
             d_q, d_bias, alpha,
         ),
         ptr_,
-        cost,
+        _cost(q, v, src),
     )  # fmt: skip
     threads.run(
         lambda first, last: _loops.to_sources(
-            first, last, q_, d_out_, d_bias, alpha, dst_, reverse_ptr_, reverse_edges_, d_k, d_v
+            first, last, q_, d_out_, d_bias, alpha, dst_, reverse_ptr_, edges_, d_k, d_v
         ),
         reverse_ptr_,
-        cost,
+        _cost(q, v, src),
     )
-    return made
+    return made[0].to(q.dtype), made[1].to(k.dtype), made[2].to(v.dtype), made[3]
 
 
-@_attend_backward.register_fake
-def _(d_out, d_logits, d_lse, q, k, v, out, logits, *graph):  # type: ignore[no-untyped-def]
-    return _like(q), _like(k), _like(v), _like(logits)
+def _arrays(kind: torch.dtype, *tensors: Tensor) -> list[np.ndarray]:
+    """Contiguous arrays, numbers of type ``kind``, indices as they are."""
+    return [
+        (t.detach().to(kind) if t.is_floating_point() else t).contiguous().numpy() for t in tensors
+    ]
 
 
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    q, k, v, _, *graph = inputs
-    ctx.save_for_backward(q, k, v, *output, *graph)
-
-
-def _backward(ctx, d_out, d_logits, d_lse):  # type: ignore[no-untyped-def]
-    gradients = _attend_backward(d_out, d_logits, d_lse, *ctx.saved_tensors)
-    return (*gradients, None, None, None, None, None)
-
-
-_attend.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _like(tensor: Tensor) -> Tensor:
-    return tensor.new_empty(tensor.shape)
-
-
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+def _cost(q: Tensor, v: Tensor, src: Tensor) -> int:
+    """Thousands of multiply-adds."""
+    return src.size(0) * q.size(1) * (q.size(2) + v.size(2)) // 1000

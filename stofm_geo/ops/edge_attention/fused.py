@@ -1,0 +1,104 @@
+"""The fused kernels as one PyTorch operator, with gradients and for torch.compile."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stofm_geo.ops.edge_attention import cpu, triton
+from stofm_geo.ops.graph import EdgeGraph
+
+_KERNELS = {"cpu": cpu, "triton": triton}
+
+
+def edge_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph, kernel: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`stofm_geo.ops.edge_attention`."""
+    kind = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    needs_gradients = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, bias))
+    reverse = graph.reverse if needs_gradients else (graph.ptr[:0], graph.src[:0])
+    out, logits, lse = _attend(
+        q.to(kind),
+        k.to(kind),
+        v.to(kind),
+        bias.to(_wide(kind)),
+        graph.src,
+        graph.dst,
+        graph.ptr,
+        *reverse,
+        kernel,
+    )
+    return out.to(v.dtype), logits, lse
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What logits are kept in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@torch.library.custom_op("stofm_geo::edge_attention", mutates_args=())
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    ptr: Tensor,
+    reverse_ptr: Tensor,
+    reverse_edges: Tensor,
+    kernel: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _KERNELS[kernel].forward(q, k, v, bias, src, ptr)
+
+
+@_attend.register_fake
+def _(q, k, v, bias, src, *rest):  # type: ignore[no-untyped-def]
+    n, heads, _ = q.shape
+    wide = _wide(q.dtype)
+    return (
+        v.new_empty(n, heads, v.size(2)),
+        q.new_empty(src.size(0), heads, dtype=wide),
+        q.new_empty(n, heads, dtype=wide),
+    )
+
+
+@torch.library.custom_op("stofm_geo::edge_attention_backward", mutates_args=())
+def _attend_backward(
+    d_out: Tensor,
+    d_logits: Tensor,
+    d_lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logits: Tensor,
+    lse: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    ptr: Tensor,
+    reverse_ptr: Tensor,
+    reverse_edges: Tensor,
+    kernel: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    given = (d_out, d_logits, d_lse, q, k, v, out, logits, lse)
+    return _KERNELS[kernel].backward(*given, src, dst, ptr, reverse_ptr, reverse_edges)
+
+
+@_attend_backward.register_fake
+def _(d_out, d_logits, d_lse, q, k, v, out, logits, *rest):  # type: ignore[no-untyped-def]
+    return tuple(t.new_empty(t.shape) for t in (q, k, v, logits))
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    q, k, v, _, *graph, ctx.kernel = inputs
+    ctx.save_for_backward(q, k, v, *output, *graph)
+
+
+def _backward(ctx, d_out, d_logits, d_lse):  # type: ignore[no-untyped-def]
+    gradients = _attend_backward(d_out, d_logits, d_lse, *ctx.saved_tensors, ctx.kernel)
+    return (*gradients, None, None, None, None, None, None)
+
+
+_attend.register_autograd(_backward, setup_context=_setup_context)
