@@ -143,9 +143,9 @@ class EdgeGeometry(nn.Module):
     def _values(self, radial: nn.Module, distance: Tensor) -> Tensor:
         if (
             self.tabulated is None
+            or torch.compiler.is_compiling()  # knots depend on values
             or distance.size(0) < _MANY
             or distance.requires_grad
-            or torch.compiler.is_compiling()  # knots depend on values
         ):
             return radial(distance)
         return self.tabulated(radial, distance)
