@@ -30,8 +30,10 @@ class _CellGraph(BaseTransform):
         for rows in rows_by_slice(data):
             edges.append(rows[self.search(data.pos[rows])])
         edge_index = torch.cat(edges, dim=1)
-        order = (edge_index[1] * data.num_nodes + edge_index[0]).argsort()
-        data.edge_index = edge_index[:, order]
+        if len(edges) > 1:  # the edges of one slice are sorted
+            order = (edge_index[1] * data.num_nodes + edge_index[0]).argsort()
+            edge_index = edge_index[:, order]
+        data.edge_index = edge_index
         data.edge_attr = None  # belonged to the edges that are gone
         return data
 

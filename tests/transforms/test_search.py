@@ -281,3 +281,11 @@ def test_turning_changes_no_graph_of_real_slices(shared_data, turned, name: str)
         for shift in (0, 1e3, 1e6):
             moved = turned(pos, rng.uniform(-7, 7), rng.uniform(-shift, shift, 2))
             assert torch.equal(SEARCHES[name](torch.from_numpy(moved)), graph)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_distinct_places(places, place: str) -> None:
+    pos = np.round(places[place], 1)
+    pos[:3] = [[0.0, 1.0], [-0.0, 1.0], [0.0, 1.0]]
+    np.testing.assert_array_equal(_search.distinct(pos), np.unique(pos, axis=0))
+    assert len(_search.distinct(pos[:0])) == 0
