@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from stofm_geo.genes.counts import tidy
 from stofm_geo.transforms._search import spacing
 
 # Positions are rounded to this part of a cell spacing: far coarser than the rounding errors of a
@@ -77,14 +78,13 @@ def canonical_frame(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> Frame:
 
 def _row_keys(rows: sp.csr_matrix | np.ndarray) -> np.ndarray:
     """A 64-bit number a row, of its values and their columns; the same for any storage."""
-    rows = sp.csr_matrix(rows, copy=True)
-    rows.sum_duplicates()
-    rows.eliminate_zeros()
+    if sp.issparse(rows):
+        rows = sp.csr_matrix(rows)
     column = _mix(np.arange(rows.shape[1], dtype=np.uint64))
     keys = np.zeros(rows.shape[0], dtype=np.uint64)
-    step = 65536  # rows at a time, to keep memory small
+    step = 8192  # rows at a time, to keep memory small and in the cache
     for start in range(0, rows.shape[0], step):
-        part = rows[start : start + step]
+        part = tidy(sp.csr_matrix(rows[start : start + step]))
         term = _mix(part.data.astype(np.float64).view(np.uint64) ^ column[part.indices])
         total = np.concatenate([[np.uint64(0)], np.cumsum(term, dtype=np.uint64)])
         keys[start : start + step] = total[part.indptr[1:]] - total[part.indptr[:-1]]

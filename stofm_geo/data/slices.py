@@ -15,6 +15,7 @@ from stofm_geo._keys import Keys
 from stofm_geo.data.anndata import from_anndata
 from stofm_geo.data.frame import canonical_frame
 from stofm_geo.genes import CellFeatures, as_counts
+from stofm_geo.transforms._search import distinct
 
 
 def split_slices(
@@ -52,7 +53,7 @@ def split_slices(
             raise ValueError("there are no cells")
         positions = check_positions(adata, spatial_key)
         if features_key is None:
-            values = as_counts(adata)
+            values = as_counts(adata, copy=False)
         else:
             values = check_obsm(adata, features_key)
         if slice_key is None:
@@ -78,13 +79,14 @@ def split_slices(
                     f"{len(rows)} cells are too few for a tissue graph of "
                     f"{min_cells - 1} neighbours a cell; leave the slice out"
                 )
-            if doubled := len(rows) - len(np.unique(positions[rows], axis=0)):
+            if doubled := len(rows) - len(distinct(positions[rows])):
                 warnings.warn(
                     f"{doubled} of {len(rows)} cells lie exactly where another does; "
                     "drop them if they are copies or have no position",
                     stacklevel=2,
                 )
-            order, pos, unit = canonical_frame(values[rows], positions[rows])
+            own = values if len(groups) == 1 else values[rows]  # a copy is as large as the file
+            order, pos, unit = canonical_frame(own, positions[rows])
         rows = rows[order]
         part = AnnData(
             X=values[rows] if features_key is None else None,

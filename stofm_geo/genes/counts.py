@@ -11,11 +11,15 @@ from anndata import AnnData
 from stofm_geo._checks import examples
 
 
-def as_counts(adata: AnnData) -> sp.csr_matrix:
+def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
     """The counts in ``adata.X`` as float32 CSR ``[n, genes]``, from any storage.
 
-    Dense, CSR, CSC and backed matrices of any number type are read; explicit zeros are dropped,
-    so that equal counts give equal arrays.
+    Dense, CSR, CSC and backed matrices of any number type are read; doubles are summed, explicit
+    zeros dropped and columns sorted, so that equal counts give equal arrays.
+
+    Args:
+        adata: Cells or spots.
+        copy: Without a copy, the result may share memory with ``X``, and is not to be written to.
 
     Raises:
         TypeError: ``X`` is not numeric.
@@ -30,7 +34,7 @@ def as_counts(adata: AnnData) -> sp.csr_matrix:
             f"{len(twice)} gene names in var_names occur more than once ({examples(twice)}); "
             "sum or drop the doubles, or call adata.var_names_make_unique()"
         )
-    counts = _csr(adata.X)
+    counts = _csr(adata.X, copy)
     values = counts.data
     if not np.isfinite(values).all():
         raise ValueError(
@@ -44,19 +48,24 @@ def as_counts(adata: AnnData) -> sp.csr_matrix:
         )
     if not values.any():
         raise ValueError(f"all {adata.n_obs} x {adata.n_vars} counts in X are zero")
-    counts.eliminate_zeros()
-    counts.sort_indices()
     return counts
 
 
-def _csr(matrix: Any) -> sp.csr_matrix:
+def _csr(matrix: Any, copy: bool) -> sp.csr_matrix:
     if hasattr(matrix, "to_memory"):  # anndata's backed sparse matrices
         matrix = matrix.to_memory()
     elif not sp.issparse(matrix):  # dense, in memory or an HDF5 data set
         matrix = np.asarray(matrix[...])
     if matrix.dtype.kind not in "biuf":
         raise TypeError(f"X must hold numbers; found {matrix.dtype}")
-    # A copy always: a cast alone would share its indices with the user's matrix.
-    counts = sp.csr_matrix(matrix, dtype=np.float32, copy=True)
-    counts.sum_duplicates()
-    return counts
+    return tidy(sp.csr_matrix(matrix, dtype=np.float32, copy=copy))
+
+
+def tidy(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Without doubles and explicit zeros, columns sorted; a copy only where there are any."""
+    if matrix.has_canonical_format and matrix.data.all():
+        return matrix
+    matrix = matrix.copy()  # in place would change what the user's matrix shares
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return matrix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from anndata import AnnData
 from sklearn.decomposition import PCA
 
 from stofm_geo._checks import check_obsm, check_positive, examples
+from stofm_geo._principal import BLOCK, principal_axes
 from stofm_geo.genes.counts import as_counts
 
 # Up to this many genes the covariance matrix is cheap; beyond, Lanczos iterations are.
@@ -73,21 +75,26 @@ class PCAFeatures:
                 "Are the names of one kind (symbols or Ensembl ids) and one species?"
             )
         self.genes = genes.to_numpy(dtype=str)
-        counts = sp.vstack([_columns(as_counts(adata), adata, self.genes) for adata in slices])
-        total = np.asarray(counts.sum(axis=1)).ravel()
+        counts = [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]
+        total = np.concatenate([np.asarray(part.sum(axis=1)).ravel() for part in counts])
         self.target_sum = float(np.median(total[total > 0])) if total.any() else 1.0
-        logs = _log_normalised(counts, self.target_sum)
-        n_components = min(self.n_components, logs.shape[1] - 1, logs.shape[0] - 1)
-        solver = "covariance_eigh" if len(genes) <= _FEW_GENES else "arpack"
-        pca = PCA(max(n_components, 1), svd_solver=solver, random_state=0).fit(logs)
-        self.mean = pca.mean_.astype(np.float32)
-        self.components = np.ascontiguousarray(pca.components_, dtype=np.float32)
+        n_components = max(min(self.n_components, len(genes) - 1, len(total) - 1), 1)
+        logs = (
+            _log_normalised(block, self.target_sum) for part in counts for block in _blocks(part)
+        )
+        if len(genes) <= _FEW_GENES:
+            dense = (block.toarray() for block in logs)
+            mean, components, variance = principal_axes(dense, n_components)
+        else:
+            pca = PCA(n_components, svd_solver="arpack", random_state=0).fit(sp.vstack(list(logs)))
+            mean, components, variance = pca.mean_, pca.components_, pca.explained_variance_
+        self.mean = mean.astype(np.float32)
+        self.components = np.ascontiguousarray(components, dtype=np.float32)
         # Halfway to whitening: as they are, two components would make up most of the loss;
         # whitened, noise would be as loud as tissue.
-        scale = np.sqrt(np.sqrt(pca.explained_variance_.clip(1e-12)))
-        self.scale = (scale * np.sqrt((pca.explained_variance_ / scale**2).mean())).astype(
-            np.float32
-        )
+        variance = variance.clip(1e-12)  # alike cells have none
+        scale = np.sqrt(np.sqrt(variance))
+        self.scale = (scale * np.sqrt((variance / scale**2).mean())).astype(np.float32)
         return self
 
     def transform(self, adata: AnnData) -> np.ndarray:
@@ -109,11 +116,14 @@ class PCAFeatures:
                 "and count as average",
                 stacklevel=2,
             )
-        counts = _columns(as_counts(adata), adata, self.genes[present])
-        logs = _log_normalised(counts, self.target_sum)
+        counts = _columns(as_counts(adata, copy=False), adata, self.genes[present])
         components = self.components[:, present].T
-        scores = logs @ components - self.mean[present] @ components
-        empty = np.diff(logs.indptr) == 0
+        centre = self.mean[present] @ components
+        scores = np.empty((adata.n_obs, self.out_channels), dtype=np.float32)
+        for start, block in zip(range(0, len(scores), BLOCK), _blocks(counts), strict=True):
+            logs = _log_normalised(block, self.target_sum)
+            scores[start : start + BLOCK] = logs @ components - centre
+        empty = np.diff(counts.indptr) == 0
         if empty.any():
             scores[empty] = 0
             warnings.warn(
@@ -121,7 +131,8 @@ class PCAFeatures:
                 "of an average cell",
                 stacklevel=2,
             )
-        return np.ascontiguousarray(scores / self.scale, dtype=np.float32)
+        scores /= self.scale
+        return scores
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """See :class:`CellFeatures`."""
@@ -218,6 +229,11 @@ def _columns(counts: sp.csr_matrix, adata: AnnData, genes: np.ndarray) -> sp.csr
     if len(genes) == adata.n_vars and (adata.var_names == genes).all():
         return counts
     return counts[:, adata.var_names.get_indexer(genes)]
+
+
+def _blocks(counts: sp.csr_matrix) -> Iterator[sp.csr_matrix]:
+    """The rows, some at a time: what is made of them on the way need not fit in memory."""
+    return (counts[start : start + BLOCK] for start in range(0, counts.shape[0], BLOCK))
 
 
 def _log_normalised(counts: sp.csr_matrix, target_sum: float) -> sp.csr_matrix:

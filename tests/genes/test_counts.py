@@ -122,3 +122,16 @@ def test_duplicate_gene_names_are_named() -> None:
     adata.var_names = ["Xist", "Actb", "Xist", "Sox2"]
     with pytest.raises(ValueError, match=r"1 gene names .*\(Xist\); .*var_names_make_unique"):
         as_counts(adata)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_without_a_copy_the_users_matrix_is_read_only(storage: str) -> None:
+    matrix = STORAGES[storage](COUNTS)
+    expected = as_counts(AnnData(matrix))
+    before = [getattr(matrix, p).copy() for p in ("data", "indices")] if sp.issparse(matrix) else []
+    counts = as_counts(AnnData(matrix), copy=False)
+    np.testing.assert_array_equal(counts.toarray(), COUNTS)
+    for part in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(counts, part), getattr(expected, part))
+    for part, old in zip(("data", "indices"), before, strict=False):
+        np.testing.assert_array_equal(getattr(matrix, part), old)
