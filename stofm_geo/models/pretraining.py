@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import lightning as L
 import torch
 import torch.nn.functional as F
@@ -11,8 +14,9 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
-from stofm_geo.models.network import Network
+from stofm_geo.models.network import Network, cell_edges
 from stofm_geo.models.settings import Settings
+from stofm_geo.nn import niche
 from stofm_geo.transforms import MaskCells, PerturbPositions, SpatialKNN
 
 
@@ -87,7 +91,7 @@ def recovery_loss(network: Network, data: Data, pair: Tensor) -> tuple[Tensor, T
 class _Puzzles(Dataset):
     """Sub-slices, at each visit hidden and moved anew."""
 
-    def __init__(self, pieces: list[Data], settings: Settings) -> None:
+    def __init__(self, pieces: Sequence[Data], settings: Settings) -> None:
         self.pieces = pieces
         self.transform = Compose(
             [
@@ -101,10 +105,13 @@ class _Puzzles(Dataset):
         return len(self.pieces)
 
     def __getitem__(self, index: int) -> Data:
-        return self.transform(self.pieces[index])
+        piece = copy.copy(self.pieces[index])
+        # Two edges of halo, so that the niches of a piece's border cells are those of the slice.
+        piece.niche = niche(piece.x, cell_edges(piece))
+        return self.transform(piece)
 
 
-def puzzles(pieces: list[Data], settings: Settings, steps: int) -> DataLoader:
+def puzzles(pieces: Sequence[Data], settings: Settings, steps: int) -> DataLoader:
     """A loader of ``steps`` sub-slices drawn at random, one a step."""
     dataset = _Puzzles(pieces, settings)
     sampler = RandomSampler(dataset, replacement=True, num_samples=steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,21 @@ from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.utils.data import ConcatDataset
 from torch_geometric.data import Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo._checks import check_positive, naming
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
-from stofm_geo.data import slice_graph, split_slices, to_obsm
+from stofm_geo.data import slice_graph, split_slices
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures
 from stofm_geo.models import storage, training
 from stofm_geo.models._quiet import quiet
-from stofm_geo.models.network import Network, cell_edges
+from stofm_geo.models.network import Network
 from stofm_geo.models.pretraining import Pretraining, puzzles
 from stofm_geo.models.settings import Settings
-from stofm_geo.nn import niche
-from stofm_geo.transforms import MacroNodes, SpatialKNN, SubSlices
+from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialKNN, SubSlices
 
 
 class SToFM(nn.Module, ModelHubMixin):
@@ -111,7 +112,7 @@ class SToFM(nn.Module, ModelHubMixin):
             )
         encoder = ObsmFeatures(features) if features else PCAFeatures(self.settings.n_components)
         self.features = encoder.fit(slices)
-        pieces = [piece for part in slices for piece in self._pieces(part)]
+        pieces = ConcatDataset([self._pieces(part) for part in slices])
         with isolate_rng():
             L.seed_everything(seed, verbose=False)
             self.network = Network(self.features.out_channels, self.settings)
@@ -168,14 +169,15 @@ class SToFM(nn.Module, ModelHubMixin):
         )
         self.eval()
         device = next(self.network.parameters()).device
-        vectors, rows = [], []
+        vectors = np.empty((adata.n_obs, self.settings.out_channels), dtype=np.float32)
         for part in slices:
             for piece in self._pieces(part):
                 with torch.inference_mode():
                     z = self(piece.to(device))
-                vectors.append(z[piece.core_mask].cpu())
-                rows.append(piece.n_id[piece.core_mask].cpu())
-        to_obsm(adata, torch.cat(vectors), torch.cat(rows), key_added)
+                # Each cell is core in one piece.
+                rows = piece.n_id[piece.core_mask].cpu().numpy()
+                vectors[rows] = z[piece.core_mask].cpu().numpy()
+        adata.obsm[key_added] = vectors
         adata.uns[Keys.UNS] = self._provenance(slices)
 
     def forward(self, data: Data) -> Tensor:
@@ -253,15 +255,14 @@ class SToFM(nn.Module, ModelHubMixin):
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
 
-    def _pieces(self, part: AnnData) -> list[Data]:
-        """A slice as sub-slices with virtual cells."""
+    def _pieces(self, part: AnnData) -> Sequence[Data]:
+        """A slice as sub-slices with virtual cells, each cut when it is asked for."""
         s = self.settings
-        join = Compose([SpatialKNN(s.k), MacroNodes(max_nodes=s.max_macro_nodes)])
+        graph = Compose([SpatialKNN(s.k), MacroNodes(max_nodes=s.max_macro_nodes, join=False)])
         with naming(part.uns["name"]):
-            data = join(slice_graph(part, self.features))
-        data.niche = niche(data.x, cell_edges(data))
+            data = graph(slice_graph(part, self.features))
         # Two edges of halo, so that the niches of border cells are whole.
-        return SubSlices(s.cells_per_subslice, halo=2)(data)
+        return SubSlices(s.cells_per_subslice, halo=2).lazily(data, JoinMacroNodes())
 
     def _features_key(self) -> str | None:
         """Key in ``obsm`` of the features, ``None`` for counts."""

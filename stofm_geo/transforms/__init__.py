@@ -2,7 +2,7 @@
 
 from stofm_geo.transforms._search import gpu_search_unavailable
 from stofm_geo.transforms.hetero import HeteroView
-from stofm_geo.transforms.macro import MacroNodes
+from stofm_geo.transforms.macro import JoinMacroNodes, MacroNodes
 from stofm_geo.transforms.masking import MaskCells
 from stofm_geo.transforms.neighbors import (
     PruneLongEdges,
@@ -11,14 +11,16 @@ from stofm_geo.transforms.neighbors import (
     SpatialRadius,
 )
 from stofm_geo.transforms.positions import NormalizePositions, PerturbPositions, RandomSE2
-from stofm_geo.transforms.subslices import SubSlices
+from stofm_geo.transforms.subslices import Pieces, SubSlices
 
 __all__ = [
     "HeteroView",
+    "JoinMacroNodes",
     "MacroNodes",
     "MaskCells",
     "NormalizePositions",
     "PerturbPositions",
+    "Pieces",
     "PruneLongEdges",
     "RandomSE2",
     "SpatialDelaunay",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
@@ -14,10 +15,12 @@ from torch_geometric.utils import scatter
 from stofm_geo._checks import check_positive
 from stofm_geo._keys import NodeType
 from stofm_geo.transforms._leiden import leiden
-from stofm_geo.transforms._slices import rows_by_slice
+from stofm_geo.transforms._slices import cell_mask, rows_by_slice
 
 # The columns of x the clustering looks at: principal components come first, noise last.
 _COLUMNS = 20
+# Edges whose ends' vectors are held at once.
+_EDGES = 2**18
 
 
 @functional_transform("macro_nodes")
@@ -40,17 +43,23 @@ class MacroNodes(BaseTransform):
         resolution: Of the Leiden modularity; higher gives more clusters (default 1).
         max_nodes: Most virtual nodes a slice gets, CLS not counted (default 16).
         seed: Of the Leiden algorithm (default 0).
+        join: Whether the new nodes get their edges, two for each cell and virtual node (default).
+            Of a large slice they fill memory; cut it first, and join its pieces
+            (:class:`JoinMacroNodes`).
 
     Raises:
         ValueError: ``data`` has no ``edge_index`` or has virtual nodes already.
     """
 
-    def __init__(self, resolution: float = 1.0, max_nodes: int = 16, seed: int = 0) -> None:
+    def __init__(
+        self, resolution: float = 1.0, max_nodes: int = 16, seed: int = 0, join: bool = True
+    ) -> None:
         check_positive("resolution", resolution)
         check_positive("max_nodes", max_nodes, whole=True)
         self.resolution = resolution
         self.max_nodes = max_nodes
         self.seed = seed
+        self.join = join
 
     def forward(self, data: Data) -> Data:
         """Return ``data`` with its virtual nodes."""
@@ -60,7 +69,7 @@ class MacroNodes(BaseTransform):
             raise ValueError("data has virtual nodes already; run MacroNodes once")
         n, device = data.num_nodes, data.pos.device
         cluster = torch.full((n,), -1, device=device)
-        x, pos, edges = [data.x], [data.pos], [data.edge_index]
+        x, pos = [data.x], [data.pos]
         kind, slice_of = [torch.full((n,), NodeType.CELL, device=device)], []
         for rows in rows_by_slice(data):
             label = self.cluster(data, rows.cpu()).to(device)
@@ -73,36 +82,36 @@ class MacroNodes(BaseTransform):
                 scatter(data.pos[rows], label, reduce="mean"),
             ]
             kind.append(torch.tensor([NodeType.CLS] + [NodeType.MACRO] * count, device=device))
-            edges.append(_joined(rows, torch.arange(first, first + 1 + count, device=device)))
             if "slice_id" in data:
                 slice_of.append(data.slice_id[rows[:1]].expand(1 + count))
         data.x, data.pos, data.node_type = torch.cat(x), torch.cat(pos), torch.cat(kind)
         none = torch.full((data.num_nodes - n,), -1, device=device)
         data.cluster = torch.cat([cluster, none])
         data.cluster_size = torch.bincount(cluster[cluster >= 0], minlength=data.num_nodes)
-        edge_index = torch.cat(edges, dim=1)
-        order = (edge_index[1] * data.num_nodes + edge_index[0]).argsort()
-        data.edge_index, data.edge_attr = edge_index[:, order], None
         if "n_id" in data:
             data.n_id = torch.cat([data.n_id, none])
         if "slice_id" in data:
             data.slice_id = torch.cat([data.slice_id, *slice_of])
-        return data
+        return JoinMacroNodes()(data) if self.join else data
 
     def cluster(self, data: Data, rows: Tensor) -> Tensor:
         """Cluster numbers from 0 for the cells ``rows`` of one slice; all on the CPU."""
         n = len(rows)
-        place = torch.full((data.num_nodes,), -1)
-        place[rows] = torch.arange(n)
-        edge_index = place[data.edge_index.cpu()]
-        edge_index = edge_index[:, (edge_index >= 0).all(dim=0)]
+        edge_index = data.edge_index.cpu()
+        if n < data.num_nodes:
+            place = torch.full((data.num_nodes,), -1)
+            place[rows] = torch.arange(n)
+            edge_index = place[edge_index]
+            edge_index = edge_index[:, (edge_index >= 0).all(dim=0)]
         src, dst = edge_index
         x = data.x.cpu()[rows, :_COLUMNS].double()
         # Surroundings: the mean over a cell and its neighbours, which tames the counting noise.
-        around = (scatter(x[src], dst, dim_size=n, reduce="sum") + x) / (
-            torch.bincount(dst, minlength=n) + 1
-        )[:, None]
-        gap = (around[src] - around[dst]).square().sum(dim=1)
+        # A sparse matrix, and then a few edges at a time: no tensor of edges x features.
+        near = sp.csr_matrix((np.ones(len(src)), (dst.numpy(), src.numpy())), shape=(n, n))
+        count = torch.bincount(dst, minlength=n) + 1
+        around = (torch.from_numpy(near @ x.numpy()) + x) / count[:, None]
+        ends = zip(src.split(_EDGES), dst.split(_EDGES), strict=True)
+        gap = torch.cat([(around[a] - around[b]).square().sum(dim=1) for a, b in ends])
         scale = gap.mean() if len(gap) else gap.new_ones(())
         weight = (-gap / scale.clamp_min(1e-12)).exp()
         once = src < dst
@@ -124,6 +133,36 @@ class MacroNodes(BaseTransform):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(resolution={self.resolution}, max_nodes={self.max_nodes})"
+
+
+@functional_transform("join_macro_nodes")
+class JoinMacroNodes(BaseTransform):
+    """Join each virtual node to all cells of its slice, and to its other virtual nodes.
+
+    What is left to do after ``MacroNodes(join=False)``; in a piece of a slice
+    (:class:`SubSlices`), virtual nodes are joined to the piece's cells.
+
+    Raises:
+        ValueError: ``data`` has no virtual nodes, or they have edges already.
+    """
+
+    def forward(self, data: Data) -> Data:
+        """Return ``data`` with the edges of its virtual nodes."""
+        if "node_type" not in data or data.edge_index is None:
+            raise ValueError("JoinMacroNodes needs virtual nodes; run MacroNodes(join=False) first")
+        virtual = ~cell_mask(data)
+        if virtual[data.edge_index].any():
+            raise ValueError("the virtual nodes have edges already; join them once")
+        edges = [data.edge_index]
+        for cells in rows_by_slice(data):
+            own = virtual
+            if "slice_id" in data:
+                own = virtual & (data.slice_id == data.slice_id[cells[0]])
+            edges.append(_joined(cells, own.nonzero().view(-1)))
+        edge_index = torch.cat(edges, dim=1)
+        order = (edge_index[1] * data.num_nodes + edge_index[0]).argsort()
+        data.edge_index, data.edge_attr = edge_index[:, order], None
+        return data
 
 
 def _joined(cells: Tensor, virtual: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -47,17 +48,49 @@ class SubSlices(BaseTransform):
 
     def forward(self, data: Data) -> list[Data]:
         """Return the pieces."""
+        return list(self.lazily(data))
+
+    def lazily(self, data: Data, transform: Callable[[Data], Data] | None = None) -> Sequence[Data]:
+        """The same pieces, each cut when it is asked for: memory is that of one.
+
+        Args:
+            data: As for the call.
+            transform: Of each piece, once cut.
+        """
         if data.edge_index is None:
             raise ValueError("SubSlices needs data.edge_index; run SpatialKNN() first")
-        scissors = _Scissors(data)
-        pieces = []
-        for rows in rows_by_slice(data):
-            for part in _parts(data.pos[rows].double().cpu().numpy(), self.num_cells):
-                pieces.append(scissors.cut(rows[torch.from_numpy(part)], self.halo))
-        return pieces
+        cores = [
+            rows[torch.from_numpy(part)]
+            for rows in rows_by_slice(data)
+            for part in _parts(data.pos[rows].double().cpu().numpy(), self.num_cells)
+        ]
+        return Pieces(_Scissors(data), cores, self.halo, transform)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_cells={self.num_cells}, halo={self.halo})"
+
+
+class Pieces(Sequence[Data]):
+    """What :meth:`SubSlices.lazily` returns."""
+
+    def __init__(
+        self,
+        scissors: _Scissors,
+        cores: list[Tensor],
+        halo: int,
+        transform: Callable[[Data], Data] | None,
+    ) -> None:
+        self.scissors = scissors
+        self.cores = cores
+        self.halo = halo
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.cores)
+
+    def __getitem__(self, index: int) -> Data:
+        piece = self.scissors.cut(self.cores[index], self.halo)
+        return piece if self.transform is None else self.transform(piece)
 
 
 class _Scissors:
@@ -149,7 +182,7 @@ def _order_along_longest(pos: np.ndarray) -> np.ndarray:
     tie = _search.TIE * length / math.sqrt(len(pos))
     along = _groups(centred @ axis, tie)
     across = _groups(centred @ np.array([-axis[1], axis[0]]), tie)
-    return np.lexsort((np.arange(len(pos)), across, along))
+    return np.lexsort((across, along))  # stable: by row where both are equal
 
 
 def _first_of_farthest(distance: np.ndarray) -> int:

@@ -9,9 +9,10 @@ from stofm_geo.data import slice_graph, split_slices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.models import Settings, SToFM
-from stofm_geo.models.network import Network
+from stofm_geo.models.network import Network, cell_edges
 from stofm_geo.models.pretraining import masked_niche_loss, puzzles, recovery_loss
 from stofm_geo.nn import niche
+from stofm_geo.transforms import SpatialKNN
 
 SETTINGS = Settings(hidden_channels=32, heads=4, num_layers=2, n_components=8, k=8)
 
@@ -48,7 +49,7 @@ def test_embeddings_start_at_the_averages_and_keep_their_distances(pieces, netwo
     z, _ = network(pieces[0])
     torch.testing.assert_close(z, network.averages(pieces[0]))
     # Width 256 for 3 x 8 numbers: the basis keeps inner products, but for one scale.
-    true = pieces[0].niche[pieces[0].core_mask]
+    true = niche(pieces[0].x, cell_edges(pieces[0]))[pieces[0].core_mask]
     z = z[pieces[0].core_mask]
     torch.testing.assert_close(z @ z.T, true @ true.T * (256 / 24), atol=1e-3, rtol=1e-4)
 
@@ -129,3 +130,17 @@ def test_slice_graph_keeps_rows(pieces) -> None:
     part = split_slices(toy_tissue(50, 20, seed=0))[0]
     data = slice_graph(part, PCAFeatures(4).fit([part]))
     assert sorted(data.n_id.tolist()) == list(range(50))
+
+
+def test_niches_of_core_cells_are_those_of_the_whole_slice() -> None:
+    part = split_slices(toy_tissue(300, 40, seed=0))[0]
+    model = SToFM(hidden_channels=32, n_components=8, k=8, cells_per_subslice=60)
+    model.features = PCAFeatures(8).fit([part])
+    data = SpatialKNN(8)(slice_graph(part, model.features))
+    whole = torch.empty(300, 24)
+    whole[torch.from_numpy(part.obs["row"].to_numpy())] = niche(data.x, data.edge_index)
+    pieces = model._pieces(part)
+    assert len(pieces) == 5
+    for puzzle in puzzles(pieces, SETTINGS, 10):
+        core = puzzle.core_mask
+        torch.testing.assert_close(puzzle.niche[core], whole[puzzle.n_id[core]])

@@ -9,7 +9,7 @@ from torch_geometric.transforms import Compose
 from stofm_geo._keys import NodeType
 from stofm_geo.data import slice_graph, split_slices
 from stofm_geo.genes import PCAFeatures
-from stofm_geo.transforms import MacroNodes, SpatialDelaunay, SpatialKNN
+from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialDelaunay, SpatialKNN
 
 
 def tissue(pos: np.ndarray, **more: torch.Tensor) -> Data:
@@ -185,3 +185,24 @@ def test_errors() -> None:
         MacroNodes(max_nodes=2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="resolution must be above zero"):
         MacroNodes(resolution=0)
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_joining_later_is_the_same(slices: int) -> None:
+    data = tissue(scattered())
+    if slices > 1:
+        data.slice_id = torch.arange(400) % slices
+        data = SpatialKNN(6)(data)
+    whole, later = MacroNodes()(data), MacroNodes(join=False)(data)
+    assert torch.equal(later.edge_index, data.edge_index)
+    for name in (later := JoinMacroNodes()(later)).keys():
+        assert torch.equal(whole[name], later[name])
+    assert set(whole.keys()) == set(later.keys())
+
+
+def test_virtual_nodes_are_joined_once() -> None:
+    data = tissue(scattered())
+    with pytest.raises(ValueError, match=r"run MacroNodes\(join=False\) first"):
+        JoinMacroNodes()(data)
+    with pytest.raises(ValueError, match="have edges already"):
+        JoinMacroNodes()(MacroNodes()(data))

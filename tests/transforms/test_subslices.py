@@ -7,7 +7,7 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
-from stofm_geo.transforms import MacroNodes, SpatialKNN, SubSlices
+from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialKNN, SubSlices
 
 PLACES = ["square", "hexagonal", "anisotropic", "holed", "framed", "random", "doubled"]
 
@@ -214,3 +214,28 @@ def test_turning_changes_no_piece_of_real_slices(shared_data, turned) -> None:
         expected = cores(SubSlices(most)(tissue(pos)))
         for angle, shift in [(0.7, 0), (2, 1e6), (np.pi / 2, -1e4)]:
             assert cores(SubSlices(most)(tissue(turned(pos, angle, shift)))) == expected
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_pieces_joined_one_by_one_are_those_of_the_joined_slice(slices: int) -> None:
+    pos = np.random.default_rng(4).uniform(0, 20, (500, 2))
+    data = tissue(pos, slice_id=torch.arange(500) % slices)
+    cut = SubSlices(60, halo=2)
+    whole = cut(MacroNodes(max_nodes=4)(data))
+    lazily = cut.lazily(MacroNodes(max_nodes=4, join=False)(data), JoinMacroNodes())
+    assert len(lazily) == len(whole)
+    for piece, expected in zip(lazily, whole, strict=True):
+        assert set(piece.keys()) == set(expected.keys())
+        for name, value in expected:
+            same = torch.equal if isinstance(value, torch.Tensor) else int.__eq__
+            assert same(piece[name], value), name
+
+
+def test_a_piece_asked_for_twice_is_cut_twice() -> None:
+    pieces = SubSlices(60).lazily(tissue(np.random.default_rng(4).uniform(0, 20, (500, 2))))
+    first = pieces[3]
+    first.x.zero_()
+    assert pieces[3].x.any()
+    assert len(list(pieces)) == len(pieces) == 9
+    with pytest.raises(IndexError):
+        pieces[9]
