@@ -38,8 +38,10 @@ def examples(names: object, most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def check_obsm(adata: AnnData, key: str, fix: str = "name another key") -> np.ndarray:
-    """``obsm[key]`` as finite float64 ``[n, columns]``."""
+def check_obsm(
+    adata: AnnData, key: str, fix: str = "name another key", *, as_is: bool = False
+) -> np.ndarray:
+    """``obsm[key]`` as finite float64 ``[n, columns]``; or, ``as_is``, uncopied where it can be."""
     if key not in adata.obsm:
         raise KeyError(f"obsm has no {key!r}; it has {sorted(adata.obsm) or 'nothing'}; {fix}")
     values = adata.obsm[key]
@@ -51,7 +53,9 @@ def check_obsm(adata: AnnData, key: str, fix: str = "name another key") -> np.nd
             raise TypeError(
                 f"obsm[{key!r}] must hold numbers; found {values.dtype}; {fix}"
             ) from None
-    values = values.reshape(len(values), -1).astype(np.float64)
+    values = values.reshape(len(values), -1)
+    if not (as_is and values.dtype.kind == "f"):
+        values = values.astype(np.float64)
     if not (finite := np.isfinite(values).all(axis=1)).all():
         bad = adata.obs_names[~finite]
         raise ValueError(

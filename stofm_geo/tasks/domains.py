@@ -19,6 +19,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._checks import check_obsm, check_positions, check_positive, check_slice_key
 from stofm_geo._keys import Keys
+from stofm_geo._principal import BLOCK, principal_axes
 from stofm_geo.transforms import SpatialKNN
 from stofm_geo.transforms._leiden import leiden
 
@@ -26,6 +27,7 @@ _COMPONENTS = 30  # of the embedding, before the mixture
 _STARTS = 10  # by k-means; the likeliest fit wins, which takes most of the luck out
 _VOTERS, _ROUNDS = 18, 2
 _MOST = 20_000  # cells the mixture is fitted on; the others are only assigned
+_LARGE = 50_000  # cells from which on the components are those of the covariance matrix
 
 
 def domains(
@@ -46,6 +48,10 @@ def domains(
     likeliest fit is taken. Then every cell takes the label of most of its 18 nearest neighbours,
     twice, unless a domain would vanish. Domains are named ``"0"``, ``"1"``, ... from the largest.
 
+    Of more than 20 000 cells, the mixture is fitted to 20 000 drawn at random, without Ward, and
+    the others are assigned to it. Above 50 000 cells, the principal components are found from the
+    covariance matrix, so that time and memory stay in proportion to the cells.
+
     Args:
         adata: With embeddings in ``obsm[use_rep]``, ``[n, D]``; a list shares its domains.
         n_domains: How many domains to find, at least 2; ``None``: as many as the Leiden
@@ -55,7 +61,7 @@ def domains(
         slice_key: Column of ``obs`` that tells slices apart; domains are shared by all slices.
         key_added: Column of ``obs`` that is written, categorical.
         refine: Whether neighbours vote.
-        seed: Of the k-means starts.
+        seed: Of the k-means starts, and of the cells that are drawn.
 
     Raises:
         KeyError: A key that is not there; without ``X_stofm``, run ``SToFM.embed`` first.
@@ -64,8 +70,10 @@ def domains(
     """
     adatas = [adata] if isinstance(adata, AnnData) else list(adata)
     fix = "run SToFM.embed first, or name another key with use_rep"
-    z = np.concatenate([check_obsm(one, use_rep, fix) for one in adatas])
-    distinct = len(np.unique(z, axis=0))
+    vectors = [check_obsm(one, use_rep, fix, as_is=True) for one in adatas]
+    z = np.concatenate(vectors) if len(vectors) > 1 else vectors[0]
+    order = _row_order(z)  # so that the order of the rows does not matter
+    distinct = _count_distinct(z, order)
     if distinct < 2:
         raise ValueError(f"all {len(z)} vectors in obsm[{use_rep!r}] are alike; nothing to divide")
     graphs = [_places(one, spatial_key, slice_key) for one in adatas]
@@ -76,19 +84,51 @@ def domains(
                 f"n_domains={n_domains} must lie between 2 and the number of different vectors "
                 f"in obsm[{use_rep!r}], {distinct}"
             )
-    order = np.lexsort(z.T)  # so that the order of the rows does not matter
-    near = sp.block_diag(graphs, format="csr")[order][:, order]
-    size = min(_COMPONENTS, z.shape[1], len(z))
-    label = _mixture(PCA(size, svd_solver="full").fit_transform(z[order]), near, n_domains, seed)
+    near = sp.block_diag(graphs, format="csr") if len(graphs) > 1 else graphs[0]
+    label = np.empty(len(z), dtype=np.int64)
+    label[order] = _mixture(_components(z, order), near, order, n_domains, seed)
     if refine:
         label = _vote(label, near)
-    _, label, count = np.unique(label, return_inverse=True, return_counts=True)
-    rank = np.argsort(np.argsort(-count, kind="stable"))
-    code = np.empty(len(z), dtype=np.int64)
-    code[order] = rank[label]
+    count = np.bincount(label)
+    # From the largest; of equals, the one that the mixture numbers first.
+    code = np.argsort(np.argsort(-count, kind="stable"))[label]
+    found = np.count_nonzero(count)
     ends = np.cumsum([one.n_obs for one in adatas])[:-1]
     for one, part in zip(adatas, np.split(code, ends), strict=True):
-        one.obs[key_added] = pd.Categorical.from_codes(part, [str(i) for i in range(len(count))])
+        one.obs[key_added] = pd.Categorical.from_codes(part, [str(i) for i in range(found)])
+
+
+def _row_order(z: np.ndarray) -> np.ndarray:
+    """Rows in ascending order, ``[n]``, the last column first: ``np.lexsort(z.T)``."""
+    order = np.argsort(z[:, -1], kind="stable")
+    last = z[order, -1]
+    same = np.append(False, last[1:] == last[:-1])
+    tied = same | np.append(same[1:], False)
+    # The other columns matter, and cost, only where the last one ties.
+    order[tied] = order[tied][np.lexsort(z[order[tied]].T)] if tied.any() else order[tied]
+    return order
+
+
+def _count_distinct(z: np.ndarray, order: np.ndarray) -> int:
+    """Number of different rows, from their order."""
+    pairs = ((order[i : i + BLOCK], order[i + 1 : i + 1 + BLOCK]) for i in _starts(len(z) - 1))
+    return 1 + sum(int((z[a[: len(b)]] != z[b]).any(axis=1).sum()) for a, b in pairs)
+
+
+def _components(z: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """First principal components ``[n, 30]`` of the rows, in this order, float64."""
+    size = min(_COMPONENTS, z.shape[1], len(z))
+    if len(z) <= _LARGE:
+        return PCA(size, svd_solver="full").fit_transform(z[order].astype(np.float64))
+    mean, axes, _ = principal_axes((z[order[i : i + BLOCK]] for i in _starts(len(z))), size)
+    parts = np.empty((len(z), size))
+    for i in _starts(len(z)):
+        parts[i : i + BLOCK] = (z[order[i : i + BLOCK]] - mean) @ axes.T
+    return parts
+
+
+def _starts(n: int) -> range:
+    return range(0, n, BLOCK)
 
 
 def _places(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_matrix:
@@ -102,9 +142,9 @@ def _places(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_m
 
 
 def _mixture(
-    parts: np.ndarray, near: sp.csr_matrix, n_domains: int | None, seed: int
+    parts: np.ndarray, near: sp.csr_matrix, order: np.ndarray, n_domains: int | None, seed: int
 ) -> np.ndarray:
-    """Labels ``[n]`` of the likeliest of several mixtures."""
+    """Labels ``[n]`` of the likeliest of several mixtures; row ``i`` is cell ``order[i]``."""
     random = np.random.RandomState(seed)
     some = parts
     if len(parts) > _MOST:
@@ -117,10 +157,11 @@ def _mixture(
             for _ in range(_STARTS)
         ]
         if some is parts and connected_components(near, return_labels=False) == 1:
-            ward = AgglomerativeClustering(n_domains, connectivity=near)
+            ward = AgglomerativeClustering(n_domains, connectivity=near[order][:, order])
             starts.append(ward.fit(parts).labels_)
     fits = [_gaussians(some, label, seed) for label in starts]
-    return max(fits, key=lambda fit: fit.lower_bound_).predict(parts)
+    best = max(fits, key=lambda fit: fit.lower_bound_)
+    return np.concatenate([best.predict(parts[i : i + BLOCK]) for i in _starts(len(parts))])
 
 
 def _leiden(parts: np.ndarray, seed: int) -> np.ndarray:
@@ -160,7 +201,7 @@ def _vote(label: np.ndarray, near: sp.csr_matrix) -> np.ndarray:
         votes = near @ np.eye(label.max() + 1)[label]
         votes[np.arange(len(label)), label] += 0.5
         after = votes.argmax(axis=1)
-        if len(np.unique(after)) < len(np.unique(label)):
+        if np.count_nonzero(np.bincount(after)) < np.count_nonzero(np.bincount(label)):
             break
         label = after
     return label

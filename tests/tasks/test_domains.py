@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import warnings
 
 import numpy as np
@@ -9,6 +10,8 @@ from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
 from stofm_geo.tl import domains
+
+module = sys.modules[domains.__module__]
 
 
 def planted(
@@ -219,3 +222,28 @@ def test_unfit_input(spoil, options: dict, error: type[Exception], message: str)
     spoil(adata)
     with pytest.raises(error, match=message):
         domains(adata, 3, **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ties", [0, 50, 200])
+def test_rows_are_ordered_and_told_apart_as_by_all_columns(ties: int, dtype: type) -> None:
+    z = np.random.default_rng(0).normal(size=(200, 5)).astype(dtype)
+    z[:ties, -2:] = 0.5
+    z[3:9] = z[2]
+    order = module._row_order(z)
+    np.testing.assert_array_equal(order, np.lexsort(z.T))
+    assert module._count_distinct(z, order) == len(np.unique(z, axis=0))
+
+
+@pytest.mark.parametrize("n_domains", [None, 3])
+def test_large_slices_find_the_same(monkeypatch, n_domains: int | None) -> None:
+    adata, _ = planted()
+    adata.obsm["X_stofm"] = adata.obsm["X_stofm"].astype(np.float32)
+    small = found(adata, n_domains)
+    monkeypatch.setattr(module, "_LARGE", 100)
+    monkeypatch.setattr(module, "BLOCK", 64)
+    large = found(adata, n_domains)
+    assert adjusted_rand_score(small, large) > 0.95
+    # Whatever the order of the rows.
+    rows = np.random.default_rng(1).permutation(adata.n_obs)
+    np.testing.assert_array_equal(found(adata[rows].copy(), n_domains), large[rows])
