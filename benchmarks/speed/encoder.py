@@ -1,0 +1,349 @@
+"""The whole encoder at the published size, against the published dense model: time and memory.
+
+``python -m benchmarks.speed.encoder --reference DIR -o benchmarks/results/encoder.json``, where DIR
+is a checkout of the GitHub repository PharMolix/SToFM; without it only ours is run. Minutes.
+
+One sub-slice of 1000 cells, 49 virtual cells and CLS; 4 layers, 256 channels, 8 heads, 128
+Gaussians, float32 on a CPU, random weights. Both models are a linear map of the features, an
+embedding of the types of nodes, and the transformer.
+
+- ``published``: every node attends to every node; its matrix of distances is the published one.
+- ``ours, library``: edges as the library makes them: 12 nearest cells, ties kept, both ways;
+  virtual cells and CLS joined to all cells and to each other.
+- ``ours, published pairs``: the pairs with a distance of their own in the published matrix: 49
+  nearest nodes, made symmetric, rows and columns of virtual cells and of CLS, the diagonal.
+
+Edges (ours) and matrix (published) are made outside of the timing; ours still sorts its edges in
+each call. ``forward`` is evaluation without gradients; ``training`` a forward in training mode and
+the backward of the sum of node outputs and pair states, without an optimizer. Dropout is 0 in both
+unless ``--dropout`` says so (both were published with 0.1), since the dense model also drops
+entries of its attention matrices, which costs it time.
+
+Each row is a process of its own, in which a tiny model has run before, so that libraries are loaded
+and compiled code is there. ``first_s`` is the first call of ours, which makes the table of radial
+functions (kept in evaluation as long as weights stay); later ones are timed. ``added_mb`` is the
+peak of the resident memory less what was resident before the model and its inputs were made;
+``peak_mb`` is the whole.
+
+Of the published repository only ``model/se2transformer.py`` and ``model/utils.py`` are imported.
+What these import from ``transformers`` (a base class, GELU) and ``geneformer`` (data collators, not
+used here) is replaced by stand-ins, so that neither is needed, nor a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch_geometric.data import Data
+from torch_geometric.nn import Linear
+from torch_geometric.utils import scatter
+
+import stofm_geo.transforms as T
+from benchmarks._record import environment, write
+from benchmarks.speed._timing import clock
+from stofm_geo.nn import GaussianRadial, SE2Transformer, conv, geometry, transformer
+
+ROOT = Path(__file__).parents[2]
+LAYERS, CHANNELS, HEADS, GAUSSIANS = 4, 256, 8, 128
+CELL, CLS, MACRO = 0, 1, 2
+FAR = 100.0  # the published distance of a pair that is no pair
+SECONDS = 10.0  # of ours
+OURS = ("library", "pairs")
+NAMES = {"published": "published", "library": "ours, library", "pairs": "ours, published pairs"}
+
+
+class Slice:
+    """CLS, virtual cells and cells, in the published order and the published units."""
+
+    def __init__(self, cells: int, macro: int) -> None:
+        draw = torch.Generator().manual_seed(0)
+        place = torch.rand(cells, 2, generator=draw) - 0.5
+        side = max(int(macro**0.5), 1)
+        square = ((place + 0.5) * side).long()
+        cluster = (square[:, 0] * side + square[:, 1]) % macro
+        centre = scatter(place, cluster, dim_size=macro, reduce="mean")
+        self.pos = torch.cat([torch.zeros(1, 2), centre, place]) * 100 / 2**0.5
+        self.kind = torch.tensor([CLS] + [MACRO] * macro + [CELL] * cells)
+        self.x = torch.randn(len(self.kind), CHANNELS, generator=draw)
+
+    def library(self) -> Tensor:
+        """Edges as ``SpatialKNN`` and ``MacroNodes`` make them."""
+        cells = (self.kind == CELL).nonzero()[:, 0]
+        virtual = (self.kind != CELL).nonzero()[:, 0]
+        near = cells[T.SpatialKNN(12)(Data(pos=self.pos[cells])).edge_index]
+        there = torch.cartesian_prod(cells, virtual).t()
+        among = torch.cartesian_prod(virtual, virtual).t()
+        among = among[:, among[0] != among[1]]
+        edge_index = torch.cat([near, there, there.flip(0), among], dim=1)
+        return edge_index[:, (edge_index[1] * len(self.kind) + edge_index[0]).argsort()]
+
+    def matrix(self) -> tuple[Tensor, Tensor]:
+        """The published matrix of distances, and which pairs have one of their own."""
+        exact = "donot_use_mm_for_euclid_dist"  # symmetric to the last bit
+        distance = torch.cdist(self.pos, self.pos, compute_mode=exact)
+        n = len(distance)
+        near = distance.topk(min(50, n - 1), largest=False).indices  # with the node itself
+        there = torch.zeros(n, n, dtype=torch.bool).scatter(1, near, True)
+        there[self.kind == MACRO] = True
+        there = there | there.t()
+        matrix = torch.where(there & (distance > 0), distance, FAR)
+        cls = self.kind == CLS
+        alone = cls[:, None] | cls | torch.eye(n, dtype=torch.bool)
+        return matrix.masked_fill(alone, 0), there | alone
+
+    def pairs(self) -> Tensor:
+        """The published pairs as edges."""
+        return self.matrix()[1].nonzero().t().flip(0).contiguous()
+
+
+class Ours(nn.Module):
+    """The library's transformer, with the same maps before it as the published one."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(CHANNELS, CHANNELS)
+        self.kind = nn.Embedding(3, CHANNELS)
+        radial = partial(GaussianRadial, num_gaussians=GAUSSIANS)
+        self.transformer = SE2Transformer(
+            CHANNELS, LAYERS, HEADS, radial=radial, norm="post", dropout=dropout
+        )
+
+    def forward(self, x: Tensor, kind: Tensor, edge_index: Tensor, pos: Tensor) -> list[Tensor]:
+        """Node outputs and pair states."""
+        out = self.transformer(self.embedding(x) + self.kind(kind), edge_index, pos)
+        return [out.x, out.pair]
+
+
+def published(folder: Path, dropout: float) -> nn.Module:
+    """The published model, from a checkout of its repository."""
+
+    class Pretrained(nn.Module):
+        def __init__(self, config: Any) -> None:
+            super().__init__()
+            self.config = config
+
+        def post_init(self) -> None:
+            self.apply(self._init_weights)
+
+    class Config:
+        def __init__(self, **settings: Any) -> None:
+            self.__dict__.update(settings)
+
+    collators = ("DataCollatorForCellClassification", "PrecollatorForGeneAndCellClassification")
+    stand_ins: dict[str, dict[str, Any]] = {
+        "transformers": {},
+        "transformers.activations": {"ACT2FN": {"gelu": nn.functional.gelu}},
+        "transformers.configuration_utils": {"PretrainedConfig": Config},
+        "transformers.modeling_outputs": dict.fromkeys(
+            ("BaseModelOutput", "BaseModelOutputWithNoAttention"), dict
+        ),
+        "transformers.modeling_utils": {"PreTrainedModel": Pretrained},
+        "transformers.utils": {"logging": logging},
+        "geneformer": {collators[0]: object},
+        "geneformer.collator_for_classification": {collators[1]: object},
+        "geneformer.pretrainer": {"token_dictionary": {}},
+    }
+    for name, content in stand_ins.items():
+        sys.modules[name] = ModuleType(name)
+        sys.modules[name].__dict__.update(content)
+    sys.path.insert(0, str(folder))
+    from model.se2transformer import SToFMModel
+    from model.utils import SToFMConfig
+
+    config = SToFMConfig(
+        num_hidden_layers=LAYERS,
+        embedding_dim=CHANNELS,
+        ffn_embedding_dim=CHANNELS,
+        num_attention_heads=HEADS,
+        gaussian_hidden_dim=GAUSSIANS,
+        **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), dropout),
+        input_dim=CHANNELS,
+    )
+    return SToFMModel(config)
+
+
+def stepper(
+    name: str, mode: str, cells: int, macro: int, options: argparse.Namespace
+) -> tuple[Callable[[], None], nn.Module, int]:
+    """The work to time, the model, and how many pairs it looks at."""
+    torch.manual_seed(0)
+    part = Slice(cells, macro)
+    if name == "published":
+        model = published(options.reference, options.dropout)
+        matrix = part.matrix()[0]
+        given = (part.x[None], matrix[None], part.kind[None])
+        pairs = matrix.numel()
+
+        def run() -> list[Tensor]:
+            result = model(*given)
+            return [result["last_hidden_state"], result["pair_rep"]]
+    else:
+        model, edge_index = Ours(options.dropout), getattr(part, name)()
+        pos = part.pos.masked_fill((part.kind == CLS)[:, None], torch.nan)  # CLS has no place
+        pairs = edge_index.size(1)
+
+        def run() -> list[Tensor]:
+            return model(part.x, part.kind, edge_index, pos)
+
+    def forward() -> None:
+        with torch.no_grad():
+            run()
+
+    def training() -> None:
+        model.zero_grad()
+        sum(result.sum() for result in run()).backward()
+
+    model.train(mode == "training")
+    return {"forward": forward, "training": training}[mode], model, pairs
+
+
+def memory(field: str) -> float:
+    """``VmRSS`` (resident now) or ``VmHWM`` (most so far) of this process, in MB; Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def shares(step: Callable[[], None], model: nn.Module) -> dict[str, float]:
+    """Share of the time of each part of ours, the backward's with the part it belongs to.
+
+    ``geometry`` is distances, ``radial functions`` the bias made of them, ``edge attention`` the
+    op, ``graph`` its sorting, ``linear maps`` all others than the radial functions' own.
+    """
+
+    def labelled(part: str, function: Callable) -> Callable:
+        def call(*args: Any, **more: Any) -> Any:
+            with record_function(f"part: {part}"):
+                return function(*args, **more)
+
+        return call
+
+    own: set[nn.Module] = set()  # what makes the bias, maps and all
+    for module in model.modules():  # parents first
+        if isinstance(module, geometry.EdgeGeometry):
+            own |= set(module.modules())
+            module.forward = labelled("radial functions", module.forward)
+        elif isinstance(module, nn.Linear | Linear) and module not in own:
+            module.forward = labelled("linear maps", module.forward)
+    with (
+        mock.patch.object(conv, "edge_attention", labelled("edge attention", conv.edge_attention)),
+        mock.patch.object(geometry, "edge_geometry", labelled("geometry", geometry.edge_geometry)),
+        mock.patch.object(transformer, "EdgeGraph", labelled("graph", transformer.EdgeGraph)),
+    ):
+        step()
+        with profile(activities=[ProfilerActivity.CPU]) as found, record_function("part: rest"):
+            step()
+    spent: dict[str, float] = defaultdict(float)
+    made: dict[int, str] = {}  # the number of each autograd node -> the part that made it
+    for event in sorted(found.events(), key=lambda event: event.time_range.start):
+        part, above = "", event
+        while above is not None and not part:  # the innermost label
+            if above.name.startswith("autograd::engine::evaluate_function"):
+                part = made.get(above.sequence_nr, "rest")
+            elif above.name.startswith("part: "):
+                part = made[event.sequence_nr] = above.name.removeprefix("part: ")
+            above = above.cpu_parent
+        spent[part or "rest"] += event.self_cpu_time_total
+    return {part: time / sum(spent.values()) for part, time in spent.items()}
+
+
+def one(name: str, mode: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Time and memory, in this process."""
+    torch.set_num_threads(options.threads)
+    stepper(name, mode, 60, 4, options)[0]()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+    before = memory("VmRSS")
+    step, model, pairs = stepper(name, mode, options.cells, options.macro, options)
+    row: dict[str, Any] = {"model": NAMES[name], "mode": mode, "pairs": pairs}
+    times: list[float] = []
+    if name == "published":
+        runs = options.runs if mode == "forward" else min(options.runs, 2)
+    else:
+        row["first_s"] = clock(step)
+        runs = 10 * options.runs
+    while len(times) < runs and (len(times) < 3 or name == "published" or sum(times) < SECONDS):
+        times.append(clock(step))
+    peak = memory("VmHWM")
+    row |= {"median_s": statistics.median(times), "seconds": times}
+    row |= {"added_mb": peak - before, "peak_mb": peak}
+    if name != "published":
+        row["shares"] = shares(step, model)
+    return row
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    dense = {row["mode"]: row for row in rows if row["model"] == "published"}
+    print(f"\n{'':34}   pairs  seconds  added MB  peak MB   times faster, smaller (added)")
+    for row in rows:
+        text = f"{row['model']:24}{row['mode']:10}{row['pairs']:8}{row['median_s']:9.3f}"
+        text += f"{row['added_mb']:10.0f}{row['peak_mb']:9.0f}"
+        if (other := dense.get(row["mode"])) and other is not row:
+            row["times_faster"] = other["median_s"] / row["median_s"]
+            row["times_smaller"] = other["added_mb"] / max(row["added_mb"], 1)
+            text += f"   {row['times_faster']:.1f}, {row['times_smaller']:.1f}"
+        print(text)
+    for row in rows:
+        if "shares" in row:
+            parts = sorted(row["shares"].items(), key=lambda item: -item[1])
+            print(f"{row['model']}, {row['mode']}:", end=" ")
+            print(", ".join(f"{part} {100 * share:.0f} %" for part, share in parts))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--reference", type=Path, help="a checkout of PharMolix/SToFM")
+    parser.add_argument("--cells", type=int, default=1000)
+    parser.add_argument("--macro", type=int, default=49)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=3, help="published; ours ten times as many")
+    parser.add_argument("--edges", nargs="+", choices=OURS, default=list(OURS))
+    parser.add_argument("--modes", nargs="+", default=["forward", "training"])
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # a row, in this process
+    options = parser.parse_args(arguments)
+    if options.one:
+        print(json.dumps(one(*options.one, options)))
+        return
+    names = [*options.edges, *(["published"] if options.reference else [])]
+    if not options.reference:
+        print("the published model is not run: no --reference")
+    passed = ["--cells", "--macro", "--dropout", "--threads", "--runs"]
+    given = [f"{flag}={getattr(options, flag[2:])}" for flag in passed]
+    given.append(f"--output={options.output}")
+    if options.reference:
+        given.append(f"--reference={options.reference.resolve()}")
+    rows = []
+    for mode in options.modes:
+        for name in names:
+            command = [sys.executable, "-m", "benchmarks.speed.encoder", *given]
+            command += ["--one", name, mode]
+            result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            if result.returncode:
+                raise SystemExit(result.stderr)
+            rows.append(json.loads(result.stdout.splitlines()[-1]))
+            print(f"{NAMES[name]}, {mode}: {rows[-1]['median_s']:.3f} s", flush=True)
+    show(rows)
+    settings = {flag[2:]: getattr(options, flag[2:]) for flag in passed}
+    result = {"environment": environment(), "threads": options.threads, "settings": settings}
+    write(result | {"reference_run": bool(options.reference), "rows": rows}, options.output)
+
+
+if __name__ == "__main__":
+    main()
