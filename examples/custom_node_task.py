@@ -19,7 +19,7 @@ from torch_geometric.nn import GATv2Conv, TransformerConv
 
 import stofm_geo
 import stofm_geo.transforms as T
-from stofm_geo.nn import SE2TransformerConv
+from stofm_geo.nn import GaussianRadial, SE2TransformerConv
 
 osmfish = Path(__file__).parents[2] / "shared" / "data" / "osmfish_sscortex.h5ad"
 file = sys.argv[1] if sys.argv[1:] else osmfish if osmfish.exists() else None
@@ -54,8 +54,8 @@ def run(layer, channels, *pos, seed):
     torch.manual_seed(seed)
     test = torch.isin(block, torch.randperm(int(block.max()) + 1)[: (int(block.max()) + 1) // 3])
     net = Net(layer, channels)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    for _ in range(150):
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
+    for _ in range(100):
         optimizer.zero_grad()
         F.cross_entropy(net(data.x, data.edge_index, *pos)[~test], label[~test]).backward()
         optimizer.step()
@@ -64,11 +64,12 @@ def run(layer, channels, *pos, seed):
 
 
 # --- to here ---
+near = partial(GaussianRadial, num_gaussians=8, max_distance=5.0)  # in cell spacings
 print(f"{'layer':20}{'parameters':>12}{'accuracy':>18}{'macro-F1':>18}")
 for name, layer, channels, *pos in (
-    ("GATv2Conv", partial(GATv2Conv, residual=True), 19),
-    ("TransformerConv", TransformerConv, 16),
-    ("SE2TransformerConv", SE2TransformerConv, 15, data.pos),
+    ("GATv2Conv", partial(GATv2Conv, residual=True), 12),
+    ("TransformerConv", TransformerConv, 10),
+    ("SE2TransformerConv", partial(SE2TransformerConv, radial=near), 10, data.pos),
 ):
     scores = torch.tensor([run(layer, channels, *pos, seed=seed) for seed in range(5)])
     size = sum(parameter.numel() for parameter in Net(layer, channels).parameters())
