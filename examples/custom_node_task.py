@@ -52,7 +52,8 @@ class Net(nn.Module):
 
 def run(layer, channels, *pos, seed):
     torch.manual_seed(seed)
-    test = torch.isin(block, torch.randperm(int(block.max()) + 1)[: (int(block.max()) + 1) // 3])
+    count = int(block.max()) + 1
+    test = torch.isin(block, torch.randperm(count)[: max(count // 3, 1)])
     net = Net(layer, channels)
     optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
     for _ in range(100):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -26,35 +29,34 @@ class Tabulated:
 
     def __init__(self, tolerance: float) -> None:
         self.tolerance = tolerance
-        self._knots: Tensor | None = None
-        self._table: Tensor | None = None
-        self._made_for: object = None
-        self._uses = 0
+        self._kept: dict[object, _Kept] = {}
 
     def __call__(self, radial: nn.Module, distance: Tensor) -> Tensor:
         """``[E]`` distances to ``[E, n]``, as ``radial`` would; no gradients to distances."""
         training = torch.is_grad_enabled() and any(p.requires_grad for p in radial.parameters())
-        high = float(distance.max())
+        # A power of two, and a table for each: what came before does not change what comes out.
+        high = 2.0 ** math.ceil(math.log2(max(float(distance.max()), 1e-3)))
+        key = high, distance.dtype, distance.device, training
         state = None if training else [(p.data_ptr(), p._version) for p in radial.parameters()]
-        self._uses += 1
-        if (
-            self._knots is None
-            or self._knots.dtype != distance.dtype
-            or self._knots.device != distance.device
-            or self._knots[-1] < high
-            or (state is not None and state != self._made_for)
-            or (training and self._uses > _REFRESH)
-        ):
+        kept = self._kept.get(key)
+        if kept is None or kept.state != state or (training and kept.uses == _REFRESH):
             with torch.no_grad():
-                self._knots = _knots(radial, high, distance, self.tolerance)
-                self._table = None if training else _table(radial, self._knots)
-            self._made_for, self._uses = state, 0
-        table = self._table
-        if training or table is None:
-            table = _table(radial, self._knots)
-        value = interpolate(distance, self._knots, table)
+                knots = _knots(radial, high, distance, self.tolerance)
+                kept = _Kept(state, knots, None if training else _table(radial, knots))
+            self._kept[key] = kept
+        kept.uses += 1
+        table = _table(radial, kept.knots) if kept.table is None else kept.table
+        value = interpolate(distance, kept.knots, table)
         # No distance at all is a case of its own, not the limit of short ones.
         return torch.where((distance == 0)[:, None], radial(distance.new_zeros(1)), value)
+
+
+@dataclass
+class _Kept:
+    state: object
+    knots: Tensor
+    table: Tensor | None
+    uses: int = 0
 
 
 def _table(radial: nn.Module, at: Tensor) -> Tensor:
@@ -64,7 +66,6 @@ def _table(radial: nn.Module, at: Tensor) -> Tensor:
 
 def _knots(radial: nn.Module, high: float, like: Tensor, tolerance: float) -> Tensor:
     """Knots from just above 0 to ``high``."""
-    high = max(high, 1e-3)
     knots = torch.linspace(0, 1, _FIRST + 1, dtype=like.dtype, device=like.device) * high
     knots[0] = torch.finfo(like.dtype).tiny  # 0 itself is a case of its own
     done: list[Tensor] = []

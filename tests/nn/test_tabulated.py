@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import operator
+
 import pytest
 import torch
 
@@ -53,9 +55,17 @@ def test_it_notices_other_parameters_and_longer_distances() -> None:
             exact = function(distance)
             error = (table(function, distance) - exact).abs().max()
             assert error < 2e-4 * (exact.max() - exact.min())
-        knots = table._knots
+        kept = [*table._kept.values()]
         table(function, distance)
-        assert table._knots is knots  # kept
+        assert all(map(operator.is_, table._kept.values(), kept))  # nothing is made anew
+
+
+def test_what_came_before_changes_no_byte() -> None:
+    function, used = radial("as made"), Tabulated(1e-5)
+    short, long = 10 * torch.rand(1000), 60 * torch.rand(1000)
+    with torch.no_grad():
+        used(function, long)
+        assert torch.equal(used(function, short), Tabulated(1e-5)(function, short))
 
 
 def test_a_layer_uses_it_on_many_edges_and_not_where_positions_learn(
@@ -70,8 +80,8 @@ def test_a_layer_uses_it_on_many_edges_and_not_where_positions_learn(
     assert exact.geometry.tabulated is None
     used = conv.geometry.tabulated
     out = conv(*args)
-    assert used._knots is not None
+    assert used._kept
     torch.testing.assert_close(out, exact(*args), atol=1e-4, rtol=1e-4)
-    used._knots = None
+    used._kept.clear()
     conv(*args[:2], args[2].requires_grad_()).sum().backward()
-    assert used._knots is None and args[2].grad.isfinite().all()
+    assert not used._kept and args[2].grad.isfinite().all()
