@@ -28,7 +28,8 @@ def leiden(
     Returns:
         ``[n]`` int64.
     """
-    graph = igraph.Graph(n=n, edges=pairs)
+    graph = igraph.Graph(n)
+    graph.add_edges(pairs)  # four times as fast as Graph(n, pairs), for arrays
     igraph.set_random_number_generator(random.Random(seed))
     try:
         found = graph.community_leiden(
