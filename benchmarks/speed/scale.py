@@ -121,8 +121,10 @@ def main() -> None:
     for cells in options.cells:
         if cells in [row["cells"] for row in rows]:
             continue
-        rows.append({"commit": now["commit"], **fresh(cells)})
-        print(rows[-1], flush=True)
+        row = {"commit": now["commit"], **fresh(cells)}
+        print(row, flush=True)
+        rows.append(row)
+        rows.sort(key=lambda row: row["cells"])
         write({"environment": now, "rows": rows}, options.output)
 
 
