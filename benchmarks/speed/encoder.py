@@ -40,7 +40,6 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -56,6 +55,7 @@ from torch_geometric.utils import scatter
 
 import stofm_geo.transforms as T
 from benchmarks._record import environment, write
+from benchmarks.speed._memory import forget_peak, memory
 from benchmarks.speed._timing import clock
 from stofm_geo.nn import GaussianRadial, SE2Transformer, conv, geometry, transformer
 
@@ -84,14 +84,8 @@ class Slice:
 
     def library(self) -> Tensor:
         """Edges as ``SpatialKNN`` and ``MacroNodes`` make them."""
-        cells = (self.kind == CELL).nonzero()[:, 0]
-        virtual = (self.kind != CELL).nonzero()[:, 0]
-        near = cells[T.SpatialKNN(12)(Data(pos=self.pos[cells])).edge_index]
-        there = torch.cartesian_prod(cells, virtual).t()
-        among = torch.cartesian_prod(virtual, virtual).t()
-        among = among[:, among[0] != among[1]]
-        edge_index = torch.cat([near, there, there.flip(0), among], dim=1)
-        return edge_index[:, (edge_index[1] * len(self.kind) + edge_index[0]).argsort()]
+        near = T.SpatialKNN(12)(Data(pos=self.pos, node_type=self.kind))
+        return T.JoinMacroNodes()(near).edge_index
 
     def matrix(self) -> tuple[Tensor, Tensor]:
         """The published matrix of distances, and which pairs have one of their own."""
@@ -213,12 +207,6 @@ def stepper(
     return {"forward": forward, "training": training}[mode], model, pairs
 
 
-def memory(field: str) -> float:
-    """``VmRSS`` (resident now) or ``VmHWM`` (most so far) of this process, in MB; Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
 def shares(step: Callable[[], None], model: nn.Module) -> dict[str, float]:
     """Share of the time of each part of ours, the backward's with the part it belongs to.
 
@@ -266,8 +254,7 @@ def one(name: str, mode: str, options: argparse.Namespace) -> dict[str, Any]:
     """Time and memory, in this process."""
     torch.set_num_threads(options.threads)
     stepper(name, mode, 60, 4, options)[0]()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+    forget_peak()  # that of the imports
     before = memory("VmRSS")
     step, model, pairs = stepper(name, mode, options.cells, options.macro, options)
     row: dict[str, Any] = {"model": NAMES[name], "mode": mode, "pairs": pairs}

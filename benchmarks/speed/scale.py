@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._record import environment, write
+from benchmarks.speed._memory import forget_peak, memory
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 GENES = 200
@@ -34,26 +35,15 @@ GENES = 200
 @contextmanager
 def measured(stages: dict[str, Any], name: str) -> Iterator[None]:
     """Note seconds and peak memory of what runs inside."""
-    _forget_peak()
+    forget_peak()
     start, cpu_start = time.perf_counter(), time.process_time()
     yield
     stages[name] = {
         "seconds": round(time.perf_counter() - start, 2),
         "cpu_seconds": round(time.process_time() - cpu_start, 2),
-        "peak_gb": round(_peak_gb(), 2),
+        "peak_gb": round(memory("VmHWM") / 1024, 2),
     }
     print(name, stages[name], file=sys.stderr, flush=True)
-
-
-def _forget_peak() -> None:
-    """Start the peak of this process anew (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_gb() -> float:
-    """Largest resident set of this process since the last :func:`_forget_peak`, in GiB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 
 
 def work(file: Path, output: Path) -> dict[str, Any]:

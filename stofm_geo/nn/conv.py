@@ -192,8 +192,9 @@ class SE2TransformerConv(MessagePassing):
         q = self.lin_query(x[1]).unflatten(1, (self.heads, self.out_channels))
         k = self.lin_key(x[0]).unflatten(1, (self.heads, self.out_channels))
         v = self.lin_value(x[0]).unflatten(1, (self.heads, self.out_channels))
-        bias, waves = q.new_zeros(edges.size(1), self.heads), None
-        if self.geometry is not None:
+        if self.geometry is None:
+            bias, waves = q.new_zeros(edges.size(1), self.heads), None
+        else:
             bias, waves = self.geometry(pos, edges, self.lin_key.weight.dtype)
         if pair is not None:
             bias = bias + pair

@@ -127,16 +127,16 @@ class EdgeGeometry(nn.Module):
         """
         distance, unit = edge_geometry(pos, edge_index, dtype)
         shape = (distance.size(0), self.heads)  # len() would fix it for torch.export
-        bias, weight = distance.new_zeros(shape), distance.new_zeros(distance.size(0), 0)
-        if self.radial is not None:
-            values = self._values(self.radial, distance)
-            bias, weight = values.split([self.heads, self.heads * self.max_order], 1)
-            if hasattr(self.radial, "log_envelope"):
-                bias = bias + self.radial.log_envelope(distance)[:, None]  # type: ignore[operator]
-        if self.harmonics is None:
-            return bias, None
-        waves = self.harmonics(unit)[:, None].expand(*shape, -1, -1)
-        if self.radial is not None:
+        waves = None
+        if self.harmonics is not None:
+            waves = self.harmonics(unit)[:, None].expand(*shape, -1, -1)
+        if self.radial is None:
+            return distance.new_zeros(shape), waves
+        values = self._values(self.radial, distance)
+        bias, weight = values.split([self.heads, self.heads * self.max_order], 1)
+        if hasattr(self.radial, "log_envelope"):
+            bias = bias + self.radial.log_envelope(distance)[:, None]  # type: ignore[operator]
+        if waves is not None:
             waves = waves * (1 + weight.unflatten(1, (self.heads, -1))[..., None])
         return bias, waves
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stofm_geo.ops import interpolate
+from stofm_geo.ops.interpolation import cubic, interpolate
 
 _FIRST = 128  # intervals to begin with
 _ROUNDS = 24  # most halvings of an interval
@@ -79,11 +79,8 @@ def _knots(radial: nn.Module, high: float, like: Tensor, tolerance: float) -> Te
         worst = torch.zeros_like(left)
         for share in (0.1, 0.3, 0.5, 0.7, 0.9):
             at = left + share * (right - left)
-            true = radial(at)
-            step = (right - left)[:, None]
-            bend = share * (1 - share) * (start[:, 1] * (1 - share) - end[:, 1] * share) * step
-            rise = (end[:, 0] - start[:, 0]) * share * share * (3 - 2 * share)
-            worst = torch.maximum(worst, (start[:, 0] + rise + bend - true).abs().amax(1))
+            found = cubic(share, (right - left)[:, None], start, end)
+            worst = torch.maximum(worst, (found - radial(at)).abs().amax(1))
         middle = left + 0.5 * (right - left)
         bad = (worst > 0.5 * tolerance * span) & (middle > left) & (middle < right)
         if not bad.any():

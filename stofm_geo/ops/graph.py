@@ -75,7 +75,9 @@ class EdgeGraph:
 
     def unsort(self, values: Tensor) -> Tensor:
         """Values of the sorted edges ``[E, ...]``, in the order of those given."""
-        return values if self.order is None else values.index_select(0, self.order.argsort())
+        if self.order is None:
+            return values
+        return torch.empty_like(values).index_copy(0, self.order, values)
 
 
 def _pointers(ascending: Tensor, size: int) -> Tensor:

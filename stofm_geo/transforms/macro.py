@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
-from torch_geometric.utils import scatter
+from torch_geometric.utils import scatter, sort_edge_index
 
 from stofm_geo._checks import check_positive
 from stofm_geo._keys import NodeType
@@ -160,8 +160,9 @@ class JoinMacroNodes(BaseTransform):
                 own = virtual & (data.slice_id == data.slice_id[cells[0]])
             edges.append(_joined(cells, own.nonzero().view(-1)))
         edge_index = torch.cat(edges, dim=1)
-        order = (edge_index[1] * data.num_nodes + edge_index[0]).argsort()
-        data.edge_index, data.edge_attr = edge_index[:, order], None
+        n = data.num_nodes
+        data.edge_index = sort_edge_index(edge_index, num_nodes=n, sort_by_row=False)
+        data.edge_attr = None
         return data
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._checks import check_positive
 from stofm_geo.transforms import _search
@@ -31,8 +32,7 @@ class _CellGraph(BaseTransform):
             edges.append(rows[self.search(data.pos[rows])])
         edge_index = torch.cat(edges, dim=1)
         if len(edges) > 1:  # the edges of one slice are sorted
-            order = (edge_index[1] * data.num_nodes + edge_index[0]).argsort()
-            edge_index = edge_index[:, order]
+            edge_index = sort_edge_index(edge_index, num_nodes=data.num_nodes, sort_by_row=False)
         data.edge_index = edge_index
         data.edge_attr = None  # belonged to the edges that are gone
         return data

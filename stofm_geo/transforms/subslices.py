@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._checks import check_positive
 from stofm_geo.transforms import _search
@@ -125,19 +126,20 @@ class _Scissors:
         edges = torch.cat([self._owned(cells), self.among_virtual])
         edge_index = self.place[data.edge_index[:, edges]]
         inside = (edge_index >= 0).all(dim=0)
-        edges, edge_index = edges[inside], edge_index[:, inside]
-        order = (edge_index[1] * len(nodes) + edge_index[0]).argsort()
+        edge_index, edges = sort_edge_index(
+            edge_index[:, inside], edges[inside], num_nodes=len(nodes), sort_by_row=False
+        )
 
         piece = copy.copy(data)
         for key, value in data:
             if key == "edge_index":
-                piece.edge_index = edge_index[:, order]
+                piece.edge_index = edge_index
             elif key == "cluster":
                 piece.cluster = self.place[value[nodes]]
             elif data.is_node_attr(key):
                 piece[key] = value[nodes]
             elif data.is_edge_attr(key):
-                piece[key] = value[edges[order]]
+                piece[key] = value[edges]
         piece.num_nodes = len(nodes)
         if "n_id" not in data:
             piece.n_id = nodes

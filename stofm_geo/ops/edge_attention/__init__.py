@@ -2,16 +2,13 @@ r"""Multi-head attention over edges: one public function, its backends beside it
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor
 
-from stofm_geo.ops.edge_attention import cpu, fused, reference, scatter, triton
+from stofm_geo.ops.edge_attention import fused, reference, scatter
 from stofm_geo.ops.graph import EdgeGraph
 
 # In order of preference: "auto" takes the first that can run on the tensors at hand.
-_BACKENDS = {"cpu": cpu, "triton": triton, "scatter": scatter, "reference": reference}
-_PLAIN = {"scatter": scatter.edge_attention, "reference": reference.edge_attention}
+_BACKENDS = {**fused.KERNELS, "scatter": scatter, "reference": reference}
 
 
 def available_backends() -> dict[str, str | None]:
@@ -62,8 +59,11 @@ def edge_attention(
         graph = EdgeGraph(graph, q.size(0), k.size(0))
     _check(q, k, v, bias, graph)
     name = _select(backend, q)
-    attend = _PLAIN[name] if name in _PLAIN else partial(fused.edge_attention, kernel=name)
-    out, logits, lse = attend(q, k, v, graph.sort(bias), graph)
+    bias = graph.sort(bias)
+    if name in fused.KERNELS:
+        out, logits, lse = fused.edge_attention(q, k, v, bias, graph, name)
+    else:
+        out, logits, lse = _BACKENDS[name].edge_attention(q, k, v, bias, graph)
     return out, graph.unsort(logits), lse
 
 

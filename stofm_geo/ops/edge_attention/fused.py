@@ -8,7 +8,7 @@ from torch import Tensor
 from stofm_geo.ops.edge_attention import cpu, triton
 from stofm_geo.ops.graph import EdgeGraph
 
-_KERNELS = {"cpu": cpu, "triton": triton}
+KERNELS = {"cpu": cpu, "triton": triton}
 
 
 def edge_attention(
@@ -50,7 +50,7 @@ def _attend(
     reverse_edges: Tensor,
     kernel: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _KERNELS[kernel].forward(q, k, v, bias, src, ptr)
+    return KERNELS[kernel].forward(q, k, v, bias, src, ptr)
 
 
 @_attend.register_fake
@@ -83,7 +83,7 @@ def _attend_backward(
     kernel: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     given = (d_out, d_logits, d_lse, q, k, v, out, logits, lse)
-    return _KERNELS[kernel].backward(*given, src, dst, ptr, reverse_ptr, reverse_edges)
+    return KERNELS[kernel].backward(*given, src, dst, ptr, reverse_ptr, reverse_edges)
 
 
 @_attend_backward.register_fake

@@ -9,7 +9,7 @@ from torch import Tensor
 from stofm_geo.ops import threads
 
 try:
-    from stofm_geo.ops import _interpolation_loops as loops
+    from stofm_geo.ops.interpolation import _loops as loops
 except ImportError:  # no numba for this Python
     loops = None  # type: ignore[assignment]
 
@@ -42,8 +42,20 @@ def _reference(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
     left = (torch.searchsorted(knots, at, right=True) - 1).clamp(0, len(knots) - 2)
     step = knots[left + 1] - knots[left]
     t = ((at - knots[left]) / step)[:, None]
-    (y0, m0), (y1, m1) = table[left].unbind(1), table[left + 1].unbind(1)
-    bend = t * (1 - t) * (m0 * (1 - t) - m1 * t) * step[:, None]
+    return cubic(t, step[:, None], table[left], table[left + 1])
+
+
+def cubic(t: Tensor | float, step: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Between knots with values and derivatives ``left`` and ``right``, ``[E, 2, K]``.
+
+    Args:
+        t: Share of the way, a number or ``[E, 1]``.
+        step: Distance of the knots, ``[E, 1]``.
+        left: Of the knot before.
+        right: Of the knot after.
+    """
+    (y0, m0), (y1, m1) = left.unbind(1), right.unbind(1)
+    bend = t * (1 - t) * (m0 * (1 - t) - m1 * t) * step
     return y0 + (y1 - y0) * t * t * (3 - 2 * t) + bend
 
 

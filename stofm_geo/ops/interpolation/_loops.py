@@ -18,16 +18,21 @@ def _left(knots, x):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def forward(first, last, at, knots, table, out):  # type: ignore[no-untyped-def]
+def _weights(knots, x):  # type: ignore[no-untyped-def]
+    """The knot before ``x``; weights of the rise of the values, and of both derivatives."""
     one = knots.dtype.type(1)
+    x = min(max(x, knots[0]), knots[-1])
+    i = _left(knots, x)
+    step = knots[i + 1] - knots[i]
+    t = (x - knots[i]) / step
+    up = t * t * (3 * one - 2 * one * t)
+    return i, up, t * (one - t) * (one - t) * step, -t * t * (one - t) * step
+
+
+@compiled
+def forward(first, last, at, knots, table, out):  # type: ignore[no-untyped-def]
     for e in range(first, last):
-        x = min(max(at[e], knots[0]), knots[-1])
-        i = _left(knots, x)
-        step = knots[i + 1] - knots[i]
-        t = (x - knots[i]) / step
-        up = t * t * (3 * one - 2 * one * t)
-        a = t * (one - t) * (one - t) * step
-        b = -t * t * (one - t) * step
+        i, up, a, b = _weights(knots, at[e])
         for c in range(out.shape[1]):
             y0, y1 = table[i, 0, c], table[i + 1, 0, c]
             out[e, c] = y0 + (y1 - y0) * up + a * table[i, 1, c] + b * table[i + 1, 1, c]
@@ -37,13 +42,7 @@ def forward(first, last, at, knots, table, out):  # type: ignore[no-untyped-def]
 def backward(first, last, d_out, at, knots, d_table):  # type: ignore[no-untyped-def]
     one = knots.dtype.type(1)
     for e in range(first, last):
-        x = min(max(at[e], knots[0]), knots[-1])
-        i = _left(knots, x)
-        step = knots[i + 1] - knots[i]
-        t = (x - knots[i]) / step
-        up = t * t * (3 * one - 2 * one * t)
-        a = t * (one - t) * (one - t) * step
-        b = -t * t * (one - t) * step
+        i, up, a, b = _weights(knots, at[e])
         for c in range(d_out.shape[1]):
             d = d_out[e, c]
             d_table[i, 0, c] += (one - up) * d
