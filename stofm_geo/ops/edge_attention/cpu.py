@@ -1,10 +1,12 @@
-"""Edge attention fused for the CPU: one pass over the edges forward, two backward, no atomics.
+"""Edge attention for the CPU: a pass over the edges for each of q, k, v; no atomics.
 
 No tensor of edges x heads x channels is made. numba compiles the loops at their first use (seconds)
 and keeps them on disk; nothing is compiled at installation.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,18 +46,13 @@ def forward(
         Attended values ``[N, H, D]``, logits ``[E, H]`` and their log-sum-exp ``[N, H]``.
     """
     n, heads, _ = q.shape
-    made = (
-        bias.new_empty(src.size(0), heads),
-        bias.new_empty(n, heads, v.size(2)),
-        bias.new_empty(n, heads),
-    )
-    given, written = _arrays(bias.dtype, q, k, v, bias, src, ptr), _arrays(bias.dtype, *made)
-    threads.run(
-        lambda first, last: _loops.forward(first, last, *given, *written),
-        given[-1],
-        _cost(q, v, src),
-    )
-    logits, out, lse = made
+    logits, alpha = (bias.new_empty(src.size(0), heads) for _ in range(2))
+    out, lse = bias.new_empty(n, heads, v.size(2)), bias.new_empty(n, heads)
+    q_, k_, v_, bias_ = _arrays(bias.dtype, q, k, v, bias)
+    logits_, alpha_, out_, lse_ = _arrays(bias.dtype, logits, alpha, out, lse)
+    src_, ptr_ = _arrays(bias.dtype, src, ptr)
+    _run(_loops.weights, ptr_, k_, q_, k_, bias_, src_, ptr_, logits_, alpha_, lse_)
+    _run(_loops.sums, ptr_, v_, alpha_, v_, src_, ptr_, 1.0, out_)
     return out.to(v.dtype), logits, lse
 
 
@@ -84,30 +81,21 @@ def backward(
         reverse_ptr: Where each source's edges start ``[M + 1]``.
         reverse_edges: Numbers of the edges, by source ``[E]``.
     """
-    kind = logits.dtype
+    kind, scale = logits.dtype, q.size(2) ** -0.5
     made = tuple(torch.empty(t.shape, dtype=kind) for t in (q, k, v, logits))
-    d_q, d_k, d_v, d_bias = _arrays(kind, *made)
-    alpha = np.empty_like(d_bias)
+    alpha = torch.empty_like(logits)
+    d_q, d_k, d_v, d_bias, alpha_ = _arrays(kind, *made, alpha)
     q_, k_, v_, logits_, out_, lse_ = _arrays(kind, q, k, v, logits, out, lse)
-    d_out_, d_logits_, d_lse_ = _arrays(kind, d_out, d_logits, d_lse)
-    src_, dst_, ptr_, reverse_ptr_, edges_ = _arrays(
-        kind, src, dst, ptr, reverse_ptr, reverse_edges
-    )
-    threads.run(
-        lambda first, last: _loops.to_destinations(
-            first, last, q_, k_, v_, logits_, out_, lse_, src_, ptr_, d_out_, d_logits_, d_lse_,
-            d_q, d_bias, alpha,
-        ),
-        ptr_,
-        _cost(q, v, src),
-    )  # fmt: skip
-    threads.run(
-        lambda first, last: _loops.to_sources(
-            first, last, q_, d_out_, d_bias, alpha, dst_, reverse_ptr_, edges_, d_k, d_v
-        ),
-        reverse_ptr_,
-        _cost(q, v, src),
-    )
+    grads = _arrays(kind, d_out, d_logits, d_lse)
+    src_, ptr_, reverse_ptr_ = _arrays(kind, src, ptr, reverse_ptr)
+    _run(_loops.slopes, ptr_, v_, v_, logits_, out_, lse_, src_, ptr_, *grads, d_bias, alpha_)
+    _run(_loops.sums, ptr_, k_, d_bias, k_, src_, ptr_, scale, d_q)
+    # By source; what belongs to edges is put into that order first: weights met here and there
+    # took twice as long.
+    (dst_,) = _arrays(kind, dst.index_select(0, reverse_edges))
+    for weight, x, factor, into in ((made[3], q_, scale, d_k), (alpha, grads[0], 1.0, d_v)):
+        (weight_,) = _arrays(kind, weight.index_select(0, reverse_edges))
+        _run(_loops.sums, reverse_ptr_, x, weight_, x, dst_, reverse_ptr_, factor, into)
     return made[0].to(q.dtype), made[1].to(k.dtype), made[2].to(v.dtype), made[3]
 
 
@@ -118,6 +106,7 @@ def _arrays(kind: torch.dtype, *tensors: Tensor) -> list[np.ndarray]:
     ]
 
 
-def _cost(q: Tensor, v: Tensor, src: Tensor) -> int:
-    """Thousands of multiply-adds."""
-    return src.size(0) * q.size(1) * (q.size(2) + v.size(2)) // 1000
+def _run(loop: Any, ptr: np.ndarray, x: np.ndarray, *arguments: Any) -> None:
+    """Over all rows; ``x`` are the rows read, one an edge."""
+    cost = int(ptr[-1]) * x[:1].size // 1000
+    threads.run(lambda first, last: loop(first, last, *arguments), ptr, cost)
