@@ -192,12 +192,12 @@ class SE2TransformerConv(MessagePassing):
         q = self.lin_query(x[1]).unflatten(1, (self.heads, self.out_channels))
         k = self.lin_key(x[0]).unflatten(1, (self.heads, self.out_channels))
         v = self.lin_value(x[0]).unflatten(1, (self.heads, self.out_channels))
-        if self.geometry is None:
-            bias, waves = q.new_zeros(edges.size(1), self.heads), None
-        else:
+        bias, waves = pair, None
+        if self.geometry is not None:
             bias, waves = self.geometry(pos, edges, self.lin_key.weight.dtype)
-        if pair is not None:
-            bias = bias + pair
+            bias = bias if pair is None else bias + pair
+        if bias is None:
+            bias = q.new_zeros(edges.size(1), self.heads)
         if edge_attr is not None:
             edge_attr = edge_attr.to(q.dtype)
             bias = bias + self._edge_logits(q, edges, edge_attr)

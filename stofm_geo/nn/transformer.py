@@ -62,8 +62,9 @@ class SE2Transformer(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if heads < 1:
-            raise ValueError(f"heads must be 1 or more; found {heads}")
+        for name, count in (("heads", heads), ("num_layers", num_layers)):
+            if count < 1:
+                raise ValueError(f"{name} must be 1 or more; found {count}")
         for name, size in (("channels", channels), ("vector_channels", vector_channels)):
             if size < 0 or size % heads:
                 raise ValueError(f"{name}={size} must be a multiple of heads={heads}")
@@ -111,10 +112,10 @@ class SE2Transformer(nn.Module):
         """
         given = EdgeGraph(edge_index, x.size(0))
         graph = given.sorted()  # once, for all blocks
-        vectors, pair = None, x.new_zeros(graph.src.size(0), self.heads)
+        vectors = pair = None
         for block in self.blocks:
             x, vectors, pair = block(x, graph, pos, vectors, pair)
-        return SE2Output(self.norm(x), vectors, given.unsort(pair))
+        return SE2Output(self.norm(x), vectors, given.unsort(pair))  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         vectors = f", vector_channels={self.vector_shape[1]}" if self.vector_shape else ""
@@ -149,7 +150,7 @@ class _Block(nn.Module):
         graph: EdgeGraph,
         pos: Tensor,
         vectors: Tensor | None,
-        pair: Tensor,
+        pair: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         shrunk = None if vectors is None else _shrink(vectors)
         message, *new, pair = self.attention(

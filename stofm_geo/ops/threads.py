@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-_SMALL = 20_000  # multiply-adds (thousands) below which handing work to a thread costs more
+_SMALL = 4_000  # multiply-adds (thousands) below which handing work to a thread costs more
 
 _pool: ThreadPoolExecutor | None = None
 

@@ -13,6 +13,7 @@ try:
 except ImportError:  # no numba for this Python
     loops = None  # type: ignore[assignment]
 
+_BUCKETS = 4096  # of the range, so that a search starts near its end
 _PARTS = 4  # of the edges in the backward; fixed, so that threads do not change the sums
 
 
@@ -62,14 +63,22 @@ def cubic(t: Tensor | float, step: Tensor, left: Tensor, right: Tensor) -> Tenso
 @torch.library.custom_op("stofm_geo::interpolate_cpu", mutates_args=(), device_types="cpu")
 def _interpolate(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
     out = table.new_empty(at.size(0), table.size(2))
-    given = [t.detach().contiguous().numpy() for t in (at, knots, table)]
-    made = out.numpy()
+    at_, knots_, table_ = (t.detach().contiguous().numpy() for t in (at, knots, table))
+    starts, made = _starts(knots_), out.numpy()
     threads.run(
-        lambda first, last: loops.forward(first, last, *given, made),
+        lambda first, last: loops.forward(first, last, at_, knots_, starts, table_, made),
         np.arange(at.size(0) + 1),
         at.size(0) * table.size(2) // 100,
     )
     return out
+
+
+def _starts(knots: np.ndarray) -> np.ndarray:
+    """For each of equal parts of the range, the first and last knot to look at, ``[parts, 2]``."""
+    bounds = np.linspace(knots[0], knots[-1], _BUCKETS + 1)
+    before = np.searchsorted(knots, bounds, side="right") - 1
+    # One more on either side, for numbers that rounding puts into the next part.
+    return np.stack([before[:-1] - 1, before[1:] + 1], axis=1).clip(0, len(knots) - 2)
 
 
 @_interpolate.register_fake
@@ -79,14 +88,15 @@ def _(at, knots, table):  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("stofm_geo::interpolate_cpu_backward", mutates_args=(), device_types="cpu")
 def _interpolate_backward(d_out: Tensor, at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
-    given = [t.detach().contiguous().numpy() for t in (d_out, at, knots)]
+    slope, at_, knots_ = (t.detach().contiguous().numpy() for t in (d_out, at, knots))
+    starts = _starts(knots_)
     d_table = table.new_zeros(_PARTS, *table.shape)
     made = d_table.numpy()
     cuts = np.linspace(0, at.size(0), _PARTS + 1).astype(np.int64)
 
     def work(first: int, last: int) -> None:
         for part in range(first, last):
-            loops.backward(cuts[part], cuts[part + 1], *given, made[part])
+            loops.backward(cuts[part], cuts[part + 1], slope, at_, knots_, starts, made[part])
 
     threads.run(work, np.arange(_PARTS + 1), at.size(0) * table.size(2) // 100)
     return d_table.sum(0)

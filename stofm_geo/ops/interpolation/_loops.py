@@ -6,8 +6,12 @@ from stofm_geo.ops.compiled import compiled
 
 
 @compiled
-def _left(knots, x):  # type: ignore[no-untyped-def]
-    low, high = 0, knots.size - 2
+def _left(knots, starts, x):  # type: ignore[no-untyped-def]
+    """The knot before ``x``, of those that its part of the range leaves."""
+    parts = starts.shape[0]
+    share = (x - knots[0]) / (knots[-1] - knots[0])
+    part = min(max(int(share * parts), 0), parts - 1)
+    low, high = starts[part, 0], starts[part, 1]
     while low < high:
         middle = (low + high + 1) // 2
         if knots[middle] <= x:
@@ -18,11 +22,11 @@ def _left(knots, x):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _weights(knots, x):  # type: ignore[no-untyped-def]
+def _weights(knots, starts, x):  # type: ignore[no-untyped-def]
     """The knot before ``x``; weights of the rise of the values, and of both derivatives."""
     one = knots.dtype.type(1)
     x = min(max(x, knots[0]), knots[-1])
-    i = _left(knots, x)
+    i = _left(knots, starts, x)
     step = knots[i + 1] - knots[i]
     t = (x - knots[i]) / step
     up = t * t * (3 * one - 2 * one * t)
@@ -30,19 +34,19 @@ def _weights(knots, x):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def forward(first, last, at, knots, table, out):  # type: ignore[no-untyped-def]
+def forward(first, last, at, knots, starts, table, out):  # type: ignore[no-untyped-def]
     for e in range(first, last):
-        i, up, a, b = _weights(knots, at[e])
+        i, up, a, b = _weights(knots, starts, at[e])
         for c in range(out.shape[1]):
             y0, y1 = table[i, 0, c], table[i + 1, 0, c]
             out[e, c] = y0 + (y1 - y0) * up + a * table[i, 1, c] + b * table[i + 1, 1, c]
 
 
 @compiled
-def backward(first, last, d_out, at, knots, d_table):  # type: ignore[no-untyped-def]
+def backward(first, last, d_out, at, knots, starts, d_table):  # type: ignore[no-untyped-def]
     one = knots.dtype.type(1)
     for e in range(first, last):
-        i, up, a, b = _weights(knots, at[e])
+        i, up, a, b = _weights(knots, starts, at[e])
         for c in range(d_out.shape[1]):
             d = d_out[e, c]
             d_table[i, 0, c] += (one - up) * d
