@@ -57,7 +57,9 @@ class GaussianRadial(nn.Module):
         """``[E]`` distances to ``[E, out_channels]``."""
         std = self.std.abs() + 1e-5
         y = self.scale * distance[:, None] + self.shift
-        gaussians = (-0.5 * ((y - self.mean) / std).square()).exp() / (math.sqrt(2 * math.pi) * std)
+        power = -0.5 * ((y - self.mean) / std).square()
+        # e^-80 is nothing to add; but below e^-87 it would be 8 times as slow, number by number.
+        gaussians = power.clamp_min(-80).exp() / (math.sqrt(2 * math.pi) * std)
         value = self.out(self.hidden(gaussians).relu())
         return value.masked_fill((distance == 0)[:, None], 0)
 

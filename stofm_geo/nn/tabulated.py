@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -40,9 +41,14 @@ class Tabulated:
         state = None if training else [(p.data_ptr(), p._version) for p in radial.parameters()]
         kept = self._kept.get(key)
         if kept is None or kept.state != state or (training and kept.uses == _REFRESH):
+            # In double: the rounding of single precision may be above the tolerance, and no
+            # number of knots below it.
+            exact = copy.deepcopy(radial).double()
             with torch.no_grad():
-                knots = _knots(radial, high, distance, self.tolerance)
-                kept = _Kept(state, knots, None if training else _table(radial, knots))
+                knots = _knots(exact, high, distance.double(), self.tolerance).to(distance.dtype)
+                knots = knots.clamp_min(torch.finfo(distance.dtype).tiny).unique()
+                table = None if training else _table(exact, knots.double()).to(distance.dtype)
+                kept = _Kept(state, knots, table)
             self._kept[key] = kept
         kept.uses += 1
         table = _table(radial, kept.knots) if kept.table is None else kept.table

@@ -1,0 +1,71 @@
+"""Multi-head attention of every node to every node of its graph, with biases on some pairs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stofm_geo.ops.dense_attention.blocks import blockwise
+from stofm_geo.ops.graph import EdgeGraph
+
+
+def dense_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    elsewhere: Tensor,
+    graph: EdgeGraph | Tensor,
+    ptr: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    r"""Attend to all nodes of the same graph, a block of rows at a time.
+
+    .. math::
+        \ell_{ij} = s \, q_i \cdot k_j + b_{ij}, \qquad
+        o_i = \sum_j \frac{e^{\ell_{ij}}}{\sum_{j'} e^{\ell_{ij'}}} v_j
+
+    where :math:`b_{ij}` is given for some pairs, the edges, and the same for all others. Nothing
+    of the size nodes x nodes is kept, forward or backward: rows are attended to again in the
+    backward.
+
+    Args:
+        q: Queries ``[N, H, C]``.
+        k: Keys ``[N, H, C]``.
+        v: Values ``[N, H, D]``.
+        bias: Of the edges ``[E, H]``, in the order of the edges given; each pair at most once.
+        elsewhere: Of all other pairs of a graph ``[H]``.
+        graph: Edges, ``[2, E]`` int64 or an :class:`EdgeGraph`; none leads out of its graph.
+        ptr: Where each graph of a batch starts, ``[B + 1]``; ``None``: all nodes are one graph.
+        scale: ``s``; ``None``: ``C ** -0.5``.
+        dropout: Share of the weights that is dropped, drawn from PyTorch's global generator.
+
+    Returns:
+        ``[N, H, D]``, with gradients to ``q``, ``k``, ``v``, ``bias`` and ``elsewhere``.
+
+    Raises:
+        ValueError: Shapes that do not fit.
+    """
+    if not isinstance(graph, EdgeGraph):
+        graph = EdgeGraph(graph, q.size(0))
+    n, heads, _ = q.shape
+    if k.shape != q.shape or v.shape[:2] != q.shape[:2]:
+        found = ", ".join(str(list(t.shape)) for t in (q, k, v))
+        raise ValueError(f"q, k must be [N, H, C] and v [N, H, D]; found {found}")
+    if bias.shape != (graph.src.size(0), heads) or elsewhere.shape != (heads,):
+        raise ValueError(
+            f"bias must be [{graph.src.size(0)}, {heads}] and elsewhere [{heads}]; "
+            f"found {list(bias.shape)} and {list(elsewhere.shape)}"
+        )
+    bounds = [0, n] if ptr is None else ptr.tolist()
+    if bounds[0] != 0 or bounds[-1] != n:
+        raise ValueError(f"ptr must go from 0 to {n}, the number of nodes; found {bounds}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1; found {dropout}")
+    scale = q.size(2) ** -0.5 if scale is None else scale
+    q, k, v, bias = (t.transpose(0, 1).contiguous() for t in (q, k, v, graph.sort(bias)))
+    seed = int(torch.randint(2**62, ())) if dropout else 0
+    out = blockwise(q, k, v, bias, elsewhere, graph, bounds, scale, dropout, seed)
+    return out.transpose(0, 1)
