@@ -2,5 +2,18 @@
 
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.features import CellFeatures, ObsmFeatures, PCAFeatures
+from stofm_geo.genes.identifiers import ensembl_ids
+from stofm_geo.genes.rank_encoder import RankEncoder
+from stofm_geo.genes.tokens import rank_tokens
+from stofm_geo.genes.vocabulary import Vocabulary
 
-__all__ = ["CellFeatures", "ObsmFeatures", "PCAFeatures", "as_counts"]
+__all__ = [
+    "CellFeatures",
+    "ObsmFeatures",
+    "PCAFeatures",
+    "RankEncoder",
+    "Vocabulary",
+    "as_counts",
+    "ensembl_ids",
+    "rank_tokens",
+]
