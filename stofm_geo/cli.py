@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+_OFFICIAL = "official:"
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -45,7 +46,7 @@ def _plainly(command: Callable[..., None]) -> Callable[..., None]:
             warnings.showwarning = show
             try:
                 command(*args, **kwargs)
-            except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
                 message = error.args[0] if isinstance(error, KeyError) and error.args else error
                 _err.print(f"[red]Error:[/] {_one_line(message)}")
                 raise typer.Exit(1) from None
@@ -67,7 +68,14 @@ def embed(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="Folder or hub name of a saved model. (default: fit one to the slices)"),
+        typer.Option(
+            help="Folder or hub name of a saved model, or official:DIR, a checkpoint of the "
+            "published SToFM. (default: fit one to the slices)"
+        ),
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(help="With official:DIR, the folder of Geneformer's dictionaries."),
     ] = None,
     slice_key: Annotated[
         str | None, typer.Option(help="Column of obs that tells slices of one file apart.")
@@ -107,6 +115,8 @@ def embed(
     targets = _targets(slices, output)
     if plot is not None:
         check_picture(plot)
+    if vocabulary is not None and not (model or "").startswith(_OFFICIAL):
+        raise ValueError(f"a vocabulary goes with --model {_OFFICIAL}DIR alone; leave it out")
     if save_model is not None:
         check_writable(save_model / "config.json", make=True)
     adatas = []
@@ -124,6 +134,7 @@ def embed(
         adatas,
         names,
         model=model,
+        vocabulary=vocabulary,
         slice_key=slice_key,
         features=features,
         n_domains=n_domains,
@@ -202,6 +213,7 @@ def _run(
     names: list[str],
     *,
     model: str | None = None,
+    vocabulary: Path | None = None,
     slice_key: str | None = None,
     features: str | None = None,
     n_domains: int | None = None,
@@ -226,12 +238,18 @@ def _run(
         if save_model is not None:
             fitted.save_pretrained(save_model)
             _say(f"Wrote {save_model}")
+        embed = fitted.embed
+    elif model.startswith(_OFFICIAL):
+        published = SToFM.from_official(model.removeprefix(_OFFICIAL), vocabulary=vocabulary)
+        published.check_features(features)
+        embed = partial(published.embed, features=features)
     else:
         fitted = SToFM.from_pretrained(model)
         fitted.check_features(features)
+        embed = fitted.embed
     start = time.perf_counter()
     for adata, name in zip(adatas, names, strict=True):
-        fitted.embed(adata, slice_key=slice_key, name=name)
+        embed(adata, slice_key=slice_key, name=name)
     cells = sum(adata.n_obs for adata in adatas)
     _say(f"Embedded {cells} cells in {time.perf_counter() - start:.0f} s")
     start = time.perf_counter()

@@ -10,6 +10,9 @@ embedding of the types of nodes, and the transformer.
 - ``published``: every node attends to every node; its matrix of distances is the published one.
 - ``ours, library``: edges as the library makes them: 12 nearest cells, ties kept, both ways;
   virtual cells and CLS joined to all cells and to each other.
+- ``ours, published weights``: :class:`stofm_geo.models.official.OfficialNetwork`, the published
+  function: every node attends to every node. In training it gives the pair states of as many pairs
+  as the distance loss asks for, the published model those of all.
 - ``ours, published pairs``: the pairs with a distance of their own in the published matrix: 49
   nearest nodes, made symmetric, rows and columns of virtual cells and of CLS, the diagonal.
 
@@ -25,16 +28,13 @@ functions (kept in evaluation as long as weights stay); later ones are timed. ``
 peak of the resident memory less what was resident before the model and its inputs were made;
 ``peak_mb`` is the whole.
 
-Of the published repository only ``model/se2transformer.py`` and ``model/utils.py`` are imported.
-What these import from ``transformers`` (a base class, GELU) and ``geneformer`` (data collators, not
-used here) is replaced by stand-ins, so that neither is needed, nor a GPU.
+The published model comes from a checkout, see :mod:`benchmarks.speed._reference`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import statistics
 import subprocess
 import sys
@@ -42,7 +42,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -56,7 +55,10 @@ from torch_geometric.utils import scatter
 import stofm_geo.transforms as T
 from benchmarks._record import environment, write
 from benchmarks.speed._memory import forget_peak, memory
+from benchmarks.speed._reference import published_model
 from benchmarks.speed._timing import clock
+from stofm_geo.models.official import OfficialNetwork
+from stofm_geo.models.official.network import Config
 from stofm_geo.nn import GaussianRadial, SE2Transformer, conv, geometry, transformer
 
 ROOT = Path(__file__).parents[2]
@@ -64,8 +66,14 @@ LAYERS, CHANNELS, HEADS, GAUSSIANS = 4, 256, 8, 128
 CELL, CLS, MACRO = 0, 1, 2
 FAR = 100.0  # the published distance of a pair that is no pair
 SECONDS = 10.0  # of ours
-OURS = ("library", "pairs")
-NAMES = {"published": "published", "library": "ours, library", "pairs": "ours, published pairs"}
+OURS = ("library", "pairs", "weights")
+NAMES = {
+    "published": "published",
+    "library": "ours, library",
+    "pairs": "ours, published pairs",
+    "weights": "ours, published weights",
+}
+ASKED = 0.15  # of the cells, whose pairs the distance loss asks for
 
 
 class Slice:
@@ -124,52 +132,17 @@ class Ours(nn.Module):
         return [out.x, out.pair]
 
 
-def published(folder: Path, dropout: float) -> nn.Module:
-    """The published model, from a checkout of its repository."""
-
-    class Pretrained(nn.Module):
-        def __init__(self, config: Any) -> None:
-            super().__init__()
-            self.config = config
-
-        def post_init(self) -> None:
-            self.apply(self._init_weights)
-
-    class Config:
-        def __init__(self, **settings: Any) -> None:
-            self.__dict__.update(settings)
-
-    collators = ("DataCollatorForCellClassification", "PrecollatorForGeneAndCellClassification")
-    stand_ins: dict[str, dict[str, Any]] = {
-        "transformers": {},
-        "transformers.activations": {"ACT2FN": {"gelu": nn.functional.gelu}},
-        "transformers.configuration_utils": {"PretrainedConfig": Config},
-        "transformers.modeling_outputs": dict.fromkeys(
-            ("BaseModelOutput", "BaseModelOutputWithNoAttention"), dict
-        ),
-        "transformers.modeling_utils": {"PreTrainedModel": Pretrained},
-        "transformers.utils": {"logging": logging},
-        "geneformer": {collators[0]: object},
-        "geneformer.collator_for_classification": {collators[1]: object},
-        "geneformer.pretrainer": {"token_dictionary": {}},
-    }
-    for name, content in stand_ins.items():
-        sys.modules[name] = ModuleType(name)
-        sys.modules[name].__dict__.update(content)
-    sys.path.insert(0, str(folder))
-    from model.se2transformer import SToFMModel
-    from model.utils import SToFMConfig
-
-    config = SToFMConfig(
-        num_hidden_layers=LAYERS,
-        embedding_dim=CHANNELS,
-        ffn_embedding_dim=CHANNELS,
-        num_attention_heads=HEADS,
-        gaussian_hidden_dim=GAUSSIANS,
+def config(dropout: float) -> dict[str, Any]:
+    """Of the published model, by its names."""
+    return {
+        "num_hidden_layers": LAYERS,
+        "embedding_dim": CHANNELS,
+        "ffn_embedding_dim": CHANNELS,
+        "num_attention_heads": HEADS,
+        "gaussian_hidden_dim": GAUSSIANS,
+        "input_dim": CHANNELS,
         **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), dropout),
-        input_dim=CHANNELS,
-    )
-    return SToFMModel(config)
+    }
 
 
 def stepper(
@@ -179,7 +152,7 @@ def stepper(
     torch.manual_seed(0)
     part = Slice(cells, macro)
     if name == "published":
-        model = published(options.reference, options.dropout)
+        model = published_model(options.reference, **config(options.dropout))
         matrix = part.matrix()[0]
         given = (part.x[None], matrix[None], part.kind[None])
         pairs = matrix.numel()
@@ -187,6 +160,18 @@ def stepper(
         def run() -> list[Tensor]:
             result = model(*given)
             return [result["last_hidden_state"], result["pair_rep"]]
+    elif name == "weights":
+        model = OfficialNetwork(Config(**config(options.dropout)))
+        matrix, told = part.matrix()
+        data = Data(x=part.x, node_type=part.kind, edge_index=told.nonzero().t().flip(0))
+        data.edge_attr = matrix[data.edge_index[1], data.edge_index[0]]
+        pairs = matrix.numel()
+        asked = (torch.rand(len(part.x)) < ASKED / 2)[data.edge_index].any(0)
+        asked = data.edge_index[:, asked] if mode == "training" else None
+
+        def run() -> list[Tensor]:
+            result = model(data, asked)
+            return list(result) if mode == "training" else [result]
     else:
         model, edge_index = Ours(options.dropout), getattr(part, name)()
         pos = part.pos.masked_fill((part.kind == CLS)[:, None], torch.nan)  # CLS has no place
@@ -269,7 +254,7 @@ def one(name: str, mode: str, options: argparse.Namespace) -> dict[str, Any]:
     peak = memory("VmHWM")
     row |= {"median_s": statistics.median(times), "seconds": times}
     row |= {"added_mb": peak - before, "peak_mb": peak}
-    if name != "published":
+    if name in ("library", "pairs"):
         row["shares"] = shares(step, model)
     return row
 
@@ -301,14 +286,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3, help="published; ours ten times as many")
-    parser.add_argument("--edges", nargs="+", choices=OURS, default=list(OURS))
+    parser.add_argument("--ours", nargs="+", choices=OURS, default=list(OURS))
     parser.add_argument("--modes", nargs="+", default=["forward", "training"])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # a row, in this process
     options = parser.parse_args(arguments)
     if options.one:
         print(json.dumps(one(*options.one, options)))
         return
-    names = [*options.edges, *(["published"] if options.reference else [])]
+    names = [*options.ours, *(["published"] if options.reference else [])]
     if not options.reference:
         print("the published model is not run: no --reference")
     passed = ["--cells", "--macro", "--dropout", "--threads", "--runs"]

@@ -24,8 +24,8 @@ from stofm_geo._checks import check_positive, naming
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
 from stofm_geo.data import slice_graph, split_slices
-from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures
-from stofm_geo.models import storage, training
+from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures, Vocabulary
+from stofm_geo.models import official, storage, training
 from stofm_geo.models._quiet import quiet
 from stofm_geo.models.network import Network
 from stofm_geo.models.pretraining import Pretraining, puzzles
@@ -234,6 +234,17 @@ class SToFM(nn.Module, ModelHubMixin):
                 _from_hub(str(folder), name, hub) for name in (storage.CONFIG, storage.WEIGHTS)
             ]
         return storage.load(*files)
+
+    @classmethod
+    def from_official(
+        cls,
+        folder: str | Path,
+        attention: str = "slice",
+        *,
+        vocabulary: Vocabulary | str | Path | None = None,
+    ) -> official.OfficialSToFM:
+        """Load a checkpoint of the published SToFM; see :func:`stofm_geo.models.official.load`."""
+        return official.load(folder, attention, vocabulary=vocabulary)
 
     def check_features(self, key: str | None) -> None:
         """Whether the model takes ``obsm[key]``, or counts where ``key`` is ``None``.

@@ -58,7 +58,7 @@ def test_attention(run, monkeypatch, capsys) -> None:
 
 
 def test_encoder(run, capsys) -> None:
-    sizes = ("--cells", "50", "--macro", "4", "--runs", "1", "--edges", "pairs")
+    sizes = ("--cells", "50", "--macro", "4", "--runs", "1", "--ours", "pairs")
     found = run("encoder", *sizes, "--modes", "training")
     assert found["threads"] == 1 and found["settings"]["cells"] == 50
     assert not found["reference_run"]

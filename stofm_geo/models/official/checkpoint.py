@@ -1,0 +1,142 @@
+"""Published checkpoints: read, checked, and written so that the published code reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stofm_geo.data.files import atomic_path
+from stofm_geo.models.official.network import Config, OfficialNetwork
+
+CONFIG, WEIGHTS, HEADS = "config.json", "se2transformer.pth", "pretraining_heads.pth"
+_PREFIXES = re.compile(r"^(module\.|model\.)+")
+
+# Published names, where they are not ours.
+_NAMES = {
+    "gaussian.scale": "gaussian.linear.weight",
+    "gaussian.shift": "gaussian.linear.bias",
+    "gaussian.mean": "gaussian.means.weight",
+    "gaussian.std": "gaussian.stds.weight",
+    "gaussian.hidden.weight": "gaussian.proj.0.weight",
+    "gaussian.hidden.bias": "gaussian.proj.0.bias",
+    "gaussian.out.weight": "gaussian.proj.2.weight",
+    "gaussian.out.bias": "gaussian.proj.2.bias",
+}
+_TWO_DIMENSIONS = ("gaussian.scale", "gaussian.mean", "gaussian.std")  # there, one here
+
+
+def published_name(name: str) -> str:
+    """The published name of one of our parameters."""
+    name = _NAMES.get(name, name)
+    name = re.sub(r"^layers\.", "encoder.layers.", name)
+    return re.sub(r"\.([qkv]|out)_proj\.", r".self_attn.\1_proj.", name)
+
+
+def read(folder: str | Path, attention: str = "slice") -> OfficialNetwork:
+    """The network of a published checkpoint, in evaluation mode.
+
+    Args:
+        folder: With ``config.json`` and ``se2transformer.pth``.
+        attention: See :class:`OfficialNetwork`.
+
+    Raises:
+        FileNotFoundError: The folder or a file is not there.
+        ValueError: Files that cannot be read or do not fit each other; all misfits are listed.
+    """
+    folder = Path(folder)
+    for file in (folder / CONFIG, folder / WEIGHTS):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file}: no such file; a published checkpoint has {CONFIG} and {WEIGHTS}"
+            )
+    try:
+        values = json.loads((folder / CONFIG).read_text())
+        config = Config.read(values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    stored = read_state(folder / WEIGHTS)
+    if (folder / HEADS).is_file():
+        stored |= read_state(folder / HEADS)
+    heads = any(name.startswith(("lm_head.", "pair_head.")) for name in stored)
+    network = OfficialNetwork(config, attention, heads)
+    network.load_state_dict(fitting(stored, network, folder / WEIGHTS))
+    return network.eval()
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """A state dict, the prefixes of its names gone; unpickled with tensors alone admitted.
+
+    Raises:
+        ValueError: It is no state dict, or holds more than tensors.
+    """
+    try:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch raise a dozen kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{file}: cannot be read as weights alone ({reason[:200]})") from error
+    if not isinstance(stored, dict) or not all(isinstance(t, Tensor) for t in stored.values()):
+        raise ValueError(f"{file}: is no state dict of tensors")
+    return {bare(name): tensor for name, tensor in stored.items()}
+
+
+def bare(name: str) -> str:
+    """A published name without the prefixes that wrappers have put before it."""
+    return _PREFIXES.sub("", name)
+
+
+def write(network: OfficialNetwork, folder: str | Path) -> None:
+    """Write ``config.json`` and ``se2transformer.pth`` as the published code reads them.
+
+    The published file has no place for the heads of pre-training; where the network has them,
+    they go into ``pretraining_heads.pth`` beside it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = published_state(network)
+    heads = {name: state.pop(name) for name in list(state) if "_head." in name}
+    for file, part in ((WEIGHTS, state), (HEADS, heads)):
+        if part:
+            with atomic_path(folder / file) as temporary:
+                torch.save(part, temporary)
+    with atomic_path(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(_published_config(network.config), indent=2) + "\n")
+
+
+def published_state(network: OfficialNetwork) -> dict[str, Tensor]:
+    """The state dict under published names and shapes."""
+    return {
+        published_name(name): tensor.cpu().reshape(1, -1)
+        if name in _TWO_DIMENSIONS
+        else tensor.cpu()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def _published_config(config: Config) -> dict[str, Any]:
+    values: dict[str, Any] = asdict(config)
+    return values | {"hidden_size": config.embedding_dim, "pre_layernorm": False}
+
+
+def fitting(
+    stored: dict[str, Tensor], network: OfficialNetwork, file: str | Path
+) -> dict[str, Tensor]:
+    """The stored tensors under our names; all that do not fit are told at once."""
+    wanted = {published_name(name): name for name in network.state_dict()}
+    shapes = {name: list(tensor.shape) for name, tensor in published_state(network).items()}
+    problems = [f"missing: {name} {shapes[name]}" for name in shapes if name not in stored]
+    problems += [f"unknown: {name}" for name in stored if name not in shapes]
+    problems += [
+        f"{name}: {list(tensor.shape)}, by {CONFIG} {shapes[name]}"
+        for name, tensor in stored.items()
+        if name in shapes and list(tensor.shape) != shapes[name]
+    ]
+    if problems:
+        raise ValueError(f"{file}: does not fit {CONFIG}:\n  " + "\n  ".join(problems))
+    own = network.state_dict()
+    return {wanted[name]: tensor.view_as(own[wanted[name]]) for name, tensor in stored.items()}

@@ -1,0 +1,209 @@
+"""The published model with its cell encoder: AnnData in, published embeddings out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from anndata import AnnData
+from torch import Tensor, nn
+from torch_geometric.data import Batch, Data
+
+from stofm_geo._checks import check_obsm, check_positions, check_slice_key, naming
+from stofm_geo._keys import Keys
+from stofm_geo._version import __version__
+from stofm_geo.genes import RankEncoder, Vocabulary
+from stofm_geo.models.official import checkpoint
+from stofm_geo.models.official.macro import macro_nodes
+from stofm_geo.models.official.network import OfficialNetwork
+from stofm_geo.models.official.slices import subslices
+
+_ENCODER = "cell_encoder"
+_BATCH = 4  # sub-slices at once, as published
+
+
+class OfficialSToFM(nn.Module):
+    """The published SToFM.
+
+    Example:
+        >>> model = SToFM.from_official("checkpoint", vocabulary="geneformer")
+        >>> model.embed(adata)  # writes adata.obsm["X_stofm"]
+
+    Args:
+        network: The SE(2) Transformer.
+        cell_encoder: From counts to cell vectors; ``None`` where vectors come from ``obsm``.
+    """
+
+    def __init__(self, network: OfficialNetwork, cell_encoder: RankEncoder | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.cell_encoder = cell_encoder
+        self.no_encoder = "this model has no cell encoder"  # why, where there is none
+
+    def forward(
+        self, data: Data, return_pairs: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Embed the nodes of sub-slices; see :meth:`OfficialNetwork.forward`."""
+        return self.network(data, return_pairs)
+
+    def check_features(self, key: str | None) -> None:
+        """Whether cell vectors can be had, from ``obsm[key]`` or from counts.
+
+        Raises:
+            ValueError: They cannot, and why.
+        """
+        if key is None and self.cell_encoder is None:
+            raise ValueError(
+                f"{self.no_encoder}; or name cell vectors in obsm that it has made (features)"
+            )
+
+    def embed(
+        self,
+        adata: AnnData,
+        *,
+        features: str | None = None,
+        spatial_key: str = Keys.SPATIAL,
+        slice_key: str | None = None,
+        key_added: str = Keys.EMBEDDING,
+        cells_per_subslice: int = 1000,
+        alpha: float = 0.2,
+        resolution: float = 1.0,
+        name: str = "AnnData",
+    ) -> None:
+        """Write embeddings into ``adata.obsm[key_added]``, ``[n, 256]`` float32, in place.
+
+        The vectors of the cell encoder are kept in ``adata.obsm["X_cell_<hash of its weights>"]``
+        and taken from there the next time. ``adata.uns["stofm"]`` tells how all was made.
+
+        Args:
+            adata: Raw counts in ``X`` and Ensembl ids, unless ``features`` are given.
+            features: Key in ``obsm`` of vectors of the published cell encoder; ``None``: made
+                here.
+            spatial_key: Key in ``obsm`` of the positions, any unit.
+            slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
+            key_added: Key in ``obsm``.
+            cells_per_subslice: As published, 1000.
+            alpha: Share of the position in the clustering of virtual cells, as published 0.2.
+            resolution: Of the clustering of virtual cells, as published 1.
+            name: What messages call ``adata``.
+
+        Raises:
+            KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+        """
+        with naming(name):
+            if adata.n_obs == 0:
+                raise ValueError("there are no cells")
+            positions = check_positions(adata, spatial_key)
+            vectors = self._cell_vectors(adata, features)
+            groups = {name: np.arange(adata.n_obs)}
+            if slice_key is not None:
+                code = check_slice_key(adata, slice_key)
+                groups = {
+                    f"{name}, slice {category!r}": np.flatnonzero(code.codes == i)
+                    for i, category in enumerate(code.categories)
+                }
+        made = np.empty((adata.n_obs, self.network.config.embedding_dim), dtype=np.float32)
+        for slice_name, rows in groups.items():
+            with naming(slice_name):
+                pos, x = positions[rows], vectors[rows]
+                macro = macro_nodes(pos, x, alpha, resolution)
+                pieces = subslices(pos, x, *macro, cells_per_subslice)
+                made[rows] = self.embed_subslices(pieces, len(rows))
+        adata.obsm[key_added] = made
+        adata.uns[Keys.UNS] = {
+            "version": __version__,
+            "model": "published SToFM",
+            "attention": self.network.attention,
+            "features": features or self._vectors_key(),
+            "cells_per_subslice": cells_per_subslice,
+            "alpha": alpha,
+            "resolution": resolution,
+        }
+
+    @torch.inference_mode()
+    def embed_subslices(self, pieces: list[Data], cells: int) -> np.ndarray:
+        """Embeddings ``[cells, D]`` float32 of a slice, from its sub-slices."""
+        device = self.network.embedding_layer.weight.device
+        made = np.empty((cells, self.network.config.embedding_dim), dtype=np.float32)
+        self.eval()
+        for start in range(0, len(pieces), _BATCH):
+            batch = Batch.from_data_list(pieces[start : start + _BATCH])
+            z = self(batch.to(device)).cpu().numpy()
+            row = batch.n_id.cpu().numpy()
+            made[row[row >= 0]] = z[row >= 0]
+        return made
+
+    def _cell_vectors(self, adata: AnnData, key: str | None) -> np.ndarray:
+        self.check_features(key)
+        if key is None:
+            key = self._vectors_key()
+            if key not in adata.obsm:
+                adata.obsm[key] = self.cell_encoder.transform(adata)
+        vectors = check_obsm(adata, key, as_is=True).astype(np.float32, copy=False)
+        if vectors.shape[1] != (wanted := self.network.config.input_dim):
+            raise ValueError(
+                f"obsm[{key!r}] has {vectors.shape[1]} columns, the model takes {wanted}; "
+                "name vectors that the published cell encoder has made"
+            )
+        return vectors
+
+    def _vectors_key(self) -> str:
+        return f"X_cell_{self.cell_encoder.weights_hash()}"
+
+
+def load(
+    folder: str | Path,
+    attention: str = "slice",
+    *,
+    vocabulary: Vocabulary | str | Path | None = None,
+) -> OfficialSToFM:
+    """Read a published checkpoint.
+
+    Args:
+        folder: ``config.json``, ``se2transformer.pth`` and, where counts are to be embedded,
+            ``cell_encoder/cell_bert/`` and ``cell_encoder/cell_proj.bin``.
+        attention: ``"slice"`` as published, or ``"edges"``; see :class:`OfficialNetwork`.
+        vocabulary: What the cell encoder's tokens mean: a folder with Geneformer's dictionaries
+            (:meth:`~stofm_geo.genes.Vocabulary.from_pickles`). ``None``: they lie in ``folder``;
+            where they do not, vectors must come from ``obsm``.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ImportError: There is a cell encoder and a vocabulary, but no ``transformers``.
+        ValueError: Files that cannot be read or do not fit each other; all misfits are listed.
+    """
+    folder = Path(folder)
+    model = OfficialSToFM(checkpoint.read(folder, attention))
+    if not (folder / _ENCODER).is_dir():
+        model.no_encoder = f"{folder} has no folder {_ENCODER}, so counts cannot be embedded"
+    elif vocabulary is None and not (folder / "token_dictionary.pkl").is_file():
+        model.no_encoder = (
+            "the cell encoder's vocabulary is not known: name the folder of Geneformer's "
+            "token_dictionary.pkl and gene_median_dictionary.pkl (vocabulary)"
+        )
+    else:
+        if not isinstance(vocabulary, Vocabulary):
+            vocabulary = Vocabulary.from_pickles(vocabulary or folder)
+        model.cell_encoder = RankEncoder.from_folder(folder / _ENCODER, vocabulary)
+    return model.eval()
+
+
+def save(model: OfficialSToFM | OfficialNetwork, folder: str | Path) -> None:
+    """Write a checkpoint in the published layout, which the published code reads.
+
+    Heads of pre-training go into ``pretraining_heads.pth``, which the published code leaves alone.
+
+    Args:
+        model: With its cell encoder, or the network alone.
+        folder: Made if it is not there.
+    """
+    network = model.network if isinstance(model, OfficialSToFM) else model
+    checkpoint.write(network, folder)
+    if isinstance(model, OfficialSToFM) and model.cell_encoder is not None:
+        encoder = Path(folder) / _ENCODER
+        encoder.mkdir(exist_ok=True)
+        model.cell_encoder.save(encoder)

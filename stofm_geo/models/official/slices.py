@@ -1,0 +1,166 @@
+"""Slices as the published model sees them: positions, tiles, and which distances it is told.
+
+Sections of "micro scale" of arXiv 2507.11588 and what the published code makes of them, defects
+included, since the published weights have learned with them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch_geometric.data import Data
+
+from stofm_geo._checks import check_positive
+from stofm_geo._keys import NodeType
+
+NOT_TOLD = 100.0  # stands for every distance that is not told
+NEIGHBORS = 50  # nearest nodes whose distance is told, the node itself counted
+
+
+def normalized(positions: np.ndarray) -> np.ndarray:
+    """Positions ``[n, 2]`` about the centre of their bounding box, its diagonal 100 long.
+
+    Raises:
+        ValueError: No positions, not ``[n, 2]``, not finite, or all at one place.
+    """
+    positions = np.asarray(positions, dtype=np.float64)
+    if positions.ndim != 2 or positions.shape[1] != 2 or not len(positions):
+        raise ValueError(f"positions must be [n, 2] with n > 0; found {list(positions.shape)}")
+    if not np.isfinite(positions).all():
+        raise ValueError("positions hold NaN or infinite values; drop those cells")
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    diagonal = ((high - low) ** 2).sum() ** 0.5
+    if diagonal == 0:
+        raise ValueError(f"all {len(positions)} cells lie at one place; positions are needed")
+    return (positions - (low + high) / 2) / diagonal * 100
+
+
+def tiles(positions: np.ndarray, cells_per_subslice: int = 1000) -> list[np.ndarray]:
+    """Rows of the cells of each sub-slice: squares laid from the lower left, column by column.
+
+    A square with twice as many cells as asked, or more, is cut by row number.
+
+    Args:
+        positions: ``[n, 2]``.
+        cells_per_subslice: Up to so many cells, all are one sub-slice (default 1000).
+    """
+    check_positive("cells_per_subslice", cells_per_subslice, whole=True)
+    n, most = len(positions), cells_per_subslice
+    if n <= most:
+        return [np.arange(n)]
+    low = positions.min(axis=0)
+    extent = positions.max(axis=0) - low
+    side = np.sqrt(extent.prod() / (n // most + 1))
+    if side == 0:
+        raise ValueError(
+            f"{n} cells lie on one line, which has no square tiles; "
+            f"take cells_per_subslice of {n} or more"
+        )
+    columns = int(extent[0] / side) + 1
+    # Borders as the published code adds them up, so that rounding takes the same side.
+    column = np.searchsorted(low[0] + np.arange(1, columns) * side, positions[:, 0], side="right")
+    rows = int(extent[1] // side) + 1
+    row = np.searchsorted(low[1] + np.arange(1, rows) * side, positions[:, 1], side="right")
+    tile = column * rows + row
+    order = np.argsort(tile, kind="stable")
+    starts = np.flatnonzero(np.diff(tile[order], prepend=-1))
+    found = []
+    for members in np.split(order, starts[1:]):
+        found += np.array_split(members, max(len(members) // most, 1))
+    return found
+
+
+def subslices(
+    positions: np.ndarray,
+    features: np.ndarray | Tensor,
+    macro_positions: np.ndarray,
+    macro_features: np.ndarray | Tensor,
+    cells_per_subslice: int = 1000,
+) -> list[Data]:
+    """Cut a slice as the published model wants it.
+
+    Args:
+        positions: Of the cells, ``[n, 2]``, as they are in the file, any unit.
+        features: Of the cells, ``[n, F]``.
+        macro_positions: Of the virtual cells, ``[m, 2]``, in the normalised units of
+            :func:`macro_nodes`.
+        macro_features: Of the virtual cells, ``[m, F]``.
+        cells_per_subslice: See :func:`tiles`.
+
+    Returns:
+        A graph a sub-slice, its nodes CLS, all virtual cells of the slice, and its own cells:
+        ``x`` ``[nodes, F]`` float32, ``pos`` ``[nodes, 2]`` float64 (normalised; CLS at 0),
+        ``node_type``, ``n_id`` (row in the slice; -1 for CLS and virtual cells), and an edge for
+        each pair whose distance the model is told, both directions and loops, sorted by
+        destination: ``edge_attr`` ``[E]`` float32. Pairs without an edge count as 100 apart. Told
+        are distances to the 49 nearest nodes, to virtual cells, and 0 to CLS and to oneself.
+
+    Raises:
+        ValueError: Numbers of rows or columns that do not fit, or unfit positions.
+    """
+    pos = normalized(positions)
+    x = _features("features", features, pos)
+    macro_pos = np.asarray(macro_positions, dtype=np.float64).reshape(-1, 2)
+    if not np.isfinite(macro_pos).all():
+        raise ValueError("macro_positions hold NaN or infinite values")
+    macro_x = _features("macro_features", macro_features, macro_pos)
+    if macro_x.size(1) != x.size(1):
+        raise ValueError(f"features have {x.size(1)} columns, macro_features {macro_x.size(1)}")
+    special = 1 + len(macro_pos)
+    first_pos = np.concatenate([np.zeros((1, 2)), macro_pos])
+    first_x = torch.cat([x.new_zeros(1, x.size(1)), macro_x])
+    first_kind = torch.tensor([NodeType.CLS] + [NodeType.MACRO] * len(macro_pos))
+    found = []
+    for rows in tiles(pos, cells_per_subslice):
+        own = torch.from_numpy(rows)
+        nodes = np.concatenate([first_pos, pos[rows]])
+        edge_index, distance = _told(nodes, special)
+        found.append(
+            Data(
+                x=torch.cat([first_x, x[own]]),
+                pos=torch.from_numpy(nodes),
+                node_type=torch.cat([first_kind, torch.full_like(own, NodeType.CELL)]),
+                n_id=torch.cat([torch.full((special,), -1), own]),
+                edge_index=edge_index,
+                edge_attr=distance,
+            )
+        )
+    return found
+
+
+def _told(pos: np.ndarray, special: int) -> tuple[Tensor, Tensor]:
+    """Pairs of nodes with a distance of their own, ``[2, E]``, and the distances ``[E]``.
+
+    The first ``special`` nodes are CLS and the virtual cells.
+    """
+    n = len(pos)
+    k = min(NEIGHBORS, n - 1)
+    _, near = cKDTree(pos).query(pos, k=k, workers=-1)
+    told = np.zeros((n, n), dtype=bool)  # a byte a pair, forgotten when the edges are known
+    told[np.arange(n)[:, None], near.reshape(n, k)] = True
+    told |= told.T
+    told[:special] = True
+    told[:, :special] = True
+    np.fill_diagonal(told, True)
+    dst, src = told.nonzero()
+    gap = pos[dst] - pos[src]
+    distance = np.sqrt(gap[:, 0] ** 2 + gap[:, 1] ** 2)
+    zero = (dst == 0) | (src == 0) | (dst == src)
+    distance[zero] = 0
+    # Of nodes at one place the published code takes the distance, 0, for none at all.
+    keep = zero | (distance > 0)
+    edge_index = torch.from_numpy(np.stack([src[keep], dst[keep]]))
+    return edge_index, torch.from_numpy(distance[keep].astype(np.float32))
+
+
+def _features(name: str, values: np.ndarray | Tensor, pos: np.ndarray) -> Tensor:
+    values = torch.as_tensor(values, dtype=torch.float32)
+    if values.dim() != 2 or len(values) != len(pos):
+        raise ValueError(
+            f"{name} must be [{len(pos)}, F], a row a position; found {list(values.shape)}"
+        )
+    if not values.isfinite().all():
+        raise ValueError(f"{name} hold NaN or infinite values")
+    return values
