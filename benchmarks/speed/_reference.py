@@ -18,7 +18,28 @@ from torch import nn
 
 def published_model(folder: Path, **settings: Any) -> nn.Module:
     """The published model, with settings by their published names."""
+    _stand_in()
+    sys.path.insert(0, str(folder))
+    from model.se2transformer import SToFMModel
+    from model.utils import SToFMConfig
 
+    return SToFMModel(SToFMConfig(**settings))
+
+
+def published_extraction(folder: Path) -> ModuleType:
+    """The published making of sub-slices; needs scanpy."""
+    _stand_in()
+    for name in ("cupy", "rapids_singlecell", "pytz"):
+        sys.modules[name] = ModuleType(name)
+    sys.modules["datasets"] = ModuleType("datasets")
+    sys.modules["datasets"].load_from_disk = None  # type: ignore[attr-defined]
+    sys.path.insert(0, str(folder))
+    from model import extraction
+
+    return extraction
+
+
+def _stand_in() -> None:
     class Pretrained(nn.Module):
         def __init__(self, config: Any) -> None:
             super().__init__()
@@ -48,8 +69,3 @@ def published_model(folder: Path, **settings: Any) -> nn.Module:
     for name, content in stand_ins.items():
         sys.modules[name] = ModuleType(name)
         sys.modules[name].__dict__.update(content)
-    sys.path.insert(0, str(folder))
-    from model.se2transformer import SToFMModel
-    from model.utils import SToFMConfig
-
-    return SToFMModel(SToFMConfig(**settings))

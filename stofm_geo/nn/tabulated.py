@@ -33,11 +33,14 @@ class Tabulated:
         self._kept: dict[object, _Kept] = {}
 
     def __call__(self, radial: nn.Module, distance: Tensor) -> Tensor:
-        """``[E]`` distances to ``[E, n]``, as ``radial`` would; no gradients to distances."""
+        """``[E]`` distances to ``[E, n]``, as ``radial`` would; no gradients to distances.
+
+        Numbers below 0 are read from a table of their own range, too.
+        """
         training = torch.is_grad_enabled() and any(p.requires_grad for p in radial.parameters())
         # A power of two, and a table for each: what came before does not change what comes out.
-        high = 2.0 ** math.ceil(math.log2(max(float(distance.max()), 1e-3)))
-        key = high, distance.dtype, distance.device, training
+        low, high = -_bound(-float(distance.min())), _bound(float(distance.max()))
+        key = low, high, distance.dtype, distance.device, training
         state = None if training else [(p.data_ptr(), p._version) for p in radial.parameters()]
         kept = self._kept.get(key)
         if kept is None or kept.state != state or (training and kept.uses == _REFRESH):
@@ -45,8 +48,11 @@ class Tabulated:
             # number of knots below it.
             exact = copy.deepcopy(radial).double()
             with torch.no_grad():
-                knots = _knots(exact, high, distance.double(), self.tolerance).to(distance.dtype)
-                knots = knots.clamp_min(torch.finfo(distance.dtype).tiny).unique()
+                knots = _knots(exact, low, high, distance.double(), self.tolerance)
+                knots = knots.to(distance.dtype)
+                if low == 0:  # 0 itself is a case of its own
+                    knots = knots.clamp_min(torch.finfo(distance.dtype).tiny)
+                knots = knots.unique()
                 table = None if training else _table(exact, knots.double()).to(distance.dtype)
                 kept = _Kept(state, knots, table)
             self._kept[key] = kept
@@ -70,10 +76,16 @@ def _table(radial: nn.Module, at: Tensor) -> Tensor:
     return torch.stack(torch.func.jvp(radial, (at,), (torch.ones_like(at),)), dim=1)
 
 
-def _knots(radial: nn.Module, high: float, like: Tensor, tolerance: float) -> Tensor:
-    """Knots from just above 0 to ``high``."""
-    knots = torch.linspace(0, 1, _FIRST + 1, dtype=like.dtype, device=like.device) * high
-    knots[0] = torch.finfo(like.dtype).tiny  # 0 itself is a case of its own
+def _bound(most: float) -> float:
+    """The power of two above; 0 where all are below."""
+    return 2.0 ** math.ceil(math.log2(max(most, 1e-3))) if most > 0 else 0.0
+
+
+def _knots(radial: nn.Module, low: float, high: float, like: Tensor, tolerance: float) -> Tensor:
+    """Knots from ``low``, or just above 0, to ``high``."""
+    knots = torch.linspace(low, high, _FIRST + 1, dtype=like.dtype, device=like.device)
+    if low == 0:
+        knots[0] = torch.finfo(like.dtype).tiny
     done: list[Tensor] = []
     left, right = knots[:-1], knots[1:]
     values = radial(knots)

@@ -17,8 +17,7 @@ from stofm_geo.ops import EdgeGraph, dense_attention, edge_attention
 
 ATTENTION = ("slice", "edges")
 _TOKEN_TYPES = 4  # cell, CLS, virtual cell, and padding, which has no use here
-_TOLERANCE = 1e-5  # of the biases in training, a share of their range
-_CHUNK = 4096  # distances at once: their Gaussians stay in the cache
+_TOLERANCE = 1e-6  # of the tabulated biases, a share of their range
 _ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
 
 
@@ -200,16 +199,21 @@ class OfficialNetwork(nn.Module):
             )
 
     def _bias(self, distance: Tensor) -> Tensor:
-        """``[E]`` to ``[E, H]``; 0 where the distance is.
-
-        From a table in training. In evaluation each distance once, as published to the last digit
-        but a few: narrow Gaussians make much of how single precision rounds.
-        """
-        if self.training and distance.numel():
+        """``[E]`` to ``[E, H]``, from tables; 0 where the distance is."""
+        if not distance.numel():
+            return self.gaussian(distance)
+        if self.training:
             return self._tabulated(self.gaussian, distance)
-        distinct, place = _distinct(distance)
-        values = [self.gaussian(part) for part in distinct.split(_CHUNK)]
-        return torch.cat(values).index_select(0, place)
+        # Where Gaussians are narrow, much comes of how single precision rounds what they are
+        # functions of; this is rounded as published, and the table is one of its functions.
+        with torch.no_grad():
+            scaled = self.gaussian.scale * distance + self.gaussian.shift
+            value = self._tabulated(_OfScaled(self.gaussian), scaled)
+            value = value.masked_fill((distance == 0)[:, None], 0)
+        if not torch.is_grad_enabled():
+            return value
+        sloped = self._tabulated(self.gaussian, distance)  # the gradients of scale and shift, too
+        return sloped + (value - sloped).detach()
 
     def _elsewhere(self, like: Tensor) -> Tensor:
         """The bias of a pair whose distance is not told ``[H]``."""
@@ -227,6 +231,17 @@ class OfficialNetwork(nn.Module):
         return torch.where(told, bias[order[place]], self._elsewhere(data.edge_attr.to(bias.dtype)))
 
 
+class _OfScaled(nn.Module):
+    """The radial functions of what their Gaussians are functions of."""
+
+    def __init__(self, radial: GaussianRadial) -> None:
+        super().__init__()
+        self.radial = radial
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.radial.of_scaled(y)
+
+
 def _side_by_side(parts: list[Tensor]) -> Tensor:
     """``[N, H, C]`` each to ``[N, H, C']``, in memory heads first, as attention wants them."""
     return torch.cat([part.transpose(0, 1) for part in parts], dim=2).transpose(0, 1)
@@ -235,17 +250,6 @@ def _side_by_side(parts: list[Tensor]) -> Tensor:
 def _heads_first(values: Tensor) -> Tensor:
     """The same ``[E, H]``, in memory heads first."""
     return values.t().contiguous().t()
-
-
-def _distinct(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct values, none negative, and which of them each is; faster than ``unique``."""
-    # As whole numbers, which sort faster: of floats above zero the bits are in their order.
-    whole = torch.int32 if values.dtype == torch.float32 else torch.int64
-    bits, order = values.contiguous().view(whole).sort()
-    first = torch.ones_like(bits, dtype=torch.bool)
-    first[1:] = bits[1:] != bits[:-1]
-    place = torch.empty_like(order).scatter_(0, order, first.cumsum(0) - 1)
-    return bits[first].view(values.dtype), place
 
 
 def _head(channels: int, out_channels: int) -> nn.Sequential:

@@ -8,10 +8,11 @@ from stofm_geo.models.official import OfficialNetwork, losses
 from stofm_geo.models.official.network import Config
 
 
-@torch.no_grad()
-def test_golden_outputs_and_pair_logits(golden) -> None:
+@pytest.mark.parametrize("gradients", [False, True])
+def test_golden_outputs_and_pair_logits(golden, gradients: bool) -> None:
     network, batch = golden.network(), Batch.from_data_list(golden.graphs())
-    z, pairs = network(batch, batch.pair_index)
+    with torch.set_grad_enabled(gradients):
+        z, pairs = network(batch, batch.pair_index)
     assert (z - batch.z).abs().max() < 1e-4
     expected = golden["model/out.pair_rep_masked"]
     assert (pairs - expected).abs().max() < 1e-3 * expected.abs().max()

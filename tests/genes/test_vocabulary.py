@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import os
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from stofm_geo.genes import Vocabulary
+from stofm_geo.genes.vocabulary import read_pickle
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tokens = {"<pad>": 0, "<mask>": 1, "ENSG1": 2, "ENSG2": np.int64(3)}
+    medians = {"ENSG1": np.float64(2.0), "ENSG2": 0.5}
+    for name, values in (("token_dictionary", tokens), ("gene_median_dictionary", medians)):
+        (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(values))
+    return tmp_path
+
+
+def test_published_dictionaries(folder) -> None:
+    vocabulary = Vocabulary.from_pickles(folder)
+    assert vocabulary.tokens["<cls>"] == 4  # after all others
+    token, median = vocabulary.of(np.array(["ENSG2", "ENSMUSG1", "ENSG1", "<pad>"]))
+    assert token.tolist() == [3, -1, 2, -1]
+    np.testing.assert_equal(median, [0.5, np.nan, 2.0, np.nan])
+    assert all(type(value) is float for value in vocabulary.medians.values())
+
+
+def test_mice_are_read_as_people(folder) -> None:
+    (folder / "mouseid2humanid.pkl").write_bytes(pickle.dumps({"ENSMUSG1": "ENSG1"}))
+    token, _ = Vocabulary.from_pickles(folder).of(np.array(["ENSMUSG1", "ENSMUSG2"]))
+    assert token.tolist() == [2, -1]
+    assert [len(part) for part in Vocabulary.from_pickles(folder).of(np.array([]))] == [0, 0]
+
+
+class _Hostile:
+    def __init__(self, call, *arguments) -> None:
+        self.given = call, arguments
+
+    def __reduce__(self):
+        return self.given
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        _Hostile(os.system, "touch hostile-was-here"),
+        {"ENSG1": _Hostile(os.system, "touch hostile-was-here")},
+        _Hostile(eval, "open('hostile-was-here', 'w')"),
+        OrderedDict(a=1),
+        {"ENSG1": np.array([1.0, 2.0])},
+        {"ENSG1": np.datetime64("2020-01-01")},
+        {"ENSG1": 1j},
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_is_more_than_data_is_refused(tmp_path, monkeypatch, hostile, protocol: int) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "token_dictionary.pkl"
+    file.write_bytes(pickle.dumps(hostile, protocol))
+    with pytest.raises(ValueError, match="refused, nothing of it was run"):
+        read_pickle(file)
+    assert not (tmp_path / "hostile-was-here").exists()
+
+
+def test_what_is_no_dictionary_is_named(folder) -> None:
+    file = folder / "token_dictionary.pkl"
+    whole = file.read_bytes()
+    for content, message in (
+        (pickle.dumps([1, 2]), "holds no dictionary but a list"),
+        (whole[:30], "cannot be read as a pickle"),
+        (pickle.dumps({"ENSG1": 2}), "has no '<pad>'"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            Vocabulary.from_pickles(folder)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"token_dictionary\.pkl: no such file"):
+        Vocabulary.from_pickles(folder)
+
+
+def test_medians_must_divide(folder) -> None:
+    (folder / "gene_median_dictionary.pkl").write_bytes(pickle.dumps({"ENSG1": 0.0}))
+    with pytest.raises(ValueError, match="medians that are not above zero"):
+        Vocabulary.from_pickles(folder)
+
+
+@pytest.mark.shared
+def test_the_published_files(shared_data) -> None:
+    vocabulary = Vocabulary.from_pickles(shared_data.parent / "vocab")
+    assert vocabulary.tokens["<pad>"] == 0 and vocabulary.tokens["<cls>"] == 25426
+    assert len(vocabulary.medians) == 25424 and len(vocabulary.orthologs) > 10_000
