@@ -22,7 +22,8 @@ the backward of the sum of node outputs and pair states, without an optimizer. D
 unless ``--dropout`` says so (both were published with 0.1), since the dense model also drops
 entries of its attention matrices, which costs it time.
 
-Each row is a process of its own, in which a tiny model has run before, so that libraries are loaded
+Each row is a process of its own (``--repeats`` of them in turns, since a machine that is shared has
+good and bad minutes), in which a tiny model has run before, so that libraries are loaded
 and compiled code is there. ``first_s`` is the first call of ours, which makes the table of radial
 functions (kept in evaluation as long as weights stay); later ones are timed. ``added_mb`` is the
 peak of the resident memory less what was resident before the model and its inputs were made;
@@ -34,6 +35,7 @@ The published model comes from a checkout, see :mod:`benchmarks.speed._reference
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -259,22 +261,40 @@ def one(name: str, mode: str, options: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    dense = {row["mode"]: row for row in rows if row["model"] == "published"}
-    print(f"\n{'':34}   pairs  seconds  added MB  peak MB   times faster, smaller (added)")
-    for row in rows:
+def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a model and mode: medians over its processes; ratios of those run side by side."""
+    found = []
+    for model, mode in dict.fromkeys((row["model"], row["mode"]) for row in rows):
+        own = [row for row in rows if (row["model"], row["mode"]) == (model, mode)]
+        dense = [row for row in rows if (row["model"], row["mode"]) == ("published", mode)]
+        of = {"model": model, "mode": mode, "pairs": own[0]["pairs"]}
+        for name in ("median_s", "added_mb", "peak_mb"):
+            of[name] = statistics.median(row[name] for row in own)
+        if dense and model != "published":
+            times = [b["median_s"] / a["median_s"] for a, b in zip(own, dense, strict=True)]
+            of |= {"times_faster": statistics.median(times), "each_times_faster": times}
+            less = [b["added_mb"] / max(a["added_mb"], 1) for a, b in zip(own, dense, strict=True)]
+            of["times_smaller"] = statistics.median(less)
+        found.append(of)
+    return found
+
+
+def show(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    print(f"\n{'':34}   pairs  seconds  added MB  peak MB   times faster (each), smaller (added)")
+    summary = together(rows)
+    for row in summary:
         text = f"{row['model']:24}{row['mode']:10}{row['pairs']:8}{row['median_s']:9.3f}"
         text += f"{row['added_mb']:10.0f}{row['peak_mb']:9.0f}"
-        if (other := dense.get(row["mode"])) and other is not row:
-            row["times_faster"] = other["median_s"] / row["median_s"]
-            row["times_smaller"] = other["added_mb"] / max(row["added_mb"], 1)
-            text += f"   {row['times_faster']:.1f}, {row['times_smaller']:.1f}"
+        if "times_faster" in row:
+            each = ", ".join(f"{times:.1f}" for times in row["each_times_faster"])
+            text += f"   {row['times_faster']:.1f} ({each}), {row['times_smaller']:.1f}"
         print(text)
     for row in rows:
         if "shares" in row:
             parts = sorted(row["shares"].items(), key=lambda item: -item[1])
             print(f"{row['model']}, {row['mode']}:", end=" ")
             print(", ".join(f"{part} {100 * share:.0f} %" for part, share in parts))
+    return summary
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -286,6 +306,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3, help="published; ours ten times as many")
+    parser.add_argument("--repeats", type=int, default=1, help="processes of each, in turns")
     parser.add_argument("--ours", nargs="+", choices=OURS, default=list(OURS))
     parser.add_argument("--modes", nargs="+", default=["forward", "training"])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # a row, in this process
@@ -302,7 +323,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.reference:
         given.append(f"--reference={options.reference.resolve()}")
     rows = []
-    for mode in options.modes:
+    for mode, _ in itertools.product(options.modes, range(options.repeats)):
         for name in names:
             command = [sys.executable, "-m", "benchmarks.speed.encoder", *given]
             command += ["--one", name, mode]
@@ -311,10 +332,13 @@ def main(arguments: list[str] | None = None) -> None:
                 raise SystemExit(result.stderr)
             rows.append(json.loads(result.stdout.splitlines()[-1]))
             print(f"{NAMES[name]}, {mode}: {rows[-1]['median_s']:.3f} s", flush=True)
-    show(rows)
+    summary = show(rows)
     settings = {flag[2:]: getattr(options, flag[2:]) for flag in passed}
     result = {"environment": environment(), "threads": options.threads, "settings": settings}
-    write(result | {"reference_run": bool(options.reference), "rows": rows}, options.output)
+    write(
+        result | {"reference_run": bool(options.reference), "summary": summary, "rows": rows},
+        options.output,
+    )
 
 
 if __name__ == "__main__":

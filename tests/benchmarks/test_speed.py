@@ -58,11 +58,12 @@ def test_attention(run, monkeypatch, capsys) -> None:
 
 
 def test_encoder(run, capsys) -> None:
-    sizes = ("--cells", "50", "--macro", "4", "--runs", "1", "--ours", "pairs")
+    sizes = ("--cells", "50", "--macro", "4", "--runs", "1", "--ours", "pairs", "weights")
     found = run("encoder", *sizes, "--modes", "training")
     assert found["threads"] == 1 and found["settings"]["cells"] == 50
     assert not found["reference_run"]
-    (row,) = found["rows"]
+    row, other = found["rows"]
+    assert other["model"] == "ours, published weights" and other["pairs"] == 55**2
     assert row["model"] == "ours, published pairs" and row["mode"] == "training"
     assert row["pairs"] > 55 and row["median_s"] > 0 and row["peak_mb"] > row["added_mb"]
     assert sum(row["shares"].values()) == pytest.approx(1)
@@ -80,3 +81,9 @@ def test_published_pairs(monkeypatch) -> None:
     assert (matrix[~there] == encoder.FAR).all() and (matrix[there] < encoder.FAR).all()
     assert there[:5].all() and not there.all()
     assert part.pairs().size(1) == there.sum()
+
+
+def test_subslices(run, capsys) -> None:
+    found = run("subslices", "--cells", "1500", "--rounds", "2")
+    assert found["settings"]["subslices"] > 1 and found["rows"]["ours"]["runs"] == 2
+    assert not found["reference_run"] and "ours" in capsys.readouterr().out
