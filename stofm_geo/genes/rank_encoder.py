@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from anndata import AnnData
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from stofm_geo._hash import weights_hash
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.identifiers import ensembl_ids
 from stofm_geo.genes.tokens import MAX_LENGTH, rank_tokens
@@ -100,10 +100,7 @@ class RankEncoder(nn.Module):
 
     def weights_hash(self) -> str:
         """First 12 digits of the SHA-256 over all weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        return weights_hash(self.state_dict())[:12]
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """``[B, T]`` tokens, ``mask`` 1 where they are no padding, to ``[B, out_channels]``."""

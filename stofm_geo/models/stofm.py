@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo._checks import check_positive, naming
+from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
 from stofm_geo.data import slice_graph, split_slices
@@ -260,11 +260,7 @@ class SToFM(nn.Module, ModelHubMixin):
 
     def weights_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of all weights, features included."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(storage.tensors(self).items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
+        return weights_hash(storage.tensors(self))
 
     def _pieces(self, part: AnnData) -> Sequence[Data]:
         """A slice as sub-slices with virtual cells, each cut when it is asked for."""

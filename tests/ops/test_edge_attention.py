@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from torch import Tensor
@@ -274,6 +276,16 @@ def test_auto_takes_a_backend_that_is_there(monkeypatch: pytest.MonkeyPatch) -> 
     torch.testing.assert_close(edge_attention(*tensors, backend="auto"), expected)
     assert available_backends()["scatter"] == "gone"
     assert available_backends()["reference"] is None
+
+
+def test_auto_says_once_that_no_kernel_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("stofm_geo.ops.edge_attention")
+    module._tell.cache_clear()
+    monkeypatch.setattr(module.fused.KERNELS["cpu"], "unavailable", lambda q=None: "no numba")
+    with pytest.warns(UserWarning, match=r"falls back on '\w+' \(cpu: no numba; triton: ") as told:
+        for _ in range(3):
+            edge_attention(*example())
+    assert len(told) == 1
 
 
 def test_a_named_backend_that_is_not_there_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,10 @@ def macro_nodes(
     pos = normalized(positions)
     features = np.asarray(features)
     n = len(pos)
-    if features.ndim != 2 or len(features) != n:
-        raise ValueError(f"features must be [{n}, F]; found {list(features.shape)}")
+    if features.ndim != 2 or len(features) != n or features.shape[1] < 2:
+        raise ValueError(f"features must be [{n}, F], F 2 or more; found {list(features.shape)}")
+    if not np.isfinite(features).all():
+        raise ValueError("features hold NaN or infinite values")
     if n < 3:
         raise ValueError(f"virtual cells need 3 cells or more; found {n}")
     principal = PCA(n_components=2).fit_transform(features)

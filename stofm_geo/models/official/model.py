@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,14 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from stofm_geo._checks import check_obsm, check_positions, check_slice_key, naming
+from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
 from stofm_geo.genes import RankEncoder, Vocabulary
 from stofm_geo.models.official import checkpoint
 from stofm_geo.models.official.macro import macro_nodes
 from stofm_geo.models.official.network import OfficialNetwork
-from stofm_geo.models.official.slices import subslices
+from stofm_geo.models.official.slices import iter_subslices
 
 _ENCODER = "cell_encoder"
 _BATCH = 4  # sub-slices at once, as published
@@ -108,13 +111,14 @@ class OfficialSToFM(nn.Module):
             with naming(slice_name):
                 pos, x = positions[rows], vectors[rows]
                 macro = macro_nodes(pos, x, alpha, resolution)
-                pieces = subslices(pos, x, *macro, cells_per_subslice)
+                pieces = iter_subslices(pos, x, *macro, cells_per_subslice)
                 made[rows] = self.embed_subslices(pieces, len(rows))
         adata.obsm[key_added] = made
         adata.uns[Keys.UNS] = {
             "version": __version__,
             "model": "published SToFM",
             "attention": self.network.attention,
+            "weights_sha256": weights_hash(self.network.state_dict()),
             "features": features or self._vectors_key(),
             "cells_per_subslice": cells_per_subslice,
             "alpha": alpha,
@@ -122,13 +126,14 @@ class OfficialSToFM(nn.Module):
         }
 
     @torch.inference_mode()
-    def embed_subslices(self, pieces: list[Data], cells: int) -> np.ndarray:
+    def embed_subslices(self, pieces: Iterable[Data], cells: int) -> np.ndarray:
         """Embeddings ``[cells, D]`` float32 of a slice, from its sub-slices."""
         device = self.network.embedding_layer.weight.device
         made = np.empty((cells, self.network.config.embedding_dim), dtype=np.float32)
         self.eval()
-        for start in range(0, len(pieces), _BATCH):
-            batch = Batch.from_data_list(pieces[start : start + _BATCH])
+        pieces = iter(pieces)
+        while some := list(islice(pieces, _BATCH)):
+            batch = Batch.from_data_list(some)
             z = self(batch.to(device)).cpu().numpy()
             row = batch.n_id.cpu().numpy()
             made[row[row >= 0]] = z[row >= 0]

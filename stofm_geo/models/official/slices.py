@@ -6,6 +6,7 @@ included, since the published weights have learned with them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,6 +19,7 @@ from stofm_geo._checks import check_positive
 from stofm_geo._keys import NodeType
 
 NOT_TOLD = 100.0  # stands for every distance that is not told
+_AHEAD = 16  # sub-slices that are made at once
 NEIGHBORS = 50  # nearest nodes whose distance is told, the node itself counted
 
 
@@ -102,6 +104,18 @@ def subslices(
     Raises:
         ValueError: Numbers of rows or columns that do not fit, or unfit positions.
     """
+    given = positions, features, macro_positions, macro_features, cells_per_subslice
+    return list(iter_subslices(*given))
+
+
+def iter_subslices(
+    positions: np.ndarray,
+    features: np.ndarray | Tensor,
+    macro_positions: np.ndarray,
+    macro_features: np.ndarray | Tensor,
+    cells_per_subslice: int = 1000,
+) -> Iterator[Data]:
+    """As :func:`subslices`, a few at a time, so that a large slice does not fill memory."""
     pos = normalized(positions)
     x = _features("features", features, pos)
     macro_pos = np.asarray(macro_positions, dtype=np.float64).reshape(-1, 2)
@@ -128,8 +142,10 @@ def subslices(
             edge_attr=distance,
         )
 
+    parts = tiles(pos, cells_per_subslice)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(made, tiles(pos, cells_per_subslice)))
+        for start in range(0, len(parts), _AHEAD):
+            yield from pool.map(made, parts[start : start + _AHEAD])
 
 
 def _told(pos: np.ndarray, special: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,10 @@ r"""Multi-head attention over edges: one public function, its backends beside it
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
+
+import torch
 from torch import Tensor
 
 from stofm_geo.ops.edge_attention import fused, reference, scatter
@@ -69,12 +73,22 @@ def edge_attention(
 
 def _select(name: str, q: Tensor) -> str:
     if name == "auto":
-        return next(name for name, backend in _BACKENDS.items() if backend.unavailable(q) is None)
+        name = next(name for name, backend in _BACKENDS.items() if backend.unavailable(q) is None)
+        if name not in fused.KERNELS and not torch.compiler.is_compiling():
+            reasons = {kind: kernel.unavailable(q) for kind, kernel in fused.KERNELS.items()}
+            _tell(name, "; ".join(f"{kind}: {reason}" for kind, reason in reasons.items()))
+        return name
     if name not in _BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose 'auto' or one of {list(_BACKENDS)}")
     if (reason := _BACKENDS[name].unavailable(q)) is not None:
         raise RuntimeError(f"backend {name!r} is not available: {reason}")
     return name
+
+
+@cache
+def _tell(name: str, reasons: str) -> None:
+    """Once, that there is no fused kernel."""
+    warnings.warn(f"edge attention falls back on {name!r} ({reasons})", stacklevel=4)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph) -> None:

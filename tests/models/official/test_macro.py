@@ -60,5 +60,7 @@ def test_bad_input_is_named(tissue) -> None:
         macro_nodes(pos[:2], features[:2])
     with pytest.raises(ValueError, match=r"features must be \[400, F\]"):
         macro_nodes(pos, features[:5])
+    with pytest.raises(ValueError, match="features hold NaN"):
+        macro_nodes(pos, features * np.nan)
     with pytest.raises(ValueError, match="alpha must be a share"):
         macro_nodes(pos, features, alpha=2)
