@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+from stofm_geo.genes import _rank_loops
 from stofm_geo.genes.vocabulary import CLS, Vocabulary
+from stofm_geo.ops import threads
 
 MAX_LENGTH = 2048  # of the published cell encoder
 
@@ -30,31 +32,25 @@ def rank_tokens(
         max_length: Most tokens of a cell, ``<cls>`` counted.
 
     Returns:
-        Tokens of one cell after another ``[T]`` int64, and where each cell's start ``[n + 1]``.
+        Tokens of one cell after another ``[T]`` int32, and where each cell's start ``[n + 1]``.
 
     Raises:
         ValueError: No gene has a token.
     """
     token, median = vocabulary.of(genes)
-    if not (known := token >= 0).any():
+    if not (token >= 0).any():
         names = ", ".join(map(str, genes[:3]))
         raise ValueError(
             f"none of the {len(genes)} genes ({names}, ...) has a token; "
             "Ensembl ids are needed (ENSG..., or ENSMUSG... with a table of orthologs)"
         )
-    total = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
-    row = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-    kept = known[counts.indices]
-    row, gene = row[kept], counts.indices[kept]
-    value = counts.data[kept].astype(np.float64) / total[row] * 10_000 / median[gene]
-    order = np.lexsort((gene, -value, row))
-    length = np.bincount(row, minlength=counts.shape[0])
-    rank = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
-    short = rank < max_length - 1
-    length = np.minimum(length, max_length - 1) + 1
+    given, cost = (counts.indptr, counts.indices), counts.nnz // 20
+    length = np.empty(counts.shape[0], dtype=np.int64)
+    threads.run(
+        lambda a, b: _rank_loops.lengths(a, b, *given, token, max_length, length), given[0], cost
+    )
     ptr = np.concatenate([[0], np.cumsum(length)])
-    tokens = np.empty(ptr[-1], dtype=np.int64)
-    first = np.zeros(len(tokens), dtype=bool)
-    first[ptr[:-1]] = True
-    tokens[first], tokens[~first] = vocabulary.tokens[CLS], token[gene[order]][short]
+    tokens = np.empty(ptr[-1], dtype=np.int32)
+    rest = counts.data, token, median, vocabulary.tokens[CLS], ptr, tokens
+    threads.run(lambda a, b: _rank_loops.ranks(a, b, *given, *rest), given[0], cost)
     return tokens, ptr

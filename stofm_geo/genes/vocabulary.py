@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 TOKENS, MEDIANS, ORTHOLOGS = (
     "token_dictionary.pkl",
@@ -65,12 +67,18 @@ class Vocabulary:
         Args:
             genes: ``[G]`` strings, human or mouse.
         """
-        human = [self.orthologs.get(gene, gene) for gene in genes]
-        known = [gene in self.tokens and gene in self.medians for gene in human]
-        pairs = zip(human, known, strict=True)
-        found = [(self.tokens[g], self.medians[g]) if k else (-1, np.nan) for g, k in pairs]
-        token, median = zip(*found, strict=True) if found else ((), ())
-        return np.array(token, dtype=np.int64), np.array(median, dtype=np.float64)
+        names, token, median = self._genes
+        place = names.get_indexer([self.orthologs.get(gene, gene) for gene in genes])
+        known = place >= 0
+        return np.where(known, token[place], -1), np.where(known, median[place], np.nan)
+
+    @cached_property
+    def _genes(self) -> tuple[pd.Index, np.ndarray, np.ndarray]:
+        """Names, tokens and medians of the genes that have both."""
+        names = [gene for gene in self.tokens if gene in self.medians]
+        token = np.array([self.tokens[gene] for gene in names] or [-1], dtype=np.int64)
+        median = np.array([self.medians[gene] for gene in names] or [np.nan], dtype=np.float64)
+        return pd.Index(names, dtype=object), token, median
 
 
 def read_pickle(file: Path) -> dict[Any, Any]:

@@ -17,11 +17,16 @@ def compiled(function: Callable) -> Any:
     Sums may be reordered, which vectors need; infinities keep their meaning, since a bias of
     ``-inf`` hides an edge.
     """
-    options: dict[str, Any] = {
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": {"reassoc", "contract", "arcp", "nsz"},
-    }
+    return _compiled(function, {"reassoc", "contract", "arcp", "nsz"})
+
+
+def compiled_exactly(function: Callable) -> Any:
+    """As :func:`compiled`, every operation rounded as it is written."""
+    return _compiled(function, set())
+
+
+def _compiled(function: Callable, fastmath: set[str]) -> Any:
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # no folder that can be written to

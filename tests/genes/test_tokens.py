@@ -43,6 +43,21 @@ def test_a_cell_at_a_time(vocabulary, most: int) -> None:
     assert cells[7] == [vocabulary.tokens["<cls>"]]
 
 
+def test_cells_of_many_genes() -> None:
+    """Enough of them for the rounds over digits; many values alike, and some nearly."""
+    rng = np.random.default_rng(0)
+    genes = np.array([f"ENSG{i:04}" for i in range(900)])
+    tokens = {"<pad>": 0} | {gene: i + 1 for i, gene in enumerate(genes)} | {"<cls>": 901}
+    medians = rng.choice([0.5, 1, 1 + 1e-9, 2, 1 / 3, 1 / 3 + 1e-16], 900)
+    vocabulary = Vocabulary(tokens, dict(zip(genes, medians.tolist(), strict=True)))
+    counts = rng.poisson(3, (20, 900)).astype(np.float64)
+    found, ptr = rank_tokens(sp.csr_matrix(counts), genes, vocabulary)
+    for row, own in zip(counts, np.split(found, ptr[1:-1]), strict=True):
+        value = row / row.sum() * 10_000 / medians
+        order = np.argsort(-value, kind="stable")[: np.count_nonzero(row)]
+        assert own.tolist() == [901, *(order + 1).tolist()]
+
+
 def test_no_cells(vocabulary) -> None:
     tokens, ptr = rank_tokens(sp.csr_matrix((0, 30), dtype=np.float32), GENES, vocabulary)
     assert len(tokens) == 0 and ptr.tolist() == [0]
