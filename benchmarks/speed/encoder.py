@@ -61,12 +61,12 @@ from benchmarks.speed._reference import published_model
 from benchmarks.speed._timing import clock
 from stofm_geo.models.official import OfficialNetwork
 from stofm_geo.models.official.network import Config
+from stofm_geo.models.official.slices import NOT_TOLD, told_pairs
 from stofm_geo.nn import GaussianRadial, SE2Transformer, conv, geometry, transformer
 
 ROOT = Path(__file__).parents[2]
 LAYERS, CHANNELS, HEADS, GAUSSIANS = 4, 256, 8, 128
 CELL, CLS, MACRO = 0, 1, 2
-FAR = 100.0  # the published distance of a pair that is no pair
 SECONDS = 10.0  # of ours
 OURS = ("library", "pairs", "weights")
 NAMES = {
@@ -97,23 +97,18 @@ class Slice:
         near = T.SpatialKNN(12)(Data(pos=self.pos, node_type=self.kind))
         return T.JoinMacroNodes()(near).edge_index
 
-    def matrix(self) -> tuple[Tensor, Tensor]:
-        """The published matrix of distances, and which pairs have one of their own."""
-        exact = "donot_use_mm_for_euclid_dist"  # symmetric to the last bit
-        distance = torch.cdist(self.pos, self.pos, compute_mode=exact)
-        n = len(distance)
-        near = distance.topk(min(50, n - 1), largest=False).indices  # with the node itself
-        there = torch.zeros(n, n, dtype=torch.bool).scatter(1, near, True)
-        there[self.kind == MACRO] = True
-        there = there | there.t()
-        matrix = torch.where(there & (distance > 0), distance, FAR)
-        cls = self.kind == CLS
-        alone = cls[:, None] | cls | torch.eye(n, dtype=torch.bool)
-        return matrix.masked_fill(alone, 0), there | alone
+    def told(self) -> tuple[Tensor, Tensor]:
+        """The published pairs with a distance of their own as edges, and these distances."""
+        return told_pairs(self.pos.double().numpy(), int((self.kind != CELL).sum()))
 
     def pairs(self) -> Tensor:
         """The published pairs as edges."""
-        return self.matrix()[1].nonzero().t().flip(0).contiguous()
+        return self.told()[0]
+
+    def matrix(self) -> Tensor:
+        """The published matrix of distances."""
+        n, ((src, dst), distance) = len(self.pos), self.told()
+        return torch.full((n, n), NOT_TOLD).index_put((dst, src), distance)
 
 
 class Ours(nn.Module):
@@ -155,7 +150,7 @@ def stepper(
     part = Slice(cells, macro)
     if name == "published":
         model = published_model(options.reference, **config(options.dropout))
-        matrix = part.matrix()[0]
+        matrix = part.matrix()
         given = (part.x[None], matrix[None], part.kind[None])
         pairs = matrix.numel()
 
@@ -164,10 +159,9 @@ def stepper(
             return [result["last_hidden_state"], result["pair_rep"]]
     elif name == "weights":
         model = OfficialNetwork(Config(**config(options.dropout)))
-        matrix, told = part.matrix()
-        data = Data(x=part.x, node_type=part.kind, edge_index=told.nonzero().t().flip(0))
-        data.edge_attr = matrix[data.edge_index[1], data.edge_index[0]]
-        pairs = matrix.numel()
+        edge_index, distance = part.told()
+        data = Data(x=part.x, node_type=part.kind, edge_index=edge_index, edge_attr=distance)
+        pairs = len(part.x) ** 2
         asked = (torch.rand(len(part.x)) < ASKED / 2)[data.edge_index].any(0)
         asked = data.edge_index[:, asked] if mode == "training" else None
 

@@ -64,13 +64,7 @@ def split_slices(
                         f"one; if they are not, give the slice key {usual!r}",
                         stacklevel=2,
                     )
-            groups = {name: np.arange(adata.n_obs)}
-        else:
-            code = check_slice_key(adata, slice_key)
-            groups = {
-                f"{name}, slice {category!r}": np.flatnonzero(code.codes == i)
-                for i, category in enumerate(code.categories)
-            }
+        groups = slice_rows(adata, slice_key, name)
     slices = []
     for slice_name, rows in groups.items():
         with naming(slice_name):
@@ -99,6 +93,17 @@ def split_slices(
             part.obsm[features_key] = values[rows]
         slices.append(part)
     return slices
+
+
+def slice_rows(adata: AnnData, slice_key: str | None, name: str) -> dict[str, np.ndarray]:
+    """What messages call each slice, and the rows of its cells; all are one without a key."""
+    if slice_key is None:
+        return {name: np.arange(adata.n_obs)}
+    code = check_slice_key(adata, slice_key)
+    return {
+        f"{name}, slice {category!r}": np.flatnonzero(code.codes == i)
+        for i, category in enumerate(code.categories)
+    }
 
 
 def slice_graph(part: AnnData, features: CellFeatures) -> Data:

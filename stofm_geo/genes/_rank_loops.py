@@ -7,7 +7,8 @@ import numpy as np
 from stofm_geo.ops.compiled import compiled_exactly
 
 _FEW = 96  # values that are put in order one by one; more are brought near it first
-_DIGITS = 1 << 11  # of the two rounds of that: 22 bits of a float32, 13 of them of its mantissa
+_DIGIT = 11  # bits of each of two rounds of that: 22 of a float32, 13 of them of its mantissa
+_DIGITS = 1 << _DIGIT
 _BELOW = 10  # bits of it that they do not look at
 
 
@@ -56,7 +57,7 @@ def ranks(  # type: ignore[no-untyped-def]
                 key[0] = made[j]
                 digits = bits[0] >> _BELOW
                 low[j] = _DIGITS - 1 - (digits & (_DIGITS - 1))
-                high[j] = _DIGITS - 1 - (digits >> 11)
+                high[j] = _DIGITS - 1 - (digits >> _DIGIT)
                 start_low[low[j] + 1] += 1
                 start_high[high[j] + 1] += 1
             for d in range(_DIGITS):

@@ -75,10 +75,12 @@ def test_published_pairs(monkeypatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
     encoder = importlib.import_module("benchmarks.speed.encoder")
     part = encoder.Slice(cells=80, macro=4)
-    matrix, there = part.matrix()
+    matrix, (src, dst) = part.matrix(), part.pairs()
+    there = torch.zeros_like(matrix, dtype=torch.bool)
+    there[dst, src] = True
     assert torch.equal(matrix, matrix.t()) and torch.equal(there, there.t())
     assert (matrix[0] == 0).all() and (matrix.diagonal() == 0).all()
-    assert (matrix[~there] == encoder.FAR).all() and (matrix[there] < encoder.FAR).all()
+    assert (matrix[~there] == encoder.NOT_TOLD).all() and (matrix[there] < encoder.NOT_TOLD).all()
     assert there[:5].all() and not there.all()
     assert part.pairs().size(1) == there.sum()
 

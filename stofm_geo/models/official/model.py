@@ -12,10 +12,11 @@ from anndata import AnnData
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
-from stofm_geo._checks import check_obsm, check_positions, check_slice_key, naming
+from stofm_geo._checks import check_obsm, check_positions, naming
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
+from stofm_geo.data.slices import slice_rows
 from stofm_geo.genes import RankEncoder, Vocabulary
 from stofm_geo.models.official import checkpoint
 from stofm_geo.models.official.macro import macro_nodes
@@ -99,13 +100,7 @@ class OfficialSToFM(nn.Module):
                 raise ValueError("there are no cells")
             positions = check_positions(adata, spatial_key)
             vectors = self._cell_vectors(adata, features)
-            groups = {name: np.arange(adata.n_obs)}
-            if slice_key is not None:
-                code = check_slice_key(adata, slice_key)
-                groups = {
-                    f"{name}, slice {category!r}": np.flatnonzero(code.codes == i)
-                    for i, category in enumerate(code.categories)
-                }
+            groups = slice_rows(adata, slice_key, name)
         made = np.empty((adata.n_obs, self.network.config.embedding_dim), dtype=np.float32)
         for slice_name, rows in groups.items():
             with naming(slice_name):

@@ -179,7 +179,7 @@ class OfficialNetwork(nn.Module):
             x = layer.update(x, attended)
         if return_pairs is None:
             return x
-        bias = self._bias_of(return_pairs, data, first_bias)
+        bias = self._bias_of(return_pairs, data, first_bias, elsewhere)
         # All layers' products of each pair as one product; of attention, the logits alone.
         q = _side_by_side(queries) * len(queries) ** 0.5
         pairs = EdgeGraph(return_pairs, data.num_nodes)
@@ -219,7 +219,7 @@ class OfficialNetwork(nn.Module):
         """The bias of a pair whose distance is not told ``[H]``."""
         return self.gaussian(like.new_full((1,), NOT_TOLD))[0]
 
-    def _bias_of(self, pairs: Tensor, data: Data, bias: Tensor) -> Tensor:
+    def _bias_of(self, pairs: Tensor, data: Data, bias: Tensor, elsewhere: Tensor) -> Tensor:
         """The radial bias of any pairs ``[2, P]``, from that of the edges."""
         n = data.num_nodes
         if data.batch is not None and (data.batch[pairs[0]] != data.batch[pairs[1]]).any():
@@ -228,7 +228,7 @@ class OfficialNetwork(nn.Module):
         wanted = pairs[1] * n + pairs[0]
         place = torch.searchsorted(code, wanted).clamp_max(len(code) - 1)
         told = (code[place] == wanted)[:, None]
-        return torch.where(told, bias[order[place]], self._elsewhere(data.edge_attr.to(bias.dtype)))
+        return torch.where(told, bias[order[place]], elsewhere)
 
 
 class _OfScaled(nn.Module):

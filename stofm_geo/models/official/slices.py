@@ -104,8 +104,9 @@ def subslices(
     Raises:
         ValueError: Numbers of rows or columns that do not fit, or unfit positions.
     """
-    given = positions, features, macro_positions, macro_features, cells_per_subslice
-    return list(iter_subslices(*given))
+    return list(
+        iter_subslices(positions, features, macro_positions, macro_features, cells_per_subslice)
+    )
 
 
 def iter_subslices(
@@ -132,7 +133,7 @@ def iter_subslices(
     def made(rows: np.ndarray) -> Data:
         own = torch.from_numpy(rows)
         nodes = np.concatenate([first_pos, pos[rows]])
-        edge_index, distance = _told(nodes, special)
+        edge_index, distance = told_pairs(nodes, special)
         return Data(
             x=torch.cat([first_x, x[own]]),
             pos=torch.from_numpy(nodes),
@@ -148,7 +149,7 @@ def iter_subslices(
             yield from pool.map(made, parts[start : start + _AHEAD])
 
 
-def _told(pos: np.ndarray, special: int) -> tuple[Tensor, Tensor]:
+def told_pairs(pos: np.ndarray, special: int) -> tuple[Tensor, Tensor]:
     """Pairs of nodes with a distance of their own, ``[2, E]``, and the distances ``[E]``.
 
     The first ``special`` nodes are CLS and the virtual cells.
