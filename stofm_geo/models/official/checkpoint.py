@@ -104,6 +104,8 @@ def write(network: OfficialNetwork, folder: str | Path) -> None:
         if part:
             with atomic_path(folder / file) as temporary:
                 torch.save(part, temporary)
+        else:  # heads that an earlier model has left here are not this one's
+            (folder / file).unlink(missing_ok=True)
     with atomic_path(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(_published_config(network.config), indent=2) + "\n")
 

@@ -55,6 +55,14 @@ def test_there_and_back(tiny, tmp_path, heads: bool) -> None:
     assert tiny.config.items() <= config.items()
 
 
+def test_heads_of_an_earlier_model_do_not_stay(tiny, tmp_path) -> None:
+    network = tiny.network()
+    official.save(network, tmp_path)
+    network.lm_head = network.pair_head = None
+    official.save(network, tmp_path)
+    assert official.load(tmp_path).network.lm_head is None
+
+
 def test_all_misfits_are_listed_at_once(tiny, folder) -> None:
     state = tiny.weights()
     del state["model.embedding_layer.bias"]
