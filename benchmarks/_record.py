@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from stofm_geo.data import atomic_path
+from stofm_geo._files import atomic_path
 
 PACKAGES = (
     "torch",

@@ -108,8 +108,8 @@ def embed(
     Writes obsm["X_stofm"] (n x 256, float32), obs["stofm_domain"] and uns["stofm"] into a copy of
     each file.
     """
+    from stofm_geo._files import check_writable
     from stofm_geo.data import read_slice_file
-    from stofm_geo.data.files import check_writable
     from stofm_geo.plot import check_picture
 
     targets = _targets(slices, output)
@@ -156,7 +156,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
 ) -> None:
     """Run the main job on a toy tissue: regions that are known, found without labels."""
-    from stofm_geo.data.files import check_writable
+    from stofm_geo._files import check_writable
     from stofm_geo.datasets import toy_tissue
 
     check_writable(output / "tissue.h5ad", make=True)
@@ -187,7 +187,7 @@ def _say(text: str) -> None:
 
 def _targets(slices: list[Path], output: Path) -> list[Path]:
     """The file to write for each slice file; fails now rather than after the work."""
-    from stofm_geo.data.files import check_writable
+    from stofm_geo._files import check_writable
 
     if len(slices) == 1 and not output.is_dir():
         targets = [output]

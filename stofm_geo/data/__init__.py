@@ -1,13 +1,12 @@
 """AnnData to PyG graphs and back, and reading and writing slices."""
 
 from stofm_geo.data.anndata import from_anndata, to_obsm
-from stofm_geo.data.files import atomic_path, read_slice_file, write_h5ad
+from stofm_geo.data.files import read_slice_file, write_h5ad
 from stofm_geo.data.frame import Frame, canonical_frame
 from stofm_geo.data.slices import slice_graph, split_slices
 
 __all__ = [
     "Frame",
-    "atomic_path",
     "canonical_frame",
     "from_anndata",
     "read_slice_file",

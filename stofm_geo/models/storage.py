@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from stofm_geo._files import atomic_path
 from stofm_geo._version import __version__
-from stofm_geo.data.files import atomic_path
 from stofm_geo.genes.features import from_state
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 from scipy.spatial import cKDTree
 
 from stofm_geo._checks import check_positions
-from stofm_geo.data import atomic_path
+from stofm_geo._files import atomic_path
 from stofm_geo.plot._paint import MISSING, Paint, column_of, names_of, natural
 
 _DPI = 200

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from stofm_geo.data import atomic_path, read_slice_file, write_h5ad
-from stofm_geo.data.files import check_writable
+from stofm_geo.data import read_slice_file, write_h5ad
 
 
 @pytest.fixture
@@ -76,33 +75,6 @@ def test_a_failed_write_leaves_what_was_there(adata: AnnData, tmp_path: Path) ->
     assert os.listdir(tmp_path) == ["out.h5ad"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_failed_body_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), atomic_path(tmp_path / "out.png") as temporary:
-        temporary.write_text("half")
-        raise error
-    assert os.listdir(tmp_path) == []
-
-
-def test_the_file_appears_at_the_end_with_usual_rights(tmp_path: Path) -> None:
-    path = tmp_path / "out.png"
-    with atomic_path(path) as temporary:
-        assert temporary.suffix == ".png" and temporary.parent.parent == tmp_path
-        temporary.write_text("whole")
-        assert not path.exists()
-    assert path.read_text() == "whole"
-    (tmp_path / "plain").write_text("")
-    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
-    assert sorted(os.listdir(tmp_path)) == ["out.png", "plain"]
-
-
-def test_folders_can_be_made_too(tmp_path: Path) -> None:
-    with atomic_path(tmp_path / "model") as temporary:
-        temporary.mkdir()
-        (temporary / "config.json").write_text("{}")
-    assert (tmp_path / "model" / "config.json").read_text() == "{}"
-
-
 def test_places_that_cannot_be_written(adata: AnnData, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"gone/out\.h5ad: cannot be written \(No such file"):
         write_h5ad(adata, tmp_path / "gone" / "out.h5ad")
@@ -124,14 +96,3 @@ def test_a_folder_without_rights(adata: AnnData, tmp_path: Path) -> None:
             write_h5ad(adata, tmp_path / "out.h5ad")
     finally:
         tmp_path.chmod(0o700)
-
-
-def test_check_writable_needs_the_folder_unless_told_otherwise(tmp_path: Path) -> None:
-    file = tmp_path / "a" / "b" / "x.h5ad"
-    check_writable(file, make=True)
-    with pytest.raises(OSError, match="cannot be written"):
-        check_writable(file)
-    (tmp_path / "a").write_text("a file in the way")
-    with pytest.raises(OSError, match="cannot be written"):
-        check_writable(file, make=True)
-    assert [f.name for f in tmp_path.iterdir()] == ["a"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stofm_geo.data.files import atomic_path
+from stofm_geo._files import atomic_path
 from stofm_geo.models.official.network import Config, OfficialNetwork
 
 CONFIG, WEIGHTS, HEADS = "config.json", "se2transformer.pth", "pretraining_heads.pth"
