@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
+import scipy.sparse as sp
+from sklearn.decomposition import PCA
 
 BLOCK = 8192  # rows that are dense, or in double precision, at once
+# Up to this many columns the covariance matrix is cheap; beyond, Lanczos iterations are.
+_FEW_COLUMNS = 1000
 
 
 def principal_axes(
@@ -38,3 +43,32 @@ def principal_axes(
     largest = np.abs(axes).argmax(axis=1)
     signs = np.sign(axes[np.arange(len(axes)), largest])
     return mean, axes * signs[:, None], variance
+
+
+def sparse_axes(
+    blocks: Iterable[sp.csr_matrix], n_components: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of sparse rows, which are never made dense all at once.
+
+    Args:
+        blocks: All rows, a block ``[b, columns]`` at a time.
+        n_components: How many axes, below the number of rows and of columns.
+    """
+    blocks = iter(blocks)
+    first = next(blocks)
+    blocks = chain([first], blocks)
+    if first.shape[1] <= _FEW_COLUMNS:
+        return principal_axes((block.toarray() for block in blocks), n_components)
+    pca = PCA(n_components, svd_solver="arpack", random_state=0).fit(sp.vstack(list(blocks)))
+    return pca.mean_, pca.components_, pca.explained_variance_
+
+
+def half_whitening(variance: np.ndarray) -> np.ndarray:
+    """What to divide each component by, so that their root mean square is 1.
+
+    Halfway to whitening: as they are, two components would make up most of a loss; whitened,
+    noise would be as loud as tissue.
+    """
+    variance = variance.clip(1e-12)  # alike cells have none
+    scale = np.sqrt(np.sqrt(variance))
+    return scale * np.sqrt((variance / scale**2).mean())

@@ -3,6 +3,7 @@
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.features import CellFeatures, ObsmFeatures, PCAFeatures
 from stofm_geo.genes.identifiers import ensembl_ids
+from stofm_geo.genes.panel_encoder import PanelEncoder
 from stofm_geo.genes.rank_encoder import RankEncoder
 from stofm_geo.genes.tokens import rank_tokens
 from stofm_geo.genes.vocabulary import Vocabulary
@@ -11,6 +12,7 @@ __all__ = [
     "CellFeatures",
     "ObsmFeatures",
     "PCAFeatures",
+    "PanelEncoder",
     "RankEncoder",
     "Vocabulary",
     "as_counts",

@@ -9,14 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
-from sklearn.decomposition import PCA
 
 from stofm_geo._checks import check_obsm, check_positive, examples
-from stofm_geo._principal import BLOCK, principal_axes
+from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
 from stofm_geo.genes.counts import as_counts
+from stofm_geo.genes.panel_encoder import PanelEncoder
 
-# Up to this many genes the covariance matrix is cheap; beyond, Lanczos iterations are.
-_FEW_GENES = 1000
 # A slice that lacks more than half of a model's genes is another panel.
 _LEAST_SHARED = 0.5
 
@@ -82,19 +80,10 @@ class PCAFeatures:
         logs = (
             _log_normalised(block, self.target_sum) for part in counts for block in _blocks(part)
         )
-        if len(genes) <= _FEW_GENES:
-            dense = (block.toarray() for block in logs)
-            mean, components, variance = principal_axes(dense, n_components)
-        else:
-            pca = PCA(n_components, svd_solver="arpack", random_state=0).fit(sp.vstack(list(logs)))
-            mean, components, variance = pca.mean_, pca.components_, pca.explained_variance_
+        mean, components, variance = sparse_axes(logs, n_components)
         self.mean = mean.astype(np.float32)
         self.components = np.ascontiguousarray(components, dtype=np.float32)
-        # Halfway to whitening: as they are, two components would make up most of the loss;
-        # whitened, noise would be as loud as tissue.
-        variance = variance.clip(1e-12)  # alike cells have none
-        scale = np.sqrt(np.sqrt(variance))
-        self.scale = (scale * np.sqrt((variance / scale**2).mean())).astype(np.float32)
+        self.scale = half_whitening(variance).astype(np.float32)
         return self
 
     def transform(self, adata: AnnData) -> np.ndarray:
@@ -212,6 +201,9 @@ def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellF
         KeyError: Something is missing.
     """
     encoder: Any
+    if settings["kind"] == "panel":
+        sizes = {k: settings[k] for k in ("out_channels", "hidden_channels", "technologies")}
+        return PanelEncoder(settings["genes"], **sizes)
     if settings["kind"] == "pca":
         encoder = PCAFeatures(settings["n_components"])
         encoder.genes = np.asarray(settings["genes"], dtype=str)
@@ -221,7 +213,9 @@ def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellF
         encoder = ObsmFeatures(settings["key"])
         encoder.out_channels, encoder.scale = settings["out_channels"], settings["scale"]
     else:
-        raise ValueError(f"unknown kind of features {settings['kind']!r}; known: 'pca', 'obsm'")
+        raise ValueError(
+            f"unknown kind of features {settings['kind']!r}; known: 'panel', 'pca', 'obsm'"
+        )
     return encoder
 
 

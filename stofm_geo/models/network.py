@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from stofm_geo._keys import NodeType
+from stofm_geo.genes import PanelEncoder
 from stofm_geo.models.settings import Settings
 from stofm_geo.nn import DistanceHead, GaussianRadial, SE2Transformer, niche
 
@@ -21,17 +22,26 @@ class Network(nn.Module):
     visible, plus what the transformer adds. It starts at the averages, which are a strong
     description of tissue, and training can only improve on them.
 
+    With a panel encoder, features are what it makes of the counts, and gene embeddings of their
+    own (``readout``) read values of genes off an estimated feature.
+
     Args:
         in_channels: Size of the features ``F``.
         settings: Widths and depths.
+        encoder: Makes the features; ``None``: they are ``data.x``.
     """
 
     basis: Tensor
 
-    def __init__(self, in_channels: int, settings: Settings) -> None:
+    def __init__(
+        self, in_channels: int, settings: Settings, encoder: PanelEncoder | None = None
+    ) -> None:
         super().__init__()
         width = settings.hidden_channels
         self.in_channels = in_channels
+        self.encoder = encoder
+        if encoder is not None:
+            self.readout = nn.Parameter(encoder.embedding.detach().clone())
         self.embed_features = nn.Linear(in_channels, width)
         self.embed_type = nn.Embedding(3, width)  # one a NodeType
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
@@ -46,11 +56,15 @@ class Network(nn.Module):
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
         self.distance_head = DistanceHead(settings.heads)
-        # Orthonormal, so that distances between niches are kept (nearly, if out_channels is below
-        # 3 F), and scaled, so that the numbers are of size 1.
-        basis = nn.init.orthogonal_(torch.empty(3 * in_channels, settings.out_channels))
-        scale = max(settings.out_channels / (3 * in_channels), 1.0) ** 0.5
-        self.register_buffer("basis", scale * basis)
+        basis = torch.empty(3 * in_channels, settings.out_channels)
+        if encoder is not None:
+            nn.init.eye_(basis)
+        else:
+            # Orthonormal, so that distances between niches are kept (nearly, if out_channels is
+            # below 3 F), and scaled, so that the numbers are of size 1.
+            nn.init.orthogonal_(basis)
+            basis *= max(settings.out_channels / (3 * in_channels), 1.0) ** 0.5
+        self.register_buffer("basis", basis)
 
     def forward(self, data: Data) -> tuple[Tensor, Tensor]:
         """Embed.
@@ -63,19 +77,41 @@ class Network(nn.Module):
             Embeddings ``[num_nodes, out_channels]`` and the last layer's pair state
             ``[num_edges, heads]``.
         """
-        x = self.embed_features(data.x)
+        features = self.features(data)
+        x = self.embed_features(features)
         if "mask" in data:
             x = torch.where(data.mask[:, None], self.mask_token, x)
         x = x + self.embed_type(data.node_type)
         placeless = (data.node_type == NodeType.CLS)[:, None]
         pos = data.pos.masked_fill(placeless, torch.nan)
         x, _, pair = self.transformer(x, data.edge_index, pos)
-        return self.averages(data) + self.project(x), pair
-
-    def averages(self, data: Data) -> Tensor:
-        """Where embeddings start: niches of what is visible, ``[num_nodes, out_channels]``."""
         visible = ~data.mask if "mask" in data else None
-        return niche(data.x, cell_edges(data), visible) @ self.basis
+        averages = niche(features, cell_edges(data), visible) @ self.basis
+        return averages + self.project(x), pair
+
+    def features(self, data: Data) -> Tensor:
+        """What is known of each node itself, ``[num_nodes, F]``."""
+        if self.encoder is None:
+            return data.x
+        cls = (data.node_type == NodeType.CLS).nonzero().view(-1)  # it has the slice's mean
+        of = data.batch if "batch" in data else torch.zeros_like(data.node_type)
+        return self.encoder(data.gene, data.value, data.num_genes, cls[of], data.technology[of])
+
+    def estimates(self, z: Tensor, data: Data) -> Tensor:
+        """What embeddings say of niches: to be compared with :meth:`asked`."""
+        if self.encoder is None:
+            return z
+        parts = z[:, : 3 * self.in_channels].view(len(z), 3, -1)
+        return (parts @ self.reads(data.panel, data.loadings)).flatten(1)
+
+    def reads(self, panel: Tensor, loadings: Tensor) -> Tensor:
+        """What turns a feature into components of a slice's values, ``[F, components]``."""
+        # Divided by F, it undoes a random projection of the values as it stands.
+        return self.readout[panel].t() @ loadings / self.in_channels
+
+    def asked(self, niches: Tensor) -> Tensor:
+        """Niches of ``data.x``, as :meth:`estimates` gives them."""
+        return niches @ self.basis if self.encoder is None else niches
 
 
 def cell_edges(data: Data) -> Tensor:

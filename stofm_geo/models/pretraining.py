@@ -6,6 +6,8 @@ import copy
 from collections.abc import Sequence
 
 import lightning as L
+import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
+from stofm_geo.genes.panel_encoder import compressed
 from stofm_geo.models.network import Network, cell_edges
 from stofm_geo.models.settings import Settings
 from stofm_geo.nn import niche
@@ -69,10 +72,10 @@ class Pretraining(L.LightningModule):
 def masked_niche_loss(network: Network, data: Data, z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean squared error of the core cells' niches, and that of the averages alone."""
     core = data.core_mask
-    true = data.niche[core] @ network.basis
+    true = network.asked(data.niche[core])
     with torch.no_grad():
-        base = F.mse_loss(network.averages(data)[core], true)
-    return F.mse_loss(z[core], true), base
+        averages = network.asked(niche(data.x, cell_edges(data), ~data.mask)[core])
+    return F.mse_loss(network.estimates(z, data)[core], true), F.mse_loss(averages, true)
 
 
 def recovery_loss(network: Network, data: Data, pair: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,6 +96,7 @@ class _Puzzles(Dataset):
 
     def __init__(self, pieces: Sequence[Data], settings: Settings) -> None:
         self.pieces = pieces
+        self.drop_share = settings.drop_share
         self.transform = Compose(
             [
                 PerturbPositions(settings.move_share, settings.move_sigma),
@@ -108,7 +112,50 @@ class _Puzzles(Dataset):
         piece = copy.copy(self.pieces[index])
         # Two edges of halo, so that the niches of a piece's border cells are those of the slice.
         piece.niche = niche(piece.x, cell_edges(piece))
-        return self.transform(piece)
+        piece = self.transform(piece)
+        return hide_counts(piece, self.drop_share) if "gene" in piece else piece
+
+
+def hide_counts(data: Data, drop_share: float) -> Data:
+    """Take the counts of hidden cells out of a piece, and a share of the values of the others.
+
+    The means that virtual cells and CLS have are those of what is left, so that nothing tells of
+    a hidden cell. Values that stay are scaled up by what is lost: their sum is the same on average.
+
+    Args:
+        data: A piece of :func:`~stofm_geo.models.pieces.pieces`, ``mask`` told.
+        drop_share: Of each visible cell's values.
+    """
+    ptr = np.r_[0, data.num_genes.cumsum(0).numpy()]
+    width = int(data.gene.max()) + 1 if len(data.gene) else 1
+    values = sp.csr_matrix(
+        (data.value.numpy(), data.gene.numpy(), ptr), shape=(data.num_nodes, width)
+    )
+    n = int((data.node_type == NodeType.CELL).sum())  # cells come first
+    hidden = data.mask[:n].numpy()
+    size = data.cluster_size[n:].numpy().astype(np.float32)
+    cls = (data.node_type[n:] == NodeType.CLS).numpy()
+    size[cls] = size.sum()  # a piece has the virtual cells of one slice
+    of = data.cluster[:n].numpy()[hidden] - n
+    inside = (of[None, :] == np.arange(len(size))[:, None]) | cls[:, None]
+    left = np.maximum(size - inside.sum(axis=1), 1)
+    lost = sp.csr_matrix(inside.astype(np.float32)) @ values[:n][hidden]
+    means = sp.diags(1 / left) @ (sp.diags(size) @ values[n:] - lost)
+    stays = np.repeat(~hidden, data.num_genes[:n].numpy())
+    stays &= torch.rand(len(stays)).numpy() >= drop_share
+    row = np.repeat(np.arange(n), data.num_genes[:n].numpy())[stays]
+    entries = slice(ptr[n])
+    seen = sp.csr_matrix(
+        (
+            values.data[entries][stays] / (1 - drop_share),
+            values.indices[entries][stays],
+            np.r_[0, np.cumsum(np.bincount(row, minlength=n))],
+        ),
+        shape=(n, width),
+    )
+    rows = sp.vstack([seen, means], format="csr", dtype=np.float32)
+    data.gene, data.value, data.num_genes = compressed(rows)
+    return data
 
 
 def puzzles(pieces: Sequence[Data], settings: Settings, steps: int) -> DataLoader:

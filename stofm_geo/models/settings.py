@@ -12,7 +12,12 @@ class Settings:
     """Settings of :class:`~stofm_geo.SToFM`.
 
     Attributes:
-        n_components: Principal components that make a cell's features (without ``features``).
+        encoder: What makes a cell's features of its counts: ``"pca"``, principal components of
+            the genes that all slices share, or ``"panel"``, gene embeddings that are trained with
+            the network and take slices of different panels
+            (:class:`~stofm_geo.genes.PanelEncoder`).
+        n_components: Principal components; with ``"panel"``, those of each slice that its hidden
+            cells are asked for.
         hidden_channels: Width of the SE(2) Transformer; a multiple of ``heads``.
         out_channels: Size of an embedding.
         num_layers: Layers of the SE(2) Transformer.
@@ -23,6 +28,7 @@ class Settings:
         max_macro_nodes: Most virtual cells of a slice.
         cells_per_subslice: Most core cells of a sub-slice.
         mask_share: Share of the cells that are hidden in training.
+        drop_share: With ``"panel"``, share of the values that are dropped from the other cells.
         move_share: Share of the cells that are moved in training.
         move_sigma: How far they are moved, in cell spacings.
         distance_weight: Weight of the distance loss beside the niche loss.
@@ -34,6 +40,7 @@ class Settings:
         ValueError: A setting out of range.
     """
 
+    encoder: str = "pca"
     n_components: int = 30
     hidden_channels: int = 128
     out_channels: int = 256
@@ -45,6 +52,7 @@ class Settings:
     max_macro_nodes: int = 16
     cells_per_subslice: int = 1000
     mask_share: float = 0.3
+    drop_share: float = 0.3
     move_share: float = 0.12
     move_sigma: float = 1.0
     distance_weight: float = 0.3
@@ -52,6 +60,8 @@ class Settings:
     weight_decay: float = 1e-2
 
     def __post_init__(self) -> None:
+        if self.encoder not in ("pca", "panel"):
+            raise ValueError(f"encoder must be 'pca' or 'panel'; found {self.encoder!r}")
         for name in (
             "n_components",
             "hidden_channels",
@@ -68,7 +78,7 @@ class Settings:
             check_positive(name, getattr(self, name))
         for name in ("distance_weight", "weight_decay"):
             check_positive(name, getattr(self, name), or_zero=True)
-        for name in ("dropout", "mask_share", "move_share"):
+        for name in ("dropout", "mask_share", "drop_share", "move_share"):
             check_share(name, getattr(self, name))
         if self.hidden_channels % self.heads:
             raise ValueError(

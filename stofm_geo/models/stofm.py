@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,20 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 from torch_geometric.data import Data
-from torch_geometric.transforms import Compose
 
-from stofm_geo._checks import check_positive, naming
+from stofm_geo._checks import check_positive
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
-from stofm_geo.data import slice_graph, split_slices
-from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures, Vocabulary
+from stofm_geo.data import split_slices
+from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures, Vocabulary
 from stofm_geo.models import official, storage, training
 from stofm_geo.models._quiet import quiet
 from stofm_geo.models.network import Network
+from stofm_geo.models.pieces import pieces
 from stofm_geo.models.pretraining import Pretraining, puzzles
 from stofm_geo.models.settings import Settings
-from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialKNN, SubSlices
+from stofm_geo.models.warm_start import warm_start
 
 
 class SToFM(nn.Module, ModelHubMixin):
@@ -110,14 +109,16 @@ class SToFM(nn.Module, ModelHubMixin):
                 name=names[i] if names else f"AnnData {i}" if len(adatas) > 1 else "AnnData",
                 min_cells=self.settings.k + 1,
             )
-        encoder = ObsmFeatures(features) if features else PCAFeatures(self.settings.n_components)
-        self.features = encoder.fit(slices)
-        pieces = ConcatDataset([self._pieces(part) for part in slices])
         with isolate_rng():
             L.seed_everything(seed, verbose=False)
-            self.network = Network(self.features.out_channels, self.settings)
+            self.features = self._untrained_features(features, slices)
+            encoder = self.features if isinstance(self.features, PanelEncoder) else None
+            self.network = Network(self.features.out_channels, self.settings, encoder)
             module = Pretraining(self.network, self.settings)
-            loader = puzzles(pieces, self.settings, max_steps)
+            of_slices = [pieces(part, self.features, self.settings) for part in slices]
+            if encoder is not None:
+                warm_start(self.network, [(part[0].panel, part[0].loadings) for part in of_slices])
+            loader = puzzles(ConcatDataset(of_slices), self.settings, max_steps)
             training.run(module, loader, max_steps=max_steps, progress=progress)
         self.network.cpu().eval()
         last = torch.tensor(module.losses[-50:]).mean(dim=0)
@@ -171,7 +172,7 @@ class SToFM(nn.Module, ModelHubMixin):
         device = next(self.network.parameters()).device
         vectors = np.empty((adata.n_obs, self.settings.out_channels), dtype=np.float32)
         for part in slices:
-            for piece in self._pieces(part):
+            for piece in pieces(part, self.features, self.settings):
                 with torch.inference_mode():
                     z = self(piece.to(device))
                 # Each cell is core in one piece.
@@ -262,14 +263,14 @@ class SToFM(nn.Module, ModelHubMixin):
         """SHA-256 over names, shapes and bytes of all weights, features included."""
         return weights_hash(storage.tensors(self))
 
-    def _pieces(self, part: AnnData) -> Sequence[Data]:
-        """A slice as sub-slices with virtual cells, each cut when it is asked for."""
-        s = self.settings
-        graph = Compose([SpatialKNN(s.k), MacroNodes(max_nodes=s.max_macro_nodes, join=False)])
-        with naming(part.uns["name"]):
-            data = graph(slice_graph(part, self.features))
-        # Two edges of halo, so that the niches of border cells are whole.
-        return SubSlices(s.cells_per_subslice, halo=2).lazily(data, JoinMacroNodes())
+    def _untrained_features(self, key: str | None, slices: list[AnnData]) -> CellFeatures:
+        """What makes features: fitted to the slices, but for what the network learns with it."""
+        if key is not None:
+            return ObsmFeatures(key).fit(slices)
+        if self.settings.encoder == "panel":
+            # A niche is three times as many numbers: own, near, far.
+            return PanelEncoder.of(slices, out_channels=self.settings.out_channels // 3)
+        return PCAFeatures(self.settings.n_components).fit(slices)
 
     def _features_key(self) -> str | None:
         """Key in ``obsm`` of the features, ``None`` for counts."""

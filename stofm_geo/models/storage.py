@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stofm_geo._files import atomic_path
 from stofm_geo._version import __version__
+from stofm_geo.genes import PanelEncoder
 from stofm_geo.genes.features import from_state
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def load(config_file: Path, weights_file: Path) -> SToFM:
         prefix = len(_FEATURES)
         arrays = {k[prefix:]: v.numpy() for k, v in stored.items() if k.startswith(_FEATURES)}
         model.features = from_state(config["features"], arrays)
-        model.network = Network(config["in_channels"], model.settings)
+        encoder = model.features if isinstance(model.features, PanelEncoder) else None
+        model.network = Network(config["in_channels"], model.settings, encoder)
         model.network.load_state_dict(
             {name: value for name, value in stored.items() if not name.startswith(_FEATURES)}
         )
