@@ -2,18 +2,25 @@
 
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.features import CellFeatures, ObsmFeatures, PCAFeatures
+from stofm_geo.genes.gene_table import GeneTable
+from stofm_geo.genes.harmonize import harmonize
 from stofm_geo.genes.identifiers import ensembl_ids
+from stofm_geo.genes.matching import GeneMatch, match_genes
 from stofm_geo.genes.rank_encoder import RankEncoder
 from stofm_geo.genes.tokens import rank_tokens
 from stofm_geo.genes.vocabulary import Vocabulary
 
 __all__ = [
     "CellFeatures",
+    "GeneMatch",
+    "GeneTable",
     "ObsmFeatures",
     "PCAFeatures",
     "RankEncoder",
     "Vocabulary",
     "as_counts",
     "ensembl_ids",
+    "harmonize",
+    "match_genes",
     "rank_tokens",
 ]
