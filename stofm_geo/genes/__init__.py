@@ -2,7 +2,10 @@
 
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.features import CellFeatures, ObsmFeatures, PCAFeatures
+from stofm_geo.genes.gene_table import GeneTable
+from stofm_geo.genes.harmonize import harmonize
 from stofm_geo.genes.identifiers import ensembl_ids
+from stofm_geo.genes.matching import GeneMatch, match_genes
 from stofm_geo.genes.panel_encoder import PanelEncoder
 from stofm_geo.genes.rank_encoder import RankEncoder
 from stofm_geo.genes.tokens import rank_tokens
@@ -10,6 +13,8 @@ from stofm_geo.genes.vocabulary import Vocabulary
 
 __all__ = [
     "CellFeatures",
+    "GeneMatch",
+    "GeneTable",
     "ObsmFeatures",
     "PCAFeatures",
     "PanelEncoder",
@@ -17,5 +22,7 @@ __all__ = [
     "Vocabulary",
     "as_counts",
     "ensembl_ids",
+    "harmonize",
+    "match_genes",
     "rank_tokens",
 ]

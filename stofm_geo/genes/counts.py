@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from stofm_geo._checks import examples
+from stofm_geo.genes._scale import check_scale, where_whole
 
 
 def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
@@ -17,23 +18,35 @@ def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
     Dense, CSR, CSC and backed matrices of any number type are read; doubles are summed, explicit
     zeros dropped and columns sorted, so that equal counts give equal arrays.
 
+    Counts need not be whole: expected and corrected ones are taken as they are. Logarithms are
+    refused. Both are told from a sample of the cells.
+
     Args:
         adata: Cells or spots.
         copy: Without a copy, the result may share memory with ``X``, and is not to be written to.
 
+    Warns:
+        UserWarning: The counts look divided by each cell's total or volume.
+
     Raises:
         TypeError: ``X`` is not numeric.
-        ValueError: ``X`` is missing, holds NaN, infinite or negative values, or only zeros, or
-            gene names occur twice.
+        ValueError: ``X`` is missing, holds NaN, infinite or negative values, logarithms, or only
+            zeros, or gene names occur twice.
     """
-    if adata.X is None:
-        raise ValueError("X is empty (None); put the counts there, or name features in obsm")
-    if not adata.var_names.is_unique:
+    if adata.X is not None and not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()].unique()
         raise ValueError(
             f"{len(twice)} gene names in var_names occur more than once ({examples(twice)}); "
-            "sum or drop the doubles, or call adata.var_names_make_unique()"
+            "sum or drop the doubles (stofm_geo.genes.harmonize sums them), "
+            "or call adata.var_names_make_unique()"
         )
+    return counts_of_any_names(adata, copy=copy)
+
+
+def counts_of_any_names(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
+    """:func:`as_counts` where gene names may occur twice."""
+    if adata.X is None:
+        raise ValueError("X is empty (None); put the counts there, or name features in obsm")
     counts = _csr(adata.X, copy)
     values = counts.data
     if not np.isfinite(values).all():
@@ -44,10 +57,11 @@ def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
     if len(values) and values.min() < 0:
         raise ValueError(
             f"X holds negative values (least: {values.min():g}): is it scaled or centred? "
-            "raw counts are needed (perhaps in adata.raw or a layer)"
+            f"{where_whole(adata)}"
         )
     if not values.any():
         raise ValueError(f"all {adata.n_obs} x {adata.n_vars} counts in X are zero")
+    check_scale(counts, adata)
     return counts
 
 

@@ -1,14 +1,35 @@
-"""Ensembl ids of the genes of an AnnData."""
+"""What an AnnData calls its genes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from stofm_geo._checks import examples
+from stofm_geo.genes.gene_table import ORGANISMS
 
 _COLUMNS = ("ensembl_id", "gene_ids", "gene_id", "ensembl", "feature_id")
 _LEAST = 0.5  # of the names, to be taken for Ensembl ids
+# Where gene_names looks, beside var_names; ids that mean another species' genes are not there.
+_PLACES = (
+    *_COLUMNS,
+    "ensembl_gene_id",
+    "gene_symbol",
+    "gene_symbols",
+    "symbol",
+    "gene_name",
+    "gene_names",
+    "gene_short_name",
+    "feature_name",
+    "gene",
+)
+_ENSEMBL = r"^(ENS(?:MUS)?G\d{11})(?:[._].*)?$"  # with a version, and GENCODE's _PAR_Y
+# Cell Ranger's, where reads were aligned to two genomes.
+_GENOME = r"^(?:(GRCh\d+|hg\d+)|(GRCm\d+|mm\d+))_+(.+)$"
+_COPY = r"^(.+)[-.]\d+$"  # var_names_make_unique's, and R's make.unique
 
 
 def ensembl_ids(adata: AnnData) -> np.ndarray:
@@ -27,5 +48,79 @@ def ensembl_ids(adata: AnnData) -> np.ndarray:
             return np.char.partition(names, ".")[:, 0]
     raise KeyError(
         f"no Ensembl ids: var_names are {examples(adata.var_names)}, and var has "
-        f"{sorted(adata.var) or 'no columns'}; put them into var['ensembl_id']"
+        f"{sorted(adata.var) or 'no columns'}; put them into var['ensembl_id'], or let "
+        "stofm_geo.genes.harmonize(adata) find them from symbols"
     )
+
+
+@dataclass(frozen=True)
+class GeneNames:
+    """What an AnnData calls its genes; ``""`` where it says nothing.
+
+    Attributes:
+        ids: Ensembl id of each gene, without version, ``[G]``.
+        organism: What the id or the genome's prefix tells, ``[G]``.
+        symbols: Names that are no Ensembl ids, the first place first, each ``[G]``.
+    """
+
+    ids: np.ndarray
+    organism: np.ndarray
+    symbols: list[np.ndarray]
+
+
+def gene_names(adata: AnnData) -> GeneNames:
+    """Ids and symbols from ``var_names`` and the usual columns of ``var``, in whatever case.
+
+    A gene's id is the first valid one of any place. The prefixes of genomes (``GRCh38_``,
+    ``mm10___``) are taken off.
+
+    Raises:
+        ValueError: The names are numbers.
+    """
+    columns = {column.lower(): column for column in adata.var.columns.astype(str)[::-1]}
+    usual = [columns[place] for place in _PLACES if place in columns]
+    ids = organism = pd.Series("", index=range(adata.n_vars), dtype=object)
+    symbols = []
+    for names in (adata.var_names, *(adata.var[column] for column in usual)):
+        names = pd.Series(np.asarray(names, dtype=object))
+        names = names.where(names.notna(), "").astype(str).str.strip()
+        if names.str.contains("_", regex=False).any():
+            genome = names.str.extract(_GENOME)
+            names = genome[2].fillna(names)
+            told = np.where(genome[0].notna(), "human", np.where(genome[1].notna(), "mouse", ""))
+            organism = organism.where(organism != "", told)
+        valid = names.str.extract(_ENSEMBL)[0].fillna("")
+        ids = ids.where(ids != "", valid)
+        symbols.append(names.where(valid == "", "").to_numpy(dtype=object))
+    told = np.where(ids.str.startswith(ORGANISMS["mouse"]), "mouse", "human")
+    organism = organism.where(ids == "", told)
+    _check_not_numbers(adata, ids, symbols, usual)
+    return GeneNames(ids.to_numpy(dtype=object), organism.to_numpy(dtype=object), symbols)
+
+
+def without_copy_number(symbols: np.ndarray) -> np.ndarray:
+    """``TBCE`` of ``TBCE-1`` where both are there, as names made unique are; else ``""``."""
+    names = pd.Series(symbols)
+    stem = names.str.extract(_COPY)[0].fillna("")
+    return stem.where(stem.isin(names), "").to_numpy(dtype=object)
+
+
+def with_dashes(symbols: np.ndarray) -> np.ndarray:
+    """``HLA-B`` of ``HLA.B``, as R's make.names writes it."""
+    return pd.Series(symbols).str.replace(".", "-", regex=False).to_numpy(dtype=object)
+
+
+def _check_not_numbers(
+    adata: AnnData, ids: pd.Series, symbols: list[np.ndarray], usual: list[str]
+) -> None:
+    numbers = ids == ""
+    for names in symbols:
+        names = pd.Series(names)
+        numbers &= (names == "") | names.str.fullmatch(r"\d+(\.0)?")
+    if len(numbers) and numbers.mean() > _LEAST:
+        looked = f" and var[{', '.join(map(repr, usual))}]" if usual else ""
+        raise ValueError(
+            f"var_names{looked} name no genes but numbers or nothing "
+            f"({examples(adata.var_names)}): row numbers, or Entrez ids? put symbols or Ensembl "
+            f"ids into var_names; var has {sorted(map(str, adata.var)) or 'no columns'}"
+        )

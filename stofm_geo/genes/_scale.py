@@ -1,0 +1,99 @@
+"""Whether counts are counts, or what is left of them after a logarithm or a division."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+
+# The limits were set on 14 slices of nine technologies and what was made of their counts.
+_ROWS = 256  # looked at, at least; evenly spread, since files are sorted by slice or type
+# A logarithm above this is of more counts than a cell has. No base is smaller than 2.
+_MOST_LOG = 30
+_MOST_TAILLESS, _TAIL = 15, 5
+_EVEN = 0.01  # standard deviation over mean of totals that were made equal
+
+
+def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
+    """Refuse logarithms, and warn of counts divided by their cell's total.
+
+    Whole numbers pass at the first look, and so does any other fraction: expected counts
+    (salmon, RSEM) and corrected ones (SoupX) are counts.
+
+    Args:
+        counts: ``[n, genes]``, without negative values and explicit zeros.
+        adata: Where they are from, and where better ones may be.
+
+    Warns:
+        UserWarning: They are divided by each cell's total, or another number a cell.
+
+    Raises:
+        ValueError: They are logarithms.
+    """
+    rows = _sample(counts)
+    values = rows.data.astype(np.float64)
+    fractions = values != np.round(values)
+    if not fractions.any():
+        return
+    largest = float(counts.data.max())
+    found = f"fractions, largest {largest:.3g}"
+    # Before logarithms: of small shares they are hardly other than the shares.
+    if fractions.mean() > 0.5 and _divided(rows, values):
+        warnings.warn(
+            f"X looks divided by each cell's total or volume ({found}), and is used as it is; "
+            f"{where_whole(adata)}",
+            stacklevel=2,
+        )
+    elif largest < _MOST_LOG and (
+        "log1p" in adata.uns
+        or any(_divided(rows, base**values - 1) for base in (np.e, 2, 10))
+        # Counts have a long tail, even corrected ones; logarithms of whatever kind have none.
+        or (
+            largest < _MOST_TAILLESS
+            and fractions.mean() > 0.9
+            and values.max() < _TAIL * np.median(values)
+        )
+    ):
+        raise ValueError(f"X looks log-transformed ({found}); {where_whole(adata)}")
+
+
+def where_whole(adata: AnnData) -> str:
+    """Where raw counts are, or that they are needed."""
+    for name, layer in adata.layers.items():
+        if _whole(layer):
+            return f"layers[{name!r}] holds whole numbers: adata.X = adata.layers[{name!r}]"
+    if adata.raw is not None and _whole(adata.raw.X):
+        return "adata.raw holds whole numbers: adata = adata.raw.to_adata()"
+    return "raw counts are needed, and neither a layer nor adata.raw holds whole numbers"
+
+
+def _whole(matrix: Any) -> bool:
+    if getattr(matrix, "ndim", 0) != 2 or matrix.dtype.kind not in "biuf":
+        return False
+    values = _sample(matrix)
+    values = values.data if sp.issparse(values) else np.asarray(values)
+    return bool(values.any() and (values >= 0).all() and (values == np.round(values)).all())
+
+
+def _sample(matrix: Any) -> Any:
+    return matrix[:: max(matrix.shape[0] // _ROWS, 1)]
+
+
+def _divided(rows: sp.csr_matrix, values: np.ndarray) -> bool:
+    """Whether ``values`` (of the entries of ``rows``) are whole numbers times a number a cell.
+
+    Either the totals are equal, or, as where genes were left out since, most values are multiples
+    of the cell's smallest, which stands for one count.
+    """
+    size = np.diff(rows.indptr)
+    starts = rows.indptr[:-1][size > 0]
+    totals = np.add.reduceat(values, starts)
+    if len(totals) > 2 and totals.std() < _EVEN * totals.mean():
+        return True
+    ratio = values / np.repeat(np.minimum.reduceat(values, starts), size[size > 0])
+    ratio = ratio[(ratio > 1.5) & (ratio < 100)]  # beyond, rounding makes any number whole
+    near = np.abs(ratio - np.round(ratio)) < 1e-3 * ratio.clip(1, 20)
+    return len(ratio) >= 20 and bool(near.mean() > 0.5)

@@ -1,0 +1,103 @@
+"""Genes of any names as human Ensembl ids."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from stofm_geo._checks import examples
+from stofm_geo.genes.counts import counts_of_any_names
+from stofm_geo.genes.matching import GeneMatch, Table, match_counts
+
+REPORT = "stofm_genes"  # in uns
+_FEW, _TOO_FEW = 0.6, 0.2  # shares of genes
+# Half of a whole transcriptome may be non-coding and have no ortholog; its counts tell better.
+_MOST_COUNTS, _FEW_COUNTS = 0.9, 0.6
+_EXAMPLES = 20  # unmatched names that are kept
+
+
+def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None) -> AnnData:
+    """An AnnData whose genes are human Ensembl ids, as :func:`match_genes` finds them.
+
+    Counts of genes that become one are summed; genes without a human id are left out. A file that
+    is harmonized already stays as it is.
+
+    Args:
+        adata: Raw counts in ``X``, of any storage, backed ones, too; it is not changed.
+        organism: See :func:`match_genes`. (default: ``"auto"``)
+        table: See :func:`match_genes`. (default: the installed ones)
+
+    Returns:
+        A new AnnData. ``X``: counts, float32 CSR; ``var_names``: human Ensembl ids, sorted, each
+        once; ``var["names"]``: the names they had, joined by ``","``; ``uns["stofm_genes"]``: what
+        was matched. ``obs`` is copied; what is in ``obsm``, ``obsp`` and ``uns`` is shared with
+        ``adata``, not copied. ``layers``, ``raw``, ``varm`` and ``varp`` belong to the old genes
+        and stay behind.
+
+    Warns:
+        UserWarning: Under 60 % of the genes have a human id, unless those have 90 % of the counts,
+            or they have under 60 % of the counts; or cells lost all their counts.
+
+    Raises:
+        ImportError: There are symbols or mouse genes, and no tables.
+        TypeError: ``table`` is something else, or ``X`` is not numeric.
+        ValueError: Under 20 % of the genes have a human id, and these have under 60 % of the
+            counts; or what :func:`match_genes` raises.
+    """
+    counts = counts_of_any_names(adata, copy=False)
+    match = match_counts(adata, counts, organism, table)
+    _check_shares(match)
+    matched = np.flatnonzero(match.ids != "")
+    ids, place = np.unique(match.ids[matched].astype(str), return_inverse=True)
+    sums = sp.csr_matrix(
+        (np.ones(len(matched), np.float32), (matched, place)), shape=(adata.n_vars, len(ids))
+    )
+    human = sp.csr_matrix(counts @ sums)
+    human.sort_indices()
+    emptied = (np.diff(human.indptr) == 0) & (np.diff(counts.indptr) > 0)
+    if emptied.any():
+        warnings.warn(
+            f"{int(emptied.sum())} of {adata.n_obs} cells have counts of unmatched genes only, and "
+            f"are empty now ({examples(adata.obs_names[emptied])})",
+            stacklevel=2,
+        )
+    names = pd.Series(match.names[matched].astype(str)).groupby(place).agg(",".join)
+    obsm, obsp = adata.obsm, adata.obsp
+    if adata.is_view:  # whose arrays, when written to, would make it a copy of its own
+        obsm, obsp = obsm.copy(), obsp.copy()
+    return AnnData(
+        X=human,
+        obs=adata.obs.copy(),
+        var=pd.DataFrame({"names": names.to_numpy(dtype=object)}, index=ids),
+        obsm=dict(obsm),
+        obsp=dict(obsp),
+        uns={**adata.uns, REPORT: _report(match, len(ids))},
+    )
+
+
+def _check_shares(match: GeneMatch) -> None:
+    genes, counts = match.share_of_genes, match.share_of_counts
+    if genes < _TOO_FEW and counts < _FEW_COUNTS:
+        raise ValueError(
+            f"too few genes are known: {match}; are these gene names, and is the organism right? "
+            "give organism=..., or a table=... that knows them"
+        )
+    if counts < _FEW_COUNTS or (genes < _FEW and counts < _MOST_COUNTS):
+        warnings.warn(f"many genes are left out: {match}", stacklevel=3)
+
+
+def _report(match: GeneMatch, n_ids: int) -> dict[str, str | int | float | list[str]]:
+    """As AnnData writes it to files."""
+    return {
+        "organism": match.organism,
+        "n_genes": len(match.ids),
+        "n_matched": int((match.ids != "").sum()),
+        "n_human_genes": n_ids,
+        "share_of_genes": match.share_of_genes,
+        "share_of_counts": match.share_of_counts,
+        "unmatched": match.unmatched[:_EXAMPLES],
+    }

@@ -1,0 +1,173 @@
+"""Which human gene each gene of an AnnData is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+
+from stofm_geo._checks import examples
+from stofm_geo.genes.counts import counts_of_any_names
+from stofm_geo.genes.gene_table import ORGANISMS, GeneTable
+from stofm_geo.genes.identifiers import GeneNames, gene_names, with_dashes, without_copy_number
+
+Table = GeneTable | str | Path | Sequence[str | Path]
+_MIXED = 0.05  # of the genes that tell their species: two species, not a stray name
+_ENOUGH = 0.6  # of the genes with Ensembl ids, to do without tables for the others
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class GeneMatch:
+    """Which human gene each gene is.
+
+    Attributes:
+        organism: ``"human"`` or ``"mouse"``.
+        names: ``var_names``, ``[G]``.
+        ids: Human Ensembl ids, ``""`` where none was found, ``[G]``.
+        share_of_genes: Share of the genes that have one.
+        share_of_counts: Share of all counts that are of these.
+        unmatched: Names of the others, those with most counts first.
+    """
+
+    organism: str
+    names: np.ndarray
+    ids: np.ndarray
+    share_of_genes: float
+    share_of_counts: float
+    unmatched: list[str]
+
+    def __str__(self) -> str:
+        matched = np.flatnonzero(self.ids != "")
+        named = [f"{self.names[i]} -> {self.ids[i]}" for i in matched]
+        said = (
+            f"{len(matched)} of {len(self.ids)} {self.organism} genes "
+            f"({self.share_of_genes:.0%}, with {self.share_of_counts:.0%} of the counts) "
+            f"have a human Ensembl id"
+        )
+        if named:
+            said += f" ({examples(named, _EXAMPLES)})"
+        if self.unmatched:
+            said += f"; those without, most counted first: {examples(self.unmatched, _EXAMPLES)}"
+        return said
+
+
+def match_genes(adata: AnnData, organism: str = "auto", table: Table | None = None) -> GeneMatch:
+    """Find the human Ensembl id of each gene, and change nothing.
+
+    Names are looked for in ``var_names`` and the usual columns of ``var`` (``ensembl_id``,
+    ``gene_ids``, ``gene_symbol``, ``gene_name``, ``feature_name`` and the like). A gene's Ensembl
+    id, from wherever, comes first; then its symbols, place by place. Human Ensembl ids are taken
+    as they are, without their versions; mouse genes become their human orthologs
+    (:class:`GeneTable` says which).
+
+    Args:
+        adata: Raw counts in ``X``.
+        organism: Whose genes they are; ``"auto"`` (default): what most Ensembl ids, prefixes of
+            genomes, and symbols that only one species has tell.
+        table: A :class:`GeneTable`, or files for :meth:`GeneTable.read`; ``None`` (default):
+            :meth:`GeneTable.installed`. Human Ensembl ids need none.
+
+    Raises:
+        ImportError: There are symbols or mouse genes, and no tables.
+        TypeError: ``table`` is something else, or ``X`` is not numeric.
+        ValueError: Names are numbers, of two species or of none that is known, or the counts are
+            unfit (see :func:`as_counts`).
+    """
+    return match_counts(adata, counts_of_any_names(adata, copy=False), organism, table)
+
+
+def match_counts(
+    adata: AnnData, counts: sp.csr_matrix, organism: str, table: Table | None
+) -> GeneMatch:
+    """:func:`match_genes` where the counts are read already."""
+    if organism not in ("auto", *ORGANISMS):
+        raise ValueError(f"organism must be 'auto', 'human' or 'mouse'; found {organism!r}")
+    names = gene_names(adata)
+    if organism == "auto" and names.organism.all():  # as prefixes tell, without tables
+        organism = _organism(adata, names, GeneTable())
+    tables = _tables(names, organism, table)
+    if organism == "auto":
+        organism = _organism(adata, names, tables)
+    ids = _human_ids(names, organism, tables)
+    matched = ids != ""
+    of_gene = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
+    order = np.argsort(-of_gene, kind="stable")
+    return GeneMatch(
+        organism=organism,
+        names=adata.var_names.to_numpy(dtype=object),
+        ids=ids,
+        share_of_genes=float(matched.mean()),
+        share_of_counts=float(of_gene[matched].sum() / of_gene.sum()),
+        unmatched=[str(name) for name in adata.var_names[order[~matched[order]]]],
+    )
+
+
+def _tables(names: GeneNames, organism: str, table: Table | None) -> GeneTable:
+    if isinstance(table, GeneTable):
+        return table
+    if isinstance(table, str | Path):
+        return GeneTable.read(table)
+    if table is not None:
+        if not isinstance(table, Sequence) or not all(isinstance(f, str | Path) for f in table):
+            raise TypeError(
+                f"table must be a GeneTable, a file or a list of files; found {table!r}"
+            )
+        return GeneTable.read(*table)
+    ready = np.char.startswith(names.ids.astype(str), ORGANISMS["human"])
+    if organism != "mouse" and ready.all():
+        return GeneTable()
+    try:
+        return GeneTable.installed()
+    except ImportError as error:
+        if organism == "mouse" or ready.mean() < _ENOUGH:
+            raise
+        warnings.warn(
+            f"{int((~ready).sum())} of {len(ready)} genes have no human Ensembl id, and are left "
+            f"out: {error}",
+            stacklevel=2,
+        )
+        return GeneTable()
+
+
+def _organism(adata: AnnData, names: GeneNames, tables: GeneTable) -> str:
+    told = names.organism.copy()
+    for symbols in names.symbols:
+        known = [np.array([s in tables.symbols(o) for s in symbols], bool) for o in ORGANISMS]
+        for i, organism in enumerate(ORGANISMS):
+            told[(told == "") & known[i] & ~known[1 - i]] = organism
+    found = {organism: adata.var_names[told == organism] for organism in ORGANISMS}
+    count = {organism: len(genes) for organism, genes in found.items()}
+    if not any(count.values()):
+        raise ValueError(
+            f"no name is a known gene of human or mouse as it is written: var_names are "
+            f"{examples(adata.var_names, _EXAMPLES)}, and var has "
+            f"{sorted(map(str, adata.var)) or 'no columns'}; put symbols or Ensembl ids into "
+            "var_names, or give the organism if the case alone is off"
+        )
+    if min(count.values()) > _MIXED * sum(count.values()):
+        said = [f"{len(genes)} {name} ({examples(genes)})" for name, genes in found.items()]
+        raise ValueError(
+            f"genes of two species: {' and '.join(said)}; split them first, and harmonize each "
+            "part by itself: adata[cells, genes].copy()"
+        )
+    return max(count, key=lambda organism: count[organism])
+
+
+def _human_ids(names: GeneNames, organism: str, tables: GeneTable) -> np.ndarray:
+    """Of the genes that are not told to be another organism's; ``""`` where there is none."""
+    own = (names.organism == organism) | (names.organism == "")
+    ids = np.where(own, names.ids, "")
+    if organism == "mouse":
+        ids = tables.to_human(ids)
+    for symbols in names.symbols:
+        for written in (symbols, without_copy_number(symbols), with_dashes(symbols)):
+            open_ = np.flatnonzero(own & (ids == "") & (written != ""))
+            found = tables.ids(written[open_], organism)
+            ids[open_] = tables.to_human(found) if organism == "mouse" else found
+    return ids
