@@ -83,7 +83,14 @@ def embed(
     features: Annotated[
         str | None,
         typer.Option(
-            help="Key in obsm of ready-made cell vectors. (default: PCA of the counts in X)"
+            help="Key in obsm of ready-made cell vectors. (default: what the encoder makes of X)"
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="To fit with: pca, or panel for files of different panels or species, whose genes "
+            "become human Ensembl ids. (default: pca)"
         ),
     ] = None,
     n_domains: Annotated[
@@ -117,6 +124,8 @@ def embed(
         check_picture(plot)
     if vocabulary is not None and not (model or "").startswith(_OFFICIAL):
         raise ValueError(f"a vocabulary goes with --model {_OFFICIAL}DIR alone; leave it out")
+    if encoder is not None and (model or features):
+        raise ValueError("an encoder is for fitting to counts; leave --model and --features out")
     if save_model is not None:
         check_writable(save_model / "config.json", make=True)
     adatas = []
@@ -137,6 +146,7 @@ def embed(
         vocabulary=vocabulary,
         slice_key=slice_key,
         features=features,
+        encoder=encoder,
         n_domains=n_domains,
         seed=seed,
         save_model=save_model,
@@ -216,6 +226,7 @@ def _run(
     vocabulary: Path | None = None,
     slice_key: str | None = None,
     features: str | None = None,
+    encoder: str | None = None,
     n_domains: int | None = None,
     seed: int = 0,
     save_model: Path | None = None,
@@ -225,7 +236,10 @@ def _run(
 
     start = time.perf_counter()
     if model is None:
-        fitted = SToFM().fit(adatas, features=features, slice_key=slice_key, seed=seed, names=names)
+        settings = {"encoder": encoder or "pca", "organism": "auto" if encoder == "panel" else None}
+        fitted = SToFM(**settings).fit(
+            adatas, features=features, slice_key=slice_key, seed=seed, names=names
+        )
         record = fitted.training_record
         _say(
             f"Fitted to {record['cells']} cells in {record['slices']} slices, "

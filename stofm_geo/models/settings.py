@@ -16,6 +16,9 @@ class Settings:
             the genes that all slices share, or ``"panel"``, gene embeddings that are trained with
             the network and take slices of different panels
             (:class:`~stofm_geo.genes.PanelEncoder`).
+        organism: ``"human"``, ``"mouse"`` or ``"auto"``: genes are turned into human Ensembl ids
+            first (:func:`~stofm_geo.genes.harmonize`), so that slices of other names and of both
+            species share them. ``None``: gene names are taken as they are.
         n_components: Principal components; with ``"panel"``, those of each slice that its hidden
             cells are asked for.
         hidden_channels: Width of the SE(2) Transformer; a multiple of ``heads``.
@@ -41,6 +44,7 @@ class Settings:
     """
 
     encoder: str = "pca"
+    organism: str | None = None
     n_components: int = 30
     hidden_channels: int = 128
     out_channels: int = 256
@@ -62,6 +66,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.encoder not in ("pca", "panel"):
             raise ValueError(f"encoder must be 'pca' or 'panel'; found {self.encoder!r}")
+        if self.organism not in (None, "auto", "human", "mouse"):
+            raise ValueError(
+                f"organism must be 'auto', 'human', 'mouse' or None; found {self.organism!r}"
+            )
         for name in (
             "n_components",
             "hidden_channels",

@@ -17,12 +17,19 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positive
+from stofm_geo._checks import check_positive, naming
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
 from stofm_geo.data import split_slices
-from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures, Vocabulary
+from stofm_geo.genes import (
+    CellFeatures,
+    ObsmFeatures,
+    PanelEncoder,
+    PCAFeatures,
+    Vocabulary,
+    harmonize,
+)
 from stofm_geo.models import official, storage, training
 from stofm_geo.models._quiet import quiet
 from stofm_geo.models.network import Network
@@ -78,9 +85,10 @@ class SToFM(nn.Module, ModelHubMixin):
         """Train from scratch, self-supervised: no labels, no pretrained weights.
 
         Args:
-            adata: One or several AnnData with raw counts in ``X``; several must share genes.
-            features: Key in ``obsm`` of ready-made cell vectors; ``None``: principal components
-                of the log-normalised counts.
+            adata: One or several AnnData with raw counts in ``X``; several must share genes, unless
+                the encoder is ``"panel"``.
+            features: Key in ``obsm`` of ready-made cell vectors; ``None``: what the setting
+                ``encoder`` says makes them of the counts.
             spatial_key: Key in ``obsm`` of the positions, any unit.
             slice_key: Column of ``obs`` that tells slices apart; ``None``: one slice an AnnData.
             max_steps: Training steps, one sub-slice each.
@@ -101,14 +109,8 @@ class SToFM(nn.Module, ModelHubMixin):
             raise ValueError("adata is an empty list; give one AnnData or more")
         slices = []
         for i, one in enumerate(adatas):
-            slices += split_slices(
-                one,
-                features_key=features,
-                spatial_key=spatial_key,
-                slice_key=slice_key,
-                name=names[i] if names else f"AnnData {i}" if len(adatas) > 1 else "AnnData",
-                min_cells=self.settings.k + 1,
-            )
+            name = names[i] if names else f"AnnData {i}" if len(adatas) > 1 else "AnnData"
+            slices += self._split(one, features, spatial_key, slice_key, name)
         with isolate_rng():
             L.seed_everything(seed, verbose=False)
             self.features = self._untrained_features(features, slices)
@@ -149,7 +151,8 @@ class SToFM(nn.Module, ModelHubMixin):
         weights, the cell spacing of each slice.
 
         Args:
-            adata: With the genes (or the ``obsm`` vectors) the model was fitted on.
+            adata: With the genes (or the ``obsm`` vectors) the model was fitted on; for a panel
+                encoder, some of them are enough.
             spatial_key: Key in ``obsm`` of the positions.
             slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
             key_added: Key in ``obsm``.
@@ -160,14 +163,7 @@ class SToFM(nn.Module, ModelHubMixin):
             RuntimeError: The model has not been fitted.
         """
         self._check_fitted()
-        slices = split_slices(
-            adata,
-            features_key=self._features_key(),
-            spatial_key=spatial_key,
-            slice_key=slice_key,
-            name=name,
-            min_cells=self.settings.k + 1,
-        )
+        slices = self._split(adata, self._features_key(), spatial_key, slice_key, name)
         self.eval()
         device = next(self.network.parameters()).device
         vectors = np.empty((adata.n_obs, self.settings.out_channels), dtype=np.float32)
@@ -262,6 +258,27 @@ class SToFM(nn.Module, ModelHubMixin):
     def weights_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of all weights, features included."""
         return weights_hash(storage.tensors(self))
+
+    def _split(
+        self,
+        adata: AnnData,
+        features_key: str | None,
+        spatial_key: str,
+        slice_key: str | None,
+        name: str,
+    ) -> list[AnnData]:
+        """The slices of an AnnData, genes under the names that the model goes by."""
+        if self.settings.organism is not None and features_key is None:
+            with naming(name):
+                adata = harmonize(adata, self.settings.organism)
+        return split_slices(
+            adata,
+            features_key=features_key,
+            spatial_key=spatial_key,
+            slice_key=slice_key,
+            name=name,
+            min_cells=self.settings.k + 1,
+        )
 
     def _untrained_features(self, key: str | None, slices: list[AnnData]) -> CellFeatures:
         """What makes features: fitted to the slices, but for what the network learns with it."""

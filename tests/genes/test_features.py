@@ -164,7 +164,7 @@ def test_state_makes_the_encoder_again(make_slice, kind: str) -> None:
 
 
 def test_state_of_an_unknown_kind() -> None:
-    with pytest.raises(ValueError, match="unknown kind of features 'bert'; known: 'pca', 'obsm'"):
+    with pytest.raises(ValueError, match="unknown kind of features 'bert'; known: 'panel', "):
         from_state({"kind": "bert"}, {})
 
 

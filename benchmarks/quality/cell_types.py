@@ -1,0 +1,170 @@
+"""Cell types by a linear probe on frozen vectors, of one model for all panels and both species.
+
+``python -m benchmarks.quality.cell_types --data DIR --model DIR [--steps N] [--seed N] [-o FILE]``
+trains a model on every .h5ad of a folder without labels (or takes the one in ``--model``, if it is
+there), and probes three of them: MERFISH hypothalamus, trained on one animal and tested on the
+other, and osmFISH and STARmap, trained on two thirds of blocks of 200 cells and tested on the rest.
+All rows see the same cells and have the same probe, whose strength of regularisation is chosen
+within the training cells, by blocks or slices of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from anndata import AnnData
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch_geometric.data import Data
+
+import stofm_geo.transforms as T
+from benchmarks import _record
+from stofm_geo import SToFM
+from stofm_geo.data import read_slice_file, split_slices
+from stofm_geo.genes import PCAFeatures, harmonize
+
+PROBED = ("merfish_hypothalamus_moffitt", "osmfish_sscortex", "starmap_visp_1020")
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)
+SLICE, TYPE, ANIMAL = "slice_id", "cell_type", "animal_id"
+
+
+def read(path: Path) -> AnnData:
+    """A file, copies of cells left out."""
+    adata = read_slice_file(path)
+    if "is_duplicate" in adata.obs:
+        adata = adata[~adata.obs["is_duplicate"].to_numpy(dtype=bool)].copy()
+    return adata
+
+
+def model_of(folder: Path, adatas: dict[str, AnnData], steps: int, seed: int) -> SToFM:
+    """The model in a folder; if there is none, it is trained and put there."""
+    if not folder.is_dir():
+        model = SToFM(encoder="panel", organism="auto", n_components=50)
+        model.fit(
+            list(adatas.values()),
+            slice_key=SLICE,
+            max_steps=steps,
+            seed=seed,
+            names=list(adatas),
+        )
+        model.save_pretrained(folder)
+    return SToFM.from_pretrained(folder)
+
+
+def blocks(adata: AnnData) -> np.ndarray:
+    """Contiguous blocks of about 200 cells, ``[n]``."""
+    pos = torch.from_numpy(np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2])
+    data = T.SpatialKNN(6)(Data(x=torch.zeros(len(pos), 1), pos=pos))
+    block = np.empty(len(pos), dtype=np.int64)
+    for number, piece in enumerate(T.SubSlices(num_cells=200, halo=0)(data)):
+        block[piece.n_id.numpy()] = number
+    return block
+
+
+def splits(adata: AnnData) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows to train on, rows to test on, and the group of each cell for choices within."""
+    if ANIMAL in adata.obs:
+        animal = adata.obs[ANIMAL].astype(str).to_numpy()
+        group = adata.obs[SLICE].astype("category").cat.codes.to_numpy()
+        for name in np.unique(animal):
+            yield np.flatnonzero(animal != name), np.flatnonzero(animal == name), group
+    else:
+        group = blocks(adata)
+        order = np.random.default_rng(0).permutation(group.max() + 1)
+        for held_out in np.array_split(order, 3):
+            test = np.isin(group, held_out)
+            yield np.flatnonzero(~test), np.flatnonzero(test), group
+
+
+def neighbour_averaged(pca: np.ndarray, adata: AnnData) -> np.ndarray:
+    """Beside the means over a cell's 6 and, twice, its 18 nearest neighbours in its slice."""
+    out = np.concatenate([pca, np.zeros_like(pca), np.zeros_like(pca)], axis=1)
+    width = pca.shape[1]
+    for rows in adata.obs.groupby(SLICE, observed=True).indices.values():
+        pos = np.asarray(adata.obsm["spatial"], dtype=np.float64)[rows]
+        near = NearestNeighbors(n_neighbors=19).fit(pos).kneighbors(pos)[1][:, 1:]
+        out[rows, width : 2 * width] = pca[rows][near[:, :6]].mean(axis=1)
+        out[rows, 2 * width :] = 2 * pca[rows][near].mean(axis=1)
+    return out
+
+
+def probe(vectors: np.ndarray, adata: AnnData) -> list[float]:
+    """Macro-F1 on each split, over the types that its training cells have."""
+    label = adata.obs[TYPE].astype(str).to_numpy()
+    scores = []
+    for train, test, group in splits(adata):
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)),
+            {"logisticregression__C": STRENGTHS},
+            scoring="f1_macro",
+            cv=GroupKFold(3),
+        )
+        search.fit(vectors[train], label[train], groups=group[train])
+        found = search.predict(vectors[test])
+        known = np.unique(label[train])
+        scores.append(float(f1_score(label[test], found, labels=known, average="macro")))
+    return scores
+
+
+def vectors_of(model: SToFM, adata: AnnData) -> dict[str, np.ndarray]:
+    """What is probed, by name; all in the order of ``adata``."""
+    model.embed(adata, slice_key=SLICE, key_added="z")
+    pca = PCAFeatures(50).fit([adata]).transform(adata)
+    encoded = np.empty((adata.n_obs, model.features.out_channels), dtype=np.float32)
+    for part in split_slices(harmonize(adata), slice_key=SLICE):
+        encoded[part.obs["row"].to_numpy()] = model.features.transform(part)
+    return {
+        "SToFM, embedding": adata.obsm["z"],
+        "SToFM, what it says of the cell itself": adata.obsm["z"][:, : encoded.shape[1]],
+        "PanelEncoder alone": encoded,
+        "PCA": pca,
+        "neighbour-averaged PCA": neighbour_averaged(pca, adata),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="Folder of .h5ad files.")
+    parser.add_argument("--model", type=Path, required=True, help="Folder of the model.")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", message=".*lbfgs failed to converge.*")
+    adatas = {path.stem: read(path) for path in sorted(args.data.glob("*.h5ad"))}
+    start = time.perf_counter()
+    model = model_of(args.model, adatas, args.steps, args.seed)
+    result: dict[str, Any] = {
+        **_record.environment(),
+        "files": list(adatas),
+        "training": model.training_record,
+        "seconds_of_training": time.perf_counter() - start,
+        "macro_f1": {},
+    }
+    print(f"| | {' | '.join(PROBED)} |\n|{'---|' * (len(PROBED) + 1)}", flush=True)
+    scores = {
+        name: {row: probe(z, adatas[name]) for row, z in vectors_of(model, adatas[name]).items()}
+        for name in PROBED
+    }
+    result["macro_f1"] = scores
+    for row in scores[PROBED[0]]:
+        cells = [f"{np.mean(scores[n][row]):.3f} ± {np.std(scores[n][row]):.3f}" for n in PROBED]
+        print(f"| {row} | {' | '.join(cells)} |", flush=True)
+    if args.output is not None:
+        _record.write(result, args.output)
+
+
+if __name__ == "__main__":
+    main()

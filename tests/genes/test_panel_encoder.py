@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+
+from stofm_geo import from_anndata
+from stofm_geo.data import read_slice_file
+from stofm_geo.genes import PanelEncoder, harmonize
+from stofm_geo.genes.features import from_state
+from stofm_geo.genes.panel_encoder import compressed
+
+FILES = 14
+
+
+@pytest.fixture
+def encoder(make_slice) -> PanelEncoder:
+    torch.manual_seed(0)
+    encoder = PanelEncoder.of([make_slice(genes=12)], out_channels=8, hidden_channels=16)
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter)
+    return encoder.eval()
+
+
+def reference(encoder: PanelEncoder, counts: np.ndarray) -> torch.Tensor:
+    """The formula of the docstring, dense."""
+    share = counts / counts.sum(axis=1, keepdims=True)
+    v = torch.from_numpy(np.sqrt(share)).float()
+    v = v - v.mean(dim=0)
+    v = v / v.square().sum(dim=1).mean().sqrt()
+    h = v @ encoder.embedding
+    return h + encoder.narrow(torch.nn.functional.gelu(encoder.wide(encoder.norm(h))))
+
+
+def test_vectors_are_those_of_the_formula(make_slice, encoder) -> None:
+    adata = make_slice(50, genes=12)
+    with torch.no_grad():
+        expected = reference(encoder, adata.X.toarray()).numpy()
+    np.testing.assert_allclose(encoder.transform(adata), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_unit_of_counts_order_and_storage_of_genes_do_not_matter(make_slice, encoder) -> None:
+    adata = make_slice(50, genes=12)
+    expected = encoder.transform(adata)
+    other = AnnData(adata.X.toarray()[:, ::-1] * 4, obs=adata.obs, var=adata.var[::-1])
+    np.testing.assert_allclose(encoder.transform(other), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_part_of_the_panel_and_genes_never_seen(make_slice, encoder) -> None:
+    adata = make_slice(50, genes=12)
+    part = adata[:, :9].copy()
+    expected = encoder.transform(part)
+    strange = sp.hstack([part.X, sp.csr_matrix(np.ones((50, 1), np.int32))], format="csr")
+    wider = AnnData(strange, var={"_index": [*part.var_names, "new"]})
+    wider.var_names = [*part.var_names, "new"]
+    np.testing.assert_allclose(encoder.transform(wider), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_cells_without_counts_are_average_and_told(make_slice, encoder) -> None:
+    adata = make_slice(50, genes=12)
+    counts = adata.X.toarray()
+    counts[[3, 7]] = 0
+    adata.X = sp.csr_matrix(counts)
+    with pytest.warns(UserWarning, match="2 of 50 cells have no counts and get the vector of an"):
+        found = encoder.transform(adata)
+    average = encoder.finish(torch.ones(1, 8), torch.ones(1), 0)  # a row that is its own mean
+    np.testing.assert_allclose(found[[3, 7]], average.detach().expand(2, 8).numpy(), atol=1e-6)
+
+
+def test_blocks_of_cells_are_as_all_at_once(make_slice, encoder, monkeypatch) -> None:
+    adata = make_slice(50, genes=12)
+    expected = encoder.transform(adata)
+    monkeypatch.setattr("stofm_geo.genes.panel_encoder._BLOCK", 7)
+    np.testing.assert_allclose(encoder.transform(adata), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_technologies_have_tokens_and_unknown_ones_have_none(make_slice) -> None:
+    first, second = make_slice(40), make_slice(40)
+    first.uns["technology"] = "MERFISH"
+    encoder = PanelEncoder.of([first, second], out_channels=8)
+    torch.nn.init.normal_(encoder.narrow.weight)
+    torch.nn.init.normal_(encoder.technology.weight[1:])
+    assert encoder.technologies == ["MERFISH"]
+    assert [encoder.technology_of(part) for part in (first, second)] == [1, 0]
+    known = encoder.transform(first)
+    first.uns["technology"] = "one of tomorrow"
+    new = encoder.transform(first)
+    assert not np.allclose(known, new)
+    np.testing.assert_array_equal(new, encoder.transform(second))
+
+
+def test_gradients_reach_embeddings_through_the_sums(make_slice, encoder) -> None:
+    values = encoder.read(make_slice(6, genes=12)).astype(np.float64)
+    encoder.double()
+    gene, value, num_genes = compressed(values)
+    embedding = encoder.embedding.detach().clone().requires_grad_()
+
+    def vectors(embedding, value):
+        with torch.nn.utils.parametrize.cached():
+            return torch.func.functional_call(
+                encoder, {"embedding": embedding}, (gene, value, num_genes, 5)
+            )
+
+    value = value.requires_grad_()
+    assert torch.autograd.gradcheck(vectors, (embedding, value))
+
+
+def test_state_makes_an_encoder_of_the_same_form(encoder) -> None:
+    settings, arrays = encoder.state()
+    again = from_state(settings, arrays)
+    again.load_state_dict(encoder.state_dict())
+    assert again.genes.equals(encoder.genes) and repr(again) == repr(encoder)
+
+
+def test_it_takes_the_place_of_other_features(make_slice, encoder) -> None:
+    adata = make_slice(50, genes=12)
+    data = from_anndata(adata, encoder)
+    np.testing.assert_array_equal(data.x.numpy(), encoder.transform(adata))
+
+
+def test_genes_that_do_not_fit(make_slice, encoder) -> None:
+    adata = make_slice(50, genes=12)
+    strange = adata.copy()
+    strange.var_names = [f"strange{i}" for i in range(12)]
+    with pytest.raises(ValueError, match=r"knows 0 of 12 genes, with 0% .* genes\.harmonize"):
+        encoder.read(strange)
+    half = adata.copy()
+    half.var_names = [*adata.var_names[:5], *strange.var_names[5:]]
+    with pytest.warns(UserWarning, match=r"knows 5 of 12 genes, with \d\d% .* are left out"):
+        encoder.read(half)
+    with pytest.raises(ValueError, match="genes occur twice: a"):
+        PanelEncoder(["a", "b", "a"])
+    with pytest.raises(ValueError, match="there are no genes"):
+        PanelEncoder([])
+    with pytest.raises(ValueError, match="out_channels must be above zero"):
+        PanelEncoder(["a"], out_channels=0)
+
+
+@pytest.mark.shared
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_one_encoder_reads_all_files(shared_data) -> None:
+    files = sorted(shared_data.glob("*.h5ad"))
+    assert len(files) == FILES
+    slices = [harmonize(read_slice_file(file)[:200].copy()) for file in files]
+    encoder = PanelEncoder.of(slices, out_channels=8)
+    for part in slices:
+        vectors = encoder.transform(part)
+        assert vectors.shape == (part.n_obs, 8) and np.isfinite(vectors).all()
+        assert vectors.std(axis=0).min() > 0.01
