@@ -4,7 +4,7 @@ from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.features import CellFeatures, ObsmFeatures, PCAFeatures
 from stofm_geo.genes.identifiers import ensembl_ids
 from stofm_geo.genes.rank_encoder import RankEncoder
-from stofm_geo.genes.tokens import rank_tokens
+from stofm_geo.genes.tokens import rank_tokens, token_blocks
 from stofm_geo.genes.vocabulary import Vocabulary
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "as_counts",
     "ensembl_ids",
     "rank_tokens",
+    "token_blocks",
 ]

@@ -22,11 +22,12 @@ from torch_geometric.transforms import Compose
 from stofm_geo._checks import check_positive, naming
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
+from stofm_geo._quiet import quiet
+from stofm_geo._training import run
 from stofm_geo._version import __version__
 from stofm_geo.data import slice_graph, split_slices
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures, Vocabulary
-from stofm_geo.models import official, storage, training
-from stofm_geo.models._quiet import quiet
+from stofm_geo.models import official, storage
 from stofm_geo.models.network import Network
 from stofm_geo.models.pretraining import Pretraining, puzzles
 from stofm_geo.models.settings import Settings
@@ -118,7 +119,7 @@ class SToFM(nn.Module, ModelHubMixin):
             self.network = Network(self.features.out_channels, self.settings)
             module = Pretraining(self.network, self.settings)
             loader = puzzles(pieces, self.settings, max_steps)
-            training.run(module, loader, max_steps=max_steps, progress=progress)
+            run(module, loader, max_steps=max_steps, progress=progress)
         self.network.cpu().eval()
         last = torch.tensor(module.losses[-50:]).mean(dim=0)
         self.training_record = {

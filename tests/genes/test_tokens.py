@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
 
-from stofm_geo.genes import Vocabulary, ensembl_ids, rank_tokens
+from stofm_geo.genes import Vocabulary, ensembl_ids, rank_tokens, token_blocks
 
 GENES = np.array([f"ENSG{i:02}" for i in range(30)])
 
@@ -78,3 +78,20 @@ def test_ensembl_ids_are_found() -> None:
     del adata.var["gene_ids"]
     with pytest.raises(KeyError, match=r"no Ensembl ids: var_names are A, B, C"):
         ensembl_ids(adata)
+
+
+@pytest.mark.parametrize("rows", [7, 100])
+def test_blocks_of_a_backed_file_are_the_whole(vocabulary, tmp_path, rows: int) -> None:
+    counts = sp.csr_matrix(np.random.default_rng(1).poisson(0.8, (60, 30)))
+    adata = AnnData(counts)
+    adata.var_names = GENES
+    adata.write_h5ad(tmp_path / "slice.h5ad")
+    backed = read_h5ad(tmp_path / "slice.h5ad", backed="r")
+    tokens, ptr = rank_tokens(counts, GENES, vocabulary, 9)
+    for given in (adata, backed):
+        blocks = list(token_blocks(given, vocabulary, 9, rows))
+        assert len(blocks) == -(-60 // rows)
+        np.testing.assert_array_equal(np.concatenate([t for t, _ in blocks]), tokens)
+        lengths = np.concatenate([np.diff(p) for _, p in blocks])
+        np.testing.assert_array_equal(lengths, np.diff(ptr))
+    backed.file.close()
