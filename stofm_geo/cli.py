@@ -75,7 +75,7 @@ def embed(
     ] = None,
     vocabulary: Annotated[
         Path | None,
-        typer.Option(help="With official:DIR, the folder of Geneformer's dictionaries."),
+        typer.Option(help="With official:DIR, Geneformer's dictionaries (a folder), or a .json."),
     ] = None,
     slice_key: Annotated[
         str | None, typer.Option(help="Column of obs that tells slices of one file apart.")
