@@ -1,5 +1,7 @@
 """Gene scale: from counts to one vector a cell."""
 
+from stofm_geo.genes.adaptation import AdaptationSettings
+from stofm_geo.genes.adapting import adapt, save_adapted
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.features import CellFeatures, ObsmFeatures, PCAFeatures
 from stofm_geo.genes.identifiers import ensembl_ids
@@ -8,13 +10,16 @@ from stofm_geo.genes.tokens import rank_tokens, token_blocks
 from stofm_geo.genes.vocabulary import Vocabulary
 
 __all__ = [
+    "AdaptationSettings",
     "CellFeatures",
     "ObsmFeatures",
     "PCAFeatures",
     "RankEncoder",
     "Vocabulary",
+    "adapt",
     "as_counts",
     "ensembl_ids",
     "rank_tokens",
+    "save_adapted",
     "token_blocks",
 ]

@@ -99,7 +99,8 @@ class RankEncoder(nn.Module):
 
     def write(self, folder: Path) -> None:
         """:meth:`save` into a folder that is there."""
-        self.bert.save_pretrained(folder / BERT)
+        with _bert.silence():
+            self.bert.save_pretrained(folder / BERT)
         torch.save(self.projection.state_dict(), folder / PROJECTION)
 
     def weights_hash(self) -> str:
@@ -114,7 +115,11 @@ class RankEncoder(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """``[B, T]`` tokens, ``mask`` 1 where they are no padding, to ``[B, out_channels]``."""
         hidden = self.bert(tokens, attention_mask=mask).last_hidden_state
-        return F.normalize(self.projection(hidden[:, 0]).float(), dim=-1)
+        return self.project(hidden[:, 0])
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Hidden states ``[B, hidden_size]`` of ``<cls>`` to vectors ``[B, out_channels]``."""
+        return F.normalize(self.projection(hidden).float(), dim=-1)
 
     def annotate(
         self, adata: AnnData, key_added: str | None = None, *, progress: bool = False
