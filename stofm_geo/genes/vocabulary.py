@@ -160,7 +160,7 @@ class Vocabulary:
             genes: ``[G]`` strings, human or mouse.
         """
         names, token, median = self._genes
-        place = names.get_indexer([self.orthologs.get(gene, gene) for gene in genes])
+        place = names.get_indexer([self.orthologs.get(gene, gene) for gene in genes.tolist()])
         known = place >= 0
         return np.where(known, token[place], -1), np.where(known, median[place], np.nan)
 
