@@ -61,7 +61,7 @@ class RankEncoder(nn.Module):
         try:
             with _bert.silence():  # it tells of the pooling layer that is left out
                 bert = bert_model.from_pretrained(
-                    folder / BERT, add_pooling_layer=False, local_files_only=True
+                    folder / BERT, add_pooling_layer=False, local_files_only=True, weights_only=True
                 )
             projection = read_projection(folder / PROJECTION)
         except Exception as error:  # of transformers, torch and pickle: a dozen kinds

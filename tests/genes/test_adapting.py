@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -141,6 +143,20 @@ def test_what_does_not_fit_is_named(adapted, adata, vocabulary, tmp_path) -> Non
     refused("max_steps must be above zero", max_steps=0)
     unmasked = Vocabulary({"<pad>": 0, "ENSG00": 1, "<cls>": 2}, {"ENSG00": 1.0})
     refused("has no '<mask>'", words=unmasked)
+
+
+class _Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hostile-was-here",)
+
+
+def test_weights_that_would_run_are_refused(adapted, adata, vocabulary, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(adapted / "cell_bert" / "config.json", tmp_path)
+    torch.save({"weight": _Hostile()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot be read as a BERT"):
+        adapt([adata], vocabulary, TINY, init=tmp_path, progress=False)
+    assert not (tmp_path / "hostile-was-here").exists()
 
 
 @pytest.mark.parametrize(
