@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,24 @@ def vocabulary(adata) -> Vocabulary:
     return Vocabulary.from_corpus([adata])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two that wait for each other at every small step are slow where others work, too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
-def adapted(adata, vocabulary, tmp_path_factory) -> Path:
+def trained(adata, vocabulary) -> tuple[RankEncoder, dict]:
+    return adapt([adata], vocabulary, TINY, max_steps=60, progress=False)
+
+
+@pytest.fixture(scope="module")
+def adapted(trained, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("adapted") / "encoder"
-    encoder, record = adapt([adata], vocabulary, TINY, max_steps=60, progress=False)
-    save_adapted(encoder, record, folder)
+    save_adapted(*trained, folder)
     return folder
 
 
@@ -57,9 +71,9 @@ def test_both_losses_of_cells_held_out_fall(adapted) -> None:
     assert record["settings"]["hidden_size"] == 32 and record["versions"]["transformers"]
 
 
-def test_there_and_back(adapted, adata, vocabulary) -> None:
+def test_there_and_back(trained, adapted, adata, vocabulary) -> None:
     assert Vocabulary.read(adapted) == vocabulary
-    encoder, _ = adapt([adata], vocabulary, TINY, max_steps=60, progress=False)
+    encoder, _ = trained
     assert not any(part.training for part in encoder.modules())
     stored = RankEncoder.from_folder(adapted, vocabulary)
     np.testing.assert_array_equal(stored.transform(adata), encoder.transform(adata))
