@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from stofm_geo._checks import examples
 
 
 @contextmanager
@@ -18,6 +20,54 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
+
+
+@contextmanager
+def atomic_folder(path: str | Path, files: Collection[str]) -> Iterator[Path]:
+    """A temporary folder beside ``path``; it takes that place when all went well.
+
+    Args:
+        path: A folder that is already there is replaced whole.
+        files: Names that may be lost with it.
+
+    Raises:
+        FileExistsError: It holds something else, too.
+        OSError: It cannot be written.
+    """
+    path = Path(path)
+    check_folder(path, files)
+    with tempfile.TemporaryDirectory(prefix=".stofm-geo-", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        temporary.mkdir()
+        yield temporary
+        before = Path(folder) / f"{path.name}.before"
+        if path.is_dir():  # a folder takes the place of an empty one alone
+            os.replace(path, before)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if before.is_dir():
+                os.replace(before, path)
+            raise
+
+
+def check_folder(path: str | Path, files: Collection[str], *, make: bool = False) -> None:
+    """Whether :func:`atomic_folder` can write ``path``.
+
+    Raises:
+        FileExistsError: There is a file, or a folder that holds other things than ``files``.
+        OSError: It cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        other = sorted(file.name for file in path.iterdir() if file.name not in files)
+        if other:
+            raise FileExistsError(
+                f"{path}: holds {examples(other)}, which would be lost; name a new folder"
+            )
+    elif path.exists():
+        raise FileExistsError(f"{path}: is a file; name a folder")
+    check_writable(path / "x" if path.is_dir() else path, make=make)
 
 
 def check_writable(path: str | Path, *, make: bool = False) -> None:

@@ -1,19 +1,18 @@
-"""``stofm-geo``: embed slices, a demonstration, and what this machine can do."""
+"""``stofm-geo``: its commands; embedding, a demonstration, and what this machine can do."""
 
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from stofm_geo._keys import Keys
+from stofm_geo._plainly import out, plainly, say
+from stofm_geo.cli_adapt import adapt
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,41 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _OFFICIAL = "official:"
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def _plainly(command: Callable[..., None]) -> Callable[..., None]:
-    """Say what a user can mend in one line, without a traceback; warnings alike."""
-
-    @wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        shown = set()
-
-        def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-            # Other kinds are for developers; fitting and embedding may find the same thing.
-            if category is UserWarning and str(message) not in shown:
-                shown.add(str(message))
-                _err.print(f"[yellow]Warning:[/] {_one_line(message)}")
-
-        with warnings.catch_warnings():
-            warnings.showwarning = show
-            try:
-                command(*args, **kwargs)
-            except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-                message = error.args[0] if isinstance(error, KeyError) and error.args else error
-                _err.print(f"[red]Error:[/] {_one_line(message)}")
-                raise typer.Exit(1) from None
-
-    return wrapper
-
-
-def _one_line(message: object) -> str:
-    return escape(" ".join(str(message).split()))
 
 
 @app.command()
-@_plainly
+@plainly
 def embed(
     slices: Annotated[list[Path], typer.Argument(help="One or several .h5ad files.")],
     output: Annotated[
@@ -75,7 +43,7 @@ def embed(
     ] = None,
     vocabulary: Annotated[
         Path | None,
-        typer.Option(help="With official:DIR, the folder of Geneformer's dictionaries."),
+        typer.Option(help="With official:DIR, Geneformer's dictionaries (a folder), or a .json."),
     ] = None,
     slice_key: Annotated[
         str | None, typer.Option(help="Column of obs that tells slices of one file apart.")
@@ -158,7 +126,7 @@ def embed(
 
 
 @app.command()
-@_plainly
+@plainly
 def demo(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for tissue.h5ad and tissue.png.")
@@ -172,7 +140,7 @@ def demo(
     check_writable(output / "tissue.h5ad", make=True)
     adata = toy_tissue(seed=seed)
     regions = adata.obs["region"].nunique()
-    _say(f"Toy tissue: {adata.n_obs} cells, {adata.n_vars} genes, {regions} known regions")
+    say(f"Toy tissue: {adata.n_obs} cells, {adata.n_vars} genes, {regions} known regions")
     _run([adata], ["toy tissue"], n_domains=regions, seed=seed)
     output.mkdir(parents=True, exist_ok=True)
     _report([adata], ["toy tissue"], label_key="region", plot=output / "tissue.png")
@@ -180,19 +148,18 @@ def demo(
 
 
 @app.command()
-@_plainly
+@plainly
 def doctor() -> None:
     """Print versions, threads, devices, and which kernel backends work here."""
     from stofm_geo import diagnosis
 
     for title, rows in diagnosis.report().items():
-        _out.print(f"[bold]{title}[/]")
+        out.print(f"[bold]{title}[/]")
         for name, value in rows.items():
-            _out.print(f"  {name:<22}{escape(value)}")
+            out.print(f"  {name:<22}{escape(value)}")
 
 
-def _say(text: str) -> None:
-    _out.print(escape(text))
+app.command()(adapt)
 
 
 def _targets(slices: list[Path], output: Path) -> list[Path]:
@@ -241,7 +208,7 @@ def _run(
             adatas, features=features, slice_key=slice_key, seed=seed, names=names
         )
         record = fitted.training_record
-        _say(
+        say(
             f"Fitted to {record['cells']} cells in {record['slices']} slices, "
             f"{record['steps']} steps, {time.perf_counter() - start:.0f} s: "
             f"niche loss {record['niche_loss']:.3f} "
@@ -251,7 +218,7 @@ def _run(
         )
         if save_model is not None:
             fitted.save_pretrained(save_model)
-            _say(f"Wrote {save_model}")
+            say(f"Wrote {save_model}")
         embed = fitted.embed
     elif model.startswith(_OFFICIAL):
         published = SToFM.from_official(model.removeprefix(_OFFICIAL), vocabulary=vocabulary)
@@ -265,11 +232,11 @@ def _run(
     for adata, name in zip(adatas, names, strict=True):
         embed(adata, slice_key=slice_key, name=name)
     cells = sum(adata.n_obs for adata in adatas)
-    _say(f"Embedded {cells} cells in {time.perf_counter() - start:.0f} s")
+    say(f"Embedded {cells} cells in {time.perf_counter() - start:.0f} s")
     start = time.perf_counter()
     tl.domains(adatas, n_domains, slice_key=slice_key, seed=seed)
     found = adatas[0].obs[Keys.DOMAIN].cat.categories
-    _say(f"Found {len(found)} domains in {time.perf_counter() - start:.0f} s")
+    say(f"Found {len(found)} domains in {time.perf_counter() - start:.0f} s")
 
 
 def _report(
@@ -289,7 +256,7 @@ def _report(
         if label_key is not None:
             known = adata.obs[label_key].notna().to_numpy()
             pair = adata.obs[label_key][known].astype(str), adata.obs[Keys.DOMAIN][known]
-            _say(
+            say(
                 f"{name}: ARI {adjusted_rand_score(*pair):.3f}, "
                 f"NMI {normalized_mutual_info_score(*pair):.3f} "
                 f"against {label_key!r} of {int(known.sum())} cells"
@@ -299,11 +266,11 @@ def _report(
             if len(adatas) > 1:
                 picture = plot.with_name(f"{plot.stem}-{Path(name).stem}{plot.suffix}")
             pl.domains(adata, label_key=label_key, slice_key=slice_key, save=picture)
-            _say(f"Wrote {picture}")
+            say(f"Wrote {picture}")
 
 
 def _write(adata: AnnData, target: Path) -> None:
     from stofm_geo.data import write_h5ad
 
     write_h5ad(adata, target)
-    _say(f"Wrote {target}")
+    say(f"Wrote {target}")

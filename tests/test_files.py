@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stofm_geo._files import atomic_path, check_writable
+from stofm_geo._files import atomic_folder, atomic_path, check_folder, check_writable
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -44,3 +44,45 @@ def test_check_writable_needs_the_folder_unless_told_otherwise(tmp_path: Path) -
     with pytest.raises(OSError, match="cannot be written"):
         check_writable(file, make=True)
     assert [f.name for f in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    for content in (["a", "b"], ["b"]):
+        with atomic_folder(path, {"a", "b"}) as temporary:
+            for name in content:
+                (temporary / name).write_text(name)
+        assert sorted(os.listdir(path)) == content
+    with pytest.raises(KeyboardInterrupt), atomic_folder(path, {"b"}) as temporary:
+        (temporary / "a").write_text("half")
+        raise KeyboardInterrupt
+    assert os.listdir(path) == ["b"] and os.listdir(tmp_path) == ["model"]
+
+
+def test_a_folder_of_other_things_stays(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds notes\.txt, which would be lost"):
+        check_folder(tmp_path / "model", {"a"})
+    with pytest.raises(FileExistsError, match="is a file; name a folder"):
+        check_folder(tmp_path / "model" / "notes.txt", {"a"})
+    check_folder(tmp_path / "new" / "model", {"a"}, make=True)
+    with pytest.raises(OSError, match="cannot be written"):
+        check_folder(tmp_path / "new" / "model", {"a"})
+
+
+def test_a_folder_that_cannot_be_put_there_leaves_the_old_one(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "a").write_text("old")
+    replace = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if Path(target) == path and Path(source).name == "model":
+            raise OSError("disk")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="disk"), atomic_folder(path, {"a"}) as temporary:
+        (temporary / "a").write_text("new")
+    assert (path / "a").read_text() == "old"

@@ -10,8 +10,12 @@ from anndata import AnnData
 from stofm_geo._files import atomic_path
 
 
-def read_slice_file(path: str | Path) -> AnnData:
+def read_slice_file(path: str | Path, *, backed: bool = False) -> AnnData:
     """Read an ``.h5ad`` file.
+
+    Args:
+        path: The file.
+        backed: Leave ``X`` on disk, to be read when it is asked for.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -23,7 +27,7 @@ def read_slice_file(path: str | Path) -> AnnData:
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; name an .h5ad file")
     try:
-        return anndata.read_h5ad(path)
+        return anndata.read_h5ad(path, backed="r" if backed else None)
     except Exception as error:  # h5py and anndata raise a dozen kinds for one cause
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(

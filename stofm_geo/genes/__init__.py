@@ -1,5 +1,7 @@
 """Gene scale: from counts to one vector a cell."""
 
+from stofm_geo.genes.adaptation import AdaptationSettings
+from stofm_geo.genes.adapting import adapt, save_adapted
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.features import CellFeatures, ObsmFeatures, PCAFeatures
 from stofm_geo.genes.gene_table import GeneTable
@@ -8,10 +10,11 @@ from stofm_geo.genes.identifiers import ensembl_ids
 from stofm_geo.genes.matching import GeneMatch, match_genes
 from stofm_geo.genes.panel_encoder import PanelEncoder
 from stofm_geo.genes.rank_encoder import RankEncoder
-from stofm_geo.genes.tokens import rank_tokens
+from stofm_geo.genes.tokens import rank_tokens, token_blocks
 from stofm_geo.genes.vocabulary import Vocabulary
 
 __all__ = [
+    "AdaptationSettings",
     "CellFeatures",
     "GeneMatch",
     "GeneTable",
@@ -20,9 +23,12 @@ __all__ = [
     "PanelEncoder",
     "RankEncoder",
     "Vocabulary",
+    "adapt",
     "as_counts",
     "ensembl_ids",
     "harmonize",
     "match_genes",
     "rank_tokens",
+    "save_adapted",
+    "token_blocks",
 ]

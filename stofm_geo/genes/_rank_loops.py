@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from stofm_geo.ops.compiled import compiled_exactly
+from stofm_geo.ops.compiled import compiled, compiled_exactly
 
-_FEW = 96  # values that are put in order one by one; more are brought near it first
-_DIGIT = 11  # bits of each of two rounds of that: 22 of a float32, 13 of them of its mantissa
+_FEW = 48  # values that are put in order one by one; more are brought near it first
+_DIGIT = 8  # bits of each of two rounds of that; 16 of what a cell's float32 differ in
 _DIGITS = 1 << _DIGIT
-_BELOW = 10  # bits of it that they do not look at
 
 
 @compiled_exactly
@@ -23,6 +22,14 @@ def lengths(first, last, indptr, indices, token, most, length):  # type: ignore[
         length[i] = min(found, most)
 
 
+@compiled
+def _sum(data, first, last):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for p in range(first, last):
+        total += np.float64(data[p])
+    return total
+
+
 @compiled_exactly
 def ranks(  # type: ignore[no-untyped-def]
     first, last, indptr, indices, data, token, median, in_front, ptr, tokens
@@ -31,46 +38,60 @@ def ranks(  # type: ignore[no-untyped-def]
     widest = 0
     for i in range(first, last):
         widest = max(widest, indptr[i + 1] - indptr[i])
-    made, value = np.empty(widest, np.float64), np.empty(widest, np.float64)
-    own, place = np.empty(widest, np.int32), np.empty(widest, np.int32)
-    low, high = np.empty(widest, np.int32), np.empty(widest, np.int32)
-    near = np.empty(widest, np.int32)
-    key = np.empty(1, np.float32)
-    bits = key.view(np.int32)
+    # One more than needed: where the next gene goes is written before it is known to have a token.
+    made, own = np.empty(widest + 1, np.float64), np.empty(widest + 1, np.int32)
+    single = np.empty(widest + 1, np.float32)
+    bits = single.view(np.int32)
+    value, place = np.empty(widest, np.float64), np.empty(widest, np.int32)
+    there, near = np.empty(widest, np.int32), np.empty(widest, np.int32)
     start_low, start_high = np.empty(_DIGITS + 1, np.int32), np.empty(_DIGITS + 1, np.int32)
     for i in range(first, last):
-        total, m = 0.0, 0
-        for p in range(indptr[i], indptr[i + 1]):
-            total += np.float64(data[p])
+        total, m = _sum(data, indptr[i], indptr[i + 1]), 0
         for p in range(indptr[i], indptr[i + 1]):
             g = indices[p]
-            if token[g] >= 0:
-                made[m] = np.float64(data[p]) / total * 10000.0 / median[g]
-                own[m] = token[g]
-                m += 1
+            made[m] = np.float64(data[p]) / total * 10000.0 / median[g]
+            single[m] = made[m]
+            own[m] = token[g]
+            m += token[g] >= 0
+        asked = ptr[i + 1] - ptr[i] - 1
         if m > _FEW:
-            # Two rounds over the digits of the nearest float32, whose bits, as a whole number, are
-            # in the order of the values; what they leave to do is little.
+            # The bits of the nearest float32, as a whole number, are in the order of the values;
+            # two rounds over the digits of how far each is below the largest leave little to do.
+            most, least = bits[0], bits[0]
+            for j in range(m):
+                most, least = max(most, bits[j]), min(least, bits[j])
+            shift = 0
+            while (most - least) >> shift >= _DIGITS * _DIGITS:
+                shift += 1
             start_low[:] = 0
             start_high[:] = 0
             for j in range(m):
-                key[0] = made[j]
-                digits = bits[0] >> _BELOW
-                low[j] = _DIGITS - 1 - (digits & (_DIGITS - 1))
-                high[j] = _DIGITS - 1 - (digits >> _DIGIT)
-                start_low[low[j] + 1] += 1
-                start_high[high[j] + 1] += 1
+                bits[j] = (most - bits[j]) >> shift
+                start_high[(bits[j] >> _DIGIT) + 1] += 1
+            last_high = _DIGITS - 1  # what comes after it is cut
+            for d in range(_DIGITS):
+                start_high[d + 1] += start_high[d]
+                if start_high[d + 1] >= asked:
+                    last_high = min(last_high, d)
+            m_all, m = m, 0
+            for j in range(m_all):
+                there[m] = j
+                kept = bits[j] >> _DIGIT <= last_high
+                start_low[(bits[j] & (_DIGITS - 1)) + 1] += kept
+                m += kept
             for d in range(_DIGITS):
                 start_low[d + 1] += start_low[d]
-                start_high[d + 1] += start_high[d]
-            for j in range(m):
-                near[start_low[low[j]]] = j
-                start_low[low[j]] += 1
+            for n in range(m):
+                j = there[n]
+                low = bits[j] & (_DIGITS - 1)
+                near[start_low[low]] = j
+                start_low[low] += 1
             for n in range(m):
                 j = near[n]
-                value[start_high[high[j]]] = made[j]
-                place[start_high[high[j]]] = own[j]
-                start_high[high[j]] += 1
+                high = bits[j] >> _DIGIT
+                value[start_high[high]] = made[j]
+                place[start_high[high]] = own[j]
+                start_high[high] += 1
         else:
             value[:m] = made[:m]
             place[:m] = own[:m]
@@ -81,5 +102,5 @@ def ranks(  # type: ignore[no-untyped-def]
                 k -= 1
             value[k], place[k] = v, t
         tokens[ptr[i]] = in_front
-        for j in range(ptr[i + 1] - ptr[i] - 1):
+        for j in range(asked):
             tokens[ptr[i] + 1 + j] = place[j]

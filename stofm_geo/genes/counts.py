@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from stofm_geo._checks import examples
+from stofm_geo._principal import BLOCK
 from stofm_geo.genes._scale import check_scale, where_whole
 
 
@@ -33,21 +35,64 @@ def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
         ValueError: ``X`` is missing, holds NaN, infinite or negative values, logarithms, or only
             zeros, or gene names occur twice.
     """
-    if adata.X is not None and not adata.var_names.is_unique:
-        twice = adata.var_names[adata.var_names.duplicated()].unique()
-        raise ValueError(
-            f"{len(twice)} gene names in var_names occur more than once ({examples(twice)}); "
-            "sum or drop the doubles (stofm_geo.genes.harmonize sums them), "
-            "or call adata.var_names_make_unique()"
-        )
+    _check_names(adata)
     return counts_of_any_names(adata, copy=copy)
 
 
 def counts_of_any_names(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
     """:func:`as_counts` where gene names may occur twice."""
-    if adata.X is None:
+    counts = _checked(adata, copy)
+    if not counts.nnz:
+        raise _all_zero(adata)
+    return counts
+
+
+def count_blocks(adata: AnnData, rows: int = BLOCK) -> Iterator[sp.csr_matrix]:
+    """The matrix of :func:`as_counts`, some rows after others.
+
+    A file opened with ``backed="r"`` is read so, too, and never whole; but one that is stored by
+    columns (CSC) has no rows to read, and of a view AnnData gives all rows or none.
+
+    Args:
+        adata: Cells or spots.
+        rows: Of a block, at most.
+
+    Raises:
+        TypeError, ValueError: As :func:`as_counts`; of a backed file each block at its turn, and
+            that there are only zeros after the last.
+    """
+    whole = not adata.isbacked or adata.is_view
+    if whole or adata.file["X"].attrs.get("encoding-type") == "csc_matrix":
+        counts = as_counts(adata, copy=False)
+        yield from (counts[start : start + rows] for start in range(0, adata.n_obs, rows))
+        return
+    _check_names(adata)
+    found = 0
+    for start in range(0, adata.n_obs, rows):
+        block = _checked(adata[start : start + rows], copy=False)
+        found += block.nnz
+        yield block
+    if not found:
+        raise _all_zero(adata)
+
+
+def _check_names(adata: AnnData) -> None:
+    if adata.var_names.is_unique:
+        return
+    twice = adata.var_names[adata.var_names.duplicated()].unique()
+    raise ValueError(
+        f"{len(twice)} gene names in var_names occur more than once ({examples(twice)}); "
+        "sum or drop the doubles (stofm_geo.genes.harmonize sums them), "
+        "or call adata.var_names_make_unique()"
+    )
+
+
+def _checked(adata: AnnData, copy: bool) -> sp.csr_matrix:
+    """The counts; all of them may be zero."""
+    matrix = adata.X
+    if matrix is None:
         raise ValueError("X is empty (None); put the counts there, or name features in obsm")
-    counts = _csr(adata.X, copy)
+    counts = _csr(matrix, copy)
     values = counts.data
     if not np.isfinite(values).all():
         raise ValueError(
@@ -59,10 +104,13 @@ def counts_of_any_names(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
             f"X holds negative values (least: {values.min():g}): is it scaled or centred? "
             f"{where_whole(adata)}"
         )
-    if not values.any():
-        raise ValueError(f"all {adata.n_obs} x {adata.n_vars} counts in X are zero")
-    check_scale(counts, adata)
+    if len(values):
+        check_scale(counts, adata)
     return counts
+
+
+def _all_zero(adata: AnnData) -> ValueError:
+    return ValueError(f"all {adata.n_obs} x {adata.n_vars} counts in X are zero")
 
 
 def _csr(matrix: Any, copy: bool) -> sp.csr_matrix:

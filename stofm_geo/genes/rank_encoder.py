@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from anndata import AnnData
+from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from stofm_geo._checks import examples
+from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
-from stofm_geo.genes.counts import as_counts
+from stofm_geo.genes import _bert
+from stofm_geo.genes.counts import count_blocks
 from stofm_geo.genes.identifiers import ensembl_ids
-from stofm_geo.genes.tokens import MAX_LENGTH, rank_tokens
-from stofm_geo.genes.vocabulary import PAD, Vocabulary
+from stofm_geo.genes.tokens import MAX_LENGTH, token_blocks
+from stofm_geo.genes.vocabulary import CLS, PAD, Vocabulary
 
 BERT, PROJECTION = "cell_bert", "cell_proj.bin"
 _BATCH = 2**15  # tokens, padding counted
+_WARN_BELOW, _LEAST = 0.6, 0.2  # of the counts, those of genes with tokens
 
 
 class RankEncoder(nn.Module):
@@ -50,33 +57,18 @@ class RankEncoder(nn.Module):
         for path in (folder / BERT / "config.json", folder / PROJECTION):
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file; the cell encoder needs it")
+        bert_model = _bert.transformers().BertModel
         try:
-            from transformers import BertModel
-            from transformers.utils import logging
-        except ImportError as error:
-            raise ImportError(
-                "the cell encoder needs transformers; pip install 'stofm-geo[cell-encoder]'"
-            ) from error
-        level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()  # it tells of the pooling layer that is left out
-        logging.disable_progress_bar()
-        try:
-            bert = BertModel.from_pretrained(
-                folder / BERT, add_pooling_layer=False, local_files_only=True
-            )
-            state = torch.load(folder / PROJECTION, map_location="cpu", weights_only=True)
-            weight = state["weight"]
-            projection = nn.Linear(weight.size(1), weight.size(0))
-            projection.load_state_dict(state)
+            with _bert.silence():  # it tells of the pooling layer that is left out
+                bert = bert_model.from_pretrained(
+                    folder / BERT, add_pooling_layer=False, local_files_only=True, weights_only=True
+                )
+            projection = read_projection(folder / PROJECTION)
         except Exception as error:  # of transformers, torch and pickle: a dozen kinds
             raise ValueError(f"{folder}: cannot be read as a cell encoder ({error})") from error
-        finally:
-            logging.set_verbosity(level)
-            if bar:
-                logging.enable_progress_bar()
-        if weight.size(1) != bert.config.hidden_size:
+        if projection.in_features != bert.config.hidden_size:
             raise ValueError(
-                f"{folder / PROJECTION}: takes {weight.size(1)} numbers, "
+                f"{folder / PROJECTION}: takes {projection.in_features} numbers, "
                 f"the BERT gives {bert.config.hidden_size}"
             )
         most = max(vocabulary.tokens.values())
@@ -93,44 +85,149 @@ class RankEncoder(nn.Module):
         return self.projection.out_features
 
     def save(self, folder: str | Path) -> None:
-        """Write what :meth:`from_folder` reads, the vocabulary left out."""
-        folder = Path(folder)
-        self.bert.save_pretrained(folder / BERT)
+        """Write what :meth:`from_folder` reads, the vocabulary left out; all or nothing.
+
+        Args:
+            folder: Made if it is not there; replaced if it holds a cell encoder alone.
+
+        Raises:
+            FileExistsError: It holds something else.
+            OSError: It cannot be written.
+        """
+        with atomic_folder(folder, (BERT, PROJECTION)) as temporary:
+            self.write(temporary)
+
+    def write(self, folder: Path) -> None:
+        """:meth:`save` into a folder that is there."""
+        with _bert.silence():
+            self.bert.save_pretrained(folder / BERT)
         torch.save(self.projection.state_dict(), folder / PROJECTION)
 
     def weights_hash(self) -> str:
         """First 12 digits of the SHA-256 over all weights."""
         return weights_hash(self.state_dict())[:12]
 
+    @property
+    def vectors_key(self) -> str:
+        """Key in ``obsm`` of the vectors these weights make: ``X_cell_<hash of them>``."""
+        return f"X_cell_{self.weights_hash()}"
+
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """``[B, T]`` tokens, ``mask`` 1 where they are no padding, to ``[B, out_channels]``."""
         hidden = self.bert(tokens, attention_mask=mask).last_hidden_state
-        return F.normalize(self.projection(hidden[:, 0]), dim=-1)
+        return self.project(hidden[:, 0])
 
-    def transform(self, adata: AnnData) -> np.ndarray:
-        """Vectors ``[n, out_channels]`` float32 of the counts in ``X``.
+    def project(self, hidden: Tensor) -> Tensor:
+        """Hidden states ``[B, hidden_size]`` of ``<cls>`` to vectors ``[B, out_channels]``."""
+        return F.normalize(self.projection(hidden).float(), dim=-1)
+
+    def annotate(
+        self, adata: AnnData, key_added: str | None = None, *, progress: bool = False
+    ) -> None:
+        """Write :meth:`transform`'s vectors into ``adata.obsm``, in place.
+
+        Where vectors of the right shape lie under the default key already, they are the same
+        weights', and nothing is done; under a key of your own they are always made anew.
+
+        Args:
+            adata: Counts in ``X`` and Ensembl ids.
+            key_added: Key in ``obsm``; ``None``: :attr:`vectors_key`.
+            progress: Show a bar.
 
         Raises:
             KeyError, TypeError, ValueError: Counts or gene names that do not fit.
         """
-        tokens, ptr = rank_tokens(
-            as_counts(adata, copy=False),
-            ensembl_ids(adata),
-            self.vocabulary,
-            min(MAX_LENGTH, self.bert.config.max_position_embeddings),
-        )
-        cells = [torch.from_numpy(part) for part in np.split(tokens, ptr[1:-1])]
-        vectors = np.empty((len(cells), self.out_channels), dtype=np.float32)
+        key = key_added or self.vectors_key
+        shape = adata.n_obs, self.out_channels
+        if key_added is None and getattr(adata.obsm.get(key), "shape", None) == shape:
+            return
+        adata.obsm[key] = self.transform(adata, progress=progress)
+
+    def transform(self, adata: AnnData, *, progress: bool = False) -> np.ndarray:
+        """Vectors ``[n, out_channels]`` float32 of the counts in ``X``.
+
+        Cells are read a block of rows at a time, so that a file opened with ``backed="r"`` is
+        never in memory as a whole. A cell none of whose counts has a token gets the vector of
+        ``<cls>`` alone. The BERT runs in bfloat16 on GPUs that have it, else in float32.
+
+        Args:
+            adata: Counts in ``X`` and Ensembl ids.
+            progress: Show a bar.
+
+        Raises:
+            KeyError, TypeError: Counts or gene names that do not fit.
+            ValueError: Likewise; or less than 20 % of the counts are of genes with tokens. A
+                warning below 60 %.
+        """
+        check_matches(adata, self.vocabulary)
         device = self.projection.weight.device
-        for rows in _batches(np.diff(ptr)):
-            padded = pad_sequence(
-                [cells[row] for row in rows], True, self.vocabulary.tokens[PAD]
-            ).to(device)
-            length = torch.from_numpy(np.diff(ptr)[rows]).to(device)
-            mask = torch.arange(padded.size(1), device=device) < length[:, None]
-            with torch.inference_mode():
-                vectors[rows] = self(padded, mask.long()).cpu().numpy()
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        most = min(MAX_LENGTH, self.bert.config.max_position_embeddings)
+        vectors = np.empty((adata.n_obs, self.out_channels), dtype=np.float32)
+        start, empty = 0, 0
+        with Progress(disable=not progress) as bar:
+            task = bar.add_task("Cells", total=len(vectors))
+            for tokens, ptr in token_blocks(adata, self.vocabulary, most):
+                length = np.diff(ptr)
+                empty += int((length == 1).sum())
+                cells = [torch.from_numpy(part) for part in np.split(tokens, ptr[1:-1])]
+                for rows in _batches(length):
+                    padded, mask = pad([cells[row] for row in rows], self.vocabulary.tokens[PAD])
+                    with (
+                        torch.inference_mode(),
+                        torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+                    ):
+                        made = self(padded.to(device), mask.to(device))
+                    vectors[start + rows] = made.cpu().numpy()
+                    bar.advance(task, len(rows))
+                start += len(cells)
+        if empty:
+            warnings.warn(
+                f"{empty} of {len(vectors)} cells have no counts of genes with tokens and get "
+                f"the vector of {CLS} alone",
+                stacklevel=2,
+            )
         return vectors
+
+
+def check_matches(adata: AnnData, vocabulary: Vocabulary) -> None:
+    """Whether enough of the counts are of genes that have tokens; one pass over ``X``.
+
+    Raises:
+        KeyError, TypeError, ValueError: Counts or gene names that do not fit; below 20 %. A
+            warning below 60 %.
+    """
+    genes = ensembl_ids(adata)
+    total = np.zeros(len(genes))
+    for counts in count_blocks(adata):
+        total += np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
+    known = vocabulary.of(genes)[0] >= 0
+    share = total[known].sum() / total.sum()
+    if share >= _WARN_BELOW:
+        return
+    found = f"{int(known.sum())} of {len(genes)} genes have tokens, {100 * share:.0f} % of the"
+    message = f"{found} counts are theirs (without: {examples(genes[~known])})"
+    if share < _LEAST:
+        raise ValueError(
+            f"{message}; Ensembl ids of the vocabulary's species are needed, or a table of "
+            "orthologs, or another vocabulary"
+        )
+    warnings.warn(f"{message}; the others do not enter the vectors", stacklevel=3)
+
+
+def read_projection(file: Path) -> nn.Linear:
+    """From a state dict; nothing but tensors is unpickled."""
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    projection = nn.Linear(state["weight"].size(1), state["weight"].size(0))
+    projection.load_state_dict(state)
+    return projection
+
+
+def pad(cells: Sequence[Tensor], padding: int) -> tuple[Tensor, Tensor]:
+    """Tokens of cells as one ``[B, T]``, and a mask that is 1 where they are no padding."""
+    padded = pad_sequence(list(cells), True, padding)
+    length = torch.tensor([len(cell) for cell in cells])
+    return padded, (torch.arange(padded.size(1)) < length[:, None]).long()
 
 
 def _batches(lengths: np.ndarray) -> list[np.ndarray]:

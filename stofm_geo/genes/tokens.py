@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import scipy.sparse as sp
+from anndata import AnnData
 
+from stofm_geo._principal import BLOCK
 from stofm_geo.genes import _rank_loops
+from stofm_geo.genes.counts import count_blocks
+from stofm_geo.genes.identifiers import ensembl_ids
 from stofm_geo.genes.vocabulary import CLS, Vocabulary
 from stofm_geo.ops import threads
 
 MAX_LENGTH = 2048  # of the published cell encoder
+
+
+def token_blocks(
+    adata: AnnData, vocabulary: Vocabulary, max_length: int = MAX_LENGTH, rows: int = BLOCK
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """:func:`rank_tokens` of some cells after others, so that a backed file is never read whole.
+
+    Args:
+        adata: Counts in ``X`` and Ensembl ids; in memory or opened with ``backed="r"``.
+        vocabulary: Tokens and medians.
+        max_length: Most tokens of a cell, ``<cls>`` counted.
+        rows: Cells of a block, at most.
+
+    Yields:
+        Tokens and where each cell's start, of a block.
+
+    Raises:
+        KeyError, TypeError, ValueError: Counts or gene names that do not fit.
+    """
+    genes = ensembl_ids(adata)
+    for counts in count_blocks(adata, rows):
+        yield rank_tokens(counts, genes, vocabulary, max_length)
 
 
 def rank_tokens(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +13,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
+
+from stofm_geo._checks import examples
+from stofm_geo._files import atomic_path
+from stofm_geo.genes.medians import corpus_medians
 
 TOKENS, MEDIANS, ORTHOLOGS = (
     "token_dictionary.pkl",
     "gene_median_dictionary.pkl",
     "mouseid2humanid.pkl",
 )
-PAD, CLS = "<pad>", "<cls>"
+FILE = "vocabulary.json"
+PAD, MASK, CLS = "<pad>", "<mask>", "<cls>"
+_PARTS = ("tokens", "medians", "orthologs")
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,88 @@ class Vocabulary:
             orthologs = read_pickle(folder / ORTHOLOGS)
         return cls(tokens, medians, orthologs)
 
+    @classmethod
+    def from_json(cls, file: str | Path) -> Vocabulary:
+        """Read what :meth:`to_json` has written.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no vocabulary, or holds something unfit, and what.
+        """
+        file = Path(file)
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such file; Vocabulary.to_json writes one")
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file}: cannot be read as JSON ({error})") from error
+        if not isinstance(values, dict) or any(type(values.get(p)) is not dict for p in _PARTS):
+            raise ValueError(f"{file}: is no vocabulary; it needs {', '.join(_PARTS)}")
+        tokens, medians, orthologs = (values[part] for part in _PARTS)
+        unfit = {
+            "tokens that are no whole numbers": [
+                gene for gene, token in tokens.items() if type(token) is not int or token < 0
+            ],
+            "medians that are not above zero": [
+                gene for gene, m in medians.items() if not _above_zero(m)
+            ],
+            "orthologs that are no names": [
+                gene for gene, human in orthologs.items() if type(human) is not str
+            ],
+        }
+        for what, names in unfit.items():
+            if names:
+                raise ValueError(f"{file}: holds {what} ({examples(names)})")
+        if len(set(tokens.values())) < len(tokens):
+            raise ValueError(f"{file}: gives two genes one token")
+        if missing := [name for name in (PAD, CLS) if name not in tokens]:
+            raise ValueError(f"{file}: has no {examples(missing)} among its tokens")
+        return cls(tokens, {gene: float(m) for gene, m in medians.items()}, orthologs)
+
+    def to_json(self, file: str | Path) -> None:
+        """Write all of it, which nothing need be unpickled to read; the same bytes each time.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        values = {part: getattr(self, part) for part in _PARTS}
+        with atomic_path(file) as temporary:
+            temporary.write_text(json.dumps(values, indent=0) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Vocabulary:
+        """A JSON file, a folder with ``vocabulary.json``, or one with Geneformer's dictionaries.
+
+        Raises:
+            FileNotFoundError: There is none.
+            ValueError: It cannot be read.
+        """
+        path = Path(path)
+        if path.is_dir() and not (path / FILE).is_file():
+            return cls.from_pickles(path)
+        return cls.from_json(path / FILE if path.is_dir() else path)
+
+    @classmethod
+    def from_corpus(cls, slices: Iterable[AnnData]) -> Vocabulary:
+        r"""Every gene that a corpus has counts of.
+
+        The median of a gene is that of its values above zero of
+        :math:`10^4 \, c_g / \sum_{g'} c_{g'}` (Theodoris et al. 2023), found in one pass to
+        within 1 % (see :func:`~stofm_geo.genes.medians.corpus_medians`). Tokens are in the order
+        of Geneformer: ``<pad>`` 0, ``<mask>`` 1, the genes by name, ``<cls>`` last. Ids are
+        taken as they are, mouse genes as mouse genes.
+
+        Args:
+            slices: Counts in ``X`` and Ensembl ids, one after another; in memory or opened with
+                ``backed="r"``, and then read a block of rows at a time.
+
+        Raises:
+            KeyError, TypeError, ValueError: Counts or gene names that do not fit, or none.
+        """
+        medians = corpus_medians(slices)
+        names = [PAD, MASK, *medians, CLS]
+        return cls({name: token for token, name in enumerate(names)}, medians)
+
     def of(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token and median of each of some Ensembl ids; -1 and NaN where there is none.
 
@@ -68,7 +160,7 @@ class Vocabulary:
             genes: ``[G]`` strings, human or mouse.
         """
         names, token, median = self._genes
-        place = names.get_indexer([self.orthologs.get(gene, gene) for gene in genes])
+        place = names.get_indexer([self.orthologs.get(gene, gene) for gene in genes.tolist()])
         known = place >= 0
         return np.where(known, token[place], -1), np.where(known, median[place], np.nan)
 
@@ -79,6 +171,10 @@ class Vocabulary:
         token = np.array([self.tokens[gene] for gene in names] or [-1], dtype=np.int64)
         median = np.array([self.medians[gene] for gene in names] or [np.nan], dtype=np.float64)
         return pd.Index(names, dtype=object), token, median
+
+
+def _above_zero(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]
 
 
 def read_pickle(file: Path) -> dict[Any, Any]:

@@ -20,6 +20,8 @@ from torch_geometric.data import Data
 from stofm_geo._checks import check_positive, naming
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
+from stofm_geo._quiet import quiet
+from stofm_geo._training import run
 from stofm_geo._version import __version__
 from stofm_geo.data import split_slices
 from stofm_geo.genes import (
@@ -30,8 +32,7 @@ from stofm_geo.genes import (
     Vocabulary,
     harmonize,
 )
-from stofm_geo.models import official, storage, training
-from stofm_geo.models._quiet import quiet
+from stofm_geo.models import official, storage
 from stofm_geo.models.network import Network
 from stofm_geo.models.pieces import pieces
 from stofm_geo.models.pretraining import Pretraining, puzzles
@@ -121,7 +122,7 @@ class SToFM(nn.Module, ModelHubMixin):
             if encoder is not None:
                 warm_start(self.network, [(part[0].panel, part[0].loadings) for part in of_slices])
             loader = puzzles(ConcatDataset(of_slices), self.settings, max_steps)
-            training.run(module, loader, max_steps=max_steps, progress=progress)
+            run(module, loader, max_steps=max_steps, progress=progress)
         self.network.cpu().eval()
         last = torch.tensor(module.losses[-50:]).mean(dim=0)
         self.training_record = {

@@ -6,6 +6,8 @@ import scipy.sparse as sp
 from anndata import AnnData, read_h5ad
 
 from stofm_geo.genes import as_counts
+from stofm_geo.genes import counts as module
+from stofm_geo.genes.counts import count_blocks
 
 COUNTS = np.random.default_rng(0).poisson(0.7, (20, 9))
 
@@ -135,3 +137,43 @@ def test_without_a_copy_the_users_matrix_is_read_only(storage: str) -> None:
         np.testing.assert_array_equal(getattr(counts, part), getattr(expected, part))
     for part, old in zip(("data", "indices"), before, strict=False):
         np.testing.assert_array_equal(getattr(matrix, part), old)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("rows", [7, 20, 50])
+def test_blocks_are_the_whole(tmp_path, storage: str, rows: int) -> None:
+    expected = as_counts(AnnData(STORAGES[storage](COUNTS)))
+    AnnData(STORAGES[storage](COUNTS)).write_h5ad(tmp_path / "slice.h5ad")
+    backed = read_h5ad(tmp_path / "slice.h5ad", backed="r")
+    for adata in (AnnData(STORAGES[storage](COUNTS)), backed, backed[:]):
+        blocks = list(count_blocks(adata, rows))
+        assert [b.shape[0] for b in blocks] == [min(rows, 20 - i) for i in range(0, 20, rows)]
+        whole = sp.vstack(blocks, format="csr")
+        for part in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(whole, part), getattr(expected, part))
+        assert all(block.dtype == np.float32 for block in blocks)
+    some = [3, 4, 9, 17]
+    found = np.concatenate([b.toarray() for b in count_blocks(backed[some], 3)])
+    np.testing.assert_array_equal(found, COUNTS[some])
+    backed.file.close()
+
+
+@pytest.mark.parametrize("storage", ["csr int32", "dense float32"])
+def test_a_backed_file_is_never_read_whole(tmp_path, storage: str, monkeypatch) -> None:
+    AnnData(STORAGES[storage](COUNTS)).write_h5ad(tmp_path / "slice.h5ad")
+    backed = read_h5ad(tmp_path / "slice.h5ad", backed="r")
+    read, matrix = [], module._csr
+    monkeypatch.setattr(module, "_csr", lambda m, c: read.append(m.shape[0]) or matrix(m, c))
+    assert len(list(count_blocks(backed, 6))) == 4 and read == [6, 6, 6, 2]
+    backed.file.close()
+
+
+def test_unfit_values_of_a_backed_file(tmp_path) -> None:
+    for bad, message in ((-1, "X holds negative values"), (np.nan, "NaN"), (0, "20 x 9 counts")):
+        matrix = np.zeros((20, 9), np.float32)
+        matrix[15, 2] = bad
+        AnnData(sp.csr_matrix(matrix)).write_h5ad(tmp_path / "slice.h5ad")
+        backed = read_h5ad(tmp_path / "slice.h5ad", backed="r")
+        with pytest.raises(ValueError, match=message):
+            list(count_blocks(backed, 6))
+        backed.file.close()

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
 
 from stofm_geo.genes import RankEncoder, Vocabulary
 from stofm_geo.genes import rank_encoder as module
 
+pytestmark = pytest.mark.filterwarnings("ignore:1 of 40 cells have no counts")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 GENES = [f"ENSG{i}" for i in range(12)]
@@ -92,3 +94,91 @@ def test_without_transformers_one_line_says_so(folder, vocabulary, monkeypatch) 
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ImportError, match=r"pip install 'stofm-geo\[cell-encoder\]'"):
         RankEncoder.from_folder(folder, vocabulary)
+
+
+def test_cells_without_tokens_are_cls_alone(folder, vocabulary, adata) -> None:
+    encoder = RankEncoder.from_folder(folder, vocabulary)
+    with pytest.warns(UserWarning, match="1 of 40 cells have no counts of genes with tokens"):
+        vectors = encoder.transform(adata)
+    cls = torch.tensor([[vocabulary.tokens["<cls>"]]])
+    alone = encoder(cls, torch.ones_like(cls)).detach().numpy()
+    np.testing.assert_allclose(vectors[[3]], alone, atol=1e-6)
+
+
+def test_a_save_is_all_or_nothing(folder, vocabulary, tmp_path, monkeypatch) -> None:
+    encoder = RankEncoder.from_folder(folder, vocabulary)
+    path = tmp_path / "saved" / "encoder"
+    path.parent.mkdir()
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as context:
+        context.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="no space left"):
+            encoder.save(path)
+        assert not list(path.parent.iterdir())
+    encoder.save(path)
+    encoder.save(path)  # the same again
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="which would be lost"):
+        encoder.save(path)
+
+
+def with_known(adata: AnnData, share: float) -> AnnData:
+    """So many of the counts are of genes with tokens."""
+    adata = adata.copy()
+    known = round(12 * share)
+    adata.X[:] = 1
+    adata.var_names = [*GENES[:known], *(f"ENSG9{i}" for i in range(12 - known))]
+    return adata
+
+
+def test_genes_without_tokens_are_told(folder, vocabulary, adata) -> None:
+    encoder = RankEncoder.from_folder(folder, vocabulary)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.transform(with_known(adata, 8 / 12))
+    few = r"6 of 12 genes have tokens, 50 % of the counts are theirs \(without: ENSG90, ENSG91, "
+    with pytest.warns(UserWarning, match=few):
+        encoder.transform(with_known(adata, 6 / 12))
+    with pytest.raises(ValueError, match=r"2 of 12 genes have tokens, 17 % .* Ensembl ids of the"):
+        encoder.transform(with_known(adata, 2 / 12))
+
+
+def test_vectors_go_under_a_key_of_the_weights(folder, vocabulary, adata) -> None:
+    encoder = RankEncoder.from_folder(folder, vocabulary)
+    key = f"X_cell_{encoder.weights_hash()}"
+    assert encoder.vectors_key == key and len(encoder.weights_hash()) == 12
+    adata.obsm[key] = np.zeros((40, 3))  # cannot be these weights'
+    encoder.annotate(adata)
+    expected = encoder.transform(adata)
+    np.testing.assert_array_equal(adata.obsm[key], expected)
+    adata.obsm[key][0] = 7
+    encoder.annotate(adata)
+    assert (adata.obsm[key][0] == 7).all()  # they were there
+    encoder.annotate(adata, "mine")
+    np.testing.assert_array_equal(adata.obsm["mine"], expected)
+
+
+def test_a_backed_file_gives_the_same_bytes(folder, vocabulary, adata, tmp_path) -> None:
+    encoder = RankEncoder.from_folder(folder, vocabulary)
+    adata.write_h5ad(tmp_path / "slice.h5ad")
+    backed = read_h5ad(tmp_path / "slice.h5ad", backed="r")
+    assert encoder.transform(backed).tobytes() == encoder.transform(adata).tobytes()
+    backed.file.close()
+
+
+def test_blocks_do_not_matter(folder, vocabulary, adata, monkeypatch) -> None:
+    encoder = RankEncoder.from_folder(folder, vocabulary)
+    whole = encoder.transform(adata)
+    monkeypatch.setattr(module.token_blocks, "__defaults__", (2048, 9))
+    np.testing.assert_allclose(encoder.transform(adata), whole, atol=1e-6)
+
+
+def test_a_bar_is_shown_when_asked(folder, vocabulary, adata, capsys) -> None:
+    encoder = RankEncoder.from_folder(folder, vocabulary)
+    encoder.transform(adata)
+    assert "Cells" not in capsys.readouterr().out
+    encoder.transform(adata, progress=True)
+    assert "Cells" in capsys.readouterr().out

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from collections import OrderedDict
 
 import numpy as np
 import pytest
+from anndata import AnnData
 
 from stofm_geo.genes import Vocabulary
 from stofm_geo.genes.vocabulary import read_pickle
@@ -93,3 +95,53 @@ def test_the_published_files(shared_data) -> None:
     vocabulary = Vocabulary.from_pickles(shared_data.parent / "vocab")
     assert vocabulary.tokens["<pad>"] == 0 and vocabulary.tokens["<cls>"] == 25426
     assert len(vocabulary.medians) == 25424 and len(vocabulary.orthologs) > 10_000
+
+
+def test_json_and_back(folder, tmp_path) -> None:
+    (folder / "mouseid2humanid.pkl").write_bytes(pickle.dumps({"ENSMUSG1": "ENSG1"}))
+    vocabulary = Vocabulary.read(folder)
+    vocabulary.to_json(tmp_path / "vocabulary.json")
+    assert Vocabulary.from_json(tmp_path / "vocabulary.json") == vocabulary
+    assert Vocabulary.read(tmp_path) == vocabulary == Vocabulary.read(tmp_path / "vocabulary.json")
+    before = (tmp_path / "vocabulary.json").read_bytes()
+    vocabulary.to_json(tmp_path / "vocabulary.json")
+    assert (tmp_path / "vocabulary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": [1]}, "is no vocabulary; it needs tokens, medians, orthologs"),
+        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": 1.5}}, r"no whole numbers \(A\)"),
+        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": True}}, r"no whole numbers \(A\)"),
+        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": -1}}, r"no whole numbers \(A\)"),
+        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": 1}}, "two genes one token"),
+        ({"tokens": {"A": 0}}, "has no <pad>, <cls> among its tokens"),
+        ({"medians": {"A": 0}}, r"not above zero \(A\)"),
+        ({"medians": {"A": float("nan")}}, r"not above zero \(A\)"),
+        ({"medians": {"A": "1"}}, r"not above zero \(A\)"),
+        ({"orthologs": {"M": 1}}, r"no names \(M\)"),
+    ],
+)
+def test_unfit_json_is_named(tmp_path, change: dict, message: str) -> None:
+    good = {"tokens": {"<pad>": 0, "A": 1, "<cls>": 2}, "medians": {"A": 1}, "orthologs": {}}
+    file = tmp_path / "v.json"
+    file.write_text(json.dumps(good))
+    assert Vocabulary.from_json(file).medians == {"A": 1.0}
+    file.write_text(json.dumps(good | change))
+    with pytest.raises(ValueError, match=message):
+        Vocabulary.from_json(file)
+    file.write_text("{")
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
+        Vocabulary.from_json(file)
+    with pytest.raises(FileNotFoundError, match="no such file; Vocabulary"):
+        Vocabulary.read(tmp_path / "other.json")
+
+
+def test_a_corpus_makes_a_vocabulary() -> None:
+    adata = AnnData(np.array([[3, 0, 1], [1, 0, 0]], dtype=np.float32))
+    adata.var_names = ["ENSG7.2", "ENSG2", "ENSG1"]
+    vocabulary = Vocabulary.from_corpus([adata])
+    assert vocabulary.tokens == {"<pad>": 0, "<mask>": 1, "ENSG1": 2, "ENSG7": 3, "<cls>": 4}
+    assert vocabulary.medians == pytest.approx({"ENSG1": 2500, "ENSG7": 8750}, rel=0.01)
+    assert vocabulary.of(np.array(["ENSG7", "ENSG2"]))[0].tolist() == [3, -1]

@@ -18,6 +18,7 @@ from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
 from stofm_geo.data.slices import slice_rows
 from stofm_geo.genes import RankEncoder, Vocabulary
+from stofm_geo.genes.vocabulary import FILE, MEDIANS, TOKENS
 from stofm_geo.models.official import checkpoint
 from stofm_geo.models.official.macro import macro_nodes
 from stofm_geo.models.official.network import OfficialNetwork
@@ -114,7 +115,7 @@ class OfficialSToFM(nn.Module):
             "model": "published SToFM",
             "attention": self.network.attention,
             "weights_sha256": weights_hash(self.network.state_dict()),
-            "features": features or self._vectors_key(),
+            "features": features or self.cell_encoder.vectors_key,
             "cells_per_subslice": cells_per_subslice,
             "alpha": alpha,
             "resolution": resolution,
@@ -137,9 +138,8 @@ class OfficialSToFM(nn.Module):
     def _cell_vectors(self, adata: AnnData, key: str | None) -> np.ndarray:
         self.check_features(key)
         if key is None:
-            key = self._vectors_key()
-            if key not in adata.obsm:
-                adata.obsm[key] = self.cell_encoder.transform(adata)
+            key = self.cell_encoder.vectors_key
+            self.cell_encoder.annotate(adata)
         vectors = check_obsm(adata, key, as_is=True).astype(np.float32, copy=False)
         if vectors.shape[1] != (wanted := self.network.config.input_dim):
             raise ValueError(
@@ -147,9 +147,6 @@ class OfficialSToFM(nn.Module):
                 "name vectors that the published cell encoder has made"
             )
         return vectors
-
-    def _vectors_key(self) -> str:
-        return f"X_cell_{self.cell_encoder.weights_hash()}"
 
 
 def load(
@@ -164,9 +161,9 @@ def load(
         folder: ``config.json``, ``se2transformer.pth`` and, where counts are to be embedded,
             ``cell_encoder/cell_bert/`` and ``cell_encoder/cell_proj.bin``.
         attention: ``"slice"`` as published, or ``"edges"``; see :class:`OfficialNetwork`.
-        vocabulary: What the cell encoder's tokens mean: a folder with Geneformer's dictionaries
-            (:meth:`~stofm_geo.genes.Vocabulary.from_pickles`). ``None``: they lie in ``folder``;
-            where they do not, vectors must come from ``obsm``.
+        vocabulary: What the cell encoder's tokens mean: a folder with Geneformer's dictionaries or
+            a JSON file (:meth:`~stofm_geo.genes.Vocabulary.read`). ``None``: they lie in
+            ``folder``; where they do not, vectors must come from ``obsm``.
 
     Returns:
         The model in evaluation mode.
@@ -180,14 +177,14 @@ def load(
     model = OfficialSToFM(checkpoint.read(folder, attention))
     if not (folder / _ENCODER).is_dir():
         model.no_encoder = f"{folder} has no folder {_ENCODER}, so counts cannot be embedded"
-    elif vocabulary is None and not (folder / "token_dictionary.pkl").is_file():
+    elif vocabulary is None and not any((folder / file).is_file() for file in (TOKENS, FILE)):
         model.no_encoder = (
             "the cell encoder's vocabulary is not known: name the folder of Geneformer's "
-            "token_dictionary.pkl and gene_median_dictionary.pkl (vocabulary)"
+            f"{TOKENS} and {MEDIANS}, or a {FILE} (vocabulary)"
         )
     else:
         if not isinstance(vocabulary, Vocabulary):
-            vocabulary = Vocabulary.from_pickles(vocabulary or folder)
+            vocabulary = Vocabulary.read(vocabulary or folder)
         model.cell_encoder = RankEncoder.from_folder(folder / _ENCODER, vocabulary)
     return model.eval()
 
@@ -204,6 +201,4 @@ def save(model: OfficialSToFM | OfficialNetwork, folder: str | Path) -> None:
     network = model.network if isinstance(model, OfficialSToFM) else model
     checkpoint.write(network, folder)
     if isinstance(model, OfficialSToFM) and model.cell_encoder is not None:
-        encoder = Path(folder) / _ENCODER
-        encoder.mkdir(exist_ok=True)
-        model.cell_encoder.save(encoder)
+        model.cell_encoder.save(Path(folder) / _ENCODER)

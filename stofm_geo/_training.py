@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 
-from stofm_geo.models._quiet import quiet
+from stofm_geo._quiet import quiet
 
 
 def run(module: L.LightningModule, loader: Any, *, max_steps: int, progress: bool) -> None:

@@ -1,0 +1,49 @@
+"""How the commands speak: plain lines, and what a user can mend in one of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def plainly(command: Callable[..., None]) -> Callable[..., None]:
+    """Say what a user can mend in one line, without a traceback; warnings alike."""
+
+    @wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        shown = set()
+
+        def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+            # Other kinds are for developers; fitting and embedding may find the same thing.
+            if category is UserWarning and str(message) not in shown:
+                shown.add(str(message))
+                _err.print(f"[yellow]Warning:[/] {_one_line(message)}")
+
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            try:
+                command(*args, **kwargs)
+            except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+                message = error.args[0] if isinstance(error, KeyError) and error.args else error
+                _err.print(f"[red]Error:[/] {_one_line(message)}")
+                raise typer.Exit(1) from None
+
+    return wrapper
+
+
+def _one_line(message: object) -> str:
+    return escape(" ".join(str(message).split()))
+
+
+def say(text: str) -> None:
+    """A line, as it is."""
+    out.print(escape(text))

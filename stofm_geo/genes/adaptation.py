@@ -1,0 +1,208 @@
+"""The objectives a cell encoder is adapted by: guess hidden genes, and know a cell again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stofm_geo._checks import check_positive, check_share
+from stofm_geo.genes.rank_encoder import RankEncoder, pad
+from stofm_geo.genes.vocabulary import CLS, MASK, PAD, Vocabulary
+
+_HIDDEN, _OTHER = 0.8, 0.1  # of the genes to guess: shown as <mask>, and as any gene (BERT's)
+
+
+@dataclass(frozen=True)
+class AdaptationSettings:
+    """Settings of :func:`~stofm_geo.genes.adapt`.
+
+    Attributes:
+        max_length: Tokens of a cell in training, ``<cls>`` counted; the rest is cut.
+        hidden_size: Width of a new BERT, a multiple of ``heads``.
+        layers: Of a new BERT.
+        heads: Of a new BERT.
+        out_channels: Length of a cell's vector where the projection is new; the published
+            model takes 256.
+        freeze_layers: Layers, from the embeddings on, that stay as they are; 0: none, and the
+            embeddings are trained, too.
+        mask_share: Share of the genes that are to be guessed.
+        temperature: Of the contrastive loss.
+        contrast_weight: Weight of the contrastive loss beside the other.
+        batch_size: Cells of a step.
+        learning_rate: Peak of the one-cycle schedule of AdamW.
+        weight_decay: Of AdamW.
+
+    Raises:
+        TypeError: A setting of another type.
+        ValueError: A setting out of range.
+    """
+
+    max_length: int = 512
+    hidden_size: int = 256
+    layers: int = 4
+    heads: int = 4
+    out_channels: int = 256
+    freeze_layers: int = 0
+    mask_share: float = 0.15
+    temperature: float = 0.05
+    contrast_weight: float = 0.1
+    batch_size: int = 16
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "hidden_size", "layers", "heads", "out_channels", "batch_size"):
+            check_positive(name, getattr(self, name), whole=True)
+        check_positive("freeze_layers", self.freeze_layers, whole=True, or_zero=True)
+        for name in ("temperature", "learning_rate"):
+            check_positive(name, getattr(self, name))
+        for name in ("contrast_weight", "weight_decay"):
+            check_positive(name, getattr(self, name), or_zero=True)
+        check_share("mask_share", self.mask_share)
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of heads={self.heads}"
+            )
+        for name in ("max_length", "batch_size"):  # a gene beside <cls>; a cell to tell apart
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} must be 2 or more; found {getattr(self, name)}")
+
+
+class Adaptation(L.LightningModule):
+    """Both objectives as one training step.
+
+    Hidden genes: the cross-entropy of the tokens that are to be guessed (Devlin et al. 2019).
+    Cells: two passes through dropout give two vectors of each cell, and each is to be nearer to
+    its twin than to those of the batch's other cells, by the cross-entropy of cosines over
+    ``temperature`` (SimCSE, arXiv 2104.08821).
+
+    Args:
+        encoder: Trained in place.
+        head: From hidden states to logits over the tokens.
+        settings: Weights and rates.
+    """
+
+    def __init__(self, encoder: RankEncoder, head: nn.Module, settings: AdaptationSettings) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.settings = settings
+        token, _ = encoder.vocabulary.of(np.array([*encoder.vocabulary.medians]))
+        self.register_buffer("genes", torch.from_numpy(np.unique(token[token >= 0])), False)
+        freeze(encoder, settings.freeze_layers)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """See ``LightningModule``."""
+        gene_loss, cell_loss = self.losses(*batch)
+        self.log_dict(
+            {"gene_loss": gene_loss, "cell_loss": cell_loss},
+            prog_bar=True,
+            batch_size=len(batch[0]),
+        )
+        return gene_loss + self.settings.contrast_weight * cell_loss
+
+    def losses(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Of hidden genes and of cells, in nats.
+
+        Args:
+            tokens: ``[B, T]``.
+            mask: 1 where they are no padding.
+        """
+        shown, asked = hide(tokens, self.encoder.vocabulary, self.genes, self.settings.mask_share)
+        hidden = self.encoder.bert(
+            torch.cat([shown, tokens, tokens]), attention_mask=mask.repeat(3, 1)
+        ).last_hidden_state
+        logits = self.head(hidden[: len(tokens)][asked])
+        found = F.cross_entropy(logits, tokens[asked].long(), reduction="sum")
+        first, second = self.encoder.project(hidden[len(tokens) :, 0]).chunk(2)
+        cosines = first @ second.T / self.settings.temperature
+        twin = torch.arange(len(tokens), device=tokens.device)
+        return found / asked.sum().clamp(min=1), F.cross_entropy(cosines, twin)
+
+    @torch.no_grad()
+    def held_out_losses(self, cells: Sequence[Tensor], seed: int) -> dict[str, float]:
+        """Both losses of cells that are not trained on, dropout as in training.
+
+        The same seed hides the same genes and drops the same parts, so that what is measured
+        before and after differs by the weights alone.
+        """
+        was, device = self.training, self.genes.device
+        self.train()
+        batches = [
+            cells[start : start + self.settings.batch_size]
+            for start in range(0, len(cells), self.settings.batch_size)
+        ]
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            padding = self.encoder.vocabulary.tokens[PAD]
+            # A last cell alone has no other to be told from.
+            pairs = [
+                self.losses(*(part.to(device) for part in pad(batch, padding)))
+                for batch in batches
+                if len(batch) > 1
+            ]
+        self.train(was)
+        gene_loss, cell_loss = torch.tensor(pairs).mean(dim=0).tolist()
+        return {"gene_loss": gene_loss, "cell_loss": cell_loss}
+
+    def configure_optimizers(self) -> dict:
+        """See ``LightningModule``."""
+        rate = self.settings.learning_rate
+        optimizer = torch.optim.AdamW(
+            [weight for weight in self.parameters() if weight.requires_grad],
+            lr=rate,
+            weight_decay=self.settings.weight_decay,
+        )
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, rate, total_steps=int(self.trainer.estimated_stepping_batches), pct_start=0.1
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+def hide(
+    tokens: Tensor, vocabulary: Vocabulary, genes: Tensor, share: float
+) -> tuple[Tensor, Tensor]:
+    """Tokens with some genes hidden, and which (Devlin et al. 2019).
+
+    Of the genes to be guessed 80 % are shown as ``<mask>``, 10 % as any gene and 10 % as
+    they are.
+
+    Args:
+        tokens: ``[B, T]``.
+        vocabulary: Its ``<pad>`` and ``<cls>`` are never hidden.
+        genes: Tokens to draw from.
+        share: Of the genes, to be guessed.
+
+    Returns:
+        Tokens as shown, and true where they are to be guessed.
+    """
+    special = (tokens == vocabulary.tokens[PAD]) | (tokens == vocabulary.tokens[CLS])
+    asked = (torch.rand(tokens.shape, device=tokens.device) < share) & ~special
+    how = torch.rand(tokens.shape, device=tokens.device)
+    drawn = torch.randint(len(genes), tokens.shape, device=tokens.device)
+    other = genes[drawn].to(tokens.dtype)
+    shown = torch.where(asked & (how < _HIDDEN), vocabulary.tokens[MASK], tokens)
+    return torch.where(asked & (how >= 1 - _OTHER), other, shown), asked
+
+
+def freeze(encoder: RankEncoder, layers: int) -> None:
+    """Keep the embeddings and that many layers as they are; nothing for 0.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    there = encoder.bert.encoder.layer
+    if layers > len(there):
+        raise ValueError(f"freeze_layers={layers}, but the BERT has {len(there)} layers")
+    if layers:
+        for part in (encoder.bert.embeddings, *there[:layers]):
+            part.requires_grad_(False)

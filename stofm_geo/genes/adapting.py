@@ -1,0 +1,208 @@
+"""Adapting a cell encoder to slices of one's own, from a published BERT or from nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from anndata import AnnData
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler
+
+from stofm_geo._checks import check_positive, naming
+from stofm_geo._files import atomic_folder
+from stofm_geo._training import run
+from stofm_geo._version import __version__
+from stofm_geo.genes import _bert
+from stofm_geo.genes.adaptation import Adaptation, AdaptationSettings
+from stofm_geo.genes.rank_encoder import (
+    BERT,
+    PROJECTION,
+    RankEncoder,
+    check_matches,
+    pad,
+    read_projection,
+)
+from stofm_geo.genes.tokens import token_blocks
+from stofm_geo.genes.vocabulary import FILE, MASK, PAD, Vocabulary
+
+RECORD = "training.json"
+FILES = (BERT, PROJECTION, FILE, RECORD)
+_HELD_OUT, _MOST_HELD_OUT = 0.1, 128  # of the cells; to measure the losses by
+
+
+def adapt(
+    slices: Iterable[AnnData],
+    vocabulary: Vocabulary,
+    settings: AdaptationSettings | None = None,
+    *,
+    init: str | Path | None = None,
+    max_steps: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+    names: list[str] | None = None,
+) -> tuple[RankEncoder, dict[str, Any]]:
+    """Train a cell encoder on the counts of slices, self-supervised.
+
+    Args:
+        slices: Counts in ``X`` and Ensembl ids; taken one after another, and those opened with
+            ``backed="r"`` block by block, so that only the tokens of all cells need memory.
+        vocabulary: What the tokens mean; with ``init``, the one it was trained with.
+        settings: Sizes and rates; ``None``: the defaults.
+        init: Where to start from: a Hugging Face folder of a BERT with its masked-LM head
+            (Geneformer), or a cell encoder's folder (``cell_bert/``, ``cell_proj.bin``; a head
+            that is not there is made anew). If the BERT lacks one token, ``<cls>``, it is added.
+            ``None``: a new BERT of the sizes in ``settings``, the inner layers twice as wide.
+        max_steps: Training steps, one batch each.
+        seed: Of weights, order, hidden genes and dropout; the same seed gives the same weights
+            on the same machine with as many threads.
+        progress: Show a progress bar.
+        names: What messages call each slice.
+
+    Returns:
+        The encoder, and a record: seed, steps, settings, versions, how many cells, and both
+        losses before and after, of a tenth of the cells (128 at most) that is not trained on.
+
+    Raises:
+        ImportError: ``transformers`` is not installed.
+        FileNotFoundError: ``init`` is not there.
+        KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+    """
+    settings = settings or AdaptationSettings()
+    check_positive("max_steps", max_steps, whole=True)
+    if MASK not in vocabulary.tokens:
+        raise ValueError(f"the vocabulary has no {MASK!r}, which hidden genes are shown as")
+    with isolate_rng():
+        L.seed_everything(seed, verbose=False)
+        module = Adaptation(*_start(init, vocabulary, settings), settings)
+        cells = _cells(slices, vocabulary, settings.max_length, names)
+        order = torch.randperm(len(cells)).tolist()
+        held = max(2, min(_MOST_HELD_OUT, int(_HELD_OUT * len(cells))))
+        held_out, trained = ([cells[i] for i in part] for part in (order[:held], order[held:]))
+        before = module.held_out_losses(held_out, seed)
+        size = min(settings.batch_size, len(trained))
+        loader = DataLoader(
+            trained,
+            batch_size=size,
+            sampler=RandomSampler(trained, num_samples=max_steps * size),
+            collate_fn=lambda batch: pad(batch, vocabulary.tokens[PAD]),
+        )
+        # The trainer keeps modes as they are, and in that of evaluation nothing is dropped.
+        run(module.train(), loader, max_steps=max_steps, progress=progress)
+        after = module.cpu().held_out_losses(held_out, seed)
+    record = {
+        "library": "stofm_geo",
+        "version": __version__,
+        "versions": {name: version(name) for name in ("torch", "lightning", "transformers")},
+        "seed": seed,
+        "steps": max_steps,
+        "init": None if init is None else str(init),
+        "settings": asdict(settings),
+        "cells": len(trained),
+        "held_out_cells": len(held_out),
+        "held_out_before": before,
+        "held_out_after": after,
+    }
+    return module.encoder.eval(), record
+
+
+def save_adapted(encoder: RankEncoder, record: dict[str, Any], folder: str | Path) -> None:
+    """Write what ``RankEncoder.from_folder`` reads, its vocabulary and the record; all or nothing.
+
+    Args:
+        encoder: Of :func:`adapt`.
+        record: Likewise; written as ``training.json``.
+        folder: Its parent must be there; replaced if it holds such files alone.
+
+    Raises:
+        FileExistsError: It holds something else.
+        OSError: It cannot be written.
+    """
+    with atomic_folder(folder, FILES) as temporary:
+        encoder.write(temporary)
+        encoder.vocabulary.to_json(temporary / FILE)
+        (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _start(
+    init: str | Path | None, vocabulary: Vocabulary, settings: AdaptationSettings
+) -> tuple[RankEncoder, nn.Module]:
+    """An encoder and the head of masked-language modelling."""
+    library = _bert.transformers()
+    tokens = max(vocabulary.tokens.values()) + 1
+    projection = None
+    if init is None:
+        model = library.BertForMaskedLM(
+            library.BertConfig(
+                vocab_size=tokens,
+                hidden_size=settings.hidden_size,
+                num_hidden_layers=settings.layers,
+                num_attention_heads=settings.heads,
+                intermediate_size=2 * settings.hidden_size,
+                max_position_embeddings=settings.max_length,
+                pad_token_id=vocabulary.tokens[PAD],
+            )
+        )
+    else:
+        model, projection = _read(Path(init), vocabulary)
+        known, most = model.config.vocab_size, model.config.max_position_embeddings
+        if known not in (tokens - 1, tokens):
+            raise ValueError(
+                f"{init}: knows {known} tokens, the vocabulary has {tokens}; it is another model's"
+            )
+        if settings.max_length > most:
+            raise ValueError(
+                f"{init}: reads {most} tokens of a cell; max_length={settings.max_length} is more"
+            )
+        if known < tokens:
+            with _bert.silence():
+                model.resize_token_embeddings(tokens)
+    if projection is None:
+        projection = nn.Linear(model.config.hidden_size, settings.out_channels)
+    elif projection.in_features != model.config.hidden_size:
+        raise ValueError(
+            f"{init}: {PROJECTION} takes {projection.in_features} numbers, "
+            f"the BERT gives {model.config.hidden_size}"
+        )
+    return RankEncoder(model.bert, projection, vocabulary), model.cls
+
+
+def _read(folder: Path, vocabulary: Vocabulary) -> tuple[Any, nn.Linear | None]:
+    """A BERT with its head, and a projection where there is one."""
+    if (folder / FILE).is_file() and Vocabulary.from_json(folder / FILE) != vocabulary:
+        raise ValueError(f"{folder}: has a {FILE} of its own, which is another one; name that")
+    bert = folder / BERT if (folder / BERT).is_dir() else folder
+    if not (bert / "config.json").is_file():
+        raise FileNotFoundError(f"{bert / 'config.json'}: no such file; a BERT's folder has one")
+    model_class = _bert.transformers().BertForMaskedLM
+    try:
+        with _bert.silence():  # it tells of a head that is not there
+            model = model_class.from_pretrained(bert, local_files_only=True, weights_only=True)
+        file = folder / PROJECTION
+        return model, read_projection(file) if file.is_file() else None
+    except Exception as error:  # of transformers, torch and pickle: a dozen kinds
+        raise ValueError(f"{folder}: cannot be read as a BERT ({error})") from error
+
+
+def _cells(
+    slices: Iterable[AnnData], vocabulary: Vocabulary, most: int, names: list[str] | None
+) -> list[Tensor]:
+    """Tokens of each cell that has a gene with one."""
+    cells: list[Tensor] = []
+    for i, adata in enumerate(slices):
+        with naming(names[i] if names else f"slice {i}"):
+            check_matches(adata, vocabulary)
+            for tokens, ptr in token_blocks(adata, vocabulary, most):
+                parts = np.split(tokens, ptr[1:-1])
+                cells += [torch.from_numpy(part) for part in parts if len(part) > 1]
+    if len(cells) < 4:
+        raise ValueError(f"{len(cells)} cells have genes with tokens; at least 4 are needed")
+    return cells

@@ -1,0 +1,82 @@
+"""Medians of genes over more cells than fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from anndata import AnnData
+
+from stofm_geo._checks import examples, naming
+from stofm_geo.genes.counts import count_blocks
+from stofm_geo.genes.identifiers import ensembl_ids
+from stofm_geo.ops.compiled import compiled_exactly
+
+# Bins of equal ratio; the middle of one (geometric) is within its root of all that is in it.
+_RATIO = 1.019
+_LEAST, _MOST = 1e-4, 1e4  # of 10 000: one count in a hundred million, and all of them
+_BINS = int(np.ceil(np.log(_MOST / _LEAST) / np.log(_RATIO))) + 1
+
+
+def corpus_medians(slices: Iterable[AnnData]) -> dict[str, float]:
+    r"""Of each gene, the median of its values above zero, per 10 000 of a cell.
+
+    A value is :math:`10^4 \, c_g / \sum_{g'} c_{g'}`, the sum over all genes of the file. Values
+    are counted in bins whose ends are a ratio of 1.019 apart, from 0.0001 on (less counts as
+    that); each of the two values in the middle is taken for the geometric middle of its bin, so
+    the median found is within :math:`\sqrt{1.019} - 1 < 1\,\%` of the true one. Memory is 4 KB a
+    gene, however many cells there are.
+
+    Args:
+        slices: One after another, in memory or backed; each is read in blocks of rows.
+
+    Returns:
+        By Ensembl id, sorted; genes without counts are left out.
+
+    Raises:
+        KeyError, TypeError, ValueError: Counts or gene names that do not fit; or none at all.
+    """
+    row: dict[str, int] = {}
+    counted = np.zeros((0, _BINS), dtype=np.uint32)
+    for i, adata in enumerate(slices):
+        with naming(f"slice {i}"):
+            genes = ensembl_ids(adata)
+            for gene in genes:
+                row.setdefault(gene, len(row))
+            new = np.zeros((len(row) - len(counted), _BINS), dtype=np.uint32)
+            counted = np.concatenate([counted, new])
+            rows = np.array([row[gene] for gene in genes], dtype=np.int64)
+            for counts in count_blocks(adata):
+                _count(counts.indptr, counts.indices, counts.data, rows, counted)
+    medians = _medians(counted)
+    found = {gene: float(medians[i]) for gene, i in sorted(row.items()) if medians[i] > 0}
+    if not found:
+        raise ValueError(
+            f"no counts: the corpus has no slices, or none of its genes ({examples(row)}) is found"
+        )
+    return found
+
+
+@compiled_exactly
+def _count(indptr, indices, data, rows, counted):  # type: ignore[no-untyped-def]
+    per_bin = 1 / np.log(_RATIO)
+    for i in range(len(indptr) - 1):
+        total = 0.0
+        for p in range(indptr[i], indptr[i + 1]):
+            total += np.float64(data[p])
+        for p in range(indptr[i], indptr[i + 1]):
+            value = np.float64(data[p]) / total * 10000.0
+            place = int(np.log(max(value / _LEAST, 1.0)) * per_bin)
+            counted[rows[indices[p]], min(place, _BINS - 1)] += np.uint32(1)
+
+
+def _medians(counted: np.ndarray) -> np.ndarray:
+    """Of each row of bins; 0 where there is nothing in them."""
+    middle = _LEAST * _RATIO ** (np.arange(_BINS) + 0.5)
+    medians = np.zeros(len(counted))
+    for i, bins in enumerate(counted):
+        upto = np.cumsum(bins, dtype=np.int64)
+        if n := int(upto[-1]):
+            pair = np.searchsorted(upto, [(n - 1) // 2, n // 2], side="right")
+            medians[i] = middle[pair].mean()
+    return medians
