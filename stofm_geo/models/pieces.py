@@ -88,4 +88,6 @@ def _with_virtual_cells(values: sp.csr_matrix, data: Data) -> sp.csr_matrix:
     mean = sp.vstack([mean, np.ones((1, n), dtype=np.float32)]).tocsr()
     mean = mean[np.where(cls, virtual, np.arange(virtual))]
     size = np.asarray(mean.sum(axis=1)).ravel()
-    return sp.vstack([values, sp.diags(1 / size).astype(np.float32) @ mean @ values], format="csr")
+    rows = sp.vstack([values, sp.diags(1 / size) @ mean @ values], format="csr", dtype=np.float32)
+    rows.sort_indices()
+    return rows
