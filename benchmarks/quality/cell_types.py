@@ -1,10 +1,10 @@
 """Cell types by a linear probe on frozen vectors, of one model for all panels and both species.
 
-``python -m benchmarks.quality.cell_types --data DIR --model DIR [--steps N] [--seed N] [-o FILE]``
-trains a model on every .h5ad of a folder without labels (or takes the one in ``--model``, if it is
+``python -m benchmarks.quality.cell_types --data DIR --models DIR [--steps N] [--seeds N] [-o FILE]``
+trains models on every .h5ad of a folder without labels (or takes those in ``--models`` that are
 there), and probes three of them: MERFISH hypothalamus, trained on one animal and tested on the
 other, and osmFISH and STARmap, trained on two thirds of blocks of 200 cells and tested on the rest.
-All rows see the same cells and have the same probe, whose strength of regularisation is chosen
+Printed is the mean over the splits, ± its standard deviation over the seeds. All rows see the same cells and have the same probe, whose strength of regularisation is chosen
 within the training cells, by blocks or slices of their own.
 """
 
@@ -133,53 +133,59 @@ def embedded(model: SToFM, adata: AnnData) -> dict[str, Any]:
     }
 
 
-def vectors_of(model: SToFM, adata: AnnData) -> dict[str, np.ndarray]:
-    """What is probed, by name; all in the order of ``adata``."""
-    pca = PCAFeatures(50).fit([adata]).transform(adata)
+def learned(model: SToFM, adata: AnnData) -> dict[str, np.ndarray]:
+    """What a model gives, by name; in the order of ``adata``, which has its embedding."""
     encoded = np.empty((adata.n_obs, model.features.out_channels), dtype=np.float32)
     for part in split_slices(harmonize(adata), slice_key=SLICE):
         encoded[part.obs["row"].to_numpy()] = model.features.transform(part)
     return {
         "SToFM, embedding": adata.obsm["z"],
-        "SToFM, what it says of the cell itself": adata.obsm["z"][:, : encoded.shape[1]],
+        "SToFM, its columns of the cell itself": adata.obsm["z"][:, : encoded.shape[1]],
         "PanelEncoder alone": encoded,
-        "PCA": pca,
-        "neighbour-averaged PCA": neighbour_averaged(pca, adata),
     }
+
+
+def plain(adata: AnnData) -> dict[str, np.ndarray]:
+    """What is learned of the one file alone."""
+    pca = PCAFeatures(50).fit([adata]).transform(adata)
+    return {"PCA": pca, "neighbour-averaged PCA": neighbour_averaged(pca, adata)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="Folder of .h5ad files.")
-    parser.add_argument("--model", type=Path, required=True, help="Folder of the model.")
+    parser.add_argument("--models", type=Path, required=True, help="Folder of models, one a seed.")
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*lbfgs failed to converge.*")
     adatas = {path.stem: read(path) for path in sorted(args.data.glob("*.h5ad"))}
-    start = time.perf_counter()
-    model = model_of(args.model, adatas, args.steps, args.seed)
-    result: dict[str, Any] = {
-        **_record.environment(),
-        "training": model.training_record,
-        "seconds_of_training": round(time.perf_counter() - start),
-        "files": {name: embedded(model, adata) for name, adata in adatas.items()},
+    result: dict[str, Any] = {**_record.environment(), "training": [], "files": {}}
+    scores: dict[str, dict[str, list[list[float]]]] = {
+        name: {row: [probe(z, adatas[name])] for row, z in plain(adatas[name]).items()}
+        for name in PROBED
     }
-    for name, row in result["files"].items():
-        print(f"{name}: {row}", flush=True)
-    print(f"| | {' | '.join(PROBED)} |\n|{'---|' * (len(PROBED) + 1)}", flush=True)
-    scores: dict[str, dict[str, list[float]]] = {}
-    for name in PROBED:
-        vectors = vectors_of(model, adatas[name])
-        scores[name] = {row: probe(z, adatas[name]) for row, z in vectors.items()}
-    result["macro_f1"] = scores
+    for seed in range(args.seeds):
+        start = time.perf_counter()
+        model = model_of(args.models / f"seed{seed}", adatas, args.steps, seed)
+        seconds = round(time.perf_counter() - start)
+        result["training"].append({**model.training_record, "seconds": seconds})
+        for name, adata in adatas.items():
+            result["files"][name] = embedded(model, adata)
+            print(f"seed {seed}, {name}: {result['files'][name]}", flush=True)
+        for name in PROBED:
+            for row, z in learned(model, adatas[name]).items():
+                scores[name].setdefault(row, []).append(probe(z, adatas[name]))
+        result["macro_f1"] = scores  # a seed, a split
+        if args.output is not None:
+            _record.write(result, args.output)
+    print(f"| | {' | '.join(PROBED)} |\n|{'---|' * (len(PROBED) + 1)}")
     for row in scores[PROBED[0]]:
-        cells = [f"{np.mean(scores[n][row]):.3f} ± {np.std(scores[n][row]):.3f}" for n in PROBED]
-        print(f"| {row} | {' | '.join(cells)} |", flush=True)
-    if args.output is not None:
-        _record.write(result, args.output)
+        each = [np.array(scores[name][row]) for name in PROBED]
+        cells = [f"{s.mean():.3f} ± {s.mean(axis=1).std():.3f}" for s in each]
+        print(f"| {row} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
