@@ -1,11 +1,12 @@
 """Cell types by a linear probe on frozen vectors, of one model for all panels and both species.
 
-``python -m benchmarks.quality.cell_types --data DIR --models DIR [--steps N] [--seeds N] [-o FILE]``
+``python -m benchmarks.quality.cell_types --data DIR --models DIR [--seeds N] [-o FILE]``
 trains models on every .h5ad of a folder without labels (or takes those in ``--models`` that are
 there), and probes three of them: MERFISH hypothalamus, trained on one animal and tested on the
 other, and osmFISH and STARmap, trained on two thirds of blocks of 200 cells and tested on the rest.
-Printed is the mean over the splits, ± its standard deviation over the seeds. All rows see the same cells and have the same probe, whose strength of regularisation is chosen
-within the training cells, by blocks or slices of their own.
+Printed is the mean over the splits, ± its standard deviation over the seeds. All rows see the same
+cells and have the same probe, whose strength of regularisation is chosen within the training cells,
+by blocks or slices of their own.
 """
 
 from __future__ import annotations
