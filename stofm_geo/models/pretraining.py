@@ -123,7 +123,7 @@ def hide_counts(data: Data, drop_share: float) -> Data:
     a hidden cell. Values that stay are scaled up by what is lost: their sum is the same on average.
 
     Args:
-        data: A piece of :func:`~stofm_geo.models.pieces.pieces`, ``mask`` told.
+        data: A piece of :func:`~stofm_geo.data.pieces.pieces`, ``mask`` told.
         drop_share: Of each visible cell's values.
     """
     ptr = np.r_[0, data.num_genes.cumsum(0).numpy()]

@@ -92,3 +92,13 @@ class Settings:
             raise ValueError(
                 f"hidden_channels={self.hidden_channels} must be a multiple of heads={self.heads}"
             )
+
+    @property
+    def of_pieces(self) -> dict[str, int]:
+        """Those of :func:`~stofm_geo.data.pieces.pieces`."""
+        return {
+            "k": self.k,
+            "max_macro_nodes": self.max_macro_nodes,
+            "cells_per_subslice": self.cells_per_subslice,
+            "n_components": self.n_components,
+        }

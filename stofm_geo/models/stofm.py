@@ -24,6 +24,7 @@ from stofm_geo._quiet import quiet
 from stofm_geo._training import run
 from stofm_geo._version import __version__
 from stofm_geo.data import split_slices
+from stofm_geo.data.pieces import pieces
 from stofm_geo.genes import (
     CellFeatures,
     ObsmFeatures,
@@ -34,7 +35,6 @@ from stofm_geo.genes import (
 )
 from stofm_geo.models import official, storage
 from stofm_geo.models.network import Network
-from stofm_geo.models.pieces import pieces
 from stofm_geo.models.pretraining import Pretraining, puzzles
 from stofm_geo.models.settings import Settings
 from stofm_geo.models.warm_start import warm_start
@@ -118,7 +118,7 @@ class SToFM(nn.Module, ModelHubMixin):
             encoder = self.features if isinstance(self.features, PanelEncoder) else None
             self.network = Network(self.features.out_channels, self.settings, encoder)
             module = Pretraining(self.network, self.settings)
-            of_slices = [pieces(part, self.features, self.settings) for part in slices]
+            of_slices = [pieces(part, self.features, **self.settings.of_pieces) for part in slices]
             if encoder is not None:
                 warm_start(self.network, [(part[0].panel, part[0].loadings) for part in of_slices])
             loader = puzzles(ConcatDataset(of_slices), self.settings, max_steps)
@@ -169,7 +169,7 @@ class SToFM(nn.Module, ModelHubMixin):
         device = next(self.network.parameters()).device
         vectors = np.empty((adata.n_obs, self.settings.out_channels), dtype=np.float32)
         for part in slices:
-            for piece in pieces(part, self.features, self.settings):
+            for piece in pieces(part, self.features, **self.settings.of_pieces):
                 with torch.inference_mode():
                     z = self(piece.to(device))
                 # Each cell is core in one piece.

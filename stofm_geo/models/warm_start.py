@@ -25,7 +25,7 @@ def warm_start(network: Network, slices: Sequence[tuple[Tensor, Tensor]]) -> Non
     Args:
         network: With a panel encoder; its ``embedding`` and ``readout`` are changed.
         slices: ``panel`` ``[G_s]`` and ``loadings`` ``[G_s, k]`` of each
-            (:func:`~stofm_geo.models.pieces.pieces`).
+            (:func:`~stofm_geo.data.pieces.pieces`).
     """
     weights = [network.encoder.embedding, network.readout]
     with torch.no_grad():

@@ -11,11 +11,11 @@ from anndata import AnnData
 from stofm_geo import SToFM
 from stofm_geo._keys import NodeType
 from stofm_geo.data import split_slices
+from stofm_geo.data.pieces import pieces
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.models import Settings
 from stofm_geo.models.network import Network
-from stofm_geo.models.pieces import pieces
 from stofm_geo.models.pretraining import hide_counts, puzzles
 from stofm_geo.models.warm_start import warm_start
 
@@ -44,7 +44,7 @@ def encoder(part) -> PanelEncoder:
 
 @pytest.fixture
 def piece(part, encoder):
-    return pieces(part, encoder, SETTINGS)[0]
+    return pieces(part, encoder, **SETTINGS.of_pieces)[0]
 
 
 def rows_of(data) -> np.ndarray:
@@ -121,7 +121,7 @@ def test_warm_start_finds_the_components(part) -> None:
     torch.manual_seed(0)
     encoder = PanelEncoder.of([part], out_channels=16)
     network = Network(16, SETTINGS, encoder)
-    piece = pieces(part, encoder, SETTINGS)[0]
+    piece = pieces(part, encoder, **SETTINGS.of_pieces)[0]
     warm_start(network, [(piece.panel, piece.loadings)])
     cells = piece.node_type == NodeType.CELL
     with torch.no_grad():
@@ -198,6 +198,6 @@ def test_settings_of_the_encoder_are_checked() -> None:
 
 
 def test_the_loader_of_puzzles(part, encoder) -> None:
-    puzzle = next(iter(puzzles(pieces(part, encoder, SETTINGS), SETTINGS, 1)))
+    puzzle = next(iter(puzzles(pieces(part, encoder, **SETTINGS.of_pieces), SETTINGS, 1)))
     z, _ = Network(16, SETTINGS, encoder)(puzzle)
     assert z.shape == (puzzle.num_nodes, 48) and torch.isfinite(z).all()

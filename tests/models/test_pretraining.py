@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from stofm_geo.data import slice_graph, split_slices
+from stofm_geo.data.pieces import pieces as pieces_of
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.models import Settings, SToFM
 from stofm_geo.models.network import Network, cell_edges
-from stofm_geo.models.pieces import pieces as pieces_of
 from stofm_geo.models.pretraining import masked_niche_loss, puzzles, recovery_loss
 from stofm_geo.nn import niche
 from stofm_geo.transforms import SpatialKNN
@@ -23,7 +21,7 @@ SETTINGS = Settings(hidden_channels=32, heads=4, num_layers=2, n_components=8, k
 @pytest.fixture(scope="module")
 def pieces():
     part = split_slices(toy_tissue(300, 40, seed=0))[0]
-    return pieces_of(part, PCAFeatures(8).fit([part]), SETTINGS)
+    return pieces_of(part, PCAFeatures(8).fit([part]), **SETTINGS.of_pieces)
 
 
 @pytest.fixture
@@ -140,7 +138,7 @@ def test_niches_of_core_cells_are_those_of_the_whole_slice() -> None:
     data = SpatialKNN(8)(slice_graph(part, features))
     whole = torch.empty(300, 24)
     whole[torch.from_numpy(part.obs["row"].to_numpy())] = niche(data.x, data.edge_index)
-    pieces = pieces_of(part, features, replace(SETTINGS, cells_per_subslice=60))
+    pieces = pieces_of(part, features, **{**SETTINGS.of_pieces, "cells_per_subslice": 60})
     assert len(pieces) == 5
     for puzzle in puzzles(pieces, SETTINGS, 10):
         core = puzzle.core_mask

@@ -14,31 +14,44 @@ from torch_geometric.transforms import Compose
 from stofm_geo._checks import naming
 from stofm_geo._keys import NodeType
 from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
-from stofm_geo.data import slice_graph
+from stofm_geo.data.slices import slice_graph
 from stofm_geo.genes import CellFeatures, PanelEncoder
 from stofm_geo.genes.panel_encoder import compressed
-from stofm_geo.models.settings import Settings
 from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialKNN, SubSlices
 
 
-def pieces(part: AnnData, features: CellFeatures, settings: Settings) -> Sequence[Data]:
+def pieces(
+    part: AnnData,
+    features: CellFeatures,
+    *,
+    k: int,
+    max_macro_nodes: int,
+    cells_per_subslice: int,
+    n_components: int,
+) -> Sequence[Data]:
     """A slice of :func:`~stofm_geo.data.split_slices`, each piece cut when it is asked for.
 
     ``x`` are the features. Of a :class:`~stofm_geo.genes.PanelEncoder`, which is trained with the
     network, they are the components of the slice that its cells are asked for, and a piece also
     has what the encoder reads (``gene``, ``value``, ``num_genes``, ``technology``) and from which
     values of the ``panel`` the components are made (``loadings`` ``[panel, components]``).
+
+    Args:
+        part: One slice.
+        features: Fitted; or a panel encoder.
+        k: Nearest neighbours a cell is joined to.
+        max_macro_nodes: Most virtual cells.
+        cells_per_subslice: Most core cells of a piece.
+        n_components: Of the slice, for a panel encoder.
     """
-    graph = Compose(
-        [SpatialKNN(settings.k), MacroNodes(max_nodes=settings.max_macro_nodes, join=False)]
-    )
+    graph = Compose([SpatialKNN(k), MacroNodes(max_nodes=max_macro_nodes, join=False)])
     # Two edges of halo, so that the niches of border cells are whole.
-    cut = SubSlices(settings.cells_per_subslice, halo=2)
+    cut = SubSlices(cells_per_subslice, halo=2)
     with naming(part.uns["name"]):
         if not isinstance(features, PanelEncoder):
             return cut.lazily(graph(slice_graph(part, features)), JoinMacroNodes())
         values = features.read(part)
-        own = _Components(values, settings.n_components)
+        own = _Components(values, n_components)
         data = graph(slice_graph(part, own))
     data.node = torch.arange(data.num_nodes)
     rows = _with_virtual_cells(values, data)
