@@ -98,11 +98,12 @@ class Network(nn.Module):
         return self.encoder(data.gene, data.value, data.num_genes, cls[of], data.technology[of])
 
     def estimates(self, z: Tensor, data: Data) -> Tensor:
-        """What embeddings say of niches: to be compared with :meth:`asked`."""
+        """What embeddings say of niches, to be compared with :meth:`asked`; of a batch."""
         if self.encoder is None:
             return z
-        parts = z[:, : 3 * self.in_channels].view(len(z), 3, -1)
-        return (parts @ self.reads(data.panel, data.loadings)).flatten(1)
+        parts = z[:, : 3 * self.in_channels].view(len(z), 3, -1).split(data.ptr.diff().tolist())
+        slices = zip(parts, data.panel, data.loadings, strict=True)
+        return torch.cat([part @ self.reads(*of) for part, *of in slices]).flatten(1)
 
     def reads(self, panel: Tensor, loadings: Tensor) -> Tensor:
         """What turns a feature into components of a slice's values, ``[F, components]``."""

@@ -35,7 +35,8 @@ from stofm_geo.genes import (
 )
 from stofm_geo.models import official, storage
 from stofm_geo.models.network import Network
-from stofm_geo.models.pretraining import Pretraining, puzzles
+from stofm_geo.models.pretraining import Pretraining
+from stofm_geo.models.puzzles import puzzles
 from stofm_geo.models.settings import Settings
 from stofm_geo.models.warm_start import warm_start
 
@@ -70,6 +71,14 @@ class SToFM(nn.Module, ModelHubMixin):
         self.network: Network | None = None
         self.features: CellFeatures | None = None
         self.training_record: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, network: Network, settings: Settings, record: dict[str, Any]) -> SToFM:
+        """A model of a network that was trained otherwise; one with a panel encoder."""
+        model = cls(**asdict(settings))
+        model.network, model.features = network, network.encoder
+        model.training_record = record
+        return model
 
     def fit(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stofm_geo.models.network import Network
 
-_STEPS, _RATE, _SMALL, _ENOUGH = 1000, 0.03, 0.01, 1e-3
+_STEPS, _RATE, _SMALL, _ENOUGH = 3000, 0.005, 0.1, 1e-3
 
 
 def warm_start(network: Network, slices: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -17,8 +17,7 @@ def warm_start(network: Network, slices: Sequence[tuple[Tensor, Tensor]]) -> Non
 
     With components :math:`t = v L` of values :math:`v`, what a linear encoder and readout make of
     them is :math:`\hat t = v E R^\top L`. Its mean squared error depends on the variances of the
-    components, and on that of the noise in the other directions, taken as equal in all; no cell
-    is looked at. Embeddings of different panels share their space,
+    components alone; no cell is looked at. Embeddings of different panels share their space,
     and those of shared genes are the same, so there is no closed form; Adam goes over the slices
     in turn.
 
@@ -40,11 +39,10 @@ def warm_start(network: Network, slices: Sequence[tuple[Tensor, Tensor]]) -> Non
         panel, loadings = slices[i]
         width = 1 / loadings.norm(dim=0)  # of halfway whitening: the root of the deviation
         variance = width**2 / (width**2).mean()  # of the components
-        rest = (1 - (variance * width**2).sum()).clamp_min(0) / len(panel)  # of a value, the noise
         back = (loadings * width**2).t()  # from components to values
-        found = weights[0][panel] @ network.reads(panel, loadings)
-        error = (back @ found - torch.eye(len(back))).square() * variance[:, None]
-        loss = (error.sum() + rest * found.square().sum()) / variance.sum()
+        found = back @ weights[0][panel] @ network.reads(panel, loadings)
+        error = (found - torch.eye(len(back))).square() * variance[:, None]
+        loss = error.sum() / variance.sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

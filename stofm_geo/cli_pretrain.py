@@ -1,0 +1,107 @@
+"""``stofm-geo pretrain``: Lightning's command line on a corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from stofm_geo._plainly import plainly, say
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningCLI
+
+_LAST = "last"
+
+
+@plainly
+def pretrain(ctx: typer.Context) -> None:
+    """Pre-train on a corpus: --config pretrain.yaml, and any setting of it, --help for all.
+
+    Writes checkpoints, logs and the best model so far. Started again with the same folder it goes
+    on from the last checkpoint. Needs the extra pretrain.
+    """
+    cli = command(ctx.args)
+    folder = Path(cli.trainer.default_root_dir)
+    last = folder / "checkpoints" / f"{_LAST}.ckpt"
+    if last.is_file():
+        say(f"Going on from {last}")
+    going_on = last if last.is_file() else None
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=going_on, weights_only=True)
+    say(f"Wrote {folder}")
+
+
+def command(args: list[str]) -> LightningCLI:
+    """The parsed command, its trainer, model and data; nothing has run.
+
+    Args:
+        args: As on the command line.
+
+    Raises:
+        ImportError: jsonargparse or TensorBoard is not installed.
+    """
+    try:
+        import jsonargparse  # noqa: F401
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"pre-training needs {error.name}; pip install 'stofm-geo[pretrain]'"
+        ) from error
+    from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    from stofm_geo.data.corpus import CorpusDataModule
+    from stofm_geo.models.callbacks import KeepBest, Throughput
+    from stofm_geo.models.corpus_pretraining import CorpusPretraining
+
+    class Command(LightningCLI):
+        def add_arguments_to_parser(self, parser: Any) -> None:
+            parser.add_argument(
+                "--folder", default="pretrained", help="Of checkpoints, logs and the best model."
+            )
+            parser.add_argument(
+                "--checkpoint_every", type=int, default=100, help="Steps between checkpoints."
+            )
+            parser.link_arguments("seed_everything", "model.seed")
+            parser.link_arguments("seed_everything", "data.seed")
+
+        def instantiate_trainer(self, **kwargs: Any) -> Any:
+            folder = Path(self._get(self.config_init, "folder"))
+            config = {
+                **self._get(self.config_init, "trainer"),
+                **kwargs,
+                "default_root_dir": folder,
+                "logger": [CSVLogger(folder, "csv"), TensorBoardLogger(folder, "tensorboard")],
+            }
+            callbacks = [
+                ModelCheckpoint(
+                    folder / "checkpoints",
+                    _LAST,
+                    every_n_train_steps=self._get(self.config_init, "checkpoint_every"),
+                    enable_version_counter=False,
+                ),
+                KeepBest(str(folder / "model")),
+                LearningRateMonitor("step"),
+                Throughput(),
+            ]
+            if config["enable_progress_bar"] is not False:
+                callbacks.append(RichProgressBar())
+            return self._instantiate_trainer(config, callbacks)
+
+    return Command(
+        CorpusPretraining,
+        CorpusDataModule,
+        args=args,
+        run=False,
+        seed_everything_default=0,
+        save_config_callback=None,
+        auto_configure_optimizers=False,
+        trainer_defaults={
+            "max_steps": 1000,
+            "gradient_clip_val": 1.0,
+            "log_every_n_steps": 10,
+            "use_distributed_sampler": False,  # batches are the data's: by nodes, a rank its own
+        },
+    )

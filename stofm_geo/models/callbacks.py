@@ -1,0 +1,73 @@
+"""What happens beside training: the best model is kept as files, and speed is told."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch_geometric.data import Data
+
+from stofm_geo._files import atomic_folder
+from stofm_geo.models import storage
+
+
+class KeepBest(Callback):
+    """Write the model into a folder whenever ``monitor`` is the least so far.
+
+    The folder is one of ``SToFM.save_pretrained``: safetensors and JSON.
+
+    Args:
+        folder: Replaced whole each time; its parent is made if it is not there.
+        monitor: A logged value (default ``"val/loss"``).
+    """
+
+    def __init__(self, folder: str, monitor: str = "val/loss") -> None:
+        self.folder = Path(folder)
+        self.monitor = monitor
+        self.best = float("inf")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """See ``Callback``."""
+        value = float(trainer.callback_metrics.get(self.monitor, float("inf")))
+        if trainer.sanity_checking or not value < self.best:
+            return
+        self.best = value
+        if trainer.is_global_zero:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_folder(self.folder, (storage.CONFIG, storage.WEIGHTS)) as temporary:
+                storage.save(pl_module.model(), temporary)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on with."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See ``Callback``."""
+        self.best = state_dict["best"]
+
+
+class Throughput(Callback):
+    """Log ``cells_per_second``, core cells on all ranks, over the last 20 steps."""
+
+    _STEPS = 20
+
+    def __init__(self) -> None:
+        self._cells: list[Any] = []
+        self._start = 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Data, batch_idx: int
+    ) -> None:
+        """See ``Callback``."""
+        self._cells.append(batch.core_mask.sum())
+        if len(self._cells) < self._STEPS:
+            return
+        now = time.perf_counter()
+        if self._start:
+            cells = int(torch.stack(self._cells).sum()) * trainer.world_size
+            pl_module.log("cells_per_second", cells / (now - self._start), prog_bar=True)
+        self._cells, self._start = [], now

@@ -1,0 +1,166 @@
+"""Pre-training on a corpus: the network of its genes, validation, and exact resumption."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+from torchmetrics import MeanMetric
+
+from stofm_geo._checks import check_positive
+from stofm_geo._version import __version__
+from stofm_geo.genes import PanelEncoder
+from stofm_geo.models.collapse import Spread
+from stofm_geo.models.network import Network
+from stofm_geo.models.objectives import distance_loss, niche_loss
+from stofm_geo.models.pretraining import Pretraining
+from stofm_geo.models.settings import Settings
+from stofm_geo.models.stofm import SToFM
+from stofm_geo.models.warm_start import warm_start
+
+DEFAULTS = Settings(encoder="panel", organism="auto", n_components=50)
+_SETTINGS = "stofm_settings"  # in a checkpoint
+_COLLAPSED = 0.5  # of the first effective rank
+
+
+class CorpusPretraining(Pretraining):
+    """:class:`Pretraining` on a :class:`~stofm_geo.data.CorpusDataModule`.
+
+    The network is made when the corpus is known. Dropout is drawn from the seed and the number
+    of the step alone, and puzzles from the seed, the epoch and the piece, so that a run that is
+    killed and goes on from a checkpoint ends with the same weights as one that was not.
+
+    Logged: ``niche_loss`` and ``distance_loss``, each beside what plain guessing gives
+    (``..._plain``), for training and, under ``val/``, for the slices held out; the effective rank
+    and the deviation of embeddings, with a warning when the rank falls below half of what it was.
+
+    Args:
+        settings: Of the network and the puzzles; its ``encoder`` is ``"panel"``.
+        freeze_encoder_steps: For so many steps the cell encoder stays as it starts; then all are
+            trained (default 0: all from the start).
+        seed: Of weights and dropout.
+    """
+
+    def __init__(
+        self,
+        settings: Settings = DEFAULTS,
+        freeze_encoder_steps: int = 0,
+        seed: int = 0,
+    ) -> None:
+        check_positive("freeze_encoder_steps", freeze_encoder_steps, whole=True, or_zero=True)
+        if settings.encoder != "panel":
+            raise ValueError(f"a corpus needs encoder='panel'; found {settings.encoder!r}")
+        super().__init__(None, settings)
+        self.freeze_encoder_steps = freeze_encoder_steps
+        self.seed = seed
+        self.first_rank: float | None = None
+        names = ("niche_loss", "niche_loss_plain", "distance_loss", "distance_loss_plain")
+        self.held_out = nn.ModuleDict({name: MeanMetric() for name in names})
+        self.spread = Spread(settings.out_channels)
+
+    def configure_model(self) -> None:
+        """Make the network of the corpus' genes; on every rank the same."""
+        if self.network is not None:
+            return
+        corpus = self.trainer.datamodule.corpus
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            encoder = PanelEncoder(
+                corpus.genes,
+                out_channels=self.settings.out_channels // 3,
+                technologies=corpus.technologies,
+            )
+            self.network = Network(encoder.out_channels, self.settings, encoder)
+            if self.trainer.ckpt_path is None:
+                warm_start(self.network, corpus.components())
+
+    def on_train_batch_start(self, batch: Data, batch_idx: int) -> None:
+        """See ``LightningModule``."""
+        step, world = self.global_step, self.trainer.world_size
+        torch.manual_seed((self.seed * 1_000_003 + step) * world + self.global_rank)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """See ``LightningModule``."""
+        if self.global_step < self.freeze_encoder_steps:
+            for weight in self.network.encoder.parameters():
+                weight.grad = None
+
+    def validation_step(self, batch: Data, batch_idx: int) -> None:
+        """See ``LightningModule``."""
+        z, pair = self.network(batch)
+        for name, loss in (
+            ("niche_loss", niche_loss(self.network, batch, z)),
+            ("distance_loss", distance_loss(self.network, batch, pair)),
+        ):
+            if loss.count > 0:
+                self.held_out[name].update(loss.error / loss.count, loss.count)
+                self.held_out[f"{name}_plain"].update(loss.plain / loss.count, loss.count)
+        self.spread.update(z[batch.core_mask])
+
+    def on_validation_epoch_end(self) -> None:
+        """See ``LightningModule``."""
+        found = {name: metric.compute() for name, metric in self.held_out.items()}
+        found["loss"] = found["niche_loss"] + self.settings.distance_weight * found["distance_loss"]
+        found |= self.spread.compute()
+        self.log_dict({f"val/{name}": value for name, value in found.items()}, prog_bar=False)
+        for metric in (*self.held_out.values(), self.spread):
+            metric.reset()
+        rank = float(found["effective_rank"])
+        self.first_rank = self.first_rank or rank
+        if rank < _COLLAPSED * self.first_rank and self.trainer.is_global_zero:
+            warnings.warn(
+                f"embeddings collapse: their effective rank fell from {self.first_rank:.1f} to "
+                f"{rank:.1f}; lower the learning rate, or raise the share that is hidden",
+                stacklevel=2,
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See ``LightningModule``."""
+        checkpoint[_SETTINGS] = asdict(self.settings)
+        checkpoint["first_rank"] = self.first_rank
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other settings.
+
+        Raises:
+            ValueError: It is another architecture's; the message names what differs.
+        """
+        stored, own = checkpoint.get(_SETTINGS, {}), asdict(self.settings)
+        if differ := [name for name in own if stored.get(name) != own[name]]:
+            told = ", ".join(f"{n}={stored.get(n)!r} there, {own[n]!r} here" for n in differ)
+            raise ValueError(
+                f"the checkpoint is of other settings ({told}); use those, or another folder"
+            )
+        shape = checkpoint["state_dict"]["network.encoder.embedding"].shape
+        if shape != self.network.encoder.embedding.shape:
+            raise ValueError(
+                f"the checkpoint knows {shape[0]} genes, the corpus has "
+                f"{len(self.network.encoder.genes)}; go on with the corpus it was made with, "
+                "or name another folder"
+            )
+        self.first_rank = checkpoint["first_rank"]
+
+    def model(self) -> SToFM:
+        """The network as a model that embeds and can be saved."""
+        record: dict[str, Any] = {
+            "seed": self.seed,
+            "steps": self.global_step,
+            "version": __version__,
+            "corpus": self.trainer.datamodule.corpus.checksum,
+        }
+        record |= {
+            name.removeprefix("val/"): float(value)
+            for name, value in self.trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        return SToFM.of(self.network, self.settings, record)
+
+    def training_step(self, batch: Data, batch_idx: int) -> Tensor:
+        """See ``LightningModule``."""
+        loss = super().training_step(batch, batch_idx)
+        self.losses.clear()  # they are in the logs
+        return loss

@@ -1,0 +1,76 @@
+"""What training must not be able to learn: where there is nothing to know, nothing is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.isotonic import IsotonicRegression
+
+from stofm_geo import SToFM
+from stofm_geo._keys import NodeType
+from stofm_geo.data import split_slices
+from stofm_geo.data.pieces import pieces
+from stofm_geo.datasets import toy_tissue
+from stofm_geo.models.puzzles import puzzles
+
+STEPS, ASKED = 250, 40
+
+
+@pytest.fixture(scope="module", params=["pca", "panel"])
+def noise(request) -> tuple[SToFM, list]:
+    """A model trained on counts that were dealt out to cells anew, and fresh puzzles of them."""
+    adata = toy_tissue(400, 40, seed=0)
+    adata.X = adata.X[np.random.default_rng(0).permutation(adata.n_obs)]
+    model = SToFM(
+        encoder=request.param,
+        hidden_channels=32,
+        heads=4,
+        num_layers=2,
+        n_components=8,
+        k=8,
+        out_channels=48,
+        learning_rate=3e-3,
+        dropout=0.0,
+        mask_share=0.3,
+    )
+    model.fit(adata, max_steps=STEPS, progress=False)
+    of_slice = pieces(split_slices(adata)[0], model.features, **model.settings.of_pieces)
+    torch.manual_seed(1)
+    return model, list(puzzles(of_slice, model.settings, ASKED))
+
+
+def test_hidden_cells_are_not_known_better_than_the_mean(noise) -> None:
+    model, asked = noise
+    error, variance = 0.0, 0.0
+    with torch.inference_mode():
+        for puzzle in asked:
+            z, _ = model.network(puzzle)
+            hidden = puzzle.mask & puzzle.core_mask
+            own = slice(8)  # the other columns are means over cells, most of them visible
+            if model.network.encoder is None:
+                basis = model.network.basis
+                found = (z @ basis.t() / basis.square().sum(dim=1))[hidden][:, own]
+            else:
+                found = model.network.estimates(z, puzzle)[hidden][:, own]
+            true = puzzle.niche[hidden][:, own]
+            error += float((found - true).square().sum())
+            variance += float((true - true.mean(dim=0)).square().sum())
+    assert error > 0.97 * variance
+
+
+def test_moved_cells_are_not_known_better_than_by_what_is_seen(noise) -> None:
+    model, asked = noise
+    seen, true, found = [], [], []
+    with torch.inference_mode():
+        for puzzle in asked:
+            _, pair = model.network(puzzle)
+            src, dst = puzzle.edge_index
+            cells = puzzle.node_type == NodeType.CELL
+            of = (puzzle.moved[src] | puzzle.moved[dst]) & cells[src] & cells[dst]
+            for values, pos in ((seen, puzzle.pos), (true, puzzle.pos_target)):
+                values.append((pos[src[of]] - pos[dst[of]]).norm(dim=1).log1p())
+            found.append(model.network.distance_head(pair[of]))
+    seen, true, found = (torch.cat(part).double().numpy() for part in (seen, true, found))
+    best = IsotonicRegression(out_of_bounds="clip").fit(seen, true).predict(seen)
+    assert np.square(found - true).mean() > 0.9 * np.square(best - true).mean()
