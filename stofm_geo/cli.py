@@ -13,6 +13,7 @@ from rich.markup import escape
 from stofm_geo._keys import Keys
 from stofm_geo._plainly import out, plainly, say
 from stofm_geo.cli_adapt import adapt
+from stofm_geo.cli_pretrain import pretrain
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -160,6 +161,11 @@ def doctor() -> None:
 
 
 app.command()(adapt)
+# All but the name is Lightning's to read, --help, too.
+app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(pretrain)
 
 
 def _targets(slices: list[Path], output: Path) -> list[Path]:
