@@ -38,6 +38,7 @@ def warm_start(network: Network, slices: Sequence[tuple[Tensor, Tensor]]) -> Non
     losses = torch.full((len(slices),), torch.inf)
     for i in order[:_STEPS].tolist():
         panel, loadings = slices[i]
+        loadings = loadings[:, loadings.any(dim=0)]  # zeros fill up what a small panel lacks
         width = 1 / loadings.norm(dim=0)  # of halfway whitening: the root of the deviation
         variance = width**2 / (width**2).mean()  # of the components
         rest = (1 - (variance * width**2).sum()).clamp_min(0) / len(panel)  # of a value, the noise
