@@ -13,6 +13,7 @@ from rich.markup import escape
 from stofm_geo._keys import Keys
 from stofm_geo._plainly import out, plainly, say
 from stofm_geo.cli_adapt import adapt
+from stofm_geo.cli_corpus import corpus
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -160,6 +161,7 @@ def doctor() -> None:
 
 
 app.command()(adapt)
+app.add_typer(corpus, name="corpus")
 
 
 def _targets(slices: list[Path], output: Path) -> list[Path]:
