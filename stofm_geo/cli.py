@@ -13,6 +13,7 @@ from rich.markup import escape
 from stofm_geo._keys import Keys
 from stofm_geo._plainly import out, plainly, say
 from stofm_geo.cli_adapt import adapt
+from stofm_geo.cli_corpus import corpus
 from stofm_geo.cli_pretrain import pretrain
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(pretrain)
+app.add_typer(corpus, name="corpus")
 
 
 def _targets(slices: list[Path], output: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from stofm_geo.transforms._search import spacing
 
 # Positions are rounded to this part of a cell spacing: far coarser than the rounding errors of a
 # rotation, far finer than anything that matters (and finer than what counts as a tie).
-_GRID = 2.0**16
+GRID = 2.0**16
 
 
 class Frame(NamedTuple):
@@ -71,7 +71,7 @@ def canonical_frame(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> Frame:
     # No moment: the cells are all alike, or too few; then they stay as they lie.
     cos, sin = (x / length, y / length) if length > 1e-6 * len(pos) else (1.0, 0.0)
     turned = centred @ np.array([[cos, -sin], [sin, cos]])
-    turned = np.round(turned * _GRID) / _GRID + 0.0  # + 0.0: no negative zeros
+    turned = np.round(turned * GRID) / GRID + 0.0  # + 0.0: no negative zeros
     order = np.lexsort((turned[:, 1], turned[:, 0], key))
     return Frame(order, turned[order], unit)
 

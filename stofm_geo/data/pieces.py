@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from torch_geometric.data import Data
+from torch import Tensor
+from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose
 
-from stofm_geo._checks import naming
-from stofm_geo._keys import NodeType
-from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
+from stofm_geo._checks import check_positions, naming
+from stofm_geo._keys import Keys, NodeType
+from stofm_geo.data.panel_slice import PanelSlice, values
 from stofm_geo.data.slices import slice_graph
 from stofm_geo.genes import CellFeatures, PanelEncoder
 from stofm_geo.genes.panel_encoder import compressed
@@ -44,63 +44,76 @@ def pieces(
         cells_per_subslice: Most core cells of a piece.
         n_components: Of the slice, for a panel encoder.
     """
-    graph = Compose([SpatialKNN(k), MacroNodes(max_nodes=max_macro_nodes, join=False)])
-    # Two edges of halo, so that the niches of border cells are whole.
-    cut = SubSlices(cells_per_subslice, halo=2)
     with naming(part.uns["name"]):
         if not isinstance(features, PanelEncoder):
+            graph = Compose([SpatialKNN(k), MacroNodes(max_nodes=max_macro_nodes, join=False)])
+            # Two edges of halo, so that the niches of border cells are whole.
+            cut = SubSlices(cells_per_subslice, halo=2)
             return cut.lazily(graph(slice_graph(part, features)), JoinMacroNodes())
-        values = features.read(part)
-        own = _Components(values, n_components)
-        data = graph(slice_graph(part, own))
-    data.node = torch.arange(data.num_nodes)
-    rows = _with_virtual_cells(values, data)
-    constant = {
-        "panel": torch.from_numpy(own.panel),
-        "loadings": torch.from_numpy(own.loadings),
-        "technology": torch.tensor([features.technology_of(part)]),
-    }
-
-    def finish(piece: Data) -> Data:
-        piece.gene, piece.value, piece.num_genes = compressed(rows[piece.node.numpy()])
-        for name, value in constant.items():
-            piece[name] = value
-        return JoinMacroNodes()(piece)
-
-    return cut.lazily(data, finish)
+        own = PanelSlice(
+            features.known(part),
+            check_positions(part, Keys.SPATIAL),
+            part.obs["row"].to_numpy(),
+            k=k,
+            max_macro_nodes=max_macro_nodes,
+            cells_per_subslice=cells_per_subslice,
+            n_components=n_components,
+        )
+    return _PanelPieces(own, features.technology_of(part))
 
 
-class _Components:
-    """Principal components of one slice's own values, halfway whitened."""
+class _PanelPieces(Sequence[Data]):
+    """The pieces of a slice with what a panel encoder reads."""
 
-    def __init__(self, values: sp.csr_matrix, n_components: int) -> None:
-        self.panel = np.unique(values.indices).astype(np.int64)
-        self.values = values[:, self.panel]
-        self.out_channels = max(min(n_components, *(size - 1 for size in self.values.shape)), 1)
-        mean, axes, variance = sparse_axes(self._blocks(), self.out_channels)
-        self.loadings = (axes / half_whitening(variance)[:, None]).T.astype(np.float32)
-        self.centre = (mean @ self.loadings).astype(np.float32)
+    def __init__(self, own: PanelSlice, technology: int) -> None:
+        self.own = own
+        self.technology = technology
 
-    def transform(self, adata: AnnData) -> np.ndarray:
-        """Of the cells of the slice."""
-        return np.concatenate([part @ self.loadings for part in self._blocks()]) - self.centre
+    def __len__(self) -> int:
+        return len(self.own.cuts)
 
-    def _blocks(self):  # type: ignore[no-untyped-def]
-        return (self.values[i : i + BLOCK] for i in range(0, self.values.shape[0], BLOCK))
+    def __getitem__(self, index: int) -> Data:
+        piece = self.own.cuts[index]
+        cells = piece.node[piece.node_type == NodeType.CELL].numpy()
+        del piece.node
+        found = values(self.own.counts[cells], self.own.scale)
+        return finish(
+            piece,
+            sp.vstack([found, self.own.virtual], format="csr"),
+            torch.from_numpy(self.own.panel),
+            torch.from_numpy(self.own.loadings),
+            self.technology,
+        )
 
 
-def _with_virtual_cells(values: sp.csr_matrix, data: Data) -> sp.csr_matrix:
-    """Values of all nodes: CLS has the mean of the slice, a virtual cell that of its cells."""
-    n = values.shape[0]
-    cluster = data.cluster[:n].numpy() - n
-    virtual = data.num_nodes - n
-    mean = sp.csr_matrix(
-        (np.ones(n, dtype=np.float32), (cluster, np.arange(n))), shape=(virtual, n)
-    )
-    cls = data.node_type[n:].numpy() == NodeType.CLS
-    mean = sp.vstack([mean, np.ones((1, n), dtype=np.float32)]).tocsr()
-    mean = mean[np.where(cls, virtual, np.arange(virtual))]
-    size = np.asarray(mean.sum(axis=1)).ravel()
-    rows = sp.vstack([values, sp.diags(1 / size) @ mean @ values], format="csr", dtype=np.float32)
-    rows.sort_indices()
-    return rows
+def finish(
+    piece: Data, rows: sp.csr_matrix, panel: Tensor, loadings: Tensor, technology: int
+) -> Data:
+    """Give a piece what a panel encoder reads, and its virtual nodes their edges.
+
+    Args:
+        piece: With its cells' edges alone.
+        rows: Values of its nodes, ``[num_nodes, G]``.
+        panel: Numbers of the slice's genes, ``[P]``.
+        loadings: ``[P, components]``.
+        technology: Its number.
+    """
+    piece.gene, piece.value, piece.num_genes = compressed(rows)
+    piece.panel, piece.loadings = panel, loadings
+    piece.technology = torch.tensor([technology])
+    return JoinMacroNodes()(piece)
+
+
+def collate(pieces: Sequence[Data]) -> Batch:
+    """Pieces of any slices, hidden and moved already, as one batch.
+
+    Returns:
+        The batch; ``panel`` and ``loadings``, whose sizes differ, are lists, one entry a piece.
+        What numbers nodes of one piece, or tells what was hidden, is left out.
+    """
+    lists = [name for name in ("panel", "loadings") if name in pieces[0]]
+    left_out = ["cluster", "cluster_size", "x_target"]
+    batch = Batch.from_data_list(list(pieces), exclude_keys=[*lists, *left_out])
+    for name in lists:
+        batch[name] = [piece[name] for piece in pieces]
+    return batch

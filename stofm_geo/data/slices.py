@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from torch_geometric.data import Data
@@ -13,7 +14,7 @@ from torch_geometric.data import Data
 from stofm_geo._checks import check_obsm, check_positions, check_slice_key, naming
 from stofm_geo._keys import Keys
 from stofm_geo.data.anndata import from_anndata
-from stofm_geo.data.frame import canonical_frame
+from stofm_geo.data.frame import Frame, canonical_frame
 from stofm_geo.genes import CellFeatures, as_counts
 from stofm_geo.transforms._search import distinct
 
@@ -68,19 +69,8 @@ def split_slices(
     slices = []
     for slice_name, rows in groups.items():
         with naming(slice_name):
-            if len(rows) < min_cells:
-                raise ValueError(
-                    f"{len(rows)} cells are too few for a tissue graph of "
-                    f"{min_cells - 1} neighbours a cell; leave the slice out"
-                )
-            if doubled := len(rows) - len(distinct(positions[rows])):
-                warnings.warn(
-                    f"{doubled} of {len(rows)} cells lie exactly where another does; "
-                    "drop them if they are copies or have no position",
-                    stacklevel=2,
-                )
             own = values if len(groups) == 1 else values[rows]  # a copy is as large as the file
-            order, pos, unit = canonical_frame(own, positions[rows])
+            order, pos, unit = checked_frame(own, positions[rows], min_cells)
         rows = rows[order]
         part = AnnData(
             X=values[rows] if features_key is None else None,
@@ -93,6 +83,26 @@ def split_slices(
             part.obsm[features_key] = values[rows]
         slices.append(part)
     return slices
+
+
+def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_cells: int) -> Frame:
+    """:func:`~stofm_geo.data.canonical_frame` of what can be a tissue graph.
+
+    Raises:
+        ValueError: Less than ``min_cells`` cells, or all of them at one place.
+    """
+    if len(positions) < min_cells:
+        raise ValueError(
+            f"{len(positions)} cells are too few for a tissue graph of "
+            f"{min_cells - 1} neighbours a cell; leave the slice out"
+        )
+    if doubled := len(positions) - len(distinct(positions)):
+        warnings.warn(
+            f"{doubled} of {len(positions)} cells lie exactly where another does; "
+            "drop them if they are copies or have no position",
+            stacklevel=3,
+        )
+    return canonical_frame(rows, positions)
 
 
 def slice_rows(adata: AnnData, slice_key: str | None, name: str) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
 
 def counts_of_any_names(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
     """:func:`as_counts` where gene names may occur twice."""
-    counts = _checked(adata, copy)
+    counts = checked_counts(adata, copy)
     if not counts.nnz:
         raise _all_zero(adata)
     return counts
@@ -69,7 +69,7 @@ def count_blocks(adata: AnnData, rows: int = BLOCK) -> Iterator[sp.csr_matrix]:
     _check_names(adata)
     found = 0
     for start in range(0, adata.n_obs, rows):
-        block = _checked(adata[start : start + rows], copy=False)
+        block = checked_counts(adata[start : start + rows], copy=False)
         found += block.nnz
         yield block
     if not found:
@@ -87,8 +87,8 @@ def _check_names(adata: AnnData) -> None:
     )
 
 
-def _checked(adata: AnnData, copy: bool) -> sp.csr_matrix:
-    """The counts; all of them may be zero."""
+def checked_counts(adata: AnnData, copy: bool) -> sp.csr_matrix:
+    """As :func:`counts_of_any_names`, of cells that may all be empty."""
     matrix = adata.X
     if matrix is None:
         raise ValueError("X is empty (None); put the counts there, or name features in obsm")

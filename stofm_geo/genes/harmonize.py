@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,13 +50,7 @@ def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None
             counts; or what :func:`match_genes` raises.
     """
     counts = counts_of_any_names(adata, copy=False)
-    match = match_counts(adata, counts, organism, table)
-    _check_shares(match)
-    matched = np.flatnonzero(match.ids != "")
-    ids, place = np.unique(match.ids[matched].astype(str), return_inverse=True)
-    sums = sp.csr_matrix(
-        (np.ones(len(matched), np.float32), (matched, place)), shape=(adata.n_vars, len(ids))
-    )
+    ids, names, sums, report = human_genes(adata, counts, organism, table)
     human = sp.csr_matrix(counts @ sums)
     human.sort_indices()
     emptied = (np.diff(human.indptr) == 0) & (np.diff(counts.indptr) > 0)
@@ -65,18 +60,45 @@ def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None
             f"are empty now ({examples(adata.obs_names[emptied])})",
             stacklevel=2,
         )
-    names = pd.Series(match.names[matched].astype(str)).groupby(place).agg(",".join)
     obsm, obsp = adata.obsm, adata.obsp
     if adata.is_view:  # whose arrays, when written to, would make it a copy of its own
         obsm, obsp = obsm.copy(), obsp.copy()
     return AnnData(
         X=human,
         obs=adata.obs.copy(),
-        var=pd.DataFrame({"names": names.to_numpy(dtype=object)}, index=ids),
+        var=pd.DataFrame({"names": names}, index=ids),
         obsm=dict(obsm),
         obsp=dict(obsp),
-        uns={**adata.uns, REPORT: _report(match, len(ids))},
+        uns={**adata.uns, REPORT: report},
     )
+
+
+def human_genes(
+    adata: AnnData, counts: sp.csr_matrix, organism: str, table: Table | None = None
+) -> tuple[np.ndarray, np.ndarray, sp.csr_matrix, dict[str, Any]]:
+    """What :func:`harmonize` makes of genes; of counts, their sums alone matter.
+
+    Args:
+        adata: With names of genes in ``var_names`` and ``var``.
+        counts: ``[n, genes]``, or one row of their sums.
+        organism: See :func:`match_genes`.
+        table: See :func:`match_genes`.
+
+    Returns:
+        Human ids ``[H]``, sorted; the names they had, ``[H]``; a matrix ``[genes, H]`` of ones that
+        sums counts of genes into those of human ones; what was matched.
+
+    Warns, raises as :func:`harmonize`.
+    """
+    match = match_counts(adata, counts, organism, table)
+    _check_shares(match)
+    matched = np.flatnonzero(match.ids != "")
+    ids, place = np.unique(match.ids[matched].astype(str), return_inverse=True)
+    sums = sp.csr_matrix(
+        (np.ones(len(matched), np.float32), (matched, place)), shape=(adata.n_vars, len(ids))
+    )
+    names = pd.Series(match.names[matched].astype(str)).groupby(place).agg(",".join)
+    return ids, names.to_numpy(dtype=object), sums, _report(match, len(ids))
 
 
 def _check_shares(match: GeneMatch) -> None:

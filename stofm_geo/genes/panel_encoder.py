@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,15 @@ class PanelEncoder(nn.Module):
             ValueError: Counts that do not fit (see :func:`~stofm_geo.genes.as_counts`), or of
                 which the encoder knows less than a fifth.
         """
+        values = root_shares(self.known(adata))
+        values.data /= centre_and_scale([values])[1]
+        return values
+
+    def known(self, adata: AnnData) -> sp.csr_matrix:
+        """Counts of the genes that the encoder knows, ``[n, G]`` float32; raises as :meth:`read`.
+
+        Columns are the encoder's genes.
+        """
         counts = as_counts(adata, copy=False)
         column = self.genes.get_indexer(adata.var_names)
         total = counts.sum()
@@ -116,24 +125,12 @@ class PanelEncoder(nn.Module):
             if share < _LEAST:
                 raise ValueError(message.format(""))
             warnings.warn(message.format("the others are left out; "), stacklevel=2)
-        values = sp.csr_matrix(
+        known = sp.csr_matrix(
             (known.data, column[column >= 0][known.indices], known.indptr),
             shape=(len(counts.indptr) - 1, len(self.genes)),
         )
-        values.sort_indices()
-        of_cell = np.asarray(values.sum(axis=1)).ravel()
-        values.data = np.sqrt(values.data / np.repeat(of_cell, np.diff(values.indptr)))
-        if empty := int((of_cell == 0).sum()):
-            warnings.warn(
-                f"{empty} of {len(of_cell)} cells have no counts and get the vector of an average "
-                "cell",
-                stacklevel=2,
-            )
-        # |v| is 1 for a cell with counts: the variance is what the mean leaves of that.
-        mean = np.asarray(values.mean(axis=0)).ravel()
-        variance = (of_cell > 0).mean() - np.square(mean).sum()
-        values.data /= np.sqrt(variance) if variance > 1e-6 else 1.0  # cells may all be alike
-        return values
+        known.sort_indices()
+        return known
 
     def forward(
         self,
@@ -204,6 +201,36 @@ class PanelEncoder(nn.Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.genes)} genes, {self.out_channels})"
+
+
+def root_shares(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """Roots of each gene's share of its cell's counts, ``[n, G]`` float32."""
+    of_cell = (counts @ np.ones(counts.shape[1])).astype(np.float32)
+    shares = counts.data / np.repeat(of_cell, np.diff(counts.indptr))
+    return sp.csr_matrix((np.sqrt(shares), counts.indices, counts.indptr), shape=counts.shape)
+
+
+def centre_and_scale(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, np.float32]:
+    """Mean ``[G]`` and scale :math:`s` of :func:`root_shares`, which come in blocks of rows.
+
+    Warns:
+        UserWarning: Cells have no counts.
+    """
+    cells, empty, total = 0, 0, np.zeros(1)
+    for block in blocks:
+        cells += block.shape[0]
+        empty += int((np.diff(block.indptr) == 0).sum())
+        total = total + np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
+    if empty:
+        warnings.warn(
+            f"{empty} of {cells} cells have no counts and get the vector of an average cell",
+            stacklevel=3,
+        )
+    # The square of a row is 1 for a cell with counts: the variance is what the mean leaves of it.
+    mean = total / cells
+    variance = 1 - empty / cells - np.square(mean).sum()
+    # Cells may all be alike.
+    return mean, np.float32(np.sqrt(variance) if variance > 1e-6 else 1)
 
 
 def compressed(values: sp.csr_matrix) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ from stofm_geo.models.collapse import Spread
 from stofm_geo.models.network import Network
 from stofm_geo.models.objectives import distance_loss, niche_loss
 from stofm_geo.models.pretraining import Pretraining
+from stofm_geo.models.puzzles import Puzzle
 from stofm_geo.models.settings import Settings
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.models.warm_start import warm_start
@@ -66,7 +67,7 @@ class CorpusPretraining(Pretraining):
         """Make the network of the corpus' genes; on every rank the same."""
         if self.network is not None:
             return
-        corpus = self.trainer.datamodule.corpus
+        corpus = self.trainer.datamodule.train
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             encoder = PanelEncoder(
@@ -77,6 +78,24 @@ class CorpusPretraining(Pretraining):
             self.network = Network(encoder.out_channels, self.settings, encoder)
             if self.trainer.ckpt_path is None:
                 warm_start(self.network, corpus.components())
+
+    def setup(self, stage: str) -> None:
+        """Give the data their puzzles.
+
+        Raises:
+            ValueError: The corpus was cut with other settings.
+        """
+        data = self.trainer.datamodule
+        own = self.settings.of_pieces
+        if differ := [name for name in own if data.train.settings[name] != own[name]]:
+            told = ", ".join(
+                f"{n}={data.train.settings[n]!r} there, {own[n]!r} here" for n in differ
+            )
+            raise ValueError(
+                f"{data.train.folder}: the corpus was built with other settings ({told}); use "
+                "those, or build another"
+            )
+        data.train.transform = data.val.transform = Puzzle(self.settings)
 
     def on_train_batch_start(self, batch: Data, batch_idx: int) -> None:
         """See ``LightningModule``."""
@@ -150,7 +169,7 @@ class CorpusPretraining(Pretraining):
             "seed": self.seed,
             "steps": self.global_step,
             "version": __version__,
-            "corpus": self.trainer.datamodule.corpus.checksum,
+            "corpus": self.trainer.datamodule.train.checksum,
         }
         record |= {
             name.removeprefix("val/"): float(value)

@@ -8,20 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 import torch
-import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
+from stofm_geo.data.pieces import collate
 from stofm_geo.genes.panel_encoder import compressed
 from stofm_geo.models.network import cell_edges
 from stofm_geo.models.settings import Settings
 from stofm_geo.nn import niche
 from stofm_geo.transforms import MaskCells, PerturbPositions, SpatialKNN
-
-_OF_A_SLICE = ("panel", "loadings")
-_DONE_WITH = ("cluster", "cluster_size", "node", "x_target")  # they number nodes of one piece
 
 
 class Puzzle:
@@ -48,12 +45,6 @@ class Puzzle:
     def __call__(self, piece: Data) -> Data:
         """A new puzzle; ``piece`` stays as it is. Drawn with torch's generator."""
         piece = copy.copy(piece)
-        if "gene" in piece:  # slices of few genes have fewer components than a batch's others
-            missing = self.settings.n_components - piece.x.size(1)
-            piece.x, piece.loadings = (
-                F.pad(piece.x, (0, missing)),
-                F.pad(piece.loadings, (0, missing)),
-            )
         # Two edges of halo, so that the niches of a piece's border cells are those of the slice.
         piece.niche = niche(piece.x, cell_edges(piece))
         piece = self.transform(piece)
@@ -100,15 +91,6 @@ def hide_counts(data: Data, drop_share: float) -> Data:
     rows = sp.vstack([seen, means], format="csr", dtype=np.float32)
     data.gene, data.value, data.num_genes = compressed(rows)
     return data
-
-
-def collate(pieces: Sequence[Data]) -> Batch:
-    """A batch of puzzles; ``panel`` and ``loadings``, of a slice each, are lists."""
-    batch = Batch.from_data_list(list(pieces), exclude_keys=[*_OF_A_SLICE, *_DONE_WITH])
-    for name in _OF_A_SLICE:
-        if name in pieces[0]:
-            batch[name] = [piece[name] for piece in pieces]
-    return batch
 
 
 class _Puzzles(Dataset):

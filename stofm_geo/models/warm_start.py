@@ -37,7 +37,7 @@ def warm_start(network: Network, slices: Sequence[tuple[Tensor, Tensor]]) -> Non
     losses = torch.full((len(slices),), torch.inf)
     for i in order[:_STEPS].tolist():
         panel, loadings = slices[i]
-        loadings = loadings[:, loadings.any(dim=0)]  # others fill up a slice of few genes
+        loadings = loadings[:, loadings.any(dim=0)]  # zeros fill up what a small panel lacks
         width = 1 / loadings.norm(dim=0)  # of halfway whitening: the root of the deviation
         variance = width**2 / (width**2).mean()  # of the components
         back = (loadings * width**2).t()  # from components to values

@@ -1,0 +1,31 @@
+"""Slices of many files on disk, harmonised and cut, of which training reads a piece at a time."""
+
+try:
+    import filelock  # noqa: F401
+    import zarr  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"corpora need zarr and filelock ({error}), and Python 3.11 or later; "
+        "pip install 'stofm-geo[corpus]'"
+    ) from error
+
+from stofm_geo.data.corpus.build import build
+from stofm_geo.data.corpus.dataset import CorpusDataset
+from stofm_geo.data.corpus.index import read_index, summary, verify
+from stofm_geo.data.corpus.loader import CorpusDataModule, CorpusLoader
+from stofm_geo.data.corpus.sampler import BudgetBatchSampler
+from stofm_geo.data.corpus.sources import Source, find_sources, read_manifest
+
+__all__ = [
+    "BudgetBatchSampler",
+    "CorpusDataModule",
+    "CorpusDataset",
+    "CorpusLoader",
+    "Source",
+    "build",
+    "find_sources",
+    "read_index",
+    "read_manifest",
+    "summary",
+    "verify",
+]

@@ -1,0 +1,272 @@
+"""A corpus from files of slices: each slice by itself, whole or not at all, and once."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import scipy.sparse as sp
+
+from stofm_geo._checks import check_positive, naming
+from stofm_geo._files import atomic_path
+from stofm_geo._keys import Keys, NodeType
+from stofm_geo._principal import BLOCK
+from stofm_geo._version import __version__
+from stofm_geo.data.corpus import workers as pool
+from stofm_geo.data.corpus.index import FAILED, FORMAT, INDEX, SLICES
+from stofm_geo.data.corpus.records import Common, encode
+from stofm_geo.data.corpus.sources import ReadSlice, Slice, Source, read_slice, slices_of
+from stofm_geo.data.corpus.store import checksum, read_genes, write_slice
+from stofm_geo.data.panel_slice import PanelSlice
+
+_TEMPORARY = ".building-"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A slice to be made, and what its files depend on."""
+
+    which: Slice
+    folder: Path  # of all slices
+    settings: dict[str, int]
+    spatial_key: str
+    stamp: tuple[int, int]  # bytes of the source, and when they were written
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            **asdict(self.which),
+            "settings": self.settings,
+            "spatial_key": self.spatial_key,
+            "stamp": list(self.stamp),
+        }
+
+    @property
+    def done(self) -> Path:
+        """A file that is written when the slice is, about it."""
+        return self.folder / f"{self.which.folder}.json"
+
+
+def build(
+    sources: Sequence[Source],
+    folder: str | Path,
+    *,
+    k: int = 12,
+    max_macro_nodes: int = 16,
+    cells_per_subslice: int = 1000,
+    n_components: int = 50,
+    spatial_key: str = Keys.SPATIAL,
+    workers: int = 1,
+    told: Callable[[str], None] = lambda line: None,
+) -> list[tuple[str, str]]:
+    """Write the pieces of all slices of these sources.
+
+    A slice that is there already, of the same source (name, bytes, time of change) and settings,
+    is not made again: a build that was stopped, however, goes on where it was. The same sources
+    give the same bytes. A slice that cannot be made is put aside, told in ``failed.csv``, and the
+    rest goes on; so is one that holds the same cells as another. What is in the folder of other
+    sources stays there, but is not of the corpus.
+
+    Args:
+        sources: Of :func:`~stofm_geo.data.corpus.find_sources`.
+        folder: Where the corpus goes.
+        k: Nearest neighbours a cell is joined to.
+        max_macro_nodes: Most virtual cells of a slice.
+        cells_per_subslice: Most core cells of a piece.
+        n_components: Principal components of a slice, its targets.
+        spatial_key: Key in ``obsm`` of the positions.
+        workers: Processes, each with one thread and one slice at a time.
+        told: Is called with a line for each slice that is done.
+
+    Returns:
+        Slices that were put aside, and why.
+
+    Warns:
+        UserWarning: What is doubtful about a slice, when it is made.
+
+    Raises:
+        OSError: The folder cannot be written.
+        RuntimeError: Another build is writing there.
+        TypeError, ValueError: Settings that do not fit, or no slice could be made.
+    """
+    settings = {
+        "k": k,
+        "max_macro_nodes": max_macro_nodes,
+        "cells_per_subslice": cells_per_subslice,
+        "n_components": n_components,
+    }
+    for name, value in {**settings, "workers": workers}.items():
+        check_positive(name, value, whole=True)
+    folder = Path(folder)
+    (folder / SLICES).mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RuntimeError(f"{folder}: another build is writing there; wait for it") from None
+    with lock:
+        return _build(sources, folder, settings, spatial_key, workers, told)
+
+
+def _build(
+    sources: Sequence[Source],
+    folder: Path,
+    settings: dict[str, int],
+    spatial_key: str,
+    workers: int,
+    told: Callable[[str], None],
+) -> list[tuple[str, str]]:
+    (folder / INDEX).unlink(missing_ok=True)  # until all is done again
+    for left in (folder / SLICES).glob(f"{_TEMPORARY}*"):  # of a build that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    tasks, failed = {}, {}
+    for source in sources:
+        try:
+            stamp = _stamp(Path(source.path))
+            for which in slices_of(source):
+                task = _Task(which, folder / SLICES, settings, spatial_key, stamp)
+                tasks.setdefault(which.folder, task)
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            failed[source.path] = _reason(error)
+    found = {name: _found(task) for name, task in tasks.items()}
+    open_ = [tasks[name] for name in sorted(tasks) if found[name] is None]
+    if len(open_) < len(tasks):
+        told(f"{len(tasks) - len(open_)} of {len(tasks)} slices are there already")
+    for i, (task, result) in enumerate(pool.each(_make, open_, workers), start=1):
+        result = pool.DIED if result is None else result
+        label = task.which.label
+        if isinstance(result, str):
+            failed[label] = result.removeprefix(f"{label}: ")
+            told(f"{i}/{len(open_)} {label}: put aside")
+            continue
+        found[task.which.folder] = result
+        told(f"{i}/{len(open_)} {label}: {result['cells']} cells, {len(result['nodes'])} pieces")
+        for warning in result["warnings"]:
+            warnings.warn(warning, stacklevel=3)
+    slices, first = [], {}
+    for name in sorted(name for name, one in found.items() if one is not None):
+        content = found[name].pop("content")
+        if content in first:
+            failed[tasks[name].which.label] = f"has the same cells as {first[content]}"
+        else:
+            first[content] = tasks[name].which.label
+            slices.append(found[name])
+    with atomic_path(folder / FAILED) as file, file.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("slice", "reason"), *sorted(failed.items())])
+    if not slices:
+        raise ValueError(f"{folder}: no slice could be made; {FAILED} there tells why")
+    genes = set().union(*(read_genes(folder / SLICES / one["folder"]) for one in slices))
+    index = {
+        "format": FORMAT,
+        "settings": settings,
+        "technologies": sorted({one["technology"] for one in slices} - {""}),
+        "failed": len(failed),
+        "slices": slices,
+        "genes": sorted(genes),
+    }
+    with atomic_path(folder / INDEX) as file:
+        file.write_text(json.dumps(index, indent=1))
+    return sorted(failed.items())
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    stats = [file.stat() for file in files]
+    return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
+
+
+def _found(task: _Task) -> dict[str, Any] | None:
+    """What is known of a slice that is done already."""
+    if not (task.folder / task.which.folder).is_dir():
+        return None
+    try:
+        known = json.loads(task.done.read_text())
+    except (OSError, ValueError):
+        return None
+    return known["slice"] if known["made_of"] == task.made_of else None
+
+
+def _make(task: _Task) -> dict[str, Any] | str:
+    """Write a slice; what is known of it, or why it cannot be."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            known = _write(task)
+    except Exception as error:  # whatever is wrong with one slice, the others go on
+        return _reason(error)
+    said = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    known["warnings"] = list(dict.fromkeys(said))
+    with atomic_path(task.done) as file:
+        file.write_text(json.dumps({"made_of": task.made_of, "slice": known}))
+    return known
+
+
+def _write(task: _Task) -> dict[str, Any]:
+    which = task.which
+    own = read_slice(which, spatial_key=task.spatial_key, min_cells=task.settings["k"] + 1)
+    with naming(which.label):
+        cut = PanelSlice(own.counts, own.pos, own.row, **task.settings)
+    nodes: list[int] = []
+
+    def records() -> Iterator[bytes]:
+        for piece in cut.cuts:
+            nodes.append(piece.num_nodes)
+            yield encode(piece, own.counts[piece.node[piece.node_type == NodeType.CELL].numpy()])
+
+    known = {
+        "folder": which.folder,
+        "path": which.source.path,
+        "slice": which.name,
+        "technology": own.technology,
+        "organism": own.report.get("organism", "not told"),
+        "cells": len(own.pos),
+        "genes": len(own.genes),
+    }
+    attributes = {
+        **known,
+        "format": FORMAT,
+        "stofm_geo": __version__,
+        "settings": task.settings,
+        "spacing": own.unit,
+        "harmonize": own.report,
+    }
+    target = task.folder / which.folder
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=task.folder) as temporary:
+        made = Path(temporary) / which.folder
+        write_slice(made, records(), Common.of(cut).to_bytes(), own.genes, attributes)
+        sha256, size = checksum(made)
+        task.done.unlink(missing_ok=True)
+        if target.is_dir():  # of another state of the source, or not known to be whole
+            os.replace(target, Path(temporary) / "before")
+        os.replace(made, target)
+    content = _content(own)
+    return {**known, "nodes": nodes, "bytes": size, "sha256": sha256, "content": content}
+
+
+def _content(own: ReadSlice) -> str:
+    """A name for the cells, however they were turned, sorted and filed."""
+    digest = hashlib.sha256("\n".join(own.genes).encode())
+    digest.update(np.ascontiguousarray(own.pos).tobytes())
+    for start in range(0, own.counts.shape[0], BLOCK):
+        block: sp.csr_matrix = own.counts[start : start + BLOCK]
+        for part in (block.data, block.indices.astype(np.int32), block.indptr.astype(np.int64)):
+            digest.update(part.tobytes())
+    return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    message = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+    known = isinstance(error, (ImportError, KeyError, OSError, TypeError, ValueError))
+    return message if known and message else f"{type(error).__name__}: {message}"

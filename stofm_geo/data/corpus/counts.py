@@ -1,0 +1,126 @@
+"""Counts of one slice in two to four bytes a value, read from disk a block at a time."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from anndata.io import sparse_dataset
+
+from stofm_geo._principal import BLOCK
+from stofm_geo.genes.counts import checked_counts, tidy
+
+_COLUMNS = 256  # read at once of a matrix that is stored by columns
+
+
+class SmallCounts:
+    """Counts as whole numbers of one or two bytes where they are such, and rows as asked for.
+
+    Args:
+        blocks: Float32 CSR ``[b, genes]``, one after another.
+        num_genes: Columns.
+
+    Attributes:
+        shape: ``(cells, genes)``.
+    """
+
+    def __init__(self, blocks: Any, num_genes: int) -> None:
+        gene, value, count = [], [], []
+        for block in blocks:
+            gene.append(block.indices.astype(np.uint16 if num_genes <= 2**16 else np.uint32))
+            value.append(whole(block.data))
+            count.append(np.diff(block.indptr))
+        self.gene = np.concatenate(gene)
+        gene.clear()
+        self.value = np.concatenate(value)
+        self.ptr = np.concatenate([[0], np.cumsum(np.concatenate(count), dtype=np.int64)])
+        self.shape = len(self.ptr) - 1, num_genes
+        self.order: np.ndarray | None = None
+
+    def __getitem__(self, rows: slice | np.ndarray) -> sp.csr_matrix:
+        """Counts of some cells, float32 CSR."""
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(self.shape[0]))
+        if self.order is not None:
+            rows = self.order[rows]
+        size = self.ptr[rows + 1] - self.ptr[rows]
+        ptr = np.concatenate([[0], np.cumsum(size)])
+        at = np.arange(ptr[-1]) + np.repeat(self.ptr[rows] - ptr[:-1], size)
+        of = self.value[at].astype(np.float32), self.gene[at].astype(np.int32), ptr
+        return sp.csr_matrix(of, shape=(len(rows), self.shape[1]))
+
+    def sums(self) -> sp.csr_matrix:
+        """Of each gene, ``[1, genes]``."""
+        return sp.csr_matrix(np.bincount(self.gene, self.value, minlength=self.shape[1])[None])
+
+    def times(self, matrix: sp.csr_matrix) -> SmallCounts:
+        """The product with ``[genes, others]``."""
+        starts = range(0, self.shape[0], BLOCK)
+        blocks = (tidy(sp.csr_matrix(self[start : start + BLOCK] @ matrix)) for start in starts)
+        return SmallCounts(blocks, matrix.shape[1])
+
+
+def whole(values: np.ndarray) -> np.ndarray:
+    """Float32 counts in one or two bytes, where they are whole numbers that fit."""
+    for kind in (np.uint8, np.uint16):
+        if not len(values) or values.max() <= np.iinfo(kind).max:
+            small = values.astype(kind)
+            if (small == values).all():
+                return small
+    return values
+
+
+def read_counts(stored: Any, rows: np.ndarray, var: pd.DataFrame) -> SmallCounts:
+    """Counts of some cells, of a matrix that stays on disk.
+
+    Args:
+        stored: ``X`` of an ``.h5ad`` or zarr: a group (sparse) or an array (dense).
+        rows: Numbers of the cells, ascending.
+        var: Of the genes.
+
+    Raises:
+        TypeError, ValueError: As :func:`~stofm_geo.genes.as_counts`.
+    """
+    found = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        blocks = (
+            checked_counts(AnnData(block, var=var), copy=False) for block in _blocks(stored, rows)
+        )
+        counts = SmallCounts(blocks, len(var))
+    for warning in caught:  # of many blocks, but each once
+        if str(warning.message) not in found:
+            found.append(str(warning.message))
+            warnings.warn(warning.message, stacklevel=2)
+    if not len(counts.value):
+        raise ValueError(f"all {len(rows)} x {len(var)} counts in X are zero")
+    return counts
+
+
+def _blocks(stored: Any, rows: np.ndarray) -> Any:
+    if hasattr(stored, "shape"):
+        matrix = stored
+    elif stored.attrs.get("encoding-type") == "csc_matrix":
+        matrix = _by_columns(sparse_dataset(stored), rows)
+        rows = np.arange(len(rows))
+    else:
+        matrix = sparse_dataset(stored)
+    for start in range(int(rows[0]), int(rows[-1]) + 1, BLOCK):
+        here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + BLOCK)]
+        if len(here):
+            block = matrix[int(here[0]) : int(here[-1]) + 1]
+            block = (
+                block if len(block.shape) and block.shape[0] == len(here) else block[here - here[0]]
+            )
+            yield sp.csr_matrix(block)
+
+
+def _by_columns(matrix: Any, rows: np.ndarray) -> sp.csr_matrix:
+    """The rows of a matrix whose columns alone can be read one by one."""
+    starts = range(0, matrix.shape[1], _COLUMNS)
+    parts = [matrix[:, start : start + _COLUMNS][rows] for start in starts]
+    return sp.hstack(parts, format="csr")

@@ -1,0 +1,94 @@
+"""``corpus.json``: what is in a corpus; whether it still is, and in a few numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from stofm_geo.data.corpus.store import checksum
+
+FORMAT = 1
+INDEX, FAILED, SLICES = "corpus.json", "failed.csv", "slices"
+
+
+def read_index(folder: str | Path) -> dict[str, Any]:
+    """The contents of ``corpus.json``.
+
+    Returns:
+        ``format``; ``settings`` of the pieces; ``genes``, names of all, sorted; ``technologies``,
+        sorted; ``failed``, how many slices were put aside; ``slices``, by name of their folder:
+        ``folder``, ``path``, ``slice``, ``technology``, ``organism``, ``cells``, ``genes``,
+        ``nodes`` (of each piece), ``bytes``, ``sha256``, ``warnings``.
+
+    Raises:
+        FileNotFoundError: There is no corpus, or it is not finished.
+        ValueError: The file is damaged, or of another version.
+    """
+    file = Path(folder) / INDEX
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder}: has no {INDEX}; if a build was stopped, start it again: it goes on"
+        )
+    try:
+        index = json.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise ValueError(f"{file}: is not of format {FORMAT}; build the corpus anew")
+    return index
+
+
+def verify(folder: str | Path) -> list[str]:
+    """What is wrong with the files of a corpus, a line a slice; nothing if all are as written.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`read_index`.
+    """
+    wrong = []
+    for one in read_index(folder)["slices"]:
+        path = Path(folder) / SLICES / one["folder"]
+        if not path.is_dir():
+            wrong.append(f"{path}: is not there; build again")
+        elif checksum(path) != (one["sha256"], one["bytes"]):
+            wrong.append(
+                f"{path}: is not what was written (SHA-256 differs); remove it, and build again"
+            )
+    return wrong
+
+
+def checksum_of(index: dict[str, Any]) -> str:
+    """SHA-256 of the checksums of all slices."""
+    each = "\n".join(f"{one['folder']} {one['sha256']}" for one in index["slices"])
+    return hashlib.sha256(each.encode()).hexdigest()
+
+
+def summary(folder: str | Path) -> list[dict[str, Any]]:
+    """Counts of a corpus, a row a technology and organism, and one of all.
+
+    Returns:
+        Rows with ``technology``, ``organism``, ``slices``, ``cells``, ``pieces``, ``genes`` (most
+        of a slice; in the last row, of all) and ``bytes``.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`read_index`.
+    """
+    index = read_index(folder)
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    total = _row("all", "")
+    for one in index["slices"]:
+        key = one["technology"] or "not told", one["organism"]
+        for row in (rows.setdefault(key, _row(*key)), total):
+            row["slices"] += 1
+            row["cells"] += one["cells"]
+            row["pieces"] += len(one["nodes"])
+            row["genes"] = max(row["genes"], one["genes"])
+            row["bytes"] += one["bytes"]
+    total["genes"] = len(index["genes"])
+    return [*(rows[key] for key in sorted(rows)), total]
+
+
+def _row(technology: str, organism: str) -> dict[str, Any]:
+    counts = dict.fromkeys(("slices", "cells", "pieces", "genes", "bytes"), 0)
+    return {"technology": technology, "organism": organism, **counts}

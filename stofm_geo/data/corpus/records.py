@@ -1,0 +1,178 @@
+"""A piece, and what the pieces of a slice share, as bytes and back.
+
+Both are serialisations of safetensors: a header of names, types and shapes, then plain numbers.
+What can be computed from them is left out: values and components, and all edges of virtual nodes.
+The cells' edges are kept, each once. Searched for anew in a piece they would be others: a cell
+at the rim, whose neighbours were cut off, would be joined to cells inside, and change their niches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from safetensors.numpy import load, save
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.utils import sort_edge_index
+
+from stofm_geo._keys import NodeType
+from stofm_geo.data.corpus.counts import whole
+from stofm_geo.data.frame import GRID
+from stofm_geo.data.panel_slice import PanelSlice, components, values
+from stofm_geo.data.pieces import finish
+
+
+@dataclass
+class Common:
+    """What the pieces of a slice share.
+
+    Attributes:
+        scale: What values are divided by.
+        panel: The slice's numbers of the genes that have counts, ``[P]``.
+        loadings: From their values to components, ``[P, components]`` float32.
+        centre: Components of the mean, ``[components]``.
+        virtual: Values of the virtual nodes, ``[V, G]`` float32.
+        x: Their components, ``[V, components]``.
+        pos: Their positions, ``[V, 2]`` float64.
+        node_type: Their kinds, ``[V]``.
+        cluster_size: Cells of each, ``[V]``.
+    """
+
+    scale: np.float32
+    panel: np.ndarray
+    loadings: np.ndarray
+    centre: np.ndarray
+    virtual: sp.csr_matrix
+    x: Tensor
+    pos: Tensor
+    node_type: Tensor
+    cluster_size: Tensor
+
+    @classmethod
+    def of(cls, own: PanelSlice) -> Common:
+        """Of a slice."""
+        n, data = own.counts.shape[0], own.data
+        return cls(
+            own.scale,
+            own.panel,
+            own.loadings,
+            own.centre,
+            own.virtual,
+            *(data[name][n:] for name in ("x", "pos", "node_type", "cluster_size")),
+        )
+
+    def to_bytes(self) -> bytes:
+        """For :meth:`from_bytes`."""
+        return save(
+            {
+                "scale": np.array([self.scale]),
+                "panel": _small(self.panel),
+                "loadings": self.loadings,
+                "centre": self.centre,
+                "gene": _small(self.virtual.indices),
+                "value": self.virtual.data,
+                "num_genes": _small(np.diff(self.virtual.indptr)),
+                "x": self.x.numpy(),
+                "pos": self.pos.numpy(),
+                "node_type": self.node_type.numpy(),
+                "cluster_size": self.cluster_size.numpy(),
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, stored: bytes, num_genes: int) -> Common:
+        """What :meth:`to_bytes` gave.
+
+        Args:
+            stored: The bytes.
+            num_genes: Of the slice, ``G``.
+        """
+        of = load(stored)
+        return cls(
+            of["scale"][0],
+            of["panel"].astype(np.int64),
+            of["loadings"],
+            of["centre"],
+            _rows(of["value"], of["gene"], of["num_genes"], num_genes),
+            *(torch.from_numpy(of[name]) for name in ("x", "pos", "node_type", "cluster_size")),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        return self.loadings.nbytes + self.panel.nbytes + 2 * self.virtual.data.nbytes
+
+
+def encode(piece: Data, counts: sp.csr_matrix) -> bytes:
+    """A piece of :attr:`~stofm_geo.data.panel_slice.PanelSlice.cuts` as a record.
+
+    Args:
+        piece: Its cells come first.
+        counts: Of its cells, float32.
+    """
+    n = counts.shape[0]
+    src, dst = piece.edge_index.numpy()
+    once = src < dst
+    return save(
+        {
+            "count": whole(counts.data),
+            "gene": _small(counts.indices),
+            "num_genes": _small(np.diff(counts.indptr)),
+            "pos": _small(np.round(piece.pos[:n].numpy() * GRID).astype(np.int64)),
+            "cluster": _small(piece.cluster[:n].numpy() - n),
+            "n_id": _small(piece.n_id[:n].numpy()),
+            "core_mask": piece.core_mask[:n].numpy(),
+            "near": _small(src[once]),
+            "num_near": _small(np.bincount(dst[once], minlength=n)),
+        }
+    )
+
+
+def decode(record: bytes, common: Common, number: np.ndarray, technology: int) -> Data:
+    """The piece of a record, as :func:`~stofm_geo.data.pieces.pieces` gives it.
+
+    Args:
+        record: Of :func:`encode`.
+        common: Of its slice.
+        number: What number the slice's genes have elsewhere, ascending, ``[G]``.
+        technology: Its number.
+    """
+    of = load(record)
+    n, v = len(of["cluster"]), len(common.node_type)
+    found = values(_rows(of["count"], of["gene"], of["num_genes"], len(number)), common.scale)
+    rows = sp.vstack([found, common.virtual], format="csr")
+    cluster = torch.from_numpy(of["cluster"].astype(np.int64)) + n
+    once = np.stack([of["near"].astype(np.int64), np.repeat(np.arange(n), of["num_near"])])
+    edge_index = torch.from_numpy(np.concatenate([once, once[::-1]], axis=1))
+    none = torch.full((v,), -1)
+    piece = Data(
+        x=torch.cat([torch.from_numpy(components(found, common)), common.x]),
+        pos=torch.cat([torch.from_numpy(of["pos"] / GRID), common.pos]),
+        edge_index=sort_edge_index(edge_index, num_nodes=n + v, sort_by_row=False),
+        node_type=torch.cat([torch.full((n,), NodeType.CELL), common.node_type]),
+        cluster=torch.cat([cluster, none]),
+        cluster_size=torch.cat([torch.zeros(n, dtype=torch.long), common.cluster_size]),
+        n_id=torch.cat([torch.from_numpy(of["n_id"].astype(np.int64)), none]),
+        core_mask=torch.cat([torch.from_numpy(of["core_mask"]), torch.zeros(v, dtype=torch.bool)]),
+        num_nodes=n + v,
+    )
+    rows.indices = number[rows.indices]
+    panel = torch.from_numpy(number[common.panel])
+    return finish(piece, rows, panel, torch.from_numpy(common.loadings), technology)
+
+
+def _rows(value: np.ndarray, gene: np.ndarray, size: np.ndarray, width: int) -> sp.csr_matrix:
+    ptr = np.concatenate([[0], np.cumsum(size, dtype=np.int64)])
+    of = value.astype(np.float32), gene.astype(np.int32), ptr
+    return sp.csr_matrix(of, shape=(len(size), width))
+
+
+def _small(numbers: np.ndarray) -> np.ndarray:
+    """Whole numbers in as few bytes as they need."""
+    low, high = (int(numbers.min()), int(numbers.max())) if numbers.size else (0, 0)
+    kinds = (np.uint8, np.uint16, np.int32, np.int64)
+    fit = (kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+    return np.ascontiguousarray(numbers, dtype=next(fit))

@@ -1,0 +1,135 @@
+"""Batches of about equally many nodes, the same number of them for each process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from stofm_geo._checks import check_positive
+
+
+class BudgetBatchSampler(Sampler[list[int]]):
+    """Batches of pieces whose nodes together are within a budget.
+
+    The pieces of all slices are shuffled anew each epoch, and cut into batches that follow each
+    other and are about equally large. How many batches there are is the same in all epochs (a
+    trainer asks once) and a multiple of the number of processes, of which each takes every
+    ``world``-th; no piece is left out, none is seen twice. That, and no batch being too large,
+    costs some of the budget: batches have ``node_budget`` less the largest piece, on average.
+
+    Args:
+        num_nodes: Of each piece.
+        node_budget: Most nodes of a batch.
+        seed: Of the shuffling; with the epoch, it determines the batches.
+        rank: This process' number.
+        world: How many processes there are.
+        shuffle: Whether pieces are shuffled; otherwise they come as they are (default True).
+
+    Attributes:
+        epoch: Its number.
+        position: Batches of the epoch that iterating leaves out; a loader counts here what has
+            been used (:class:`~stofm_geo.data.corpus.CorpusLoader`).
+
+    Raises:
+        TypeError: An argument of another type.
+        ValueError: A piece exceeds the budget, or there are too few pieces for the processes.
+    """
+
+    def __init__(
+        self,
+        num_nodes: Sequence[int],
+        node_budget: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: bool = True,
+    ) -> None:
+        check_positive("node_budget", node_budget, whole=True)
+        check_positive("world", world, whole=True)
+        check_positive("seed", seed, whole=True, or_zero=True)
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be from 0 to {world - 1}; found {rank}")
+        self.num_nodes = np.asarray(num_nodes, dtype=np.int64)
+        self.node_budget, self.seed, self.shuffle = node_budget, seed, shuffle
+        self.rank, self.world = rank, world
+        self.epoch = self.position = 0
+        count = len(self.num_nodes)
+        if count < world:
+            raise ValueError(f"{count} pieces are too few for {world} processes")
+        largest, total = int(self.num_nodes.max()), int(self.num_nodes.sum())
+        if largest > node_budget:
+            raise ValueError(
+                f"node_budget={node_budget} is too small: a piece has {largest} nodes; raise it"
+            )
+        # Cut where total / batches is passed, a batch has a piece more than that at most.
+        batches = min(-(-total // max(node_budget - largest, 1)), count)
+        self.batches = -(-batches // world) * world
+        if self.batches > count:
+            raise ValueError(
+                f"{count} pieces, {batches} batches within node_budget={node_budget} nodes, cannot "
+                f"be shared by {world} processes; raise node_budget, or use fewer processes"
+            )
+
+    @property
+    def sampler(self) -> BudgetBatchSampler:
+        """Where Lightning looks for ``set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch, unless this is the one under way."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, for this process."""
+        return self.batches // self.world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        mine = self.all_batches()[self.rank :: self.world]
+        return iter([batch.tolist() for batch in mine[self.position :]])
+
+    def all_batches(self) -> list[np.ndarray]:
+        """The epoch's batches, of all processes."""
+        count = len(self.num_nodes)
+        order = np.arange(count)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(count)
+        size = self.num_nodes[order]
+        middle = np.cumsum(size) - size / 2
+        cuts = np.searchsorted(middle, size.sum() * np.arange(1, self.batches) / self.batches)
+        # At least a piece for each batch: what is moved for that leaves a batch, or is alone in it.
+        number = np.arange(1, self.batches)
+        cuts = np.maximum.accumulate(cuts - number) + number
+        cuts = np.maximum(cuts, number)
+        cuts = np.minimum(cuts, count - number[::-1])
+        return np.split(order, cuts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is, and of what; ``rank`` is each process' own."""
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "seed": self.seed,
+            "world": self.world,
+            "node_budget": self.node_budget,
+            "nodes": int(self.num_nodes.sum()),
+            "pieces": len(self.num_nodes),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            ValueError: It was of other pieces or settings, whose batches are others.
+        """
+        own = self.state_dict()
+        for name in own.keys() - {"epoch", "position"}:
+            if state.get(name) != own[name]:
+                raise ValueError(
+                    f"cannot go on inside an epoch: {name} was {state.get(name)!r} and is "
+                    f"{own[name]!r} now; go on with what it was, or start from the weights alone"
+                )
+        self.epoch, self.position = state["epoch"], state["position"]

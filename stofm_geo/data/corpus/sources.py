@@ -1,0 +1,298 @@
+"""What slices there are in files and folders, and how one is read."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import zarr
+from anndata import AnnData
+from anndata.io import read_elem
+
+from stofm_geo._checks import check_positions, check_slice_key, examples, naming
+from stofm_geo._keys import Keys
+from stofm_geo.data.corpus.counts import SmallCounts, read_counts
+from stofm_geo.data.slices import checked_frame
+from stofm_geo.genes.harmonize import human_genes
+
+_COLUMNS = ("path", "slice", "technology", "organism")  # of a manifest
+
+
+@dataclass(frozen=True)
+class Source:
+    """One table of cells: an ``.h5ad`` file, or a zarr folder that AnnData has written.
+
+    Attributes:
+        path: Absolute.
+        slice: Column of ``obs`` that tells slices apart, or the name of one slice; ``None``: see
+            :func:`slices_of`.
+        technology: ``""``: what ``uns["technology"]`` says.
+        organism: See :func:`~stofm_geo.genes.harmonize`; ``"none"``: genes stay as they are.
+    """
+
+    path: str
+    slice: str | None = None
+    technology: str = ""
+    organism: str = "auto"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice of a source.
+
+    Attributes:
+        source: Where it is.
+        key: Column of ``obs``; ``None``: all cells are this slice.
+        name: In that column.
+    """
+
+    source: Source
+    key: str | None = None
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"{self.source.path}, slice {self.name!r}" if self.key else self.source.path
+
+    @property
+    def folder(self) -> str:
+        """A name for a folder, the same wherever the slice is among others."""
+        said = re.sub(r"[^A-Za-z0-9]+", "-", f"{Path(self.source.path).stem}-{self.name}")
+        digest = hashlib.sha256(f"{self.source.path}\n{self.key}\n{self.name}".encode()).hexdigest()
+        return f"{said.strip('-')[:80]}-{digest[:10]}"
+
+
+@dataclass
+class ReadSlice:
+    """A slice, checked, in its own frame.
+
+    Attributes:
+        counts: ``[n, G]``.
+        genes: Their names, sorted, ``[G]``.
+        pos: Positions in cell spacings, ``[n, 2]`` float64.
+        row: Row of each cell in the source, ``[n]``.
+        unit: The cell spacing, in the unit of the source.
+        technology: Its name, or ``""``.
+        report: What :func:`~stofm_geo.genes.harmonize` found; empty where genes stay.
+    """
+
+    counts: SmallCounts
+    genes: np.ndarray
+    pos: np.ndarray
+    row: np.ndarray
+    unit: float
+    technology: str
+    report: dict[str, Any]
+
+
+def find_sources(paths: Sequence[str | Path], **given: Any) -> list[Source]:
+    """The tables that names stand for, each once.
+
+    Args:
+        paths: ``.h5ad`` files; zarr folders of AnnData, or of SpatialData, whose ``tables`` are
+            taken; folders, in which all of these are looked for; patterns (``*``, ``**``).
+        given: Other attributes of each :class:`Source`.
+
+    Raises:
+        FileNotFoundError: A name stands for nothing.
+        ValueError: It is neither of these.
+    """
+    found: dict[str, Source] = {}
+    for name in map(str, paths):
+        names = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
+        tables = [table for path in names for table in _tables(Path(path).resolve())]
+        if not tables:
+            raise FileNotFoundError(f"{name}: no .h5ad files or zarr folders there")
+        for table in map(str, tables):
+            found.setdefault(table, Source(table, **given))
+    return list(found.values())
+
+
+def _tables(path: Path) -> Iterator[Path]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if path.is_file():
+        if path.suffix != ".h5ad":
+            raise ValueError(f"{path}: is neither an .h5ad file nor a folder")
+        yield path
+    elif (path / "tables").is_dir():
+        yield from sorted(table for table in (path / "tables").iterdir() if table.is_dir())
+    elif any((path / name).exists() for name in ("zarr.json", ".zgroup")):
+        yield path
+    else:
+        for inside in sorted(path.iterdir()):
+            if inside.suffix == ".h5ad" or (inside.is_dir() and not inside.name.startswith(".")):
+                yield from _tables(inside)
+
+
+def read_manifest(path: str | Path, **given: Any) -> list[Source]:
+    """Sources of a CSV file with the columns path, slice, technology and organism.
+
+    All but ``path`` may be missing or empty. Names are relative to the file's folder.
+
+    Args:
+        path: The file.
+        given: What is taken where a column says nothing.
+
+    Raises:
+        FileNotFoundError: It, or a path in it, is not there.
+        ValueError: It has other columns, or an organism that is not known.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as CSV ({error})") from error
+    if "path" not in rows or not set(rows) <= set(_COLUMNS):
+        raise ValueError(f"{path}: columns are {list(rows)}; {list(_COLUMNS)} are known")
+    found = []
+    for i, row in enumerate(rows.to_dict("records")):
+        told = {name: value for name, value in row.items() if name != "path" and value}
+        if told.get("organism", "auto") not in ("auto", "human", "mouse", "none"):
+            raise ValueError(
+                f"{path}, line {i + 2}: organism must be auto, human, mouse or none; "
+                f"found {told['organism']!r}"
+            )
+        found += find_sources([path.parent / row["path"]], **{**given, **told})
+    return list(dict.fromkeys(found))
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """The root group.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        if Path(path).is_dir():
+            file, close = zarr.open_group(path, mode="r"), None
+        else:
+            file = h5py.File(path)
+            close = file.close
+        missing = [name for name in ("X", "obs", "var", "obsm") if name not in file]
+    except Exception as error:  # h5py and zarr raise a dozen kinds for one cause
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path}: cannot be read ({reason}); is it another format, or cut short?"
+        ) from error
+    try:
+        if missing:
+            raise ValueError(f"{path}: has no {examples(missing)}; is it of AnnData?")
+        yield file
+    finally:
+        if close is not None:
+            close()
+
+
+def slices_of(source: Source) -> list[Slice]:
+    """The slices of a source.
+
+    Where none is named, the table of a SpatialData is taken apart by its ``region_key``, and all
+    cells of another are one slice.
+
+    Raises:
+        KeyError: There is neither such a column nor such a slice.
+        ValueError: The source cannot be read.
+    """
+    with _opened(source.path) as file, naming(source.path):
+        key, only = source.slice, None
+        if key is None and "spatialdata_attrs" in file.get("uns", ()):
+            key = read_elem(file["uns/spatialdata_attrs"]).get("region_key")
+        elif key is not None and key not in file["obs"]:
+            usual = [name for name in Keys.SLICES if name in file["obs"]]
+            if not usual:
+                raise KeyError(
+                    f"obs has no column {key!r}, nor one of {list(Keys.SLICES)} in which it could "
+                    f"be a slice; it has {sorted(file['obs'])}"
+                )
+            key, only = usual[0], key
+        if key is None:
+            for usual in Keys.SLICES:
+                if usual in file["obs"] and (count := len(_column(file, usual).categories)) > 1:
+                    warnings.warn(
+                        f"obs[{usual!r}] tells {count} slices apart, but all cells are taken as "
+                        f"one; if they are not, give the slice key {usual!r}",
+                        stacklevel=2,
+                    )
+            return [Slice(source)]
+        names = list(_column(file, key).categories)
+        if only is not None and only not in names:
+            raise KeyError(f"obs[{key!r}] has no slice {only!r}; it has {examples(names)}")
+        return [Slice(source, key, name) for name in ([only] if only else names)]
+
+
+def _column(file: Any, key: str) -> pd.Categorical:
+    values = read_elem(file[f"obs/{key}"])
+    obs = pd.DataFrame({key: np.asarray(values)})
+    return check_slice_key(AnnData(obs=obs.set_axis(obs.index.astype(str))), key)
+
+
+def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int = 1) -> ReadSlice:
+    """Read one slice, and of ``X`` its rows alone.
+
+    Raises:
+        KeyError, TypeError, ValueError: What is wrong with it; see
+            :func:`~stofm_geo.data.split_slices` and :func:`~stofm_geo.genes.harmonize`.
+    """
+    with _opened(which.source.path) as file, naming(which.label):
+        var = read_elem(file["var"])
+        index = file["obs"].attrs["_index"]
+        rows = np.arange(file[f"obs/{index}"].shape[0])
+        if which.key is not None:
+            rows = np.flatnonzero(_column(file, which.key) == which.name)
+        if len(rows) < min_cells:
+            checked_frame(np.empty(0), np.empty((len(rows), 2)), min_cells)
+        if spatial_key not in file["obsm"]:
+            raise KeyError(f"obsm has no {spatial_key!r}; store the cells' x and y there")
+        places = read_elem(file[f"obsm/{spatial_key}"])
+        places = places.to_numpy() if isinstance(places, pd.DataFrame) else places
+        pos = check_positions(AnnData(obsm={spatial_key: places[rows]}), spatial_key)
+        counts = read_counts(file["X"], rows, var)
+        technology = which.source.technology
+        if not technology and "technology" in file.get("uns", ()):
+            technology = str(read_elem(file["uns/technology"]))
+        counts, genes, report = _genes(counts, var, which.source.organism)
+        order, pos, unit = checked_frame(counts, pos, min_cells)
+        counts.order = order
+    return ReadSlice(counts, genes, pos, rows[order], unit, technology, report)
+
+
+def _genes(
+    counts: SmallCounts, var: pd.DataFrame, organism: str
+) -> tuple[SmallCounts, np.ndarray, dict[str, Any]]:
+    """Counts of human genes, or of those there are, sorted by name."""
+    if organism != "none":
+        totals = counts.sums()
+        genes, _, sums, report = human_genes(AnnData(totals, var=var), totals, organism)
+        return counts.times(sums), genes, report
+    names = var.index.astype(str)
+    if not names.is_unique:
+        twice = names[names.duplicated()].unique()
+        raise ValueError(
+            f"{len(twice)} gene names in var_names occur more than once ({examples(twice)}); "
+            "sum or drop the doubles"
+        )
+    order = np.argsort(names.to_numpy())
+    if not names.is_monotonic_increasing:
+        counts = counts.times(sp.identity(len(names), np.float32, format="csr")[:, order])
+    return counts, names.to_numpy()[order], {}
+
+
+def with_slice(source: Source, key: str | None) -> Source:
+    """The source, taken apart by ``key`` where nothing else was said."""
+    return source if source.slice else replace(source, slice=key)

@@ -1,0 +1,112 @@
+"""One slice of a corpus on disk: a zarr (version 3) group of which a piece is one range of bytes.
+
+``records`` is ``uint8 [pieces, longest]``, a row a piece (:mod:`~stofm_geo.data.corpus.records`),
+filled up with zeros. A row is one inner chunk of a *shard*: compressed by itself, and found by the
+shard's index. So a piece is one contiguous read, while a slice of a thousand pieces is few files.
+A column a tensor would be easier to look at, but a piece would then be ten reads, of ragged arrays
+that zarr has no type for. ``lengths`` ``[pieces]`` are those of the records, ``common`` is what the
+pieces share, and ``genes`` their names, joined by line breaks; both ``uint8``, one chunk each.
+Everything else that is known of the slice is in the group's attributes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from stofm_geo.data.corpus.records import Common
+
+_SHARD = 64 * 2**20  # bytes, before compression; it is held in memory while it is written
+
+
+def write_slice(
+    folder: Path,
+    records: Iterable[bytes],
+    common: bytes,
+    genes: Iterable[str],
+    attributes: dict[str, Any],
+) -> None:
+    """Write a new group; memory is that of a shard.
+
+    Args:
+        folder: Not there yet.
+        records: The pieces, each written as it comes.
+        common: What they share.
+        genes: Names of the slice's genes.
+        attributes: Of the group, as JSON takes them.
+    """
+    group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
+    with tempfile.TemporaryFile(dir=folder.parent) as spill:  # until the longest is known
+        lengths = [spill.write(record) for record in records]
+        spill.seek(0)
+        longest = max(lengths)
+        rows = min(max(_SHARD // longest, 1), len(lengths))
+        array = group.create_array(
+            "records",
+            shape=(len(lengths), longest),
+            chunks=(1, longest),
+            shards=(rows, longest),
+            dtype="uint8",
+            compressors=ZstdCodec(level=3),
+        )
+        for start in range(0, len(lengths), rows):
+            block = np.zeros((len(lengths[start : start + rows]), longest), dtype=np.uint8)
+            for row, length in zip(block, lengths[start : start + rows], strict=True):
+                row[:length] = np.frombuffer(spill.read(length), dtype=np.uint8)
+            array[start : start + rows] = block
+    _write(group, "lengths", np.array(lengths, dtype=np.int64))
+    _write(group, "common", np.frombuffer(common, dtype=np.uint8))
+    _write(group, "genes", np.frombuffer("\n".join(genes).encode(), dtype=np.uint8))
+
+
+def _write(group: zarr.Group, name: str, values: np.ndarray) -> None:
+    codec = ZstdCodec(level=3)
+    shape = values.shape
+    group.create_array(name, shape=shape, chunks=shape, dtype=values.dtype, compressors=codec)
+    group[name][:] = values
+
+
+class SliceStore:
+    """A slice of a corpus, opened for reading.
+
+    Args:
+        folder: Of :func:`write_slice`.
+
+    Attributes:
+        common: What its pieces share.
+        genes: Names of its genes, ``[G]``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        group = zarr.open_group(folder, mode="r")
+        self._records = group["records"]
+        self._lengths = group["lengths"][:]
+        self.genes = read_genes(folder)
+        self.common = Common.from_bytes(group["common"][:].tobytes(), len(self.genes))
+
+    def record(self, index: int) -> bytes:
+        """The bytes of a piece."""
+        return self._records[index, : self._lengths[index]].tobytes()
+
+
+def read_genes(folder: Path) -> list[str]:
+    """Names of the genes of a slice."""
+    return zarr.open_array(folder, path="genes", mode="r")[:].tobytes().decode().split("\n")
+
+
+def checksum(folder: Path) -> tuple[str, int]:
+    """SHA-256 over the names and contents of a folder's files, and their bytes."""
+    digest, size = hashlib.sha256(), 0
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()}\n".encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        size += file.stat().st_size
+    return digest.hexdigest(), size

@@ -1,0 +1,77 @@
+"""Work on many slices by several processes, of which any may die."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+DIED = "its process died; was there too little memory?"
+
+
+def each(
+    work: Callable[[Any], Any], tasks: Sequence[Any], workers: int
+) -> Iterator[tuple[Any, Any]]:
+    """Tasks and their results as they come; ``None`` where the process died.
+
+    Args:
+        work: A function of a module, that raises nothing.
+        tasks: What pickle takes.
+        workers: Processes, each with one thread; with 1, the work is done in this one.
+    """
+    if workers == 1:
+        with _one_thread():
+            yield from ((task, work(task)) for task in tasks)
+        return
+    left = dict(enumerate(tasks))
+    while left:
+        with _pool(min(workers, len(left))) as pool:
+            futures = {pool.submit(work, task): i for i, task in left.items()}
+            try:
+                for future in as_completed(futures):
+                    result = future.result()
+                    yield left.pop(futures[future]), result
+            except BrokenProcessPool:
+                if workers == 1:  # so it was the first that was left
+                    yield left.pop(min(left)), None
+                workers = 1  # which one it was shows one by one
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    spawn = multiprocessing.get_context("spawn")  # a fork has locks of threads it does not have
+    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start)
+
+
+def _start() -> None:
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot tell, and a worker would wait for it for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums do not depend on how many threads there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)

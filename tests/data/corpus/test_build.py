@@ -1,0 +1,233 @@
+"""Builds: the same bytes whatever happens meanwhile, and one bad slice is one bad slice."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from typer.testing import CliRunner
+
+from stofm_geo.cli import app
+from stofm_geo.data.corpus import build, find_sources, read_index, summary, verify, workers
+from stofm_geo.data.corpus import build as build_function
+from stofm_geo.data.corpus.workers import each
+from stofm_geo.datasets import toy_tissue
+
+COMMAND = [sys.executable, "-m", "stofm_geo", "corpus", "build"]
+ROOT = Path(__file__).parents[3]
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {one["folder"]: one["sha256"] for one in read_index(folder)["slices"]}
+
+
+def arguments(sources: Path, folder: Path, *more: str) -> list[str]:
+    sizes = "--k 6 --max-macro-nodes 4 --cells-per-subslice 60 --n-components 5".split()
+    named = ["--slice-key", "slice_id", "--organism", "none"]
+    return [str(sources), "-o", str(folder), *named, *sizes, *more]
+
+
+def test_any_number_of_workers_gives_the_same_bytes(sources, corpus, small, tmp_path) -> None:
+    found = find_sources([sources], slice="slice_id", organism="none")
+    assert build(found, tmp_path / "two", workers=2, **small) == []
+    assert (tmp_path / "two" / "corpus.json").read_bytes() == (corpus / "corpus.json").read_bytes()
+    assert verify(tmp_path / "two") == []
+
+
+def test_killed_three_times_it_ends_with_the_same_bytes(sources, corpus, tmp_path) -> None:
+    rng = np.random.default_rng()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*COMMAND, *arguments(sources, tmp_path / "c")]
+    slices = tmp_path / "c" / "slices"
+    for done in range(3):
+        run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        while run.poll() is None and len(list(slices.glob("*.json"))) <= done:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    result = CliRunner().invoke(app, ["corpus", "build", *arguments(sources, tmp_path / "c")])
+    assert result.exit_code == 0, result.output
+    assert "of 5 slices are there already" in result.output
+    assert (tmp_path / "c" / "corpus.json").read_bytes() == (corpus / "corpus.json").read_bytes()
+    assert verify(tmp_path / "c") == []
+    assert not list(slices.glob(".building-*"))
+
+
+def test_what_is_there_is_not_made_again(sources, corpus, small) -> None:
+    lines: list[str] = []
+    found = find_sources([sources], slice="slice_id", organism="none")
+    build(found, corpus, told=lines.append, **small)
+    assert lines == ["5 of 5 slices are there already"]
+
+
+def test_a_changed_source_is_made_again(tmp_path, small) -> None:
+    file = tmp_path / "a.h5ad"
+    for seed in (0, 1):
+        toy_tissue(90, 20, seed=seed).write_h5ad(file)
+        build(find_sources([file], organism="none"), tmp_path / "c", **small)
+        assert verify(tmp_path / "c") == []
+        if seed == 0:
+            before = sums(tmp_path / "c")
+    assert before.keys() == sums(tmp_path / "c").keys() and before != sums(tmp_path / "c")
+
+
+def test_bad_slices_are_put_aside(sources, corpus, small, tmp_path) -> None:
+    folder = tmp_path / "sources"
+    shutil.copytree(sources, folder)
+    whole = (folder / "one.h5ad").read_bytes()
+    (folder / "cut_short.h5ad").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.h5ad").write_text("no")
+    toy_tissue(5, 40, seed=3).write_h5ad(folder / "few.h5ad")
+    adata = toy_tissue(100, 40, seed=4)
+    del adata.obsm["spatial"]
+    adata.write_h5ad(folder / "no_place.h5ad")
+    adata = anndata.read_h5ad(folder / "one.h5ad")
+    adata[np.random.default_rng(0).permutation(adata.n_obs)].write_h5ad(folder / "the_same.h5ad")
+    found = find_sources([folder], slice="slice_id", organism="none")
+    failed = dict(build(found, tmp_path / "c", **small))
+    reasons = {Path(label.split(",")[0]).stem: reason for label, reason in failed.items()}
+    assert "cut short?" in reasons["cut_short"] and "cannot be read" in reasons["text"]
+    assert reasons["few"] == (
+        "5 cells are too few for a tissue graph of 6 neighbours a cell; leave the slice out"
+    )
+    assert reasons["no_place"].startswith("obsm has no 'spatial'")
+    assert "has the same cells as" in reasons["the_same"] and len(reasons) == 5
+    assert sorted(sums(tmp_path / "c").values()) != [] and len(sums(tmp_path / "c")) == 5
+    table = (tmp_path / "c" / "failed.csv").read_text()
+    assert table.startswith("slice,reason\n") and "text.h5ad" in table
+    said = CliRunner().invoke(app, ["corpus", "info", str(tmp_path / "c")]).output
+    assert "5 slices were put aside" in " ".join(said.split())
+
+
+def test_a_full_disk_leaves_nothing_half_written(sources, small, tmp_path, monkeypatch) -> None:
+    module = sys.modules[build_function.__module__]
+    write, count = module.write_slice, []
+
+    def full(folder: Path, *rest: object) -> None:
+        count.append(folder)
+        write(folder, *rest)
+        if len(count) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_slice", full)
+    found = find_sources([sources], slice="slice_id", organism="none")
+    failed = build(found, tmp_path / "c", **small)
+    assert len(failed) == 1 and "No space left" in failed[0][1]
+    assert len(read_index(tmp_path / "c")["slices"]) == 4
+    assert len(list((tmp_path / "c" / "slices").iterdir())) == 8  # each with a file about it
+    assert build(found, tmp_path / "c", **small) == []
+    assert len(count) == 6
+
+
+def test_verify_finds_a_flipped_byte(corpus, tmp_path) -> None:
+    copy = tmp_path / "c"
+    shutil.copytree(corpus, copy)
+    said = CliRunner().invoke(app, ["corpus", "verify", str(copy)])
+    assert said.exit_code == 0 and "All 5 slices are as they were written" in said.output
+    name = read_index(copy)["slices"][2]["folder"]
+    shard = next(file for file in (copy / "slices" / name / "records" / "c").rglob("*/0"))
+    stored = bytearray(shard.read_bytes())
+    stored[len(stored) // 2] ^= 1
+    shard.write_bytes(stored)
+    shutil.rmtree(copy / "slices" / read_index(copy)["slices"][0]["folder"])
+    wrong = verify(copy)
+    assert len(wrong) == 2 and "is not there" in wrong[0] and name in wrong[1]
+    said = CliRunner().invoke(app, ["corpus", "verify", str(copy)])
+    assert said.exit_code == 1 and "SHA-256 differs" in said.output
+
+
+def test_zarr_folders_are_read_too(sources, small, tmp_path) -> None:
+    folder = tmp_path / "sources"
+    adata = anndata.read_h5ad(sources / "three.h5ad")
+    adata.uns["spatialdata_attrs"] = {"region_key": "slice_id", "region": "x", "instance_key": "y"}
+    (folder / "sample.zarr" / "tables").mkdir(parents=True)
+    adata.write_zarr(folder / "sample.zarr" / "tables" / "cells")
+    one = anndata.read_h5ad(sources / "one.h5ad")
+    one.X = sp.csc_matrix(one.X)
+    one.write_zarr(folder / "by_columns.zarr")
+    dense = anndata.read_h5ad(sources / "tiny_panel.h5ad")
+    dense.X = dense.X.toarray()
+    dense.write_h5ad(folder / "dense.h5ad")
+    assert build(find_sources([folder], organism="none"), tmp_path / "c", **small) == []
+    row = summary(tmp_path / "c")[-1]
+    assert row["slices"] == 5 and row["cells"] == 1050 and row["genes"] == 40
+
+
+def test_the_records_are_those_of_any_storage(sources, corpus, small, tmp_path) -> None:
+    one = anndata.read_h5ad(sources / "one.h5ad")
+    one.X = sp.csc_matrix(one.X.astype(np.float64))
+    one.write_zarr(tmp_path / "one.zarr")
+    build(find_sources([tmp_path / "one.zarr"], organism="none"), tmp_path / "c", **small)
+    here, there = (
+        folder / "slices" / next(name for name in sums(folder) if name.startswith("one"))
+        for folder in (tmp_path / "c", corpus)
+    )
+    for name in ("records/c/0/0", "common/c/0", "genes/c/0"):
+        assert (here / name).read_bytes() == (there / name).read_bytes(), name
+
+
+def test_a_manifest(sources, small, tmp_path) -> None:
+    shutil.copy(sources / "three.h5ad", tmp_path)
+    shutil.copy(sources / "one.h5ad", tmp_path)
+    manifest = tmp_path / "manifest.csv"
+    lines = ["path,slice,technology", "three.h5ad,slice2,", "one.h5ad,slice_id,MERFISH"]
+    manifest.write_text("\n".join(lines))
+    more = ["--manifest", str(manifest)]
+    command = ["corpus", "build", *arguments(sources, tmp_path / "c", *more)[1:]]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    index = read_index(tmp_path / "c")
+    assert index["technologies"] == ["MERFISH", "toy"]
+    assert sorted(one["slice"] for one in index["slices"]) == ["slice1", "slice2"]
+    manifest.write_text("file\nx")
+    said = CliRunner().invoke(app, command)
+    assert said.exit_code == 1 and "columns are ['file']" in " ".join(said.output.split())
+    manifest.write_text("path,organism\nthree.h5ad,rat")
+    said = CliRunner().invoke(app, command)
+    assert "line 2: organism must be" in " ".join(said.output.split())
+
+
+def test_genes_that_are_no_genes(sources, small, tmp_path) -> None:
+    with pytest.raises(ValueError, match="no slice could be made"):
+        build(find_sources([sources / "one.h5ad"]), tmp_path / "c", **small)
+    assert "no name is a known gene" in (tmp_path / "c" / "failed.csv").read_text()
+    with pytest.raises(FileNotFoundError, match="start it again"):
+        read_index(tmp_path / "c")
+
+
+def test_input_is_checked_at_the_door(sources, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        find_sources([tmp_path / "none.h5ad"])
+    with pytest.raises(FileNotFoundError, match=r"\*.h5ad: no .h5ad files or zarr folders"):
+        find_sources([tmp_path / "*.h5ad"])
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(ValueError, match=r"neither an \.h5ad file nor a folder"):
+        find_sources([tmp_path / "a.csv"])
+    with pytest.raises(ValueError, match="k must be above zero; found 0"):
+        build([], tmp_path / "c", k=0)
+    assert len(find_sources([sources, sources / "*.h5ad", sources / "one.h5ad"])) == 3
+    (tmp_path / "corpus.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(ValueError, match="is not of format 1"):
+        read_index(tmp_path)
+
+
+def test_a_process_that_dies_is_one_task_lost(monkeypatch) -> None:
+    # Forked, they start at once.
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(workers, "_pool", lambda count: ProcessPoolExecutor(count, fork))
+    tasks = ["1 + 1", "__import__('os')._exit(1)", "2 + 1"]
+    assert dict(each(eval, tasks, 2)) == dict(zip(tasks, (2, None, 3), strict=True))

@@ -1,0 +1,123 @@
+"""Pieces that went through a disk are those that did not."""
+
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from anndata import AnnData
+
+from stofm_geo._keys import NodeType
+from stofm_geo.data import split_slices
+from stofm_geo.data.corpus import CorpusDataset, build, find_sources
+from stofm_geo.data.pieces import collate, pieces
+from stofm_geo.genes import PanelEncoder, harmonize
+from stofm_geo.nn import niche
+from stofm_geo.transforms import SpatialKNN
+
+
+def in_memory(dataset: CorpusDataset, slices: dict[str, AnnData], settings: dict) -> list:
+    encoder = PanelEncoder(dataset.genes, 4, technologies=dataset.technologies)
+    return [
+        piece
+        for folder in dataset.slices
+        for piece in pieces(slices[folder.rsplit("-", 1)[0]], encoder, **settings)
+    ]
+
+
+def check_alike(dataset: CorpusDataset, expected: list) -> None:
+    assert len(dataset) == len(expected)
+    for i, piece in enumerate(expected):
+        found = dataset[i]
+        assert sorted(found.keys()) == sorted(piece.keys())
+        assert found.num_nodes == piece.num_nodes == dataset.num_nodes[i]
+        for name, value in piece:
+            assert name == "num_nodes" or (
+                torch.equal(value, found[name]) and value.dtype == found[name].dtype
+            ), name
+
+
+def test_the_same_pieces_as_in_memory(corpus, sources, small) -> None:
+    slices = {}
+    for file, name in (("one", "one"), ("three", "three"), ("tiny_panel", "tiny-panel")):
+        adata = anndata.read_h5ad(sources / f"{file}.h5ad")
+        for part, of in zip(
+            split_slices(adata, slice_key="slice_id"),
+            sorted(adata.obs["slice_id"].unique()),
+            strict=True,
+        ):
+            part.uns["technology"] = adata.uns.get("technology", "")
+            slices[f"{name}-{of}"] = part
+    dataset = CorpusDataset(corpus)
+    assert dataset.technologies == ["toy"]
+    assert len(dataset.genes) == 40
+    check_alike(dataset, in_memory(dataset, slices, small))
+
+
+def test_niches_of_core_cells_are_those_of_the_slice(corpus, sources, small) -> None:
+    part = split_slices(anndata.read_h5ad(sources / "one.h5ad"))[0]
+    dataset = CorpusDataset(corpus, [CorpusDataset(corpus).slices[0]])
+    encoder = PanelEncoder(dataset.genes, 4)
+    whole = pieces(part, encoder, **{**small, "cells_per_subslice": 10_000})[0]
+    expected = niche(whole.x, cells_edges(whole))
+    row = {int(n): i for i, n in enumerate(whole.n_id) if n >= 0}
+    seen, otherwise = [], 0.0
+    for piece in dataset:
+        core = piece.core_mask.nonzero().view(-1)
+        mine = expected[[row[int(n)] for n in piece.n_id[core]]]
+        torch.testing.assert_close(niche(piece.x, cells_edges(piece))[core], mine)
+        again = SpatialKNN(small["k"])(piece.clone())  # what the kept edges are for
+        otherwise += float((niche(again.x, cells_edges(again))[core] - mine).abs().max())
+        seen += piece.n_id[core].tolist()
+    assert sorted(seen) == sorted(row)
+    assert otherwise > 0.01
+
+
+def cells_edges(data) -> torch.Tensor:
+    cells = data.node_type == NodeType.CELL
+    return data.edge_index[:, cells[data.edge_index].all(dim=0)]
+
+
+def test_pieces_of_any_panels_go_into_one_batch(corpus) -> None:
+    dataset = CorpusDataset(corpus)
+    several = [dataset[0], dataset[len(dataset) - 1]]
+    batch = collate(several)
+    assert batch.x.shape[1] == 5 and batch.num_graphs == 2
+    assert [len(panel) for panel in batch.panel] == [28, 4]
+    assert not several[1].x[:, 4:].any()  # four genes have three components
+    assert batch.technology.tolist() == [0, 0]
+    sums = F.embedding_bag(
+        batch.gene,
+        torch.eye(40),
+        batch.num_genes.cumsum(0) - batch.num_genes,
+        mode="sum",
+        per_sample_weights=batch.value,
+    )
+    assert sums.shape == (batch.num_nodes, 40)
+
+
+def test_fractions_stay_what_they_are(tmp_path, make_slice, small) -> None:
+    adata = make_slice(120)
+    adata.X = adata.X.astype(np.float32)
+    adata.X.data *= np.random.default_rng(0).uniform(5, 20, adata.X.nnz).astype(np.float32)
+    adata.var_names = [f"gene{i:02d}" for i in range(12)]
+    adata.write_h5ad(tmp_path / "fractions.h5ad")
+    build(find_sources([tmp_path / "fractions.h5ad"], organism="none"), tmp_path / "c", **small)
+    dataset = CorpusDataset(tmp_path / "c")
+    check_alike(dataset, in_memory(dataset, {"fractions": split_slices(adata)[0]}, small))
+
+
+@pytest.mark.shared
+def test_real_slices(shared_data, tmp_path, small) -> None:
+    settings = {**small, "cells_per_subslice": 1000, "n_components": 30}
+    names = ("xenium_breast_voltron", "starmap_visp_1020", "st_mouse_olfactory_bulb")
+    files = [shared_data / f"{name}.h5ad" for name in names]
+    assert build(find_sources(files), tmp_path / "c", **settings) == []
+    dataset = CorpusDataset(tmp_path / "c")
+    slices = {
+        name.replace("_", "-"): split_slices(harmonize(anndata.read_h5ad(file)))[0]
+        for name, file in zip(names, files, strict=True)
+    }
+    check_alike(dataset, in_memory(dataset, slices, settings))
