@@ -49,7 +49,7 @@ def build(
     ] = 1000,
     n_components: Annotated[
         int, typer.Option(help="Principal components of a slice, the targets.", min=1)
-    ] = 30,
+    ] = 50,
 ) -> None:
     """Harmonise and cut slices, and write them; a build that was stopped goes on.
 

@@ -1,0 +1,216 @@
+"""Pre-training on a corpus: resumed, on two ranks, refused where it does not fit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from typer.testing import CliRunner
+
+from stofm_geo import SToFM
+from stofm_geo._hash import weights_hash
+from stofm_geo.cli import app
+from stofm_geo.cli_pretrain import command
+from stofm_geo.data.corpus import CorpusDataModule, build, find_sources
+from stofm_geo.datasets import toy_tissue
+from stofm_geo.models import Settings
+from stofm_geo.models.callbacks import KeepBest
+from stofm_geo.models.corpus_pretraining import CorpusPretraining
+
+CUT = {"k": 6, "max_macro_nodes": 4, "cells_per_subslice": 60, "n_components": 5}
+SIZES = {"encoder": "panel", "hidden_channels": 16, "heads": 2, "num_layers": 1, "out_channels": 24}
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    tissue = toy_tissue(960, 30, n_slices=4, seed=0)
+    tissue.write_h5ad(folder / "tissue.h5ad")
+    found = find_sources([folder], slice="slice_id", organism="none")
+    assert build(found, folder / "corpus", **CUT) == []
+    return folder / "corpus"
+
+
+def arguments(corpus: Path, folder: Path) -> list[str]:
+    sizes = {**SIZES, **CUT, "organism": "null"}
+    return [
+        f"--folder={folder}",
+        "--checkpoint_every=3",
+        f"--data.folder={corpus}",
+        "--data.node_budget=200",
+        "--data.held_out=0.25",
+        "--trainer.accelerator=cpu",
+        f"--trainer.max_steps={STEPS}",
+        "--trainer.val_check_interval=5",
+        "--trainer.check_val_every_n_epoch=null",
+        "--trainer.enable_progress_bar=false",
+        *(f"--model.settings.{name}={value}" for name, value in sizes.items()),
+    ]
+
+
+class Killed(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt  # nothing of the run is left but what is on disk
+
+
+def run(corpus: Path, folder: Path, killed_at: int | None = None) -> str:
+    """Weights after a run, or after it was killed."""
+    cli = command(arguments(corpus, folder))
+    if killed_at is not None:
+        cli.trainer.callbacks.append(Killed(killed_at))
+    last = folder / "checkpoints" / "last.ckpt"
+    going_on = last if last.is_file() else None
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=going_on, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):
+        return ""
+    return weights_hash(cli.model.network.state_dict())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, run(corpus, folder)
+
+
+def test_a_run_leaves_a_model_logs_and_a_checkpoint(corpus, undisturbed) -> None:
+    folder, _ = undisturbed
+    model = SToFM.from_pretrained(folder / "model")
+    adata = toy_tissue(200, 30, seed=5)
+    model.embed(adata)
+    assert np.isfinite(adata.obsm["X_stofm"]).all()
+    assert model.training_record["niche_loss"] > 0 and len(model.training_record["corpus"]) == 64
+    logs = (folder / "csv" / "version_0" / "metrics.csv").read_text()
+    for name in ("niche_loss", "distance_loss", "val/niche_loss_plain", "val/effective_rank"):
+        assert name in logs.splitlines()[0]
+    assert list((folder / "tensorboard").rglob("events*"))
+
+
+def test_killed_runs_end_with_the_same_weights(corpus, undisturbed, tmp_path) -> None:
+    for step in (4, 8, 11):  # inside epochs, and not where checkpoints are
+        assert run(corpus, tmp_path, killed_at=step) == ""
+    assert run(corpus, tmp_path) == undisturbed[1]
+
+
+def test_kill_9(corpus, undisturbed, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    words = [sys.executable, "-m", "stofm_geo", "pretrain", *arguments(corpus, tmp_path)]
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    for _ in range(3):
+        before = last.stat().st_mtime_ns if last.is_file() else 0
+        process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            if last.is_file() and last.stat().st_mtime_ns > before:
+                break
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert run(corpus, tmp_path) == undisturbed[1]
+
+
+def fit(corpus: Path, world: int, budget: int, folder: Path) -> dict[str, torch.Tensor]:
+    settings = Settings(**SIZES, **CUT, dropout=0.0)  # which differs with the batch
+    module = CorpusPretraining(settings)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        strategy="ddp_spawn" if world > 1 else "auto",
+        devices=world,
+        max_steps=20,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=[_Keep(folder / f"{world}.pt")],
+    )
+    trainer.fit(module, datamodule=CorpusDataModule(corpus, node_budget=budget, held_out=0.25))
+    return torch.load(folder / f"{world}.pt", weights_only=True)
+
+
+class _Keep(Callback):
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        if trainer.is_global_zero:
+            torch.save(pl_module.network.state_dict(), self.file)
+
+
+def test_two_ranks_are_one_with_twice_the_batch(corpus, tmp_path) -> None:
+    nodes = CorpusDataModule(corpus, node_budget=1000, held_out=0.25).train.num_nodes
+    one = int(nodes.max())
+    assert one < 2 * nodes.min() and len(nodes) % 2 == 0  # a piece a pack, and two
+    single, double = fit(corpus, 1, 2 * one, tmp_path), fit(corpus, 2, one, tmp_path)
+    assert single.keys() == double.keys()
+    for name, value in single.items():
+        torch.testing.assert_close(double[name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_frozen_encoder_stays_until_it_is_free(corpus, tmp_path) -> None:
+    weights = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            weights.append(pl_module.network.encoder.embedding.detach().clone())
+
+    cli = command([*arguments(corpus, tmp_path), "--model.freeze_encoder_steps=4"])
+    cli.trainer.callbacks.append(Watch())
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    assert torch.equal(weights[0], weights[3])
+    assert not torch.equal(weights[3], weights[4])
+
+
+def test_collapse_is_told(corpus, tmp_path) -> None:
+    cli = command(arguments(corpus, tmp_path))
+    cli.model.first_rank = 1000.0
+    with pytest.warns(UserWarning, match="embeddings collapse: their effective rank fell from 100"):
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+
+
+def test_the_best_model_is_kept(corpus, undisturbed, tmp_path) -> None:
+    keep = KeepBest(str(tmp_path / "a" / "model"))
+    assert keep.state_dict() == {"best": float("inf")}
+    keep.load_state_dict({"best": 0.5})
+    assert keep.best == 0.5
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--model.settings.k=7"], "built with other settings (k=6 there, 7 here)"),
+        (["--model.settings.encoder=pca"], "a corpus needs encoder='panel'"),
+        (["--data.folder=nowhere"], "nowhere: has no corpus.json"),
+        (["--trainer.max_stepz=3"], "max_stepz"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_a_line(corpus, tmp_path, more, message) -> None:
+    result = CliRunner().invoke(app, ["pretrain", *arguments(corpus, tmp_path), *more])
+    assert result.exit_code != 0
+    said = " ".join((result.output + result.stderr).split())
+    assert message in said and "Traceback" not in said
+
+
+def test_a_checkpoint_of_another_architecture(corpus, undisturbed, tmp_path) -> None:
+    folder, _ = undisturbed
+    words = ["pretrain", *arguments(corpus, folder), "--model.settings.hidden_channels=32"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "checkpoint is of other settings (hidden_channels=16 there, 32 here)" in said
