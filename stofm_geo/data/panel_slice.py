@@ -56,9 +56,11 @@ class PanelSlice:
         mean, self.scale = centre_and_scale(root_shares(block) for block in self._blocks())
         self.panel = np.flatnonzero(mean)
         self.loadings, self.centre = self._components(n_components)
-        x = [components(block, self) for block in self._values()]
+        x = np.empty((len(pos), n_components), dtype=np.float32)
+        for start, block in zip(range(0, len(pos), BLOCK), self._values(), strict=True):
+            x[start : start + BLOCK] = components(block, self)
         data = Data(
-            x=torch.from_numpy(np.concatenate(x)),
+            x=torch.from_numpy(x),
             pos=torch.from_numpy(pos),
             n_id=torch.from_numpy(row.copy()),
         )

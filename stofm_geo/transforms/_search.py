@@ -50,6 +50,12 @@ def knn(pos: Tensor, k: int) -> Tensor:
     k = min(k, n - 1)
     if k < 1:
         return torch.empty(2, 0, dtype=torch.long, device=pos.device)
+    return _undirected(*_nearest(pos, k), n, pos.device)
+
+
+def _nearest(pos: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the edges of :func:`knn`, not both directions yet."""
+    n = len(pos)
     width = min(k + 1 + _SPARE, n)
     if pos.is_cuda and torch_cluster is not None:
         distance, index = _query_cluster(pos, width)
@@ -62,7 +68,7 @@ def knn(pos: Tensor, k: int) -> Tensor:
     if width < n and (open_rows := np.flatnonzero(keep[:, -1])).size:  # the ties may go on
         more_src, more_dst = _ball(_numpy(pos), reach[open_rows], open_rows)
         src, dst = np.concatenate([src, more_src]), np.concatenate([dst, more_dst])
-    return _undirected(src, dst, n, pos.device)
+    return src, dst
 
 
 def radius(pos: Tensor, r: float) -> Tensor:

@@ -104,16 +104,7 @@ class MacroNodes(BaseTransform):
             edge_index = place[edge_index]
             edge_index = edge_index[:, (edge_index >= 0).all(dim=0)]
         src, dst = edge_index
-        x = data.x.cpu()[rows, :_COLUMNS].double()
-        # Surroundings: the mean over a cell and its neighbours, which tames the counting noise.
-        # A sparse matrix, and then a few edges at a time: no tensor of edges x features.
-        near = sp.csr_matrix((np.ones(len(src)), (dst.numpy(), src.numpy())), shape=(n, n))
-        count = torch.bincount(dst, minlength=n) + 1
-        around = (torch.from_numpy(near @ x.numpy()) + x) / count[:, None]
-        ends = zip(src.split(_EDGES), dst.split(_EDGES), strict=True)
-        gap = torch.cat([(around[a] - around[b]).square().sum(dim=1) for a, b in ends])
-        scale = gap.mean() if len(gap) else gap.new_ones(())
-        weight = (-gap / scale.clamp_min(1e-12)).exp()
+        around, weight = _likeness(data.x.cpu()[rows, :_COLUMNS].double(), src, dst)
         once = src < dst
         label = leiden(
             n,
@@ -133,6 +124,19 @@ class MacroNodes(BaseTransform):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(resolution={self.resolution}, max_nodes={self.max_nodes})"
+
+
+def _likeness(x: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
+    """Each cell's surroundings ``[n, F]``, and how alike those of an edge's ends are, ``[E]``."""
+    # Surroundings: the mean over a cell and its neighbours, which tames the counting noise.
+    # A sparse matrix, and then a few edges at a time: no tensor of edges x features.
+    near = sp.csr_matrix((np.ones(len(src)), (dst.numpy(), src.numpy())), shape=(len(x), len(x)))
+    count = torch.bincount(dst, minlength=len(x)) + 1
+    around = (torch.from_numpy(near @ x.numpy()) + x) / count[:, None]
+    ends = zip(src.split(_EDGES), dst.split(_EDGES), strict=True)
+    gap = torch.cat([(around[a] - around[b]).square().sum(dim=1) for a, b in ends])
+    scale = gap.mean() if len(gap) else gap.new_ones(())
+    return around, (-gap / scale.clamp_min(1e-12)).exp()
 
 
 @functional_transform("join_macro_nodes")

@@ -203,3 +203,11 @@ def test_the_loader_of_puzzles(part, encoder) -> None:
     puzzle = next(iter(puzzles(pieces(part, encoder, **SETTINGS.of_pieces), SETTINGS, 1)))
     z, _ = Network(16, SETTINGS, encoder)(puzzle)
     assert z.shape == (puzzle.num_nodes, 48) and torch.isfinite(z).all()
+
+
+def test_a_panel_of_fewer_genes_than_components() -> None:
+    few = toy_tissue(200, 5, seed=0)
+    model = SToFM(**SMALL).fit([few, toy_tissue(200, 40, seed=1)], max_steps=3, progress=False)
+    model.embed(few)
+    assert np.isfinite(few.obsm["X_stofm"]).all()
+    assert all(torch.isfinite(weight).all() for weight in model.network.parameters())

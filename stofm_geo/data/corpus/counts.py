@@ -29,14 +29,12 @@ class SmallCounts:
     """
 
     def __init__(self, blocks: Any, num_genes: int) -> None:
-        gene, value, count = [], [], []
+        gene, value, count = _Growing(), _Growing(), []
         for block in blocks:
             gene.append(block.indices.astype(np.uint16 if num_genes <= 2**16 else np.uint32))
             value.append(whole(block.data))
             count.append(np.diff(block.indptr))
-        self.gene = np.concatenate(gene)
-        gene.clear()
-        self.value = np.concatenate(value)
+        self.gene, self.value = gene.finished(), value.finished()
         self.ptr = np.concatenate([[0], np.cumsum(np.concatenate(count), dtype=np.int64)])
         self.shape = len(self.ptr) - 1, num_genes
         self.order: np.ndarray | None = None
@@ -62,6 +60,27 @@ class SmallCounts:
         starts = range(0, self.shape[0], BLOCK)
         blocks = (tidy(sp.csr_matrix(self[start : start + BLOCK] @ matrix)) for start in starts)
         return SmallCounts(blocks, matrix.shape[1])
+
+
+class _Growing:
+    """Numbers that are appended to; blocks joined at the end would be there twice."""
+
+    def __init__(self) -> None:
+        self.array, self.size = np.empty(0, dtype=np.uint8), 0
+
+    def append(self, block: np.ndarray) -> None:
+        if block.itemsize > self.array.itemsize:
+            self.array = self.array.astype(block.dtype)
+        end = self.size + len(block)
+        if end > len(self.array):
+            # Room that is not written to takes no memory, and large arrays grow where they are.
+            self.array.resize(end * 5 // 4, refcheck=False)
+        self.array[self.size : end] = block
+        self.size = end
+
+    def finished(self) -> np.ndarray:
+        self.array.resize(self.size, refcheck=False)
+        return self.array
 
 
 def whole(values: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class Source:
 
     Attributes:
         path: Absolute.
-        slice: Column of ``obs`` that tells slices apart, or the name of one slice; ``None``: see
-            :func:`slices_of`.
+        slice: Column of ``obs`` that tells slices apart, or the name of one slice in a column of a
+            usual name (``slice_id``, ``library_id``); ``None``: see :func:`slices_of`.
         technology: ``""``: what ``uns["technology"]`` says.
         organism: See :func:`~stofm_geo.genes.harmonize`; ``"none"``: genes stay as they are.
     """
@@ -291,8 +291,3 @@ def _genes(
     if not names.is_monotonic_increasing:
         counts = counts.times(sp.identity(len(names), np.float32, format="csr")[:, order])
     return counts, names.to_numpy()[order], {}
-
-
-def with_slice(source: Source, key: str | None) -> Source:
-    """The source, taken apart by ``key`` where nothing else was said."""
-    return source if source.slice else replace(source, slice=key)
