@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stofm_geo._plainly import plainly, say
+from stofm_geo._quiet import quiet
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
@@ -22,14 +23,19 @@ def pretrain(ctx: typer.Context) -> None:
     Writes checkpoints, logs and the best model so far. Started again with the same folder it goes
     on from the last checkpoint. Needs the extra pretrain.
     """
-    cli = command(ctx.args)
+    with quiet("lightning.pytorch"):
+        _run(command(ctx.args))
+
+
+def _run(cli: LightningCLI) -> None:
     folder = Path(cli.trainer.default_root_dir)
     last = folder / "checkpoints" / f"{_LAST}.ckpt"
     if last.is_file():
         say(f"Going on from {last}")
     going_on = last if last.is_file() else None
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=going_on, weights_only=True)
-    say(f"Wrote {folder}")
+    if cli.trainer.is_global_zero:
+        say(f"Wrote {folder}")
 
 
 def command(args: list[str]) -> LightningCLI:
