@@ -8,6 +8,7 @@ class Keys:
 
     SPATIAL = "spatial"  # obsm, read: coordinates [n, 2]
     SLICES = ("slice_id", "library_id")  # obs, usual names of the column that tells slices apart
+    TECHNOLOGY = "technology"  # uns, read where it is there: MERFISH, Visium, ...
     EMBEDDING = "X_stofm"  # obsm, written: [n, 256] float32
     DOMAIN = "stofm_domain"  # obs, written: categorical
     UNS = "stofm"  # uns, written: how the two above were made

@@ -42,7 +42,8 @@ def split_slices(
         An AnnData a slice, cells in canonical order (:func:`~stofm_geo.data.canonical_frame`):
         counts in ``X`` (float32 CSR) or features in ``obsm``, positions in cell spacings in
         ``obsm["spatial"]``, ``obs["row"]`` the row in ``adata``, ``uns["name"]`` and
-        ``uns["unit"]`` (the cell spacing in the unit of ``adata``).
+        ``uns["unit"]`` (the cell spacing in the unit of ``adata``); ``uns["technology"]`` as in
+        ``adata``, where it is there.
 
     Raises:
         KeyError: A key that is not there.
@@ -66,6 +67,7 @@ def split_slices(
                         stacklevel=2,
                     )
         groups = slice_rows(adata, slice_key, name)
+    technology = {k: str(v) for k, v in adata.uns.items() if k == Keys.TECHNOLOGY}
     slices = []
     for slice_name, rows in groups.items():
         with naming(slice_name):
@@ -77,7 +79,7 @@ def split_slices(
             obs=pd.DataFrame({"row": rows}, index=adata.obs_names[rows].astype(str)),
             var=pd.DataFrame(index=adata.var_names) if features_key is None else None,
             obsm={Keys.SPATIAL: pos},
-            uns={"name": slice_name, "unit": unit},
+            uns={"name": slice_name, "unit": unit, **technology},
         )
         if features_key is not None:
             part.obsm[features_key] = values[rows]

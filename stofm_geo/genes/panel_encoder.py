@@ -15,6 +15,7 @@ from anndata import AnnData
 from torch import Tensor, nn
 
 from stofm_geo._checks import check_positive, examples
+from stofm_geo._keys import Keys
 from stofm_geo.genes.counts import as_counts
 
 _LEAST, _FEW = 0.2, 0.6  # of the counts; below them an error, a warning
@@ -88,7 +89,7 @@ class PanelEncoder(nn.Module):
     def of(cls, slices: Sequence[AnnData], **sizes: int) -> PanelEncoder:
         """An untrained encoder of all genes and technologies that these slices have."""
         genes = sorted(set().union(*(part.var_names for part in slices)))
-        named = {str(part.uns["technology"]) for part in slices if "technology" in part.uns}
+        named = {str(part.uns[Keys.TECHNOLOGY]) for part in slices if Keys.TECHNOLOGY in part.uns}
         return cls(genes, technologies=sorted(named), **sizes)
 
     def read(self, adata: AnnData) -> sp.csr_matrix:
@@ -170,7 +171,7 @@ class PanelEncoder(nn.Module):
 
     def technology_of(self, adata: AnnData) -> int:
         """Number of the technology that ``uns["technology"]`` names; 0 for none or a new one."""
-        name = str(adata.uns.get("technology", ""))
+        name = str(adata.uns.get(Keys.TECHNOLOGY, ""))
         return self.technologies.index(name) + 1 if name in self.technologies else 0
 
     @torch.no_grad()

@@ -170,6 +170,19 @@ def test_turned_sorted_anew_and_fitted_again_it_is_the_same(fitted, panels, turn
     assert again.weights_hash() == fitted.weights_hash()
 
 
+def test_technologies_are_known_by_name(panels) -> None:
+    first, second = (adata.copy() for adata in panels)
+    first.uns["technology"], second.uns["technology"] = "MERFISH", "Xenium"
+    model = SToFM(**SMALL).fit([first, second], max_steps=30, progress=False)
+    assert model.features.technologies == ["MERFISH", "Xenium"]
+    vectors = []
+    for name in ("MERFISH", "Xenium", "one of tomorrow"):
+        first.uns["technology"] = name
+        model.embed(first)
+        vectors.append(first.obsm["X_stofm"])
+    assert not np.allclose(vectors[0], vectors[1]) and not np.allclose(vectors[0], vectors[2])
+
+
 def test_training_lowers_the_loss(panels) -> None:
     model = SToFM(**SMALL, learning_rate=3e-3).fit(panels, max_steps=250, progress=False)
     first = SToFM(**SMALL, learning_rate=3e-3).fit(panels, max_steps=50, progress=False)
