@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -107,7 +108,10 @@ class Attended(Dataset):
 def test_in_workers_of_a_data_loader(context: str, monkeypatch) -> None:
     monkeypatch.setattr(threads, "_SMALL", 0)
     expected = torch.stack([part.sum() for part in gradients(example(n=40, edges=200))])
-    loader = DataLoader(Attended(), num_workers=2, multiprocessing_context=context, timeout=120)
+    # A spawned worker imports this file by its name; a package may have a "tests" of its own.
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    cells = importlib.import_module(Path(__file__).stem).Attended()
+    loader = DataLoader(cells, num_workers=2, multiprocessing_context=context, timeout=120)
     for batch in loader:
         torch.testing.assert_close(batch[0], expected, atol=1e-3, rtol=1e-4)
 
