@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,8 @@ def command(args: list[str]) -> LightningCLI:
                 callbacks.append(RichProgressBar())
             return self._instantiate_trainer(config, callbacks)
 
+    # It would rather read sys.argv, whose first word is this command's name.
+    warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
     return Command(
         CorpusPretraining,
         CorpusDataModule,
