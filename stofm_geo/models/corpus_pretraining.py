@@ -16,9 +16,7 @@ from stofm_geo._version import __version__
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.models.collapse import Spread
 from stofm_geo.models.network import Network
-from stofm_geo.models.objectives import distance_loss, niche_loss
 from stofm_geo.models.pretraining import Pretraining
-from stofm_geo.models.puzzles import Puzzle
 from stofm_geo.models.settings import Settings
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.models.warm_start import warm_start
@@ -95,7 +93,7 @@ class CorpusPretraining(Pretraining):
                 f"{data.train.folder}: the corpus was built with other settings ({told}); use "
                 "those, or build another"
             )
-        data.train.transform = data.val.transform = Puzzle(self.settings)
+        data.train.transform = data.val.transform = self.objectives.puzzle
 
     def on_train_batch_start(self, batch: Data, batch_idx: int) -> None:
         """See ``LightningModule``."""
@@ -112,8 +110,8 @@ class CorpusPretraining(Pretraining):
         """See ``LightningModule``."""
         z, pair = self.network(batch)
         for name, loss in (
-            ("niche_loss", niche_loss(self.network, batch, z)),
-            ("distance_loss", distance_loss(self.network, batch, pair)),
+            ("niche_loss", self.objectives.niche_loss(self.network, batch, z)),
+            ("distance_loss", self.objectives.distance_loss(self.network, batch, pair)),
         ):
             if loss.count > 0:
                 self.held_out[name].update(loss.error / loss.count, loss.count)

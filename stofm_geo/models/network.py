@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 from stofm_geo._keys import NodeType
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.models.settings import Settings
-from stofm_geo.nn import DistanceHead, GaussianRadial, SE2Transformer, niche
+from stofm_geo.nn import CellHead, DistanceHead, GaussianRadial, SE2Transformer, niche
 
 
 class Network(nn.Module):
@@ -56,6 +56,8 @@ class Network(nn.Module):
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
         self.distance_head = DistanceHead(settings.heads)
+        if settings.objectives == "official":
+            self.cell_head = CellHead(settings.out_channels, in_channels)
         basis = torch.empty(3 * in_channels, settings.out_channels)
         if encoder is not None:
             nn.init.eye_(basis)
@@ -101,9 +103,19 @@ class Network(nn.Module):
         """What embeddings say of niches, to be compared with :meth:`asked`; of a batch."""
         if self.encoder is None:
             return z
-        parts = z[:, : 3 * self.in_channels].view(len(z), 3, -1).split(data.ptr.diff().tolist())
+        parts = z[:, : 3 * self.in_channels].view(len(z), 3, -1)
+        return self._components(parts, data).flatten(1)
+
+    def cells(self, z: Tensor, data: Data) -> Tensor:
+        """What the head for cells says of their features ``data.x``, ``[num_nodes, F]``."""
+        found = self.cell_head(z)
+        return found if self.encoder is None else self._components(found, data)
+
+    def _components(self, features: Tensor, data: Data) -> Tensor:
+        """Components that are read off features ``[num_nodes, ..., F]`` of a batch of slices."""
+        parts = features.split(data.ptr.diff().tolist())
         slices = zip(parts, data.panel, data.loadings, strict=True)
-        return torch.cat([part @ self.reads(*of) for part, *of in slices]).flatten(1)
+        return torch.cat([part @ self.reads(*of) for part, *of in slices])
 
     def reads(self, panel: Tensor, loadings: Tensor) -> Tensor:
         """What turns a feature into components of a slice's values, ``[F, components]``."""

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from stofm_geo.models.network import Network
-from stofm_geo.models.objectives import Loss, distance_loss, niche_loss
+from stofm_geo.models.objectives import Loss, Objectives
 from stofm_geo.models.settings import Settings
 
 
 class Pretraining(L.LightningModule):
-    """Both objectives of SToFM as one training step (:mod:`stofm_geo.models.objectives`).
+    """Both objectives (:mod:`stofm_geo.models.objectives`) as one training step.
 
     Errors are means over the numbers that are asked for in the whole batch, on whatever ranks:
     two ranks give the gradients that one gives with both their batches.
@@ -27,13 +27,14 @@ class Pretraining(L.LightningModule):
         super().__init__()
         self.network = network
         self.settings = settings
+        self.objectives = Objectives.of(settings)
         self.losses: list[list[float]] = []  # a step: both losses, each before its baseline
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """See ``LightningModule``."""
         z, pair = self.network(batch)
-        niches = self._mean(niche_loss(self.network, batch, z))
-        distances = self._mean(distance_loss(self.network, batch, pair))
+        niches = self._mean(self.objectives.niche_loss(self.network, batch, z))
+        distances = self._mean(self.objectives.distance_loss(self.network, batch, pair))
         self.log_dict(
             {"niche_loss": niches[0], "distance_loss": distances[0]}, prog_bar=True, batch_size=1
         )

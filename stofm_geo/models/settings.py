@@ -30,6 +30,9 @@ class Settings:
         k: Nearest neighbours a cell is joined to.
         max_macro_nodes: Most virtual cells of a slice.
         cells_per_subslice: Most core cells of a sub-slice.
+        objectives: What training asks for: ``"niches"``, ours, or ``"official"``, as published
+            (:mod:`stofm_geo.models.objectives`); ``examples/configs/pretrain_official.yaml`` has
+            the published shares.
         mask_share: Share of the cells that are hidden in training.
         drop_share: With ``"panel"``, share of the values that are dropped from the other cells.
         move_share: Share of the cells that are moved in training.
@@ -55,6 +58,7 @@ class Settings:
     k: int = 12
     max_macro_nodes: int = 16
     cells_per_subslice: int = 1000
+    objectives: str = "niches"
     mask_share: float = 0.3
     drop_share: float = 0.3
     move_share: float = 0.12
@@ -69,6 +73,10 @@ class Settings:
         if self.organism not in (None, "auto", "human", "mouse"):
             raise ValueError(
                 f"organism must be 'auto', 'human', 'mouse' or None; found {self.organism!r}"
+            )
+        if self.objectives not in ("niches", "official"):
+            raise ValueError(
+                f"objectives must be 'niches' or 'official'; found {self.objectives!r}"
             )
         for name in (
             "n_components",

@@ -1,13 +1,14 @@
 """Layers of the SE(2) Transformer: plain graph learning, nothing of AnnData."""
 
 from stofm_geo.nn.conv import SE2TransformerConv
-from stofm_geo.nn.heads import DistanceHead
+from stofm_geo.nn.heads import CellHead, DistanceHead
 from stofm_geo.nn.irreps import from_irreps, planar_irreps, to_irreps
 from stofm_geo.nn.niche import niche
 from stofm_geo.nn.radial import GaussianRadial, SoftOneHotRadial
 from stofm_geo.nn.transformer import SE2Transformer
 
 __all__ = [
+    "CellHead",
     "DistanceHead",
     "GaussianRadial",
     "SE2Transformer",

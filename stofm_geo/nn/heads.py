@@ -5,6 +5,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
+class CellHead(nn.Sequential):
+    """Node embeddings ``[N, channels]`` to cells' features ``[N, out_channels]``."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, out_channels)
+        )
+
+
 class DistanceHead(nn.Sequential):
     """Pair states ``[E, heads]`` to distances ``[E]``."""
 

@@ -16,7 +16,8 @@ from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.models import Settings
 from stofm_geo.models.network import Network
-from stofm_geo.models.puzzles import hide_counts, puzzles
+from stofm_geo.models.objectives.hide import hide_counts
+from stofm_geo.models.puzzles import puzzles
 from stofm_geo.models.warm_start import warm_start
 
 SMALL = {

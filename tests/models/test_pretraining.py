@@ -11,7 +11,7 @@ from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.models import Settings, SToFM
 from stofm_geo.models.network import Network, cell_edges
-from stofm_geo.models.objectives import distance_loss, niche_loss
+from stofm_geo.models.objectives.niches import distance_loss, niche_loss
 from stofm_geo.models.puzzles import puzzles
 from stofm_geo.nn import niche
 from stofm_geo.transforms import SpatialKNN

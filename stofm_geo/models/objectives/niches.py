@@ -1,24 +1,51 @@
-"""The objectives of self-supervision: niches of hidden cells, and distances of moved ones."""
+"""Our objectives, which nothing leaks into: niches of hidden cells, distances of moved ones."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
 from stofm_geo.models.network import Network, cell_edges
+from stofm_geo.models.objectives.hide import hide_counts
+from stofm_geo.models.objectives.loss import Loss
+from stofm_geo.models.settings import Settings
 from stofm_geo.nn import niche
+from stofm_geo.transforms import MaskCells, PerturbPositions, SpatialKNN
 
 
-class Loss(NamedTuple):
-    """A sum of squared errors, that of guessing plainly, and over how many numbers."""
+class NichePuzzle:
+    """Makes a puzzle of a piece (:func:`~stofm_geo.data.pieces.pieces`), another one each time.
 
-    error: Tensor
-    plain: Tensor
-    count: Tensor
+    Sets ``niche``, what core cells are asked for, from the piece as it is. Then some cells are
+    moved, the graph is that of the moved positions (the true one would tell), and some cells are
+    hidden, with their counts.
+
+    Args:
+        settings: Shares, and how far cells are moved.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.transform = Compose(
+            [
+                PerturbPositions(settings.move_share, settings.move_sigma),
+                SpatialKNN(settings.k),
+                MaskCells(settings.mask_share),
+            ]
+        )
+
+    def __call__(self, piece: Data) -> Data:
+        """A new puzzle; ``piece`` stays as it is. Drawn with torch's generator."""
+        piece = copy.copy(piece)
+        # Two edges of halo, so that the niches of a piece's border cells are those of the slice.
+        piece.niche = niche(piece.x, cell_edges(piece))
+        piece = self.transform(piece)
+        return hide_counts(piece, self.settings.drop_share) if "gene" in piece else piece
 
 
 def niche_loss(network: Network, data: Data, z: Tensor) -> Loss:

@@ -1,0 +1,97 @@
+"""The published objectives on our graphs: vectors of hidden cells, and distances of moved ones.
+
+Of a sub-slice's cells some are hidden and a few more asked for as they are, by the cosine of what a
+head makes of the embedding with the cell's own features. Some are moved far, and a few more
+measured as they are: a head makes distances to neighbours of their pair states, by the squared
+error. The neighbours stay those before the move, which tells what was moved; so it is published
+(arXiv 2507.11588), and why :mod:`~stofm_geo.models.objectives.niches` asks otherwise.
+
+Two things are not as published: a hidden cell is a learned token, not the number -100, and its
+counts are taken out of the means that virtual cells have.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.transforms import Compose
+
+from stofm_geo._keys import NodeType
+from stofm_geo.models.network import Network, cell_edges
+from stofm_geo.models.objectives.hide import hide_counts
+from stofm_geo.models.objectives.loss import Loss
+from stofm_geo.models.settings import Settings
+from stofm_geo.nn import niche
+from stofm_geo.transforms import MaskCells, PerturbPositions
+
+_KEPT = 0.03  # of the cells, that are asked for as they are
+
+
+class PublishedPuzzle:
+    """Makes a puzzle of a piece (:func:`~stofm_geo.data.pieces.pieces`), another one each time.
+
+    Sets ``x_true`` ``[N, F]``; ``asked`` ``[N]``, the cells to be guessed; ``measured`` ``[N]``,
+    those whose distances are.
+
+    Args:
+        settings: Shares, and how far cells are moved.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.transform = Compose(
+            [
+                PerturbPositions(settings.move_share, settings.move_sigma),
+                MaskCells(settings.mask_share),
+            ]
+        )
+
+    def __call__(self, piece: Data) -> Data:
+        """A new puzzle; ``piece`` stays as it is. Drawn with torch's generator."""
+        puzzle = copy.copy(piece)
+        puzzle.x_true = piece.x
+        puzzle = self.transform(puzzle)
+        puzzle.asked, puzzle.measured = (
+            changed | (puzzle.core_mask & (torch.rand(len(changed)) < _KEPT))
+            for changed in (puzzle.mask, puzzle.moved)
+        )
+        return hide_counts(puzzle, self.settings.drop_share) if "gene" in puzzle else puzzle
+
+
+def cell_loss(network: Network, data: Data, z: Tensor) -> Loss:
+    """``1 - cosine`` of the cells that are asked for; plain is the mean of visible neighbours.
+
+    Args:
+        network: Made ``z``; with a ``cell_head``.
+        data: A puzzle or a batch of them.
+        z: Embeddings ``[num_nodes, out_channels]``.
+    """
+    true = data.x_true[data.asked]
+    near = niche(data.x, cell_edges(data), ~data.mask)[data.asked].chunk(3, dim=1)[1]
+    found = network.cells(z, data)[data.asked]
+    error, plain = (1 - F.cosine_similarity(guess, true) for guess in (found, near))
+    return Loss(error.sum(), plain.sum(), data.asked.sum().float())
+
+
+def pair_loss(network: Network, data: Data, pair: Tensor) -> Loss:
+    """Of the distance between neighbours of which one is measured, in cell spacings.
+
+    Plain is to believe what is seen.
+
+    Args:
+        network: Made ``pair``.
+        data: A puzzle or a batch of them.
+        pair: The last layer's pair state, ``[num_edges, heads]``.
+    """
+    src, dst = data.edge_index
+    cells = data.node_type == NodeType.CELL
+    asked = (data.measured[src] | data.measured[dst]) & cells[src] & cells[dst]
+    src, dst = src[asked], dst[asked]
+    true = (data.pos_target[src] - data.pos_target[dst]).norm(dim=1).float()
+    seen = (data.pos[src] - data.pos[dst]).norm(dim=1).float()
+    error = (network.distance_head(pair[asked]) - true).square().sum()
+    return Loss(error, (seen - true).square().sum(), asked.sum().float())
