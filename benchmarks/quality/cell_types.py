@@ -100,9 +100,9 @@ def neighbour_averaged(pca: np.ndarray, adata: AnnData) -> np.ndarray:
     return out
 
 
-def probe(vectors: np.ndarray, adata: AnnData) -> list[float]:
-    """Macro-F1 on each split, over the types that its training cells have."""
-    label = adata.obs[TYPE].astype(str).to_numpy()
+def probe(vectors: np.ndarray, adata: AnnData, label_key: str = TYPE) -> list[float]:
+    """Macro-F1 on each split, over the labels that its training cells have."""
+    label = adata.obs[label_key].astype(str).to_numpy()
     scores = []
     for train, test, group in splits(adata):
         search = GridSearchCV(
