@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import lightning as L
-import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from stofm_geo._training import one_cycle
 from stofm_geo.models.network import Network
 from stofm_geo.models.objectives import Loss, distance_loss, niche_loss
 from stofm_geo.models.settings import Settings
@@ -47,14 +47,4 @@ class Pretraining(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """See ``LightningModule``."""
-        rate = self.settings.learning_rate
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=rate, weight_decay=self.settings.weight_decay
-        )
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rate, total_steps=int(self.trainer.estimated_stepping_batches), pct_start=0.1
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return one_cycle(self, self.settings.learning_rate, self.settings.weight_decay)
