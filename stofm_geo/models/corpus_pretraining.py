@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch_geometric.data import Data
 from torchmetrics import MeanMetric
 
@@ -177,9 +177,3 @@ class CorpusPretraining(Pretraining):
             if name.startswith("val/")
         }
         return SToFM.of(self.network, self.settings, record)
-
-    def training_step(self, batch: Data, batch_idx: int) -> Tensor:
-        """See ``LightningModule``."""
-        loss = super().training_step(batch, batch_idx)
-        self.losses.clear()  # they are in the logs
-        return loss

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import lightning as L
+import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -21,13 +24,16 @@ class Pretraining(L.LightningModule):
     Args:
         network: Trained in place.
         settings: Weights and rates.
+
+    Attributes:
+        losses: Of the last 50 steps, niche and distance loss, each before its baseline, ``[4]``.
     """
 
     def __init__(self, network: Network, settings: Settings) -> None:
         super().__init__()
         self.network = network
         self.settings = settings
-        self.losses: list[list[float]] = []  # a step: both losses, each before its baseline
+        self.losses: deque[Tensor] = deque(maxlen=50)
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """See ``LightningModule``."""
@@ -37,7 +43,8 @@ class Pretraining(L.LightningModule):
         self.log_dict(
             {"niche_loss": niches[0], "distance_loss": distances[0]}, prog_bar=True, batch_size=1
         )
-        self.losses.append([value.item() for value in (*niches, *distances)])
+        # Left on the device: asked for its numbers, it would be waited for at each step.
+        self.losses.append(torch.stack([*niches, *distances]).detach())
         return niches[0] + self.settings.distance_weight * distances[0]
 
     def _mean(self, loss: Loss) -> tuple[Tensor, Tensor]:
