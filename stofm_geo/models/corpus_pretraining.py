@@ -86,11 +86,7 @@ class CorpusPretraining(Pretraining):
             ValueError: The corpus was cut with other settings.
         """
         data = self.trainer.datamodule
-        own = self.settings.of_pieces
-        if differ := [name for name in own if data.train.settings[name] != own[name]]:
-            told = ", ".join(
-                f"{n}={data.train.settings[n]!r} there, {own[n]!r} here" for n in differ
-            )
+        if told := _differing(data.train.settings, self.settings.of_pieces):
             raise ValueError(
                 f"{data.train.folder}: the corpus was built with other settings ({told}); use "
                 "those, or build another"
@@ -148,9 +144,7 @@ class CorpusPretraining(Pretraining):
         Raises:
             ValueError: It is another architecture's; the message names what differs.
         """
-        stored, own = checkpoint.get(_SETTINGS, {}), asdict(self.settings)
-        if differ := [name for name in own if stored.get(name) != own[name]]:
-            told = ", ".join(f"{n}={stored.get(n)!r} there, {own[n]!r} here" for n in differ)
+        if told := _differing(checkpoint.get(_SETTINGS, {}), asdict(self.settings)):
             raise ValueError(
                 f"the checkpoint is of other settings ({told}); use those, or another folder"
             )
@@ -177,3 +171,9 @@ class CorpusPretraining(Pretraining):
             if name.startswith("val/")
         }
         return SToFM.of(self.network, self.settings, record)
+
+
+def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Which settings are others than ``here``, for a message; ``""`` if none are."""
+    names = [name for name in here if there.get(name) != here[name]]
+    return ", ".join(f"{n}={there.get(n)!r} there, {here[n]!r} here" for n in names)
