@@ -58,8 +58,6 @@ def build(
     from stofm_geo.data.corpus import build as write
     from stofm_geo.data.corpus import find_sources, read_manifest
 
-    if organism not in ("auto", "human", "mouse", "none"):
-        raise ValueError(f"--organism must be auto, human, mouse or none; found {organism!r}")
     given = {"slice": slice_key, "organism": organism}
     found = find_sources(sources or [], **given)
     if manifest is not None:

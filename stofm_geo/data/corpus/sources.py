@@ -39,12 +39,21 @@ class Source:
             usual name (``slice_id``, ``library_id``); ``None``: see :func:`slices_of`.
         technology: ``""``: what ``uns["technology"]`` says.
         organism: See :func:`~stofm_geo.genes.harmonize`; ``"none"``: genes stay as they are.
+
+    Raises:
+        ValueError: ``organism`` is not known.
     """
 
     path: str
     slice: str | None = None
     technology: str = ""
     organism: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.organism not in ("auto", "human", "mouse", "none"):
+            raise ValueError(
+                f"organism must be auto, human, mouse or none; found {self.organism!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def find_sources(paths: Sequence[str | Path], **given: Any) -> list[Source]:
 
     Raises:
         FileNotFoundError: A name stands for nothing.
-        ValueError: It is neither of these.
+        ValueError: It is neither of these; or an organism that is not known.
     """
     found: dict[str, Source] = {}
     for name in map(str, paths):
@@ -162,12 +171,8 @@ def read_manifest(path: str | Path, **given: Any) -> list[Source]:
     found = []
     for i, row in enumerate(rows.to_dict("records")):
         told = {name: value for name, value in row.items() if name != "path" and value}
-        if told.get("organism", "auto") not in ("auto", "human", "mouse", "none"):
-            raise ValueError(
-                f"{path}, line {i + 2}: organism must be auto, human, mouse or none; "
-                f"found {told['organism']!r}"
-            )
-        found += find_sources([path.parent / row["path"]], **{**given, **told})
+        with naming(f"{path}, line {i + 2}"):
+            found += find_sources([path.parent / row["path"]], **{**given, **told})
     return list(dict.fromkeys(found))
 
 
