@@ -24,6 +24,7 @@ from stofm_geo._checks import check_positions, check_slice_key, examples, naming
 from stofm_geo._keys import Keys
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
 from stofm_geo.data.slices import checked_frame
+from stofm_geo.genes.counts import check_unique
 from stofm_geo.genes.harmonize import human_genes
 
 _COLUMNS = ("path", "slice", "technology", "organism")  # of a manifest
@@ -286,12 +287,7 @@ def _genes(
         genes, _, sums, report = human_genes(AnnData(totals, var=var), totals, organism)
         return counts.times(sums), genes, report
     names = var.index.astype(str)
-    if not names.is_unique:
-        twice = names[names.duplicated()].unique()
-        raise ValueError(
-            f"{len(twice)} gene names in var_names occur more than once ({examples(twice)}); "
-            "sum or drop the doubles"
-        )
+    check_unique(names)
     order = np.argsort(names.to_numpy())
     if not names.is_monotonic_increasing:
         counts = counts.times(sp.identity(len(names), np.float32, format="csr")[:, order])
