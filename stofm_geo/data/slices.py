@@ -111,7 +111,7 @@ def slice_rows(adata: AnnData, slice_key: str | None, name: str) -> dict[str, np
     """What messages call each slice, and the rows of its cells; all are one without a key."""
     if slice_key is None:
         return {name: np.arange(adata.n_obs)}
-    code = check_slice_key(adata, slice_key)
+    code = check_slice_key(adata.obs, slice_key)
     return {
         f"{name}, slice {category!r}": np.flatnonzero(code.codes == i)
         for i, category in enumerate(code.categories)

@@ -244,8 +244,7 @@ def slices_of(source: Source) -> list[Slice]:
 
 def _column(file: Any, key: str) -> pd.Categorical:
     values = read_elem(file[f"obs/{key}"])
-    obs = pd.DataFrame({key: np.asarray(values)})
-    return check_slice_key(AnnData(obs=obs.set_axis(obs.index.astype(str))), key)
+    return check_slice_key(pd.DataFrame({key: np.asarray(values)}), key)
 
 
 def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int = 1) -> ReadSlice:
