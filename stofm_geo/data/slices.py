@@ -93,11 +93,7 @@ def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_c
     Raises:
         ValueError: Less than ``min_cells`` cells, or all of them at one place.
     """
-    if len(positions) < min_cells:
-        raise ValueError(
-            f"{len(positions)} cells are too few for a tissue graph of "
-            f"{min_cells - 1} neighbours a cell; leave the slice out"
-        )
+    check_enough(len(positions), min_cells)
     if doubled := len(positions) - len(distinct(positions)):
         warnings.warn(
             f"{doubled} of {len(positions)} cells lie exactly where another does; "
@@ -105,6 +101,19 @@ def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_c
             stacklevel=3,
         )
     return canonical_frame(rows, positions)
+
+
+def check_enough(cells: int, min_cells: int) -> None:
+    """Whether there are cells enough for a tissue graph.
+
+    Raises:
+        ValueError: There are less than ``min_cells``.
+    """
+    if cells < min_cells:
+        raise ValueError(
+            f"{cells} cells are too few for a tissue graph of "
+            f"{min_cells - 1} neighbours a cell; leave the slice out"
+        )
 
 
 def slice_rows(adata: AnnData, slice_key: str | None, name: str) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from anndata.io import read_elem
 from stofm_geo._checks import check_positions, check_slice_key, examples, naming
 from stofm_geo._keys import Keys
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
-from stofm_geo.data.slices import checked_frame
+from stofm_geo.data.slices import check_enough, checked_frame
 from stofm_geo.genes.counts import check_unique
 from stofm_geo.genes.harmonize import human_genes
 
@@ -260,8 +260,7 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         rows = np.arange(file[f"obs/{index}"].shape[0])
         if which.key is not None:
             rows = np.flatnonzero(_column(file, which.key) == which.name)
-        if len(rows) < min_cells:
-            checked_frame(np.empty(0), np.empty((len(rows), 2)), min_cells)
+        check_enough(len(rows), min_cells)  # before the counts are read
         if spatial_key not in file["obsm"]:
             raise KeyError(f"obsm has no {spatial_key!r}; store the cells' x and y there")
         places = read_elem(file[f"obsm/{spatial_key}"])
