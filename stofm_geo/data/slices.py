@@ -60,12 +60,8 @@ def split_slices(
             values = check_obsm(adata, features_key)
         if slice_key is None:
             for usual in Keys.SLICES:
-                if usual in adata.obs and (count := adata.obs[usual].nunique()) > 1:
-                    warnings.warn(
-                        f"obs[{usual!r}] tells {count} slices apart, but all cells are taken as "
-                        f"one; if they are not, give the slice key {usual!r}",
-                        stacklevel=2,
-                    )
+                if usual in adata.obs:
+                    warn_of_slices(usual, adata.obs[usual].nunique())
         groups = slice_rows(adata, slice_key, name)
     technology = {k: str(v) for k, v in adata.uns.items() if k == Keys.TECHNOLOGY}
     slices = []
@@ -85,6 +81,16 @@ def split_slices(
             part.obsm[features_key] = values[rows]
         slices.append(part)
     return slices
+
+
+def warn_of_slices(key: str, count: int) -> None:
+    """Warn where a column of a usual name tells slices apart and is not the slice key."""
+    if count > 1:
+        warnings.warn(
+            f"obs[{key!r}] tells {count} slices apart, but all cells are taken as one; "
+            f"if they are not, give the slice key {key!r}",
+            stacklevel=3,
+        )
 
 
 def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_cells: int) -> Frame:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from anndata.io import read_elem
 from stofm_geo._checks import check_positions, check_slice_key, examples, naming
 from stofm_geo._keys import Keys
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
-from stofm_geo.data.slices import check_enough, checked_frame
+from stofm_geo.data.slices import check_enough, checked_frame, warn_of_slices
 from stofm_geo.genes.counts import check_unique
 from stofm_geo.genes.harmonize import human_genes
 
@@ -229,12 +228,8 @@ def slices_of(source: Source) -> list[Slice]:
             key, only = usual[0], key
         if key is None:
             for usual in Keys.SLICES:
-                if usual in file["obs"] and (count := len(_column(file, usual).categories)) > 1:
-                    warnings.warn(
-                        f"obs[{usual!r}] tells {count} slices apart, but all cells are taken as "
-                        f"one; if they are not, give the slice key {usual!r}",
-                        stacklevel=2,
-                    )
+                if usual in file["obs"]:
+                    warn_of_slices(usual, len(_column(file, usual).categories))
             return [Slice(source)]
         names = list(_column(file, key).categories)
         if only is not None and only not in names:
