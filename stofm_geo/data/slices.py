@@ -63,7 +63,8 @@ def split_slices(
                 if usual in adata.obs:
                     warn_of_slices(usual, adata.obs[usual].nunique())
         groups = slice_rows(adata, slice_key, name)
-    technology = {k: str(v) for k, v in adata.uns.items() if k == Keys.TECHNOLOGY}
+    key = Keys.TECHNOLOGY
+    technology = {key: str(adata.uns[key])} if key in adata.uns else {}
     slices = []
     for slice_name, rows in groups.items():
         with naming(slice_name):

@@ -263,8 +263,8 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         pos = check_positions(AnnData(obsm={spatial_key: places[rows]}), spatial_key)
         counts = read_counts(file["X"], rows, var)
         technology = which.source.technology
-        if not technology and "technology" in file.get("uns", ()):
-            technology = str(read_elem(file["uns/technology"]))
+        if not technology and Keys.TECHNOLOGY in file.get("uns", ()):
+            technology = str(read_elem(file[f"uns/{Keys.TECHNOLOGY}"]))
         counts, genes, report = _genes(counts, var, which.source.organism)
         order, pos, unit = checked_frame(counts, pos, min_cells)
         counts.order = order
