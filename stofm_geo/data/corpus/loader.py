@@ -107,9 +107,8 @@ class CorpusDataModule(L.LightningDataModule):
             held_out = _share(names, held_out, seed)
         self.node_budget, self.workers, self.seed = node_budget, workers, seed
         self.held_out = sorted(held_out)
-        if not set(names) - set(held_out):
+        if not (rest := set(names) - set(held_out)):
             raise ValueError(f"{folder}: all {len(names)} slices are held out; hold out fewer")
-        rest = set(names) - set(held_out)
         self.train = CorpusDataset(folder, rest, transform, seed)
         self.val = CorpusDataset(folder, self.held_out, transform, seed)
 
