@@ -29,21 +29,26 @@ _COLLAPSED = 0.5  # of the first effective rank
 
 
 class CorpusPretraining(Pretraining):
-    """:class:`Pretraining` on a :class:`~stofm_geo.data.CorpusDataModule`.
+    """:class:`Pretraining` on a :class:`~stofm_geo.data.corpus.CorpusDataModule`.
 
     The network is made when the corpus is known. Dropout is drawn from the seed and the number
     of the step alone, and puzzles from the seed, the epoch and the piece, so that a run that is
     killed and goes on from a checkpoint ends with the same weights as one that was not.
 
-    Logged: ``niche_loss`` and ``distance_loss``, each beside what plain guessing gives
-    (``..._plain``), for training and, under ``val/``, for the slices held out; the effective rank
-    and the deviation of embeddings, with a warning when the rank falls below half of what it was.
+    Logged: ``niche_loss`` and ``distance_loss``, and under ``val/`` those of the slices held out,
+    each beside what plain guessing gives (``..._plain``), with the effective rank and the deviation
+    of embeddings (:class:`~stofm_geo.models.collapse.Spread`). A warning tells when the rank falls
+    below half of what it was first.
 
     Args:
         settings: Of the network and the puzzles; its ``encoder`` is ``"panel"``.
         freeze_encoder_steps: For so many steps the cell encoder stays as it starts; then all are
             trained (default 0: all from the start).
         seed: Of weights and dropout.
+
+    Raises:
+        TypeError: ``freeze_encoder_steps`` is no whole number.
+        ValueError: It is below zero, or the encoder is another.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class CorpusPretraining(Pretraining):
         self.spread = Spread(settings.out_channels)
 
     def configure_model(self) -> None:
-        """Make the network of the corpus' genes; on every rank the same."""
+        """Make the network of the corpus' genes; the seed makes it the same on every rank."""
         if self.network is not None:
             return
         corpus = self.trainer.datamodule.train

@@ -83,6 +83,8 @@ class CorpusDataModule(L.LightningDataModule):
 
     Attributes:
         held_out: Names of the slices that are held out, sorted.
+        train: The :class:`CorpusDataset` of the others.
+        val: That of the slices held out.
 
     Raises:
         FileNotFoundError, KeyError, TypeError, ValueError: As :class:`CorpusDataset`; or nothing
