@@ -78,19 +78,19 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
     return np.ascontiguousarray(positions[:, :2])
 
 
-def check_slice_key(adata: AnnData, key: str) -> pd.Categorical:
+def check_slice_key(obs: pd.DataFrame, key: str) -> pd.Categorical:
     """``obs[key]`` as a categorical without missing values, categories sorted by name."""
-    if key not in adata.obs:
+    if key not in obs:
         raise KeyError(
-            f"obs has no {key!r}; it has {sorted(adata.obs)}; name the column that tells slices "
+            f"obs has no {key!r}; it has {sorted(obs)}; name the column that tells slices "
             "apart, or leave the key out where all cells are one slice"
         )
-    if (missing := int(adata.obs[key].isna().sum())) > 0:
+    if (missing := int(obs[key].isna().sum())) > 0:
         raise ValueError(
-            f"obs[{key!r}] is missing for {missing} of {adata.n_obs} cells; "
+            f"obs[{key!r}] is missing for {missing} of {len(obs)} cells; "
             "fill it in, or leave those cells out"
         )
-    names = adata.obs[key].astype(str)
+    names = obs[key].astype(str)
     return pd.Categorical(names, categories=sorted(names.unique()))
 
 

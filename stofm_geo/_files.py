@@ -1,12 +1,14 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and JSON that is read."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from stofm_geo._checks import examples
 
@@ -90,3 +92,15 @@ def check_writable(path: str | Path, *, make: bool = False) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror}: {folder})") from error
+
+
+def read_json(file: Path) -> Any:
+    """What a file holds.
+
+    Raises:
+        ValueError: It cannot be read as JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # of the decoders, too
+        raise ValueError(f"{file}: cannot be read as JSON ({error})") from error

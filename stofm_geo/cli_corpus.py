@@ -58,8 +58,6 @@ def build(
     from stofm_geo.data.corpus import build as write
     from stofm_geo.data.corpus import find_sources, read_manifest
 
-    if organism not in ("auto", "human", "mouse", "none"):
-        raise ValueError(f"--organism must be auto, human, mouse or none; found {organism!r}")
     given = {"slice": slice_key, "organism": organism}
     found = find_sources(sources or [], **given)
     if manifest is not None:
@@ -87,15 +85,11 @@ def info(folder: _Folder) -> None:
     """Print what is in a corpus."""
     from stofm_geo.data.corpus import read_index, summary
 
-    say(f"{'technology':<20}{'organism':<10}" + "".join(f"{name:>11}" for name in _COUNTS))
-    for row in summary(folder):
-        counts = "".join(f"{row[name]:>11}" for name in _COUNTS)
-        say(f"{row['technology']:<20}{row['organism']:<10}{counts}")
+    rows = summary(folder)
+    for technology, organism, *counts in (list(rows[0]), *(row.values() for row in rows)):
+        say(f"{technology:<20}{organism:<10}" + "".join(f"{count:>11}" for count in counts))
     if failed := read_index(folder)["failed"]:
         say(f"{failed} slices were put aside; {folder / 'failed.csv'} tells why")
-
-
-_COUNTS = ("slices", "cells", "pieces", "genes", "bytes")
 
 
 @corpus.command()

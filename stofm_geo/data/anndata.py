@@ -62,7 +62,7 @@ def from_anndata(
         n_id=torch.arange(adata.n_obs),
     )
     if slice_key is not None:
-        slices = check_slice_key(adata, slice_key)
+        slices = check_slice_key(adata.obs, slice_key)
         data.slice_id = torch.from_numpy(slices.codes.astype(np.int64))
         data.slice_names = slices.categories.tolist()
     if neighbors_key is not None:

@@ -60,14 +60,11 @@ def split_slices(
             values = check_obsm(adata, features_key)
         if slice_key is None:
             for usual in Keys.SLICES:
-                if usual in adata.obs and (count := adata.obs[usual].nunique()) > 1:
-                    warnings.warn(
-                        f"obs[{usual!r}] tells {count} slices apart, but all cells are taken as "
-                        f"one; if they are not, give the slice key {usual!r}",
-                        stacklevel=2,
-                    )
+                if usual in adata.obs:
+                    warn_of_slices(usual, adata.obs[usual].nunique())
         groups = slice_rows(adata, slice_key, name)
-    technology = {k: str(v) for k, v in adata.uns.items() if k == Keys.TECHNOLOGY}
+    key = Keys.TECHNOLOGY
+    technology = {key: str(adata.uns[key])} if key in adata.uns else {}
     slices = []
     for slice_name, rows in groups.items():
         with naming(slice_name):
@@ -87,17 +84,23 @@ def split_slices(
     return slices
 
 
+def warn_of_slices(key: str, count: int) -> None:
+    """Warn where a column of a usual name tells slices apart and is not the slice key."""
+    if count > 1:
+        warnings.warn(
+            f"obs[{key!r}] tells {count} slices apart, but all cells are taken as one; "
+            f"if they are not, give the slice key {key!r}",
+            stacklevel=3,
+        )
+
+
 def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_cells: int) -> Frame:
     """:func:`~stofm_geo.data.canonical_frame` of what can be a tissue graph.
 
     Raises:
         ValueError: Less than ``min_cells`` cells, or all of them at one place.
     """
-    if len(positions) < min_cells:
-        raise ValueError(
-            f"{len(positions)} cells are too few for a tissue graph of "
-            f"{min_cells - 1} neighbours a cell; leave the slice out"
-        )
+    check_enough(len(positions), min_cells)
     if doubled := len(positions) - len(distinct(positions)):
         warnings.warn(
             f"{doubled} of {len(positions)} cells lie exactly where another does; "
@@ -107,11 +110,24 @@ def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_c
     return canonical_frame(rows, positions)
 
 
+def check_enough(cells: int, min_cells: int) -> None:
+    """Whether there are cells enough for a tissue graph.
+
+    Raises:
+        ValueError: There are less than ``min_cells``.
+    """
+    if cells < min_cells:
+        raise ValueError(
+            f"{cells} cells are too few for a tissue graph of "
+            f"{min_cells - 1} neighbours a cell; leave the slice out"
+        )
+
+
 def slice_rows(adata: AnnData, slice_key: str | None, name: str) -> dict[str, np.ndarray]:
     """What messages call each slice, and the rows of its cells; all are one without a key."""
     if slice_key is None:
         return {name: np.arange(adata.n_obs)}
-    code = check_slice_key(adata, slice_key)
+    code = check_slice_key(adata.obs, slice_key)
     return {
         f"{name}, slice {category!r}": np.flatnonzero(code.codes == i)
         for i, category in enumerate(code.categories)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stofm_geo._checks import check_positive, check_share
+from stofm_geo._training import one_cycle
 from stofm_geo.genes.rank_encoder import RankEncoder, pad
 from stofm_geo.genes.vocabulary import CLS, MASK, PAD, Vocabulary
 
@@ -153,19 +154,7 @@ class Adaptation(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """See ``LightningModule``."""
-        rate = self.settings.learning_rate
-        optimizer = torch.optim.AdamW(
-            [weight for weight in self.parameters() if weight.requires_grad],
-            lr=rate,
-            weight_decay=self.settings.weight_decay,
-        )
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rate, total_steps=int(self.trainer.estimated_stepping_batches), pct_start=0.1
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return one_cycle(self, self.settings.learning_rate, self.settings.weight_decay)
 
 
 def hide(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
@@ -35,7 +36,7 @@ def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
         ValueError: ``X`` is missing, holds NaN, infinite or negative values, logarithms, or only
             zeros, or gene names occur twice.
     """
-    _check_names(adata)
+    check_unique(adata.var_names)
     return counts_of_any_names(adata, copy=copy)
 
 
@@ -66,7 +67,7 @@ def count_blocks(adata: AnnData, rows: int = BLOCK) -> Iterator[sp.csr_matrix]:
         counts = as_counts(adata, copy=False)
         yield from (counts[start : start + rows] for start in range(0, adata.n_obs, rows))
         return
-    _check_names(adata)
+    check_unique(adata.var_names)
     found = 0
     for start in range(0, adata.n_obs, rows):
         block = checked_counts(adata[start : start + rows], copy=False)
@@ -76,10 +77,15 @@ def count_blocks(adata: AnnData, rows: int = BLOCK) -> Iterator[sp.csr_matrix]:
         raise _all_zero(adata)
 
 
-def _check_names(adata: AnnData) -> None:
-    if adata.var_names.is_unique:
+def check_unique(names: pd.Index) -> None:
+    """Whether each gene name of a file is there once.
+
+    Raises:
+        ValueError: Some occur more often.
+    """
+    if names.is_unique:
         return
-    twice = adata.var_names[adata.var_names.duplicated()].unique()
+    twice = names[names.duplicated()].unique()
     raise ValueError(
         f"{len(twice)} gene names in var_names occur more than once ({examples(twice)}); "
         "sum or drop the doubles (stofm_geo.genes.harmonize sums them), "

@@ -43,8 +43,8 @@ def corpus_medians(slices: Iterable[AnnData]) -> dict[str, float]:
             genes = ensembl_ids(adata)
             for gene in genes:
                 row.setdefault(gene, len(row))
-            new = np.zeros((len(row) - len(counted), _BINS), dtype=np.uint32)
-            counted = np.concatenate([counted, new])
+            if new := len(row) - len(counted):  # else all bins would be copied for nothing
+                counted = np.concatenate([counted, np.zeros((new, _BINS), dtype=np.uint32)])
             rows = np.array([row[gene] for gene in genes], dtype=np.int64)
             for counts in count_blocks(adata):
                 _count(counts.indptr, counts.indices, counts.data, rows, counted)

@@ -112,9 +112,8 @@ class PanelEncoder(nn.Module):
         """
         counts = as_counts(adata, copy=False)
         column = self.genes.get_indexer(adata.var_names)
-        total = counts.sum()
         known = counts[:, column >= 0]
-        share = known.sum() / total
+        share = known.sum() / counts.sum()
         if share < _FEW:
             strange = adata.var_names[column < 0]
             message = (
@@ -128,7 +127,7 @@ class PanelEncoder(nn.Module):
             warnings.warn(message.format("the others are left out; "), stacklevel=2)
         known = sp.csr_matrix(
             (known.data, column[column >= 0][known.indices], known.indptr),
-            shape=(len(counts.indptr) - 1, len(self.genes)),
+            shape=(counts.shape[0], len(self.genes)),
         )
         known.sort_indices()
         return known
@@ -150,12 +149,9 @@ class PanelEncoder(nn.Module):
             mean_row: The row that holds the mean of the row's slice, ``[n]`` or one for all.
             technology: Number of the technology, ``[n]`` or one for all; 0 for none.
         """
-        return self.finish(self.sums(gene, value, num_genes), num_genes, mean_row, technology)
-
-    def sums(self, gene: Tensor, value: Tensor, num_genes: Tensor) -> Tensor:
-        """The part that is linear in the values, not yet centred."""
         start = num_genes.cumsum(0) - num_genes
-        return F.embedding_bag(gene, self.embedding, start, mode="sum", per_sample_weights=value)
+        sums = F.embedding_bag(gene, self.embedding, start, mode="sum", per_sample_weights=value)
+        return self.finish(sums, num_genes, mean_row, technology)
 
     def finish(
         self,
@@ -164,7 +160,7 @@ class PanelEncoder(nn.Module):
         mean_row: Tensor | int,
         technology: Tensor | int = 0,
     ) -> Tensor:
-        """What :meth:`forward` does after :meth:`sums`."""
+        """What :meth:`forward` makes of sums of values times embeddings, ``[n, out_channels]``."""
         h = (sums - sums[mean_row]).masked_fill((num_genes == 0)[:, None], 0)
         token = self.technology(torch.as_tensor(technology, device=h.device))
         return h + self.narrow(F.gelu(self.wide(self.norm(h) + token)))

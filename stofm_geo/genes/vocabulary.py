@@ -16,7 +16,7 @@ import pandas as pd
 from anndata import AnnData
 
 from stofm_geo._checks import examples
-from stofm_geo._files import atomic_path
+from stofm_geo._files import atomic_path, read_json
 from stofm_geo.genes.medians import corpus_medians
 
 TOKENS, MEDIANS, ORTHOLOGS = (
@@ -82,10 +82,7 @@ class Vocabulary:
         file = Path(file)
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file; Vocabulary.to_json writes one")
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{file}: cannot be read as JSON ({error})") from error
+        values = read_json(file)
         if not isinstance(values, dict) or any(type(values.get(p)) is not dict for p in _PARTS):
             raise ValueError(f"{file}: is no vocabulary; it needs {', '.join(_PARTS)}")
         tokens, medians, orthologs = (values[part] for part in _PARTS)

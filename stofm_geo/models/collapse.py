@@ -8,7 +8,7 @@ from torchmetrics import Metric
 
 
 class Spread(Metric):
-    r"""Effective rank and least standard deviation of vectors, in one pass.
+    r"""Effective rank and median standard deviation of vectors, in one pass.
 
     The effective rank is :math:`\exp(-\sum_i p_i \log p_i)` with :math:`p` the shares that the
     eigenvalues of the covariance have of their sum (Roy & Vetterli 2007): ``D`` for a ball, 1 for
@@ -33,7 +33,7 @@ class Spread(Metric):
         self.gram += z.t() @ z
 
     def compute(self) -> dict[str, Tensor]:
-        """``effective_rank``, and ``std``: the median deviation of a column."""
+        """``effective_rank``, and ``std``: the median of the columns' deviations; scalars."""
         mean = self.total / self.count
         covariance = self.gram / self.count - torch.outer(mean, mean)
         share = torch.linalg.eigvalsh(covariance).clamp_min(0)

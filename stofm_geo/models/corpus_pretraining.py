@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch_geometric.data import Data
 from torchmetrics import MeanMetric
 
@@ -27,21 +27,26 @@ _COLLAPSED = 0.5  # of the first effective rank
 
 
 class CorpusPretraining(Pretraining):
-    """:class:`Pretraining` on a :class:`~stofm_geo.data.CorpusDataModule`.
+    """:class:`Pretraining` on a :class:`~stofm_geo.data.corpus.CorpusDataModule`.
 
     The network is made when the corpus is known. Dropout is drawn from the seed and the number
     of the step alone, and puzzles from the seed, the epoch and the piece, so that a run that is
     killed and goes on from a checkpoint ends with the same weights as one that was not.
 
-    Logged: ``niche_loss`` and ``distance_loss``, each beside what plain guessing gives
-    (``..._plain``), for training and, under ``val/``, for the slices held out; the effective rank
-    and the deviation of embeddings, with a warning when the rank falls below half of what it was.
+    Logged: ``niche_loss`` and ``distance_loss``, and under ``val/`` those of the slices held out,
+    each beside what plain guessing gives (``..._plain``), with the effective rank and the deviation
+    of embeddings (:class:`~stofm_geo.models.collapse.Spread`). A warning tells when the rank falls
+    below half of what it was first.
 
     Args:
         settings: Of the network and the puzzles; its ``encoder`` is ``"panel"``.
         freeze_encoder_steps: For so many steps the cell encoder stays as it starts; then all are
             trained (default 0: all from the start).
         seed: Of weights and dropout.
+
+    Raises:
+        TypeError: ``freeze_encoder_steps`` is no whole number.
+        ValueError: It is below zero, or the encoder is another.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class CorpusPretraining(Pretraining):
         self.spread = Spread(settings.out_channels)
 
     def configure_model(self) -> None:
-        """Make the network of the corpus' genes; on every rank the same."""
+        """Make the network of the corpus' genes; the seed makes it the same on every rank."""
         if self.network is not None:
             return
         corpus = self.trainer.datamodule.train
@@ -84,11 +89,7 @@ class CorpusPretraining(Pretraining):
             ValueError: The corpus was cut with other settings.
         """
         data = self.trainer.datamodule
-        own = self.settings.of_pieces
-        if differ := [name for name in own if data.train.settings[name] != own[name]]:
-            told = ", ".join(
-                f"{n}={data.train.settings[n]!r} there, {own[n]!r} here" for n in differ
-            )
+        if told := _differing(data.train.settings, self.settings.of_pieces):
             raise ValueError(
                 f"{data.train.folder}: the corpus was built with other settings ({told}); use "
                 "those, or build another"
@@ -146,9 +147,7 @@ class CorpusPretraining(Pretraining):
         Raises:
             ValueError: It is another architecture's; the message names what differs.
         """
-        stored, own = checkpoint.get(_SETTINGS, {}), asdict(self.settings)
-        if differ := [name for name in own if stored.get(name) != own[name]]:
-            told = ", ".join(f"{n}={stored.get(n)!r} there, {own[n]!r} here" for n in differ)
+        if told := _differing(checkpoint.get(_SETTINGS, {}), asdict(self.settings)):
             raise ValueError(
                 f"the checkpoint is of other settings ({told}); use those, or another folder"
             )
@@ -176,8 +175,8 @@ class CorpusPretraining(Pretraining):
         }
         return SToFM.of(self.network, self.settings, record)
 
-    def training_step(self, batch: Data, batch_idx: int) -> Tensor:
-        """See ``LightningModule``."""
-        loss = super().training_step(batch, batch_idx)
-        self.losses.clear()  # they are in the logs
-        return loss
+
+def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Which settings are others than ``here``, for a message; ``""`` if none are."""
+    names = [name for name in here if there.get(name) != here[name]]
+    return ", ".join(f"{n}={there.get(n)!r} there, {here[n]!r} here" for n in names)

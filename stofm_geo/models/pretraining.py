@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import lightning as L
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from stofm_geo._training import one_cycle
 from stofm_geo.models.network import Network
 from stofm_geo.models.objectives import Loss, Objectives
 from stofm_geo.models.settings import Settings
@@ -21,6 +24,9 @@ class Pretraining(L.LightningModule):
     Args:
         network: Trained in place.
         settings: Weights and rates.
+
+    Attributes:
+        losses: Of the last 50 steps, niche and distance loss, each before its baseline, ``[4]``.
     """
 
     def __init__(self, network: Network, settings: Settings) -> None:
@@ -28,7 +34,7 @@ class Pretraining(L.LightningModule):
         self.network = network
         self.settings = settings
         self.objectives = Objectives.of(settings)
-        self.losses: list[list[float]] = []  # a step: both losses, each before its baseline
+        self.losses: deque[Tensor] = deque(maxlen=50)
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """See ``LightningModule``."""
@@ -38,7 +44,8 @@ class Pretraining(L.LightningModule):
         self.log_dict(
             {"niche_loss": niches[0], "distance_loss": distances[0]}, prog_bar=True, batch_size=1
         )
-        self.losses.append([value.item() for value in (*niches, *distances)])
+        # Left on the device: asked for its numbers, it would be waited for at each step.
+        self.losses.append(torch.stack([*niches, *distances]).detach())
         return niches[0] + self.settings.distance_weight * distances[0]
 
     def _mean(self, loss: Loss) -> tuple[Tensor, Tensor]:
@@ -48,14 +55,4 @@ class Pretraining(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """See ``LightningModule``."""
-        rate = self.settings.learning_rate
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=rate, weight_decay=self.settings.weight_decay
-        )
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rate, total_steps=int(self.trainer.estimated_stepping_batches), pct_start=0.1
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return one_cycle(self, self.settings.learning_rate, self.settings.weight_decay)

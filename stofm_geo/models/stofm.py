@@ -133,7 +133,7 @@ class SToFM(nn.Module, ModelHubMixin):
             loader = puzzles(ConcatDataset(of_slices), self.settings, max_steps)
             run(module, loader, max_steps=max_steps, progress=progress)
         self.network.cpu().eval()
-        last = torch.tensor(module.losses[-50:]).mean(dim=0)
+        last = torch.stack([*module.losses]).cpu().mean(dim=0)
         self.training_record = {
             "seed": seed,
             "steps": max_steps,

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stofm_geo._files import atomic_path
+from stofm_geo._files import atomic_path, read_json
 from stofm_geo._version import __version__
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.genes.features import from_state
@@ -83,10 +83,7 @@ def load(config_file: Path, weights_file: Path) -> SToFM:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file}: cannot be read as JSON ({error})") from error
+    config = read_json(file)
     if not isinstance(config, dict) or config.get("library") != _LIBRARY:
         raise ValueError(
             f"{file}: is not the configuration of a stofm_geo model; "

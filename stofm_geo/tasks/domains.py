@@ -135,7 +135,7 @@ def _places(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_m
     """Who votes on whom, ``[n, n]``."""
     graph = Data(pos=torch.from_numpy(check_positions(adata, spatial_key)))
     if slice_key is not None:
-        slices = check_slice_key(adata, slice_key)
+        slices = check_slice_key(adata.obs, slice_key)
         graph.slice_id = torch.from_numpy(slices.codes.astype(np.int64))
     src, dst = SpatialKNN(_VOTERS)(graph).edge_index.numpy()
     return sp.csr_matrix((np.ones(len(src)), (dst, src)), shape=(adata.n_obs, adata.n_obs))

@@ -82,16 +82,16 @@ def build(
     Args:
         sources: Of :func:`~stofm_geo.data.corpus.find_sources`.
         folder: Where the corpus goes.
-        k: Nearest neighbours a cell is joined to.
-        max_macro_nodes: Most virtual cells of a slice.
-        cells_per_subslice: Most core cells of a piece.
-        n_components: Principal components of a slice, its targets.
-        spatial_key: Key in ``obsm`` of the positions.
-        workers: Processes, each with one thread and one slice at a time.
+        k: Nearest neighbours a cell is joined to (default 12).
+        max_macro_nodes: Most virtual cells of a slice (default 16).
+        cells_per_subslice: Most core cells of a piece (default 1000).
+        n_components: Principal components of a slice, its targets (default 50).
+        spatial_key: Key in ``obsm`` of the positions, any unit (default ``"spatial"``).
+        workers: Processes, each with one thread and one slice at a time (default 1: this one).
         told: Is called with a line for each slice that is done.
 
     Returns:
-        Slices that were put aside, and why.
+        Slices that were put aside, and why; sorted.
 
     Warns:
         UserWarning: What is doubtful about a slice, when it is made.

@@ -132,10 +132,7 @@ def _blocks(stored: Any, rows: np.ndarray) -> Any:
         here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + BLOCK)]
         if len(here):
             block = matrix[int(here[0]) : int(here[-1]) + 1]
-            block = (
-                block if len(block.shape) and block.shape[0] == len(here) else block[here - here[0]]
-            )
-            yield sp.csr_matrix(block)
+            yield sp.csr_matrix(block if block.shape[0] == len(here) else block[here - here[0]])
 
 
 def _by_columns(matrix: Any, rows: np.ndarray) -> sp.csr_matrix:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
+from stofm_geo._files import read_json
 from stofm_geo.data.corpus.store import checksum
 
 FORMAT = 1
@@ -31,10 +31,7 @@ def read_index(folder: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder}: has no {INDEX}; if a build was stopped, start it again: it goes on"
         )
-    try:
-        index = json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file}: cannot be read as JSON ({error})") from error
+    index = read_json(file)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise ValueError(f"{file}: is not of format {FORMAT}; build the corpus anew")
     return index

@@ -83,6 +83,8 @@ class CorpusDataModule(L.LightningDataModule):
 
     Attributes:
         held_out: Names of the slices that are held out, sorted.
+        train: The :class:`CorpusDataset` of the others.
+        val: That of the slices held out.
 
     Raises:
         FileNotFoundError, KeyError, TypeError, ValueError: As :class:`CorpusDataset`; or nothing
@@ -107,9 +109,8 @@ class CorpusDataModule(L.LightningDataModule):
             held_out = _share(names, held_out, seed)
         self.node_budget, self.workers, self.seed = node_budget, workers, seed
         self.held_out = sorted(held_out)
-        if not set(names) - set(held_out):
+        if not (rest := set(names) - set(held_out)):
             raise ValueError(f"{folder}: all {len(names)} slices are held out; hold out fewer")
-        rest = set(names) - set(held_out)
         self.train = CorpusDataset(folder, rest, transform, seed)
         self.val = CorpusDataset(folder, self.held_out, transform, seed)
 

@@ -23,9 +23,9 @@ class BudgetBatchSampler(Sampler[list[int]]):
     Args:
         num_nodes: Of each piece.
         node_budget: Most nodes of a batch.
-        seed: Of the shuffling; with the epoch, it determines the batches.
-        rank: This process' number.
-        world: How many processes there are.
+        seed: Of the shuffling; with the epoch, it determines the batches (default 0).
+        rank: This process' number (default 0).
+        world: How many processes there are (default 1).
         shuffle: Whether pieces are shuffled; otherwise they come as they are (default True).
 
     Attributes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from anndata.io import read_elem
 from stofm_geo._checks import check_positions, check_slice_key, examples, naming
 from stofm_geo._keys import Keys
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
-from stofm_geo.data.slices import checked_frame
+from stofm_geo.data.slices import check_enough, checked_frame, warn_of_slices
+from stofm_geo.genes.counts import check_unique
 from stofm_geo.genes.harmonize import human_genes
 
 _COLUMNS = ("path", "slice", "technology", "organism")  # of a manifest
@@ -39,12 +39,21 @@ class Source:
             usual name (``slice_id``, ``library_id``); ``None``: see :func:`slices_of`.
         technology: ``""``: what ``uns["technology"]`` says.
         organism: See :func:`~stofm_geo.genes.harmonize`; ``"none"``: genes stay as they are.
+
+    Raises:
+        ValueError: ``organism`` is not known.
     """
 
     path: str
     slice: str | None = None
     technology: str = ""
     organism: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.organism not in ("auto", "human", "mouse", "none"):
+            raise ValueError(
+                f"organism must be auto, human, mouse or none; found {self.organism!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def find_sources(paths: Sequence[str | Path], **given: Any) -> list[Source]:
 
     Raises:
         FileNotFoundError: A name stands for nothing.
-        ValueError: It is neither of these.
+        ValueError: It is neither of these; or an organism that is not known.
     """
     found: dict[str, Source] = {}
     for name in map(str, paths):
@@ -162,12 +171,8 @@ def read_manifest(path: str | Path, **given: Any) -> list[Source]:
     found = []
     for i, row in enumerate(rows.to_dict("records")):
         told = {name: value for name, value in row.items() if name != "path" and value}
-        if told.get("organism", "auto") not in ("auto", "human", "mouse", "none"):
-            raise ValueError(
-                f"{path}, line {i + 2}: organism must be auto, human, mouse or none; "
-                f"found {told['organism']!r}"
-            )
-        found += find_sources([path.parent / row["path"]], **{**given, **told})
+        with naming(f"{path}, line {i + 2}"):
+            found += find_sources([path.parent / row["path"]], **{**given, **told})
     return list(dict.fromkeys(found))
 
 
@@ -223,12 +228,8 @@ def slices_of(source: Source) -> list[Slice]:
             key, only = usual[0], key
         if key is None:
             for usual in Keys.SLICES:
-                if usual in file["obs"] and (count := len(_column(file, usual).categories)) > 1:
-                    warnings.warn(
-                        f"obs[{usual!r}] tells {count} slices apart, but all cells are taken as "
-                        f"one; if they are not, give the slice key {usual!r}",
-                        stacklevel=2,
-                    )
+                if usual in file["obs"]:
+                    warn_of_slices(usual, len(_column(file, usual).categories))
             return [Slice(source)]
         names = list(_column(file, key).categories)
         if only is not None and only not in names:
@@ -238,8 +239,7 @@ def slices_of(source: Source) -> list[Slice]:
 
 def _column(file: Any, key: str) -> pd.Categorical:
     values = read_elem(file[f"obs/{key}"])
-    obs = pd.DataFrame({key: np.asarray(values)})
-    return check_slice_key(AnnData(obs=obs.set_axis(obs.index.astype(str))), key)
+    return check_slice_key(pd.DataFrame({key: np.asarray(values)}), key)
 
 
 def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int = 1) -> ReadSlice:
@@ -255,8 +255,7 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         rows = np.arange(file[f"obs/{index}"].shape[0])
         if which.key is not None:
             rows = np.flatnonzero(_column(file, which.key) == which.name)
-        if len(rows) < min_cells:
-            checked_frame(np.empty(0), np.empty((len(rows), 2)), min_cells)
+        check_enough(len(rows), min_cells)  # before the counts are read
         if spatial_key not in file["obsm"]:
             raise KeyError(f"obsm has no {spatial_key!r}; store the cells' x and y there")
         places = read_elem(file[f"obsm/{spatial_key}"])
@@ -264,8 +263,8 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         pos = check_positions(AnnData(obsm={spatial_key: places[rows]}), spatial_key)
         counts = read_counts(file["X"], rows, var)
         technology = which.source.technology
-        if not technology and "technology" in file.get("uns", ()):
-            technology = str(read_elem(file["uns/technology"]))
+        if not technology and Keys.TECHNOLOGY in file.get("uns", ()):
+            technology = str(read_elem(file[f"uns/{Keys.TECHNOLOGY}"]))
         counts, genes, report = _genes(counts, var, which.source.organism)
         order, pos, unit = checked_frame(counts, pos, min_cells)
         counts.order = order
@@ -281,12 +280,7 @@ def _genes(
         genes, _, sums, report = human_genes(AnnData(totals, var=var), totals, organism)
         return counts.times(sums), genes, report
     names = var.index.astype(str)
-    if not names.is_unique:
-        twice = names[names.duplicated()].unique()
-        raise ValueError(
-            f"{len(twice)} gene names in var_names occur more than once ({examples(twice)}); "
-            "sum or drop the doubles"
-        )
+    check_unique(names)
     order = np.argsort(names.to_numpy())
     if not names.is_monotonic_increasing:
         counts = counts.times(sp.identity(len(names), np.float32, format="csr")[:, order])

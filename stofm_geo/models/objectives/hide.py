@@ -36,18 +36,19 @@ def hide_counts(data: Data, drop_share: float) -> Data:
     left = np.maximum(size - inside.sum(axis=1), 1)
     lost = sp.csr_matrix(inside.astype(np.float32)) @ values[:n][hidden]
     means = sp.diags(1 / left) @ (sp.diags(size) @ values[n:] - lost)
-    stays = np.repeat(~hidden, data.num_genes[:n].numpy())
-    stays &= torch.rand(len(stays)).numpy() >= drop_share
-    row = np.repeat(np.arange(n), data.num_genes[:n].numpy())[stays]
+    # Like the cells' already, or stacking would go over all of them.
+    means = means.astype(np.float32).sorted_indices()
+    row = np.repeat(np.arange(n), data.num_genes[:n].numpy())
+    stays = ~hidden[row] & (torch.rand(len(row)).numpy() >= drop_share)
     entries = slice(ptr[n])
     seen = sp.csr_matrix(
         (
             values.data[entries][stays] / (1 - drop_share),
             values.indices[entries][stays],
-            np.r_[0, np.cumsum(np.bincount(row, minlength=n))],
+            np.r_[0, np.cumsum(np.bincount(row[stays], minlength=n))],
         ),
         shape=(n, width),
     )
-    rows = sp.vstack([seen, means], format="csr", dtype=np.float32)
+    rows = sp.vstack([seen, means], format="csr")
     data.gene, data.value, data.num_genes = compressed(rows)
     return data
