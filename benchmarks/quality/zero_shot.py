@@ -24,7 +24,7 @@ from anndata import AnnData
 from benchmarks import _record
 from benchmarks.quality.cell_types import SLICE, plain, probe, read
 from stofm_geo import SToFM
-from stofm_geo.genes import PanelEncoder
+from stofm_geo.genes.features import from_state
 from stofm_geo.models.network import Network
 
 TASKS = (
@@ -53,11 +53,9 @@ def slices(data: Path) -> Iterator[tuple[str, AnnData]]:
 def untrained(model: SToFM, seed: int) -> SToFM:
     """The same network, as it is made."""
     encoder = model.features
-    assert isinstance(encoder, PanelEncoder)
     torch.manual_seed(seed)
-    new = PanelEncoder(
-        encoder.genes, encoder.out_channels, encoder.hidden_channels, encoder.technologies
-    )
+    settings, _ = encoder.state()
+    new = from_state(settings, {})
     network = Network(new.out_channels, model.settings, new)
     return SToFM.of(network, model.settings, {"seed": seed, "steps": 0}).eval()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from torch import Tensor
@@ -12,11 +11,10 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo._checks import check_positions, naming
-from stofm_geo._keys import Keys, NodeType
-from stofm_geo.data.panel_slice import PanelSlice, values
+from stofm_geo._keys import Keys
+from stofm_geo.data.panel_slice import PanelSlice
 from stofm_geo.data.slices import slice_graph
 from stofm_geo.genes import CellFeatures, PanelEncoder
-from stofm_geo.genes.panel_encoder import compressed
 from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialKNN, SubSlices
 
 
@@ -32,9 +30,8 @@ def pieces(
     """A slice of :func:`~stofm_geo.data.split_slices`, each piece cut when it is asked for.
 
     ``x`` are the features. Of a :class:`~stofm_geo.genes.PanelEncoder`, which is trained with the
-    network, they are the components of the slice that its cells are asked for, and a piece also
-    has what the encoder reads (``gene``, ``value``, ``num_genes``, ``technology``) and from which
-    values of the ``panel`` the components are made (``loadings`` ``[panel, components]``).
+    network, they are the slice's components, and a piece also has which genes they are made of
+    (``panel`` ``[P]``, ``loadings`` ``[P, components]``) and its ``technology``.
 
     Args:
         part: One slice.
@@ -74,31 +71,25 @@ class _PanelPieces(Sequence[Data]):
 
     def __getitem__(self, index: int) -> Data:
         piece = self.own.cuts[index]
-        cells = piece.node[piece.node_type == NodeType.CELL].numpy()
         del piece.node
-        found = values(self.own.counts[cells], self.own.scale)
+        own = self.own.components
         return finish(
             piece,
-            sp.vstack([found, self.own.virtual], format="csr"),
-            torch.from_numpy(self.own.panel),
-            torch.from_numpy(self.own.loadings),
+            torch.from_numpy(own.panel),
+            torch.from_numpy(own.loadings),
             self.technology,
         )
 
 
-def finish(
-    piece: Data, rows: sp.csr_matrix, panel: Tensor, loadings: Tensor, technology: int
-) -> Data:
+def finish(piece: Data, panel: Tensor, loadings: Tensor, technology: int) -> Data:
     """Give a piece what a panel encoder reads, and its virtual nodes their edges.
 
     Args:
         piece: With its cells' edges alone.
-        rows: Values of its nodes, ``[num_nodes, G]``.
         panel: Numbers of the slice's genes, ``[P]``.
         loadings: ``[P, components]``.
         technology: Its number.
     """
-    piece.gene, piece.value, piece.num_genes = compressed(rows)
     piece.panel, piece.loadings = panel, loadings
     piece.technology = torch.tensor([technology])
     return JoinMacroNodes()(piece)

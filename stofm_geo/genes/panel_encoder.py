@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,25 +16,25 @@ from torch import Tensor, nn
 
 from stofm_geo._checks import check_positive, examples
 from stofm_geo._keys import Keys
+from stofm_geo._principal import BLOCK
+from stofm_geo.genes.components import Components
 from stofm_geo.genes.counts import as_counts
 
 _LEAST, _FEW = 0.2, 0.6  # of the counts; below them an error, a warning
-_BLOCK = 4096  # cells encoded at once
 
 
 class PanelEncoder(nn.Module):
     r"""Cell vectors from learned gene embeddings; panels of all sizes share them.
 
     .. math::
-        v_{ig} = \sqrt{c_{ig} / \textstyle\sum_{g'} c_{ig'}}, \qquad
-        h_i = \tfrac1s \textstyle\sum_g (v_{ig} - \bar v_g) \, e_g, \qquad
+        h_i = \tfrac1{\sqrt k} \textstyle\sum_{j=1}^k t_{ij} \sum_g U_{gj} \, e_g, \qquad
         x_i = h_i + \mathrm{MLP}(\mathrm{LayerNorm}(h_i) + t)
 
-    with :math:`\bar v` the slice's mean and :math:`s` the root mean square of
-    :math:`\lVert v_i - \bar v \rVert`. Distances between roots of shares are Hellinger's
-    (Legendre & Gallagher 2001, doi:10.1007/s004420100716): they need no depth to be chosen and do
-    not let a few loud genes speak for all. What a slice has in common (its batch, its depth)
-    goes with the mean. The sums are one ``embedding_bag`` over the non-zeros.
+    with :math:`t_i` the components of the cell in its slice
+    (:class:`~stofm_geo.genes.components.Components`) and :math:`U` the slice's principal axes. So a
+    cell is the sum of its genes' embeddings :math:`e_g`, weighted by their expression, where the
+    embeddings are projected onto what the genes of the slice do together: the noise of a thousand
+    genes, each on its own, does not drown what a few dozen components tell.
 
     Genes that the encoder does not know are left out before shares are taken, as if the panel
     lacked them; genes that a slice lacks add nothing, as if they were average. A cell without
@@ -45,6 +45,7 @@ class PanelEncoder(nn.Module):
             :func:`~stofm_geo.genes.harmonize`.
         out_channels: Size of a gene's and of a cell's vector (default 85).
         hidden_channels: Width of the MLP (default 256).
+        n_components: :math:`k`, components of a slice that cells are described by (default 50).
         technologies: Names of technologies, each with a token :math:`t` that is learned. A slice
             names its own in ``uns["technology"]``; without a name, or with one that is not known,
             :math:`t = 0` (default none).
@@ -58,11 +59,13 @@ class PanelEncoder(nn.Module):
         genes: Sequence[str],
         out_channels: int = 85,
         hidden_channels: int = 256,
+        n_components: int = 50,
         technologies: Sequence[str] = (),
     ) -> None:
         super().__init__()
         check_positive("out_channels", out_channels, whole=True)
         check_positive("hidden_channels", hidden_channels, whole=True)
+        check_positive("n_components", n_components, whole=True)
         self.genes, self.technologies = pd.Index(genes, dtype=object), list(technologies)
         if not len(self.genes):
             raise ValueError("there are no genes; a panel encoder needs their names")
@@ -70,6 +73,7 @@ class PanelEncoder(nn.Module):
             if not names.is_unique:
                 raise ValueError(f"{what} occur twice: {examples(names[names.duplicated()])}")
         self.out_channels, self.hidden_channels = out_channels, hidden_channels
+        self.n_components = n_components
         self.embedding = nn.Parameter(torch.empty(len(self.genes), out_channels))
         self.technology = nn.Embedding(len(technologies) + 1, out_channels, padding_idx=0)
         self.norm = nn.LayerNorm(out_channels, elementwise_affine=False)
@@ -78,7 +82,7 @@ class PanelEncoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start from a random projection of the (centred, scaled) values: no cell is lost."""
+        """Start from a random projection of the components, which keeps their distances."""
         nn.init.normal_(self.embedding)
         nn.init.zeros_(self.technology.weight)
         self.wide.reset_parameters()
@@ -92,23 +96,14 @@ class PanelEncoder(nn.Module):
         named = {str(part.uns[Keys.TECHNOLOGY]) for part in slices if Keys.TECHNOLOGY in part.uns}
         return cls(genes, technologies=sorted(named), **sizes)
 
-    def read(self, adata: AnnData) -> sp.csr_matrix:
-        """Values :math:`v / s` of the genes that the encoder knows, ``[n, G]`` float32.
+    def known(self, adata: AnnData) -> sp.csr_matrix:
+        """Counts of the genes that the encoder knows, ``[n, G]`` float32.
 
-        Columns are the encoder's genes. ``adata`` is taken as one slice.
+        Columns are the encoder's genes.
 
         Raises:
             ValueError: Counts that do not fit (see :func:`~stofm_geo.genes.as_counts`), or of
                 which the encoder knows less than a fifth.
-        """
-        values = root_shares(self.known(adata))
-        values.data /= centre_and_scale([values])[1]
-        return values
-
-    def known(self, adata: AnnData) -> sp.csr_matrix:
-        """Counts of the genes that the encoder knows, ``[n, G]`` float32; raises as :meth:`read`.
-
-        Columns are the encoder's genes.
         """
         counts = as_counts(adata, copy=False)
         column = self.genes.get_indexer(adata.var_names)
@@ -133,35 +128,24 @@ class PanelEncoder(nn.Module):
         return known
 
     def forward(
-        self,
-        gene: Tensor,
-        value: Tensor,
-        num_genes: Tensor,
-        mean_row: Tensor | int,
-        technology: Tensor | int = 0,
+        self, t: Tensor, panel: Tensor, loadings: Tensor, technology: Tensor | int = 0
     ) -> Tensor:
-        """Vectors ``[n, out_channels]`` of rows in compressed form.
+        """Vectors ``[n, out_channels]`` of cells of one slice.
 
         Args:
-            gene: Number of the gene of each non-zero, ``[nnz]``.
-            value: Its value (:meth:`read`), ``[nnz]``.
-            num_genes: Non-zeros of each row, ``[n]``.
-            mean_row: The row that holds the mean of the row's slice, ``[n]`` or one for all.
+            t: Their components, ``[n, k]``.
+            panel: Numbers of the slice's genes, ``[P]``.
+            loadings: From values of genes to components, ``[P, k]``.
             technology: Number of the technology, ``[n]`` or one for all; 0 for none.
         """
-        start = num_genes.cumsum(0) - num_genes
-        sums = F.embedding_bag(gene, self.embedding, start, mode="sum", per_sample_weights=value)
-        return self.finish(sums, num_genes, mean_row, technology)
+        return self.finish(t @ self.axes(panel, loadings), technology)
 
-    def finish(
-        self,
-        sums: Tensor,
-        num_genes: Tensor,
-        mean_row: Tensor | int,
-        technology: Tensor | int = 0,
-    ) -> Tensor:
-        """What :meth:`forward` makes of sums of values times embeddings, ``[n, out_channels]``."""
-        h = (sums - sums[mean_row]).masked_fill((num_genes == 0)[:, None], 0)
+    def axes(self, panel: Tensor, loadings: Tensor) -> Tensor:
+        """Embeddings of a slice's components, ``[k, out_channels]``."""
+        return unit_axes(loadings) @ self.embedding[panel]
+
+    def finish(self, h: Tensor, technology: Tensor | int = 0) -> Tensor:
+        """What :meth:`forward` does after the sums ``h``."""
         token = self.technology(torch.as_tensor(technology, device=h.device))
         return h + self.narrow(F.gelu(self.wide(self.norm(h) + token)))
 
@@ -172,17 +156,20 @@ class PanelEncoder(nn.Module):
 
     @torch.no_grad()
     def transform(self, adata: AnnData) -> np.ndarray:
-        """Vectors ``[n, out_channels]`` float32 of the counts in ``X``; see :meth:`read`."""
+        """Vectors ``[n, out_channels]`` float32 of the counts in ``X``, all of one slice.
+
+        Raises:
+            ValueError: As :meth:`known`.
+        """
         device = self.embedding.device
-        values = self.read(adata)
-        mean = sp.csr_matrix(values.mean(axis=0), dtype=np.float32)
+        counts = self.known(adata)
+        own = Components.of_counts(counts, self.n_components)
+        axes = self.axes(*(torch.from_numpy(part).to(device) for part in (own.panel, own.loadings)))
         technology = self.technology_of(adata)
         vectors = np.empty((adata.n_obs, self.out_channels), dtype=np.float32)
-        for first in range(0, adata.n_obs, _BLOCK):
-            block = sp.vstack([values[first : first + _BLOCK], mean], format="csr")
-            rows = (part.to(device) for part in compressed(block))
-            found = self(*rows, mean_row=block.shape[0] - 1, technology=technology)
-            vectors[first : first + _BLOCK] = found[:-1].cpu().numpy()
+        for first in range(0, adata.n_obs, BLOCK):
+            t = torch.from_numpy(own(counts[first : first + BLOCK])).to(device)
+            vectors[first : first + BLOCK] = self.finish(t @ axes, technology).cpu().numpy()
         return vectors
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -192,6 +179,7 @@ class PanelEncoder(nn.Module):
             "genes": self.genes.tolist(),
             "out_channels": self.out_channels,
             "hidden_channels": self.hidden_channels,
+            "n_components": self.n_components,
             "technologies": self.technologies,
         }
         return settings, {}
@@ -200,40 +188,11 @@ class PanelEncoder(nn.Module):
         return f"{type(self).__name__}({len(self.genes)} genes, {self.out_channels})"
 
 
-def root_shares(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """Roots of each gene's share of its cell's counts, ``[n, G]`` float32."""
-    of_cell = (counts @ np.ones(counts.shape[1])).astype(np.float32)
-    shares = counts.data / np.repeat(of_cell, np.diff(counts.indptr))
-    return sp.csr_matrix((np.sqrt(shares), counts.indices, counts.indptr), shape=counts.shape)
+def unit_axes(loadings: Tensor) -> Tensor:
+    """Principal axes ``[k, P]`` of loadings ``[P, k]``, their squares summing to 1 over all.
 
-
-def centre_and_scale(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, np.float32]:
-    """Mean ``[G]`` and scale :math:`s` of :func:`root_shares`, which come in blocks of rows.
-
-    Warns:
-        UserWarning: Cells have no counts.
+    Columns of zeros, which fill up, stay zeros.
     """
-    cells, empty, total = 0, 0, np.zeros(1)
-    for block in blocks:
-        cells += block.shape[0]
-        empty += int((np.diff(block.indptr) == 0).sum())
-        total = total + np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
-    if empty:
-        warnings.warn(
-            f"{empty} of {cells} cells have no counts and get the vector of an average cell",
-            stacklevel=3,
-        )
-    # The square of a row is 1 for a cell with counts: the variance is what the mean leaves of it.
-    mean = total / cells
-    variance = 1 - empty / cells - np.square(mean).sum()
-    # Cells may all be alike.
-    return mean, np.float32(np.sqrt(variance) if variance > 1e-6 else 1)
-
-
-def compressed(values: sp.csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
-    """``gene``, ``value`` and ``num_genes`` of the rows of a matrix, as the encoder takes them."""
-    return (
-        torch.from_numpy(values.indices.astype(np.int64)),
-        torch.from_numpy(values.data),
-        torch.from_numpy(np.diff(values.indptr).astype(np.int64)),
-    )
+    length = loadings.norm(dim=0)
+    there = length > 0
+    return (loadings / torch.where(there, length, 1)).t() / there.sum().clamp_min(1).sqrt()

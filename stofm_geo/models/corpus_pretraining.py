@@ -76,6 +76,7 @@ class CorpusPretraining(Pretraining):
             encoder = PanelEncoder(
                 corpus.genes,
                 out_channels=self.settings.out_channels // 3,
+                n_components=self.settings.n_components,
                 technologies=corpus.technologies,
             )
             self.network = Network(encoder.out_channels, self.settings, encoder)

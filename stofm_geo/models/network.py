@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,6 +11,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._keys import NodeType
 from stofm_geo.genes import PanelEncoder
+from stofm_geo.genes.panel_encoder import unit_axes
 from stofm_geo.models.settings import Settings
 from stofm_geo.nn import CellHead, DistanceHead, GaussianRadial, SE2Transformer, niche
 
@@ -22,8 +24,8 @@ class Network(nn.Module):
     visible, plus what the transformer adds. It starts at the averages, which are a strong
     description of tissue, and training can only improve on them.
 
-    With a panel encoder, features are what it makes of the counts, and gene embeddings of their
-    own (``readout``) read values of genes off an estimated feature.
+    With a panel encoder, features are what it makes of a slice's components, and gene embeddings
+    of their own (``readout``) read components off an estimated feature.
 
     Args:
         in_channels: Size of the features ``F``.
@@ -95,36 +97,40 @@ class Network(nn.Module):
         """What is known of each node itself, ``[num_nodes, F]``."""
         if self.encoder is None:
             return data.x
-        cls = (data.node_type == NodeType.CLS).nonzero().view(-1)  # it has the slice's mean
         of = data.batch if "batch" in data else torch.zeros_like(data.node_type)
-        return self.encoder(data.gene, data.value, data.num_genes, cls[of], data.technology[of])
+        h = _times(data.x, data, self.encoder.axes)
+        return self.encoder.finish(h, data.technology[of])
 
     def estimates(self, z: Tensor, data: Data) -> Tensor:
         """What embeddings say of niches, to be compared with :meth:`asked`; of a batch."""
         if self.encoder is None:
             return z
         parts = z[:, : 3 * self.in_channels].view(len(z), 3, -1)
-        return self._components(parts, data).flatten(1)
+        return _times(parts, data, self.reads).flatten(1)
 
     def cells(self, z: Tensor, data: Data) -> Tensor:
         """What the head for cells says of their features ``data.x``, ``[num_nodes, F]``."""
         found = self.cell_head(z)
-        return found if self.encoder is None else self._components(found, data)
-
-    def _components(self, features: Tensor, data: Data) -> Tensor:
-        """Components that are read off features ``[num_nodes, ..., F]`` of a batch of slices."""
-        parts = features.split(data.ptr.diff().tolist())
-        slices = zip(parts, data.panel, data.loadings, strict=True)
-        return torch.cat([part @ self.reads(*of) for part, *of in slices])
+        return found if self.encoder is None else _times(found, data, self.reads)
 
     def reads(self, panel: Tensor, loadings: Tensor) -> Tensor:
-        """What turns a feature into components of a slice's values, ``[F, components]``."""
-        # Divided by F, it undoes a random projection of the values as it stands.
-        return self.readout[panel].t() @ loadings / self.in_channels
+        """What turns a feature into components of a slice, ``[F, components]``."""
+        axes = unit_axes(loadings)
+        # So scaled, it undoes a random projection of the components as it stands.
+        return (axes @ self.readout[panel]).t() / (self.in_channels * axes.square().sum(1).max())
 
     def asked(self, niches: Tensor) -> Tensor:
         """Niches of ``data.x``, as :meth:`estimates` gives them."""
         return niches @ self.basis if self.encoder is None else niches
+
+
+def _times(rows: Tensor, data: Data, matrix: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Rows of nodes ``[num_nodes, ..., a]``, each times its slice's ``matrix`` ``[a, b]``."""
+    if "ptr" not in data:
+        return rows @ matrix(data.panel, data.loadings)
+    parts = rows.split(data.ptr.diff().tolist())
+    slices = zip(parts, data.panel, data.loadings, strict=True)
+    return torch.cat([part @ matrix(*of) for part, *of in slices])
 
 
 def cell_edges(data: Data) -> Tensor:

@@ -19,8 +19,7 @@ class Settings:
         organism: ``"human"``, ``"mouse"`` or ``"auto"``: genes are turned into human Ensembl ids
             first (:func:`~stofm_geo.genes.harmonize`), so that slices of other names and of both
             species share them. ``None``: gene names are taken as they are.
-        n_components: Principal components; with ``"panel"``, those of each slice that its hidden
-            cells are asked for.
+        n_components: Principal components; with ``"panel"``, those of each slice.
         hidden_channels: Width of the SE(2) Transformer; a multiple of ``heads``.
         out_channels: Size of an embedding.
         num_layers: Layers of the SE(2) Transformer.
@@ -34,7 +33,6 @@ class Settings:
             (:mod:`stofm_geo.models.objectives`); ``examples/configs/pretrain_official.yaml`` has
             the published shares.
         mask_share: Share of the cells that are hidden in training.
-        drop_share: With ``"panel"``, share of the values that are dropped from the other cells.
         move_share: Share of the cells that are moved in training.
         move_sigma: How far they are moved, in cell spacings.
         distance_weight: Weight of the distance loss beside the niche loss.
@@ -60,7 +58,6 @@ class Settings:
     cells_per_subslice: int = 1000
     objectives: str = "niches"
     mask_share: float = 0.3
-    drop_share: float = 0.3
     move_share: float = 0.12
     move_sigma: float = 1.0
     distance_weight: float = 0.3
@@ -94,7 +91,7 @@ class Settings:
             check_positive(name, getattr(self, name))
         for name in ("distance_weight", "weight_decay"):
             check_positive(name, getattr(self, name), or_zero=True)
-        for name in ("dropout", "mask_share", "drop_share", "move_share"):
+        for name in ("dropout", "mask_share", "move_share"):
             check_share(name, getattr(self, name))
         if self.hidden_channels % self.heads:
             raise ValueError(

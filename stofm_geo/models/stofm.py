@@ -296,7 +296,11 @@ class SToFM(nn.Module, ModelHubMixin):
             return ObsmFeatures(key).fit(slices)
         if self.settings.encoder == "panel":
             # A niche is three times as many numbers: own, near, far.
-            return PanelEncoder.of(slices, out_channels=self.settings.out_channels // 3)
+            return PanelEncoder.of(
+                slices,
+                out_channels=self.settings.out_channels // 3,
+                n_components=self.settings.n_components,
+            )
         return PCAFeatures(self.settings.n_components).fit(slices)
 
     def _features_key(self) -> str | None:

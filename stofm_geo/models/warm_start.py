@@ -15,11 +15,10 @@ _STEPS, _RATE, _SMALL, _ENOUGH = 3000, 0.005, 0.1, 1e-3
 def warm_start(network: Network, slices: Sequence[tuple[Tensor, Tensor]]) -> None:
     r"""Fit gene embeddings and readout to reconstruct each slice's components linearly.
 
-    With components :math:`t = v L` of values :math:`v`, what a linear encoder and readout make of
-    them is :math:`\hat t = v E R^\top L`. Its mean squared error depends on the variances of the
-    components alone; no cell is looked at. Embeddings of different panels share their space,
-    and those of shared genes are the same, so there is no closed form; Adam goes over the slices
-    in turn.
+    A linear encoder and readout make :math:`\hat t = t U^\top E R^\top U` of components :math:`t`,
+    but for factors. Its mean squared error depends on the variances of the components alone; no
+    cell is looked at. Embeddings of different panels share their space, and those of shared genes
+    are the same, so there is no closed form; Adam goes over the slices in turn.
 
     Args:
         network: With a panel encoder; its ``embedding`` and ``readout`` are changed.
@@ -40,9 +39,8 @@ def warm_start(network: Network, slices: Sequence[tuple[Tensor, Tensor]]) -> Non
         loadings = loadings[:, loadings.any(dim=0)]  # zeros fill up what a small panel lacks
         width = 1 / loadings.norm(dim=0)  # of halfway whitening: the root of the deviation
         variance = width**2 / (width**2).mean()  # of the components
-        back = (loadings * width**2).t()  # from components to values
-        found = back @ weights[0][panel] @ network.reads(panel, loadings)
-        error = (found - torch.eye(len(back))).square() * variance[:, None]
+        found = network.encoder.axes(panel, loadings) @ network.reads(panel, loadings)
+        error = (found - torch.eye(len(found))).square() * variance[:, None]
         loss = error.sum() / variance.sum()
         optimizer.zero_grad()
         loss.backward()

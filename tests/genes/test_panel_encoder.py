@@ -9,8 +9,8 @@ from anndata import AnnData
 from stofm_geo import from_anndata
 from stofm_geo.data import read_slice_file
 from stofm_geo.genes import PanelEncoder, harmonize
+from stofm_geo.genes.components import Components
 from stofm_geo.genes.features import from_state
-from stofm_geo.genes.panel_encoder import compressed
 
 FILES = 14
 
@@ -18,7 +18,9 @@ FILES = 14
 @pytest.fixture
 def encoder(make_slice) -> PanelEncoder:
     torch.manual_seed(0)
-    encoder = PanelEncoder.of([make_slice(genes=12)], out_channels=8, hidden_channels=16)
+    encoder = PanelEncoder.of(
+        [make_slice(genes=12)], out_channels=8, hidden_channels=16, n_components=6
+    )
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter)
     torch.nn.init.zeros_(encoder.technology.weight)
@@ -28,10 +30,16 @@ def encoder(make_slice) -> PanelEncoder:
 def reference(encoder: PanelEncoder, counts: np.ndarray) -> torch.Tensor:
     """The formula of the docstring, dense."""
     share = counts / counts.sum(axis=1, keepdims=True)
-    v = torch.from_numpy(np.sqrt(share)).float()
-    v = v - v.mean(dim=0)
-    v = v / v.square().sum(dim=1).mean().sqrt()
-    h = v @ encoder.embedding
+    v = np.sqrt(share)
+    v = v - v.mean(axis=0)
+    v = v / np.sqrt((v**2).sum(axis=1).mean())
+    k = encoder.n_components
+    variance, axes = np.linalg.eigh(v.T @ v / (len(v) - 1))
+    variance, axes = variance[::-1][:k], axes[:, ::-1][:, :k]
+    t = v @ axes / variance**0.25
+    t = t / np.sqrt((np.sqrt(variance)).mean())
+    e = encoder.embedding.detach().numpy()
+    h = torch.from_numpy(t @ axes.T @ e / np.sqrt(k)).float()
     return h + encoder.narrow(torch.nn.functional.gelu(encoder.wide(encoder.norm(h))))
 
 
@@ -66,14 +74,14 @@ def test_cells_without_counts_are_average_and_told(make_slice, encoder) -> None:
     adata.X = sp.csr_matrix(counts)
     with pytest.warns(UserWarning, match="2 of 50 cells have no counts and get the vector of an"):
         found = encoder.transform(adata)
-    average = encoder.finish(torch.ones(1, 8), torch.ones(1), 0)  # a row that is its own mean
+    average = encoder.finish(torch.zeros(1, 8))
     np.testing.assert_allclose(found[[3, 7]], average.detach().expand(2, 8).numpy(), rtol=1e-5)
 
 
 def test_blocks_of_cells_are_as_all_at_once(make_slice, encoder, monkeypatch) -> None:
     adata = make_slice(50, genes=12)
     expected = encoder.transform(adata)
-    monkeypatch.setattr("stofm_geo.genes.panel_encoder._BLOCK", 7)
+    monkeypatch.setattr("stofm_geo.genes.panel_encoder.BLOCK", 7)
     np.testing.assert_allclose(encoder.transform(adata), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -93,19 +101,18 @@ def test_technologies_have_tokens_and_unknown_ones_have_none(make_slice) -> None
 
 
 def test_gradients_reach_embeddings_through_the_sums(make_slice, encoder) -> None:
-    values = encoder.read(make_slice(6, genes=12)).astype(np.float64)
+    adata = make_slice(20, genes=12)
+    own = Components.of_counts(encoder.known(adata), 6)
     encoder.double()
-    gene, value, num_genes = compressed(values)
+    t = torch.from_numpy(own(encoder.known(adata))).double().requires_grad_()
+    panel, loadings = torch.from_numpy(own.panel), torch.from_numpy(own.loadings).double()
     embedding = encoder.embedding.detach().clone().requires_grad_()
 
-    def vectors(embedding, value):
-        with torch.nn.utils.parametrize.cached():
-            return torch.func.functional_call(
-                encoder, {"embedding": embedding}, (gene, value, num_genes, 5)
-            )
+    def vectors(embedding, t):
+        weights = {"embedding": embedding}
+        return torch.func.functional_call(encoder, weights, (t, panel, loadings))
 
-    value = value.requires_grad_()
-    assert torch.autograd.gradcheck(vectors, (embedding, value))
+    assert torch.autograd.gradcheck(vectors, (embedding, t))
 
 
 def test_state_makes_an_encoder_of_the_same_form(encoder) -> None:
@@ -126,11 +133,11 @@ def test_genes_that_do_not_fit(make_slice, encoder) -> None:
     strange = adata.copy()
     strange.var_names = [f"strange{i}" for i in range(12)]
     with pytest.raises(ValueError, match=r"knows 0 of 12 genes, with 0% .* genes\.harmonize"):
-        encoder.read(strange)
+        encoder.known(strange)
     half = adata.copy()
     half.var_names = [*adata.var_names[:5], *strange.var_names[5:]]
     with pytest.warns(UserWarning, match=r"knows 5 of 12 genes, with \d\d% .* are left out"):
-        encoder.read(half)
+        encoder.known(half)
     with pytest.raises(ValueError, match="genes occur twice: a"):
         PanelEncoder(["a", "b", "a"])
     with pytest.raises(ValueError, match="there are no genes"):

@@ -106,8 +106,8 @@ class CorpusDataset(Dataset):
         found = []
         for of in range(len(self.slices)):
             store, number = self._opened(of)
-            panel = torch.from_numpy(number[store.common.panel])
-            found.append((panel, torch.from_numpy(store.common.loadings)))
+            panel = torch.from_numpy(number[store.common.components.panel])
+            found.append((panel, torch.from_numpy(store.common.components.loadings)))
         return found
 
     def _number_of(self, one: dict[str, Any]) -> int:

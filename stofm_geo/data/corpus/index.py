@@ -9,7 +9,7 @@ from typing import Any
 from stofm_geo._files import read_json
 from stofm_geo.data.corpus.store import checksum
 
-FORMAT = 1
+FORMAT = 2
 INDEX, FAILED, SLICES = "corpus.json", "failed.csv", "slices"
 
 

@@ -21,8 +21,11 @@ from torch_geometric.utils import sort_edge_index
 from stofm_geo._keys import NodeType
 from stofm_geo.data.corpus.counts import whole
 from stofm_geo.data.frame import GRID
-from stofm_geo.data.panel_slice import PanelSlice, components, values
+from stofm_geo.data.panel_slice import PanelSlice
 from stofm_geo.data.pieces import finish
+from stofm_geo.genes.components import Components
+
+_VIRTUAL = ("x", "pos", "node_type", "cluster_size")  # what is known of virtual nodes
 
 
 @dataclass
@@ -30,22 +33,14 @@ class Common:
     """What the pieces of a slice share.
 
     Attributes:
-        scale: What values are divided by.
-        panel: The slice's numbers of the genes that have counts, ``[P]``.
-        loadings: From their values to components, ``[P, components]`` float32.
-        centre: Components of the mean, ``[components]``.
-        virtual: Values of the virtual nodes, ``[V, G]`` float32.
-        x: Their components, ``[V, components]``.
+        components: What makes components of counts.
+        x: Those of the virtual nodes, ``[V, components]``.
         pos: Their positions, ``[V, 2]`` float64.
         node_type: Their kinds, ``[V]``.
         cluster_size: Cells of each, ``[V]``.
     """
 
-    scale: np.float32
-    panel: np.ndarray
-    loadings: np.ndarray
-    centre: np.ndarray
-    virtual: sp.csr_matrix
+    components: Components
     x: Tensor
     pos: Tensor
     node_type: Tensor
@@ -55,55 +50,34 @@ class Common:
     def of(cls, own: PanelSlice) -> Common:
         """Of a slice."""
         n, data = own.counts.shape[0], own.data
-        return cls(
-            own.scale,
-            own.panel,
-            own.loadings,
-            own.centre,
-            own.virtual,
-            *(data[name][n:] for name in ("x", "pos", "node_type", "cluster_size")),
-        )
+        return cls(own.components, *(data[name][n:] for name in _VIRTUAL))
 
     def to_bytes(self) -> bytes:
         """For :meth:`from_bytes`."""
+        own = self.components
         return save(
             {
-                "scale": np.array([self.scale]),
-                "panel": _small(self.panel),
-                "loadings": self.loadings,
-                "centre": self.centre,
-                "gene": _small(self.virtual.indices),
-                "value": self.virtual.data,
-                "num_genes": _small(np.diff(self.virtual.indptr)),
-                "x": self.x.numpy(),
-                "pos": self.pos.numpy(),
-                "node_type": self.node_type.numpy(),
-                "cluster_size": self.cluster_size.numpy(),
+                "scale": np.array([own.scale]),
+                "panel": _small(own.panel),
+                "loadings": own.loadings,
+                "centre": own.centre,
+                **{name: getattr(self, name).numpy() for name in _VIRTUAL},
             }
         )
 
     @classmethod
-    def from_bytes(cls, stored: bytes, num_genes: int) -> Common:
-        """What :meth:`to_bytes` gave.
-
-        Args:
-            stored: The bytes.
-            num_genes: Of the slice, ``G``.
-        """
+    def from_bytes(cls, stored: bytes) -> Common:
+        """What :meth:`to_bytes` gave."""
         of = load(stored)
         return cls(
-            of["scale"][0],
-            of["panel"].astype(np.int64),
-            of["loadings"],
-            of["centre"],
-            _rows(of["value"], of["gene"], of["num_genes"], num_genes),
-            *(torch.from_numpy(of[name]) for name in ("x", "pos", "node_type", "cluster_size")),
+            Components(of["scale"][0], of["panel"].astype(np.int64), of["loadings"], of["centre"]),
+            *(torch.from_numpy(of[name]) for name in _VIRTUAL),
         )
 
     @property
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        return self.loadings.nbytes + self.panel.nbytes + 2 * self.virtual.data.nbytes
+        return self.components.loadings.nbytes + self.components.panel.nbytes
 
 
 def encode(piece: Data, counts: sp.csr_matrix) -> bytes:
@@ -142,14 +116,13 @@ def decode(record: bytes, common: Common, number: np.ndarray, technology: int) -
     """
     of = load(record)
     n, v = len(of["cluster"]), len(common.node_type)
-    found = values(_rows(of["count"], of["gene"], of["num_genes"], len(number)), common.scale)
-    rows = sp.vstack([found, common.virtual], format="csr")
+    counts = _rows(of["count"], of["gene"], of["num_genes"], len(number))
     cluster = torch.from_numpy(of["cluster"].astype(np.int64)) + n
     once = np.stack([of["near"].astype(np.int64), np.repeat(np.arange(n), of["num_near"])])
     edge_index = torch.from_numpy(np.concatenate([once, once[::-1]], axis=1))
     none = torch.full((v,), -1)
     piece = Data(
-        x=torch.cat([torch.from_numpy(components(found, common)), common.x]),
+        x=torch.cat([torch.from_numpy(common.components(counts)), common.x]),
         pos=torch.cat([torch.from_numpy(of["pos"] / GRID), common.pos]),
         edge_index=sort_edge_index(edge_index, num_nodes=n + v, sort_by_row=False),
         node_type=torch.cat([torch.full((n,), NodeType.CELL), common.node_type]),
@@ -159,9 +132,8 @@ def decode(record: bytes, common: Common, number: np.ndarray, technology: int) -
         core_mask=torch.cat([torch.from_numpy(of["core_mask"]), torch.zeros(v, dtype=torch.bool)]),
         num_nodes=n + v,
     )
-    rows.indices = number[rows.indices]
-    panel = torch.from_numpy(number[common.panel])
-    return finish(piece, rows, panel, torch.from_numpy(common.loadings), technology)
+    panel = torch.from_numpy(number[common.components.panel])
+    return finish(piece, panel, torch.from_numpy(common.components.loadings), technology)
 
 
 def _rows(value: np.ndarray, gene: np.ndarray, size: np.ndarray, width: int) -> sp.csr_matrix:

@@ -89,7 +89,7 @@ class SliceStore:
         self._records = group["records"]
         self._lengths = group["lengths"][:]
         self.genes = read_genes(folder)
-        self.common = Common.from_bytes(group["common"][:].tobytes(), len(self.genes))
+        self.common = Common.from_bytes(group["common"][:].tobytes())
 
     def record(self, index: int) -> bytes:
         """The bytes of a piece."""

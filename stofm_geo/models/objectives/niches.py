@@ -11,7 +11,6 @@ from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
 from stofm_geo.models.network import Network, cell_edges
-from stofm_geo.models.objectives.hide import hide_counts
 from stofm_geo.models.objectives.loss import Loss
 from stofm_geo.models.settings import Settings
 from stofm_geo.nn import niche
@@ -23,14 +22,13 @@ class NichePuzzle:
 
     Sets ``niche``, what core cells are asked for, from the piece as it is. Then some cells are
     moved, the graph is that of the moved positions (the true one would tell), and some cells are
-    hidden, with their counts.
+    hidden.
 
     Args:
         settings: Shares, and how far cells are moved.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
         self.transform = Compose(
             [
                 PerturbPositions(settings.move_share, settings.move_sigma),
@@ -44,8 +42,7 @@ class NichePuzzle:
         piece = copy.copy(piece)
         # Two edges of halo, so that the niches of a piece's border cells are those of the slice.
         piece.niche = niche(piece.x, cell_edges(piece))
-        piece = self.transform(piece)
-        return hide_counts(piece, self.settings.drop_share) if "gene" in piece else piece
+        return self.transform(piece)
 
 
 def niche_loss(network: Network, data: Data, z: Tensor) -> Loss:

@@ -7,7 +7,7 @@ error. The neighbours stay those before the move, which tells what was moved; so
 (arXiv 2507.11588), and why :mod:`~stofm_geo.models.objectives.niches` asks otherwise.
 
 Two things are not as published: a hidden cell is a learned token, not the number -100, and its
-counts are taken out of the means that virtual cells have.
+features are taken out of the means that virtual cells have.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
 from stofm_geo.models.network import Network, cell_edges
-from stofm_geo.models.objectives.hide import hide_counts
 from stofm_geo.models.objectives.loss import Loss
 from stofm_geo.models.settings import Settings
 from stofm_geo.nn import niche
@@ -42,7 +41,6 @@ class PublishedPuzzle:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
         self.transform = Compose(
             [
                 PerturbPositions(settings.move_share, settings.move_sigma),
@@ -59,7 +57,7 @@ class PublishedPuzzle:
             changed | (puzzle.core_mask & (torch.rand(len(changed)) < _KEPT))
             for changed in (puzzle.mask, puzzle.moved)
         )
-        return hide_counts(puzzle, self.settings.drop_share) if "gene" in puzzle else puzzle
+        return puzzle
 
 
 def cell_loss(network: Network, data: Data, z: Tensor) -> Loss:

@@ -121,12 +121,12 @@ def test_the_generator_of_others_is_left_alone(corpus) -> None:
 
 def test_slices_that_leave_the_cache_are_opened_again(corpus, monkeypatch) -> None:
     dataset = CorpusDataset(corpus)
-    expected = [piece.value for piece in dataset]
+    expected = [piece.x for piece in dataset]
     monkeypatch.setattr("stofm_geo.data.corpus.dataset._CACHE", 0)
     again = CorpusDataset(corpus)
     order = np.random.default_rng(0).permutation(len(again))
     for i in order:
-        assert torch.equal(again[int(i)].value, expected[i])
+        assert torch.equal(again[int(i)].x, expected[i])
         assert len(again._open) == 1
 
 

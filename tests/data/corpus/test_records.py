@@ -6,7 +6,6 @@ import anndata
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from anndata import AnnData
 
 from stofm_geo._keys import NodeType
@@ -88,14 +87,6 @@ def test_pieces_of_any_panels_go_into_one_batch(corpus) -> None:
     assert [len(panel) for panel in batch.panel] == [28, 4]
     assert not several[1].x[:, 4:].any()  # four genes have three components
     assert batch.technology.tolist() == [0, 0]
-    sums = F.embedding_bag(
-        batch.gene,
-        torch.eye(40),
-        batch.num_genes.cumsum(0) - batch.num_genes,
-        mode="sum",
-        per_sample_weights=batch.value,
-    )
-    assert sums.shape == (batch.num_nodes, 40)
 
 
 def test_fractions_stay_what_they_are(tmp_path, make_slice, small) -> None:

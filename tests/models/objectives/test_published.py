@@ -20,7 +20,6 @@ from stofm_geo.models.puzzles import puzzles
 PUBLISHED = {
     "objectives": "official",
     "mask_share": 0.12,
-    "drop_share": 0.0,
     "move_share": 0.12,
     "move_sigma": 5.0,
     "distance_weight": 1.0,

@@ -1,0 +1,101 @@
+"""Principal components of one slice's cells: what its genes do together, and little noise."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
+
+
+@dataclass
+class Components:
+    r"""Components of the values of a slice's cells.
+
+    .. math::
+        v_{ig} = \sqrt{c_{ig} / \textstyle\sum_{g'} c_{ig'}}, \qquad
+        t_i = \tfrac1s (v_i - \bar v) L
+
+    with :math:`\bar v` the slice's mean, :math:`s` the root mean square of
+    :math:`\lVert v_i - \bar v \rVert` and :math:`L` the first principal axes, halfway whitened:
+    the root mean square of the components is 1. Distances between roots of shares are Hellinger's
+    (Legendre & Gallagher 2001, doi:10.1007/s004420100716): they need no depth to be chosen and do
+    not let a few loud genes speak for all. What a slice has in common (its batch, its depth) goes
+    with the mean.
+
+    Attributes:
+        scale: :math:`s`.
+        panel: Columns of the genes that have counts, ascending, ``[P]``.
+        loadings: :math:`L`, ``[P, n_components]`` float32. Where the slice has fewer components,
+            zeros fill up, so that those of any slices fit into one batch.
+        centre: Components of the mean, ``[n_components]`` float32.
+    """
+
+    scale: np.float32
+    panel: np.ndarray
+    loadings: np.ndarray
+    centre: np.ndarray
+
+    @classmethod
+    def fit(cls, blocks: Callable[[], Iterator[sp.csr_matrix]], n_components: int) -> Components:
+        """Of a slice.
+
+        Args:
+            blocks: Gives the counts ``[b, G]``, float32 CSR, a block at a time; called twice.
+            n_components: How many.
+
+        Warns:
+            UserWarning: Cells have no counts.
+        """
+        mean, scale, cells = _centre_and_scale(_root_shares(block) for block in blocks())
+        panel = np.flatnonzero(mean)
+        count = max(min(n_components, cells - 1, len(panel) - 1), 1)
+        values = (_root_shares(block)[:, panel] / scale for block in blocks())
+        mean, axes, variance = sparse_axes(values, count)
+        loadings = np.zeros((len(panel), n_components), dtype=np.float32)
+        loadings[:, :count] = (axes / half_whitening(variance)[:, None]).T
+        return cls(scale, panel, loadings, (mean @ loadings).astype(np.float32))
+
+    @classmethod
+    def of_counts(cls, counts: sp.csr_matrix, n_components: int) -> Components:
+        """:meth:`fit` to counts ``[n, G]`` in memory."""
+        starts = range(0, counts.shape[0], BLOCK)
+        return cls.fit(lambda: (counts[first : first + BLOCK] for first in starts), n_components)
+
+    def __call__(self, counts: sp.csr_matrix) -> np.ndarray:
+        """Components of cells, ``[n, n_components]`` float32; 0, the average, without counts."""
+        values = _root_shares(counts)
+        values.data /= self.scale
+        found = values[:, self.panel] @ self.loadings - self.centre
+        found[np.diff(counts.indptr) == 0] = 0
+        return found
+
+
+def _root_shares(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """Roots of each gene's share of its cell's counts, ``[n, G]`` float32."""
+    of_cell = (counts @ np.ones(counts.shape[1])).astype(np.float32)
+    shares = counts.data / np.repeat(of_cell, np.diff(counts.indptr))
+    return sp.csr_matrix((np.sqrt(shares), counts.indices, counts.indptr), shape=counts.shape)
+
+
+def _centre_and_scale(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, np.float32, int]:
+    """Mean ``[G]`` and scale of roots of shares, and of how many cells."""
+    cells, empty, total = 0, 0, np.zeros(1)
+    for block in blocks:
+        cells += block.shape[0]
+        empty += int((np.diff(block.indptr) == 0).sum())
+        total = total + np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
+    if empty:
+        warnings.warn(
+            f"{empty} of {cells} cells have no counts and get the vector of an average cell",
+            stacklevel=4,
+        )
+    # The square of a row is 1 for a cell with counts: the variance is what the mean leaves of it.
+    mean = total / cells
+    variance = 1 - empty / cells - np.square(mean).sum()
+    # Cells may all be alike.
+    return mean, np.float32(np.sqrt(variance) if variance > 1e-6 else 1), cells
