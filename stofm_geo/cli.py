@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_OFFICIAL = "official:"
+_OFFICIAL, _MINI = "official:", "stofm-geo-mini"
 
 
 @app.command()
@@ -43,6 +43,14 @@ def embed(
             "published SToFM. (default: fit one to the slices)"
         ),
     ] = None,
+    zero_shot: Annotated[
+        bool,
+        typer.Option(
+            "--zero-shot",
+            help="Fit nothing: take stofm-geo-mini, a small model that is installed with the "
+            "library and reads any panel of human or mouse genes.",
+        ),
+    ] = False,
     vocabulary: Annotated[
         Path | None,
         typer.Option(help="With official:DIR, Geneformer's dictionaries (a folder), or a .json."),
@@ -89,6 +97,13 @@ def embed(
     from stofm_geo.data import read_slice_file
     from stofm_geo.plot import check_picture
 
+    if zero_shot:
+        if model or encoder or features:
+            raise ValueError(
+                f"--zero-shot is --model {_MINI} on counts; leave --model, --encoder and "
+                "--features out"
+            )
+        model = _MINI
     targets = _targets(slices, output)
     if plot is not None:
         check_picture(plot)
@@ -97,6 +112,8 @@ def embed(
     if encoder is not None and (model or features):
         raise ValueError("an encoder is for fitting to counts; leave --model and --features out")
     if save_model is not None:
+        if model is not None:
+            raise ValueError("--save-model is for a model that is fitted; leave one of both out")
         check_writable(save_model / "config.json", make=True)
     adatas = []
     for path in slices:

@@ -81,7 +81,7 @@ class CorpusPretraining(Pretraining):
             )
             self.network = Network(encoder.out_channels, self.settings, encoder)
             if self.trainer.ckpt_path is None:
-                warm_start(self.network, corpus.components())
+                warm_start(encoder, corpus.components())
 
     def setup(self, stage: str) -> None:
         """Give the data their puzzles.

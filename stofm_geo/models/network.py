@@ -11,9 +11,10 @@ from torch_geometric.data import Data
 
 from stofm_geo._keys import NodeType
 from stofm_geo.genes import PanelEncoder
-from stofm_geo.genes.panel_encoder import unit_axes
 from stofm_geo.models.settings import Settings
 from stofm_geo.nn import CellHead, DistanceHead, GaussianRadial, SE2Transformer, niche
+
+_RIDGE = 1e-2  # of the mean square of a component's embedding
 
 
 class Network(nn.Module):
@@ -24,8 +25,8 @@ class Network(nn.Module):
     visible, plus what the transformer adds. It starts at the averages, which are a strong
     description of tissue, and training can only improve on them.
 
-    With a panel encoder, features are what it makes of a slice's components, and gene embeddings
-    of their own (``readout``) read components off an estimated feature.
+    With a panel encoder, features are what it makes of a slice's components, which are read off an
+    estimated feature again.
 
     Args:
         in_channels: Size of the features ``F``.
@@ -42,8 +43,6 @@ class Network(nn.Module):
         width = settings.hidden_channels
         self.in_channels = in_channels
         self.encoder = encoder
-        if encoder is not None:
-            self.readout = nn.Parameter(encoder.embedding.detach().clone())
         self.embed_features = nn.Linear(in_channels, width)
         self.embed_type = nn.Embedding(3, width)  # one a NodeType
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
@@ -114,10 +113,16 @@ class Network(nn.Module):
         return found if self.encoder is None else _times(found, data, self.reads)
 
     def reads(self, panel: Tensor, loadings: Tensor) -> Tensor:
-        """What turns a feature into components of a slice, ``[F, components]``."""
-        axes = unit_axes(loadings)
-        # So scaled, it undoes a random projection of the components as it stands.
-        return (axes @ self.readout[panel]).t() / (self.in_channels * axes.square().sum(1).max())
+        """What turns a feature into components of a slice, ``[F, components]``.
+
+        The pseudo-inverse of their embeddings: what the encoder itself has made of components is
+        read as it was, of slices never seen, too. A ridge keeps directions that the embeddings
+        hardly tell apart from being blown up.
+        """
+        axes = self.encoder.axes(panel, loadings)
+        gram = axes @ axes.t()
+        ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+        return torch.linalg.solve(gram + ridge, axes).t()
 
     def asked(self, niches: Tensor) -> Tensor:
         """Niches of ``data.x``, as :meth:`estimates` gives them."""

@@ -33,7 +33,7 @@ from stofm_geo.genes import (
     Vocabulary,
     harmonize,
 )
-from stofm_geo.models import official, storage
+from stofm_geo.models import official, shipped, storage
 from stofm_geo.models.network import Network
 from stofm_geo.models.pretraining import Pretraining
 from stofm_geo.models.puzzles import puzzles
@@ -129,7 +129,7 @@ class SToFM(nn.Module, ModelHubMixin):
             module = Pretraining(self.network, self.settings)
             of_slices = [pieces(part, self.features, **self.settings.of_pieces) for part in slices]
             if encoder is not None:
-                warm_start(self.network, [(part[0].panel, part[0].loadings) for part in of_slices])
+                warm_start(encoder, [(part[0].panel, part[0].loadings) for part in of_slices])
             loader = puzzles(ConcatDataset(of_slices), self.settings, max_steps)
             run(module, loader, max_steps=max_steps, progress=progress)
         self.network.cpu().eval()
@@ -212,18 +212,22 @@ class SToFM(nn.Module, ModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> SToFM:
-        """Load a model from a folder, or from the Hugging Face hub.
+        """Load a model from a folder, one that comes with the library, or one of the hub.
 
         Args:
-            pretrained_model_name_or_path: A folder that :meth:`save_pretrained` has written, or a
-                repository of the hub.
+            pretrained_model_name_or_path: A folder that :meth:`save_pretrained` has written;
+                ``"stofm-geo-mini"``, which is installed with the library; or a repository of the
+                Hugging Face hub.
             hub: Of ``huggingface_hub.hf_hub_download``: ``revision``, ``cache_dir``, ``token``,
                 ``force_download``, ``local_files_only``.
 
         Raises:
-            ValueError: It is neither, is damaged, or is no model of this library.
+            ValueError: It is none of these, is damaged, or is no model of this library.
         """
-        folder = Path(pretrained_model_name_or_path)
+        name = str(pretrained_model_name_or_path)
+        folder = Path(name)
+        if name in shipped.NAMES and not folder.exists():
+            folder = shipped.FOLDER / name
         if folder.is_dir():
             files = [folder / storage.CONFIG, folder / storage.WEIGHTS]
             if missing := [file.name for file in files if not file.is_file()]:
@@ -231,15 +235,14 @@ class SToFM(nn.Module, ModelHubMixin):
                     f"{folder}: has no {' and no '.join(missing)}; "
                     "name a folder that save_pretrained has written"
                 )
-        elif folder.exists() or str(folder).count("/") != 1 or str(folder).startswith((".", "/")):
+        elif folder.exists() or name.count("/") != 1 or name.startswith((".", "/")):
             raise ValueError(
-                f"{folder}: is no folder; name one that save_pretrained has written, or a "
-                "repository of the Hugging Face hub (owner/name)"
+                f"{folder}: is no folder; name one that save_pretrained has written, "
+                f"{' or '.join(shipped.NAMES)}, which is installed, or a repository of the "
+                "Hugging Face hub (owner/name)"
             )
         else:
-            files = [
-                _from_hub(str(folder), name, hub) for name in (storage.CONFIG, storage.WEIGHTS)
-            ]
+            files = [_from_hub(name, file, hub) for file in (storage.CONFIG, storage.WEIGHTS)]
         return storage.load(*files)
 
     @classmethod

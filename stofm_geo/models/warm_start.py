@@ -7,28 +7,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stofm_geo.models.network import Network
+from stofm_geo.genes import PanelEncoder
+from stofm_geo.genes.panel_encoder import unit_axes
 
 _STEPS, _RATE, _SMALL, _ENOUGH = 3000, 0.005, 0.1, 1e-3
 
 
-def warm_start(network: Network, slices: Sequence[tuple[Tensor, Tensor]]) -> None:
-    r"""Fit gene embeddings and readout to reconstruct each slice's components linearly.
+def warm_start(encoder: PanelEncoder, slices: Sequence[tuple[Tensor, Tensor]]) -> None:
+    r"""Fit gene embeddings to reconstruct each slice's components linearly.
 
-    A linear encoder and readout make :math:`\hat t = t U^\top E R^\top U` of components :math:`t`,
-    but for factors. Its mean squared error depends on the variances of the components alone; no
-    cell is looked at. Embeddings of different panels share their space, and those of shared genes
-    are the same, so there is no closed form; Adam goes over the slices in turn.
+    A linear encoder :math:`E` and decoder :math:`R` make :math:`\hat t = t U^\top E R^\top U` of
+    components :math:`t`, but for factors. Its mean squared error depends on the variances of the
+    components alone; no cell is looked at. Embeddings of different panels share their space, and
+    those of shared genes are the same, so there is no closed form; Adam goes over the slices in
+    turn. What no slice asks for, noise, stays small in :math:`E`.
 
     Args:
-        network: With a panel encoder; its ``embedding`` and ``readout`` are changed.
+        encoder: Its ``embedding`` is changed.
         slices: ``panel`` ``[G_s]`` and ``loadings`` ``[G_s, k]`` of each
             (:func:`~stofm_geo.data.pieces.pieces`).
     """
-    weights = [network.encoder.embedding, network.readout]
     with torch.no_grad():
-        for weight in weights:  # what is not asked for, noise, stays small
-            weight *= _SMALL
+        encoder.embedding *= _SMALL
+    decoder = encoder.embedding.detach().clone().requires_grad_()
+    weights = [encoder.embedding, decoder]
     optimizer = torch.optim.Adam(weights, _RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
     rounds = _STEPS // len(slices) + 1
@@ -39,7 +41,10 @@ def warm_start(network: Network, slices: Sequence[tuple[Tensor, Tensor]]) -> Non
         loadings = loadings[:, loadings.any(dim=0)]  # zeros fill up what a small panel lacks
         width = 1 / loadings.norm(dim=0)  # of halfway whitening: the root of the deviation
         variance = width**2 / (width**2).mean()  # of the components
-        found = network.encoder.axes(panel, loadings) @ network.reads(panel, loadings)
+        axes = unit_axes(loadings)
+        # So scaled, a decoder that equals a random encoder undoes it as it stands.
+        decoded = (axes @ decoder[panel]).t() * (len(axes) / encoder.out_channels)
+        found = axes @ encoder.embedding[panel] @ decoded
         error = (found - torch.eye(len(found))).square() * variance[:, None]
         loss = error.sum() / variance.sum()
         optimizer.zero_grad()
