@@ -34,7 +34,9 @@ class PanelEncoder(nn.Module):
     (:class:`~stofm_geo.genes.components.Components`) and :math:`U` the slice's principal axes. So a
     cell is the sum of its genes' embeddings :math:`e_g`, weighted by their expression, where the
     embeddings are projected onto what the genes of the slice do together: the noise of a thousand
-    genes, each on its own, does not drown what a few dozen components tell.
+    genes, each on its own, does not drown what a few dozen components tell. The components'
+    embeddings are taken halfway to an isometry: what training found to be noise stays small, but a
+    panel that it hardly knows is not flattened.
 
     Genes that the encoder does not know are left out before shares are taken, as if the panel
     lacked them; genes that a slice lacks add nothing, as if they were average. A cell without
@@ -142,7 +144,8 @@ class PanelEncoder(nn.Module):
 
     def axes(self, panel: Tensor, loadings: Tensor) -> Tensor:
         """Embeddings of a slice's components, ``[k, out_channels]``."""
-        return unit_axes(loadings) @ self.embedding[panel]
+        axes = unit_axes(loadings) @ self.embedding[panel]
+        return _halfway_to_isometry(axes) @ axes
 
     def finish(self, h: Tensor, technology: Tensor | int = 0) -> Tensor:
         """What :meth:`forward` does after the sums ``h``."""
@@ -186,6 +189,17 @@ class PanelEncoder(nn.Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.genes)} genes, {self.out_channels})"
+
+
+@torch.no_grad()
+def _halfway_to_isometry(axes: Tensor) -> Tensor:
+    """What turns ``axes`` of singular values ``s`` into those of their roots, ``[k, k]``.
+
+    Without gradients, which have no bounds where singular values are alike.
+    """
+    square, vectors = torch.linalg.eigh(axes @ axes.t())
+    square = square.clamp_min(1e-6 * square[-1].clamp_min(1e-12))  # rows of zeros stay zeros
+    return vectors * square**-0.25 @ vectors.t()
 
 
 def unit_axes(loadings: Tensor) -> Tensor:

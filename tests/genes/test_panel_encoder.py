@@ -11,6 +11,7 @@ from stofm_geo.data import read_slice_file
 from stofm_geo.genes import PanelEncoder, harmonize
 from stofm_geo.genes.components import Components
 from stofm_geo.genes.features import from_state
+from stofm_geo.genes.panel_encoder import unit_axes
 
 FILES = 14
 
@@ -38,8 +39,8 @@ def reference(encoder: PanelEncoder, counts: np.ndarray) -> torch.Tensor:
     variance, axes = variance[::-1][:k], axes[:, ::-1][:, :k]
     t = v @ axes / variance**0.25
     t = t / np.sqrt((np.sqrt(variance)).mean())
-    e = encoder.embedding.detach().numpy()
-    h = torch.from_numpy(t @ axes.T @ e / np.sqrt(k)).float()
+    u, s, v = np.linalg.svd(axes.T @ encoder.embedding.detach().numpy() / np.sqrt(k))
+    h = torch.from_numpy(t @ (u * np.sqrt(s)) @ v[: len(s)]).float()
     return h + encoder.narrow(torch.nn.functional.gelu(encoder.wide(encoder.norm(h))))
 
 
@@ -100,7 +101,7 @@ def test_technologies_have_tokens_and_unknown_ones_have_none(make_slice) -> None
     np.testing.assert_array_equal(new, encoder.transform(second))
 
 
-def test_gradients_reach_embeddings_through_the_sums(make_slice, encoder) -> None:
+def test_gradients_reach_embeddings_through_the_sums(make_slice, encoder, monkeypatch) -> None:
     adata = make_slice(20, genes=12)
     own = Components.of_counts(encoder.known(adata), 6)
     encoder.double()
@@ -112,7 +113,24 @@ def test_gradients_reach_embeddings_through_the_sums(make_slice, encoder) -> Non
         weights = {"embedding": embedding}
         return torch.func.functional_call(encoder, weights, (t, panel, loadings))
 
+    # How far the embeddings are from an isometry is taken as it is, without gradients.
+    monkeypatch.setattr(
+        "stofm_geo.genes.panel_encoder._halfway_to_isometry", lambda axes: torch.eye(6).double()
+    )
     assert torch.autograd.gradcheck(vectors, (embedding, t))
+
+
+def test_components_embeddings_have_the_roots_of_their_singular_values(make_slice, encoder) -> None:
+    own = Components.of_counts(encoder.known(make_slice(20, genes=12)), 6)
+    panel, loadings = torch.from_numpy(own.panel), torch.from_numpy(own.loadings)
+    plain = unit_axes(loadings) @ encoder.embedding[panel]
+    expected = torch.linalg.svdvals(plain).sqrt()
+    torch.testing.assert_close(torch.linalg.svdvals(encoder.axes(panel, loadings)), expected)
+    # Components that the slice lacks stay zeros.
+    filled = torch.cat([loadings, torch.zeros(len(panel), 2)], dim=1)
+    found = encoder.axes(panel, filled)
+    assert not found[6:].any()
+    torch.testing.assert_close(found[:6], encoder.axes(panel, loadings))
 
 
 def test_state_makes_an_encoder_of_the_same_form(encoder) -> None:
