@@ -229,7 +229,7 @@ def slices_of(source: Source) -> list[Slice]:
         if key is None:
             for usual in Keys.SLICES:
                 if usual in file["obs"]:
-                    warn_of_slices(usual, len(_column(file, usual).categories))
+                    warn_of_slices(usual, pd.Series(read_elem(file[f"obs/{usual}"])).nunique())
             return [Slice(source)]
         names = list(_column(file, key).categories)
         if only is not None and only not in names:

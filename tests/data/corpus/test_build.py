@@ -210,6 +210,21 @@ def test_genes_that_are_no_genes(sources, small, tmp_path) -> None:
         read_index(tmp_path / "c")
 
 
+def test_a_column_with_gaps_tells_slices_apart(small, tmp_path) -> None:
+    adata = toy_tissue(120, 20, n_slices=2, seed=6)
+    names = adata.obs["slice_id"].astype(object)
+    names.iloc[:3] = np.nan
+    adata.obs["slice_id"] = names
+    adata.write_h5ad(tmp_path / "gaps.h5ad")
+    found = find_sources([tmp_path / "gaps.h5ad"], organism="none")
+    with pytest.warns(UserWarning, match="tells 2 slices apart, but all cells are taken as one"):
+        assert build(found, tmp_path / "c", **small) == []
+    found = find_sources([tmp_path / "gaps.h5ad"], slice="slice_id", organism="none")
+    with pytest.raises(ValueError, match="no slice could be made"):
+        build(found, tmp_path / "c", **small)
+    assert "is missing for 3 of 120 cells" in (tmp_path / "c" / "failed.csv").read_text()
+
+
 def test_two_builds_do_not_write_at_once(sources, small, tmp_path) -> None:
     (tmp_path / "c").mkdir()
     with (
