@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -12,13 +13,31 @@ from typing import Any
 
 from stofm_geo._checks import examples
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def naming_full_disk(path: str | Path) -> Iterator[None]:
+    """Say what could not be written where the disk is full; systems do not tell."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        full = OSError(f"{path}: cannot be written, the disk is full; make room, and try again")
+        full.errno = error.errno  # for what this is a part of, and is known by
+        raise full from error
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary file or folder name beside ``path``; it takes that name when all went well."""
     path = Path(path)
     check_writable(path)
-    with tempfile.TemporaryDirectory(prefix=".stofm-geo-", dir=path.parent) as folder:
+    with (
+        naming_full_disk(path),
+        tempfile.TemporaryDirectory(prefix=".stofm-geo-", dir=path.parent) as folder,
+    ):
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
@@ -38,7 +57,10 @@ def atomic_folder(path: str | Path, files: Collection[str]) -> Iterator[Path]:
     """
     path = Path(path)
     check_folder(path, files)
-    with tempfile.TemporaryDirectory(prefix=".stofm-geo-", dir=path.parent) as folder:
+    with (
+        naming_full_disk(path),
+        tempfile.TemporaryDirectory(prefix=".stofm-geo-", dir=path.parent) as folder,
+    ):
         temporary = Path(folder) / path.name
         temporary.mkdir()
         yield temporary

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from stofm_geo._files import naming_full_disk
 from stofm_geo._plainly import plainly, say
 from stofm_geo._quiet import quiet
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
 
 _LAST = "last"
+_PROGRAM = "stofm-geo pretrain"
 
 
 @plainly
@@ -34,7 +36,8 @@ def _run(cli: LightningCLI) -> None:
     if last.is_file():
         say(f"Going on from {last}")
     going_on = last if last.is_file() else None
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=going_on, weights_only=True)
+    with naming_full_disk(folder):  # where logs go, too
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=going_on, weights_only=True)
     if cli.trainer.is_global_zero:
         say(f"Wrote {folder}")
 
@@ -47,20 +50,23 @@ def command(args: list[str]) -> LightningCLI:
 
     Raises:
         ImportError: jsonargparse or TensorBoard is not installed.
+        ValueError: A setting that is not known, or not fit.
     """
     try:
-        import jsonargparse  # noqa: F401
         import tensorboard  # noqa: F401
+        from jsonargparse import ArgumentError
     except ImportError as error:
         raise ImportError(
             f"pre-training needs {error.name}; pip install 'stofm-geo[pretrain]'"
         ) from error
+    from lightning.fabric.plugins import CheckpointIO
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
     from lightning.pytorch.cli import LightningCLI
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     from stofm_geo.data.corpus import CorpusDataModule
     from stofm_geo.models.callbacks import KeepBest, Throughput
+    from stofm_geo.models.checkpoints import WholeCheckpoints
     from stofm_geo.models.corpus_pretraining import CorpusPretraining
 
     class Command(LightningCLI):
@@ -93,24 +99,32 @@ def command(args: list[str]) -> LightningCLI:
                 LearningRateMonitor("step"),
                 Throughput(),
             ]
+            given = config["plugins"] or []
+            given = given if isinstance(given, list) else [given]
+            if not any(isinstance(plugin, CheckpointIO) for plugin in given):
+                config["plugins"] = [*given, WholeCheckpoints()]
             if config["enable_progress_bar"] is not False:
                 callbacks.append(RichProgressBar())
             return self._instantiate_trainer(config, callbacks)
 
     # It would rather read sys.argv, whose first word is this command's name.
     warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
-    return Command(
-        CorpusPretraining,
-        CorpusDataModule,
-        args=args,
-        run=False,
-        seed_everything_default=0,
-        save_config_callback=None,
-        auto_configure_optimizers=False,
-        trainer_defaults={
-            "max_steps": 1000,
-            "gradient_clip_val": 1.0,
-            "log_every_n_steps": 10,
-            "use_distributed_sampler": False,  # batches are the data's: by nodes, a rank its own
-        },
-    )
+    try:
+        return Command(
+            CorpusPretraining,
+            CorpusDataModule,
+            args=args,
+            run=False,
+            seed_everything_default=0,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": _PROGRAM, "exit_on_error": False},
+            trainer_defaults={
+                "max_steps": 1000,
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 10,
+                "use_distributed_sampler": False,  # the data's: by nodes, a rank its own
+            },
+        )
+    except ArgumentError as error:
+        raise ValueError(f"{error}; {_PROGRAM} --help lists all settings") from error

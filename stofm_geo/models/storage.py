@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +46,13 @@ def save(model: SToFM, folder: Path) -> None:
         "training": model.training_record,
     }
     with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(tensors(model), temporary, metadata={"format": "pt", "library": _LIBRARY})
+        try:
+            save_file(tensors(model), temporary, metadata={"format": "pt", "library": _LIBRARY})
+        except SafetensorError as error:  # which is no OSError, and has its number as text alone
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(temporary)) from error
     with atomic_path(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n")
 

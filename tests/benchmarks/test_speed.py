@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from stofm_geo.datasets import toy_tissue
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -89,3 +91,20 @@ def test_subslices(run, capsys) -> None:
     found = run("subslices", "--cells", "1500", "--rounds", "2")
     assert found["settings"]["subslices"] > 1 and found["rows"]["ours"]["runs"] == 2
     assert not found["reference_run"] and "ours" in capsys.readouterr().out
+
+
+def test_corpus(run, tmp_path, monkeypatch) -> None:
+    corpus = importlib.import_module("benchmarks.speed.corpus")
+    monkeypatch.setattr(corpus, "fresh", lambda _, task, *given: getattr(corpus, task)(*given))
+    (tmp_path / "data").mkdir()
+    toy_tissue(1300, 60, n_slices=2).write_h5ad(tmp_path / "data" / "two.h5ad")
+    folders = ("--data", str(tmp_path / "data"), "--work", str(tmp_path / "work"))
+    sizes = ("--cells", "1200", "--genes", "60", "--epochs", "2", "--steps", "2")
+    found = run("corpus", *folders, *sizes, "--organism", "none")
+    assert found["toy"]["built"]["cells"] == 1200 and found["files"]["built"]["slices"] == 2
+    for row in (*found["toy"]["loaded"], *found["files"]["loaded"]):
+        assert row["cells_per_second"]["median"] > 0 and row["peak_gb"] > 0
+    assert [row["workers"] for row in found["files"]["loaded"]] == [0, 1]
+    training = found["training"]
+    assert training["steps"] == 2 and training["loader_to_training"] > 0
+    assert training["training_cells_per_second"] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from stofm_geo import SToFM
@@ -21,7 +23,9 @@ from stofm_geo.cli import app
 from stofm_geo.cli_pretrain import command
 from stofm_geo.data.corpus import BudgetBatchSampler, build, find_sources
 from stofm_geo.datasets import toy_tissue
+from stofm_geo.models import storage
 from stofm_geo.models.callbacks import KeepBest
+from stofm_geo.models.checkpoints import WholeCheckpoints
 
 CUT = {"k": 6, "max_macro_nodes": 4, "cells_per_subslice": 60, "n_components": 5}
 SIZES = {"encoder": "panel", "hidden_channels": 16, "heads": 2, "num_layers": 1, "out_channels": 24}
@@ -194,14 +198,15 @@ def test_the_best_model_is_kept(corpus, undisturbed, tmp_path) -> None:
         (["--model.settings.k=7"], "built with other settings (k=6 there, 7 here)"),
         (["--model.settings.encoder=pca"], "a corpus needs encoder='panel'"),
         (["--data.folder=nowhere"], "nowhere: has no corpus.json"),
-        (["--trainer.max_stepz=3"], "max_stepz"),
+        (["--trainer.max_stepz=3"], "--trainer.max_stepz=3; stofm-geo pretrain --help lists all"),
+        (["--data.node_budget=many"], 'key "data.node_budget": Expected a'),
     ],
 )
 def test_what_does_not_fit_is_told_in_a_line(corpus, tmp_path, more, message) -> None:
     result = CliRunner().invoke(app, ["pretrain", *arguments(corpus, tmp_path), *more])
-    assert result.exit_code != 0
-    said = " ".join((result.output + result.stderr).split())
-    assert message in said and "Traceback" not in said
+    assert result.exit_code == 1
+    assert result.stderr.count("Error:") == 1 and "usage:" not in result.stderr
+    assert message in result.stderr and "Traceback" not in result.stderr
 
 
 def test_a_checkpoint_of_another_architecture(corpus, undisturbed, tmp_path) -> None:
@@ -211,3 +216,45 @@ def test_a_checkpoint_of_another_architecture(corpus, undisturbed, tmp_path) -> 
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
     assert "checkpoint is of other settings (hidden_channels=16 there, 32 here)" in said
+
+
+def no_room(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_checkpoint_is_whole_or_the_last_one(undisturbed, tmp_path, monkeypatch) -> None:
+    writer, file = WholeCheckpoints(), tmp_path / "checkpoints" / "last.ckpt"
+    writer.save_checkpoint({"a": 1}, file)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", no_room)
+        with pytest.raises(OSError, match=f"{file}: cannot be written, the disk is full; make"):
+            writer.save_checkpoint({"a": 2}, file)
+    assert writer.load_checkpoint(file) == {"a": 1}
+    assert [inside.name for inside in file.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_the_command_writes_whole_checkpoints(corpus, tmp_path) -> None:
+    cli = command(arguments(corpus, tmp_path))
+    assert isinstance(cli.trainer.strategy.checkpoint_io, WholeCheckpoints)
+
+
+def test_a_checkpoint_cut_short_is_told(corpus, undisturbed, tmp_path) -> None:
+    file = tmp_path / "checkpoints" / "last.ckpt"
+    file.parent.mkdir()
+    whole = (undisturbed[0] / "checkpoints" / "last.ckpt").read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    result = CliRunner().invoke(app, ["pretrain", *arguments(corpus, tmp_path)])
+    assert result.exit_code == 1
+    assert f"Error: {file}: cannot be read as a checkpoint (" in result.stderr
+    assert "remove it to start anew" in result.stderr
+
+
+def test_a_model_without_room_is_told(undisturbed, tmp_path, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    model = SToFM.from_pretrained(undisturbed[0] / "model")
+    monkeypatch.setattr(storage, "save_file", full)
+    with pytest.raises(OSError, match="safetensors: cannot be written, the disk is full"):
+        model.save_pretrained(tmp_path / "m")
+    assert not list((tmp_path / "m").iterdir())

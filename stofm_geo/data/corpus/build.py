@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from stofm_geo._checks import check_positive, naming
-from stofm_geo._files import atomic_path
+from stofm_geo._files import atomic_path, check_writable, naming_full_disk
 from stofm_geo._keys import Keys, NodeType
 from stofm_geo._principal import BLOCK
 from stofm_geo._version import __version__
@@ -110,13 +110,14 @@ def build(
     for name, value in {**settings, "workers": workers}.items():
         check_positive(name, value, whole=True)
     folder = Path(folder)
+    check_writable(folder / INDEX, make=True)
     (folder / SLICES).mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise RuntimeError(f"{folder}: another build is writing there; wait for it") from None
-    with lock:
+    with lock, naming_full_disk(folder):
         return _build(sources, folder, settings, spatial_key, workers, told)
 
 
@@ -139,7 +140,7 @@ def _build(
                 task = _Task(which, folder / SLICES, settings, spatial_key, stamp)
                 tasks.setdefault(which.folder, task)
         except (KeyError, OSError, TypeError, ValueError) as error:
-            failed[source.path] = _reason(error)
+            failed[source.path] = _reason(error).removeprefix(f"{source.path}: ")
     found = {name: _found(task) for name, task in tasks.items()}
     open_ = [tasks[name] for name in sorted(tasks) if found[name] is None]
     if len(open_) < len(tasks):
@@ -203,7 +204,8 @@ def _make(task: _Task) -> dict[str, Any] | str:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            known = _write(task)
+            with naming_full_disk(task.folder / task.which.folder):
+                known = _write(task)
     except Exception as error:  # whatever is wrong with one slice, the others go on
         return _reason(error)
     said = [str(warning.message) for warning in caught if warning.category is UserWarning]

@@ -29,7 +29,8 @@ def read_index(folder: str | Path) -> dict[str, Any]:
     file = Path(folder) / INDEX
     if not file.is_file():
         raise FileNotFoundError(
-            f"{folder}: has no {INDEX}; if a build was stopped, start it again: it goes on"
+            f"{folder}: has no {INDEX}; name the folder of a corpus, or, if its build was stopped, "
+            "start it again: it goes on"
         )
     index = read_json(file)
     if not isinstance(index, dict) or index.get("format") != FORMAT:

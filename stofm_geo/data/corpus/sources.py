@@ -229,7 +229,7 @@ def slices_of(source: Source) -> list[Slice]:
         if key is None:
             for usual in Keys.SLICES:
                 if usual in file["obs"]:
-                    warn_of_slices(usual, len(_column(file, usual).categories))
+                    warn_of_slices(usual, pd.Series(read_elem(file[f"obs/{usual}"])).nunique())
             return [Slice(source)]
         names = list(_column(file, key).categories)
         if only is not None and only not in names:
@@ -260,7 +260,8 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
             raise KeyError(f"obsm has no {spatial_key!r}; store the cells' x and y there")
         places = read_elem(file[f"obsm/{spatial_key}"])
         places = places.to_numpy() if isinstance(places, pd.DataFrame) else places
-        pos = check_positions(AnnData(obsm={spatial_key: places[rows]}), spatial_key)
+        numbers = pd.DataFrame(index=rows.astype(str))  # in the file, for messages
+        pos = check_positions(AnnData(obs=numbers, obsm={spatial_key: places[rows]}), spatial_key)
         counts = read_counts(file["X"], rows, var)
         technology = which.source.technology
         if not technology and Keys.TECHNOLOGY in file.get("uns", ()):

@@ -101,6 +101,7 @@ def test_bad_slices_are_put_aside(sources, corpus, small, tmp_path) -> None:
     found = find_sources([folder], slice="slice_id", organism="none")
     failed = dict(build(found, tmp_path / "c", **small))
     reasons = {Path(label.split(",")[0]).stem: reason for label, reason in failed.items()}
+    assert reasons["cut_short"].startswith("cannot be read (")  # told of which file before
     assert "cut short?" in reasons["cut_short"] and "cannot be read" in reasons["text"]
     assert reasons["few"] == (
         "5 cells are too few for a tissue graph of 6 neighbours a cell; leave the slice out"
@@ -127,7 +128,8 @@ def test_a_full_disk_leaves_nothing_half_written(sources, small, tmp_path, monke
     monkeypatch.setattr(module, "write_slice", full)
     found = find_sources([sources], slice="slice_id", organism="none")
     failed = build(found, tmp_path / "c", **small)
-    assert len(failed) == 1 and "No space left" in failed[0][1]
+    assert len(failed) == 1 and "cannot be written, the disk is full; make room" in failed[0][1]
+    assert str(tmp_path / "c" / "slices" / count[1].name) in failed[0][1]
     assert len(read_index(tmp_path / "c")["slices"]) == 4
     assert len(list((tmp_path / "c" / "slices").iterdir())) == 8  # each with a file about it
     assert build(found, tmp_path / "c", **small) == []
@@ -210,6 +212,42 @@ def test_genes_that_are_no_genes(sources, small, tmp_path) -> None:
         read_index(tmp_path / "c")
 
 
+def test_a_column_with_gaps_tells_slices_apart(small, tmp_path) -> None:
+    adata = toy_tissue(120, 20, n_slices=2, seed=6)
+    names = adata.obs["slice_id"].astype(object)
+    names.iloc[:3] = np.nan
+    adata.obs["slice_id"] = names
+    adata.write_h5ad(tmp_path / "gaps.h5ad")
+    found = find_sources([tmp_path / "gaps.h5ad"], organism="none")
+    with pytest.warns(UserWarning, match="tells 2 slices apart, but all cells are taken as one"):
+        assert build(found, tmp_path / "c", **small) == []
+    found = find_sources([tmp_path / "gaps.h5ad"], slice="slice_id", organism="none")
+    with pytest.raises(ValueError, match="no slice could be made"):
+        build(found, tmp_path / "c", **small)
+    assert "is missing for 3 of 120 cells" in (tmp_path / "c" / "failed.csv").read_text()
+
+
+def test_a_disk_without_room_for_the_index_is_named(sources, small, tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    found = find_sources([sources / "one.h5ad"], organism="none")
+    with pytest.raises(OSError, match=f"^{tmp_path / 'c'}.*: cannot be written, the disk is full"):
+        build(found, tmp_path / "c", **small)
+    assert not list((tmp_path / "c" / "slices").iterdir())
+
+
+def test_cells_without_a_place_are_told_by_their_rows(small, tmp_path) -> None:
+    adata = toy_tissue(120, 20, n_slices=2, seed=6)
+    row = int(np.flatnonzero(adata.obs["slice_id"] == "slice2")[4])
+    adata.obsm["spatial"][row] = np.nan
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    found = find_sources([tmp_path / "a.h5ad"], slice="slice_id", organism="none")
+    ((label, reason),) = build(found, tmp_path / "c", **small)
+    assert "slice2" in label and f"infinite for 1 of 60 cells ({row});" in reason
+
+
 def test_two_builds_do_not_write_at_once(sources, small, tmp_path) -> None:
     (tmp_path / "c").mkdir()
     with (
@@ -227,6 +265,10 @@ def test_input_is_checked_at_the_door(sources, tmp_path) -> None:
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ValueError, match=r"neither an \.h5ad file nor a folder"):
         find_sources([tmp_path / "a.csv"])
+    with pytest.raises(OSError, match=r"a\.csv.* cannot be written .Not a directory"):
+        build(find_sources([sources]), tmp_path / "a.csv")
+    with pytest.raises(FileNotFoundError, match="name the folder of a corpus"):
+        read_index(sources)
     with pytest.raises(ValueError, match="k must be above zero; found 0"):
         build([], tmp_path / "c", k=0)
     assert len(find_sources([sources, sources / "*.h5ad", sources / "one.h5ad"])) == 3
