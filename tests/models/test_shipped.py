@@ -65,5 +65,5 @@ def test_the_command_takes_it(tissue, tmp_path) -> None:
 
 
 def test_names_that_are_none_are_told_what_is_installed() -> None:
-    with pytest.raises(ValueError, match="or stofm-geo-mini, which is installed"):
+    with pytest.raises(ValueError, match="stofm-geo-mini, which is installed"):
         SToFM.from_pretrained("stofm-geo-maxi")
