@@ -192,7 +192,7 @@ class Annotator(nn.Module):
         if strange := unknown(truth, self.classes):
             warnings.warn(told_unknown(strange, name), stacklevel=2)
         found = self._probabilities(tissues, adata.n_obs)
-        known, best = codes_of(truth, sorted({*truth} - {None})) >= 0, found.argmax(axis=1)
+        known, best = pd.notna(truth), found.argmax(axis=1)
         every = codes_of(truth, [*self.classes, *strange])
         return {
             **scores(truth[known], np.array(self.classes, dtype=object)[best[known]]),
