@@ -50,7 +50,8 @@ class Annotator(nn.Module):
     means of embeddings over 2, 4 and 8 steps on the graph; for cell types its own features and, at
     a fifth of their size, its embedding. All of it is standardised within each slice, which takes
     differences between slices away; learned from several slices, the classifier also sees it
-    standardised over all of them, and learns what to trust.
+    standardised over all of them, and learns what to trust. So a slice to be labelled should be as
+    whole as those learned from: of a single region, the mean of the slice is that of the region.
 
     Args:
         model: A fitted model; it becomes a part of the annotator.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positive, check_share
+from stofm_geo._checks import check_positive
 from stofm_geo._keys import Keys
 from stofm_geo._training import run
 from stofm_geo.models.stofm import SToFM
@@ -73,7 +73,8 @@ def fine_tune(
             ``"cell_type"``: it is its own.
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart; ``None``: one slice an AnnData.
-        held_out: Share of the slices or blocks by which training is stopped (default 0.25).
+        held_out: Share of the slices or blocks by which training is stopped, a half at most (default
+            0.25).
         max_steps: Training steps at most, one sub-slice each (default 300; not for ``"probe"``).
         seed: Of what is held out, and of training.
         progress: Show a progress bar.
@@ -87,9 +88,9 @@ def fine_tune(
     if method not in METHODS:
         raise ValueError(f"method must be {', '.join(map(repr, METHODS))}; found {method!r}")
     check_positive("max_steps", max_steps, whole=True)
-    check_share("held_out", held_out)
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out must lie between 0 and 1; found {held_out!r}")
+    check_positive("held_out", held_out)
+    if held_out > 0.5:
+        raise ValueError(f"held_out must be a half or less; found {held_out!r}")
     if method == "lora":
         lora.check_installed()
     adatas = [adata] if isinstance(adata, AnnData) else list(adata)

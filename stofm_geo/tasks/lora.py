@@ -33,8 +33,6 @@ def added(network: Network) -> nn.Module:
     """The network with additions, zero at first; nothing else of it is trained.
 
     peft knows torch's linear layers alone, so PyG's are replaced by them, with the same weights.
-    The projection to embeddings stays trainable: at the start of a fit it is zero, and of use only
-    as a whole.
     """
     from peft import LoraConfig, LoraModel
 

@@ -219,7 +219,8 @@ def test_slices_that_do_not_fit_are_refused(annotator, second) -> None:
     [
         (dict(method="magic"), "method must be 'probe', 'lora', 'full'; found 'magic'"),
         (dict(task="tissue"), "task must be 'region' or 'cell_type'; found 'tissue'"),
-        (dict(held_out=0), "held_out must lie between 0 and 1"),
+        (dict(held_out=0), "held_out must be above zero"),
+        (dict(held_out=0.9), "held_out must be a half or less"),
         (dict(max_steps=0), "max_steps must be above zero"),
     ],
 )
