@@ -116,6 +116,36 @@ def check_writable(path: str | Path, *, make: bool = False) -> None:
         raise OSError(f"{path}: cannot be written ({error.strerror}: {folder})") from error
 
 
+def targets(slices: list[Path], output: Path) -> list[Path]:
+    """The file to write for each slice file; fails now rather than after the work.
+
+    Args:
+        slices: Files that are read.
+        output: A file for one of them; a folder for several.
+
+    Raises:
+        OSError: It cannot be written.
+        ValueError: It does not fit the number of files, or is one of them.
+    """
+    if len(slices) == 1 and not output.is_dir():
+        files = [output]
+        if output.suffix != ".h5ad":
+            raise ValueError(f"{output}: the output of one file must end in .h5ad or be a folder")
+    else:
+        if output.suffix == ".h5ad":
+            raise ValueError(
+                f"{output}: {len(slices)} files cannot be written into one; name a folder"
+            )
+        files = [output / path.name for path in slices]
+        if len(set(files)) < len(files):
+            raise ValueError(f"two of the {len(slices)} files have the same name; rename one")
+    for source, target in zip(slices, files, strict=True):
+        if target.resolve() == source.resolve():
+            raise ValueError(f"{target}: is the input too; name another output")
+        check_writable(target, make=len(slices) > 1)
+    return files
+
+
 def read_json(file: Path) -> Any:
     """What a file holds.
 

@@ -11,6 +11,8 @@ class Keys:
     TECHNOLOGY = "technology"  # uns, read where it is there: MERFISH, Visium, ...
     EMBEDDING = "X_stofm"  # obsm, written: [n, 256] float32
     DOMAIN = "stofm_domain"  # obs, written: categorical
+    LABEL = "stofm_label"  # obs, written: categorical
+    UNSURE = "unsure"  # in that column: a cell whose label is too uncertain
     UNS = "stofm"  # uns, written: how the two above were made
 
 

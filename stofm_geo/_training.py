@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -12,8 +13,28 @@ from lightning.pytorch.callbacks import RichProgressBar
 from stofm_geo._quiet import quiet
 
 
-def run(module: L.LightningModule, loader: Any, *, max_steps: int, progress: bool) -> None:
-    """Train ``module`` in place for ``max_steps`` steps on the best device there is."""
+def run(
+    module: L.LightningModule,
+    loader: Any,
+    *,
+    max_steps: int,
+    progress: bool,
+    held_out: Any = None,
+    check_every: int | None = None,
+    callbacks: Sequence[L.Callback] = (),
+) -> None:
+    """Train ``module`` in place on the best device there is.
+
+    Args:
+        module: What is trained.
+        loader: Batches, ``max_steps`` of them or more.
+        max_steps: Steps, unless a callback stops earlier.
+        progress: Show a progress bar.
+        held_out: Batches of validation, before training and every ``check_every`` steps.
+        check_every: Steps from one validation to the next.
+        callbacks: Lightning's.
+    """
+    bar = [RichProgressBar(leave=True)] if progress else []
     with quiet("lightning.pytorch"), warnings.catch_warnings():
         # The loader's work is a few milliseconds a step; worker processes would cost more.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -28,8 +49,10 @@ def run(module: L.LightningModule, loader: Any, *, max_steps: int, progress: boo
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=progress,
-            callbacks=[RichProgressBar(leave=True)] if progress else None,
-        ).fit(module, loader)
+            callbacks=[*callbacks, *bar],
+            num_sanity_val_steps=-1,
+            val_check_interval=check_every,
+        ).fit(module, loader, held_out)
 
 
 def one_cycle(module: L.LightningModule, rate: float, weight_decay: float) -> dict[str, Any]:

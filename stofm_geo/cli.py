@@ -15,6 +15,7 @@ from stofm_geo._plainly import out, plainly, say
 from stofm_geo.cli_adapt import adapt
 from stofm_geo.cli_corpus import corpus
 from stofm_geo.cli_pretrain import pretrain
+from stofm_geo.cli_tasks import evaluate, finetune, predict
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -94,6 +95,7 @@ def embed(
     each file.
     """
     from stofm_geo._files import check_writable
+    from stofm_geo._files import targets as targets_of
     from stofm_geo.data import read_slice_file
     from stofm_geo.plot import check_picture
 
@@ -104,7 +106,7 @@ def embed(
                 "--features out"
             )
         model = _MINI
-    targets = _targets(slices, output)
+    targets = targets_of(slices, output)
     if plot is not None:
         check_picture(plot)
     if vocabulary is not None and not (model or "").startswith(_OFFICIAL):
@@ -179,35 +181,14 @@ def doctor() -> None:
 
 
 app.command()(adapt)
+for command in (finetune, predict, evaluate):
+    app.command()(command)
 # All but the name is Lightning's to read, --help, too.
 app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(pretrain)
 app.add_typer(corpus, name="corpus")
-
-
-def _targets(slices: list[Path], output: Path) -> list[Path]:
-    """The file to write for each slice file; fails now rather than after the work."""
-    from stofm_geo._files import check_writable
-
-    if len(slices) == 1 and not output.is_dir():
-        targets = [output]
-        if output.suffix != ".h5ad":
-            raise ValueError(f"{output}: the output of one file must end in .h5ad or be a folder")
-    else:
-        if output.suffix == ".h5ad":
-            raise ValueError(
-                f"{output}: {len(slices)} files cannot be written into one; name a folder"
-            )
-        targets = [output / path.name for path in slices]
-        if len(set(targets)) < len(targets):
-            raise ValueError(f"two of the {len(slices)} files have the same name; rename one")
-    for source, target in zip(slices, targets, strict=True):
-        if target.resolve() == source.resolve():
-            raise ValueError(f"{target}: is the input too; name another output")
-        check_writable(target, make=len(slices) > 1)
-    return targets
 
 
 def _run(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -39,6 +40,9 @@ from stofm_geo.models.pretraining import Pretraining
 from stofm_geo.models.puzzles import puzzles
 from stofm_geo.models.settings import Settings
 from stofm_geo.models.warm_start import warm_start
+
+if TYPE_CHECKING:
+    from stofm_geo.tasks import Annotator
 
 
 class SToFM(nn.Module, ModelHubMixin):
@@ -172,13 +176,12 @@ class SToFM(nn.Module, ModelHubMixin):
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
             RuntimeError: The model has not been fitted.
         """
-        self._check_fitted()
-        slices = self._split(adata, self._features_key(), spatial_key, slice_key, name)
+        slices = self.slices(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
         self.eval()
         device = next(self.network.parameters()).device
         vectors = np.empty((adata.n_obs, self.settings.out_channels), dtype=np.float32)
         for part in slices:
-            for piece in pieces(part, self.features, **self.settings.of_pieces):
+            for piece in self.pieces(part):
                 with torch.inference_mode():
                     z = self(piece.to(device))
                 # Each cell is core in one piece.
@@ -186,6 +189,61 @@ class SToFM(nn.Module, ModelHubMixin):
                 vectors[rows] = z[piece.core_mask].cpu().numpy()
         adata.obsm[key_added] = vectors
         adata.uns[Keys.UNS] = self._provenance(slices)
+
+    def fine_tune(
+        self, adata: AnnData | list[AnnData], label_key: str, method: str = "probe", **options: Any
+    ) -> Annotator:
+        """Learn labels; the model itself stays as it is.
+
+        Example:
+            >>> annotator = model.fine_tune(adata, "region")
+            >>> annotator.predict(other)  # writes other.obs["stofm_label"]
+
+        Args:
+            adata: Slices with labels, one or several AnnData.
+            label_key: Column of ``obs`` with labels; cells without one are not learned from.
+            method: ``"probe"`` (default), ``"lora"`` or ``"full"``: what is trained.
+            options: Of :func:`stofm_geo.tasks.fine_tune`: ``task``, ``slice_key``, ``held_out``,
+                ``max_steps``, ``seed``, ...
+
+        Raises:
+            KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+            ImportError: ``method="lora"`` without peft.
+            RuntimeError: The model has not been fitted.
+        """
+        from stofm_geo.tasks import fine_tune  # which needs models
+
+        return fine_tune(self, adata, label_key, method, **options)
+
+    def slices(
+        self,
+        adata: AnnData,
+        *,
+        spatial_key: str = Keys.SPATIAL,
+        slice_key: str | None = None,
+        name: str = "AnnData",
+    ) -> list[AnnData]:
+        """The slices of an AnnData as the model takes them, checked.
+
+        Args:
+            adata: As for :meth:`embed`.
+            spatial_key: Key in ``obsm`` of the positions.
+            slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
+            name: What messages call ``adata``.
+
+        Returns:
+            See :func:`~stofm_geo.data.split_slices`.
+
+        Raises:
+            KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+            RuntimeError: The model has not been fitted.
+        """
+        self._check_fitted()
+        return self._split(adata, self._features_key(), spatial_key, slice_key, name)
+
+    def pieces(self, part: AnnData) -> Sequence[Data]:
+        """Sub-slices of one of :meth:`slices`, each cut when it is asked for."""
+        return pieces(part, self.features, **self.settings.of_pieces)
 
     def forward(self, data: Data) -> Tensor:
         """Embed the nodes of a sub-slice: ``[num_nodes, out_channels]``.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _LIBRARY = "stofm_geo"
 _FEATURES = "features."
+_M = TypeVar("_M")
 
 
 def tensors(model: SToFM) -> dict[str, Tensor]:
@@ -34,20 +36,52 @@ def tensors(model: SToFM) -> dict[str, Tensor]:
     return found | {_FEATURES + name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def save(model: SToFM, folder: Path) -> None:
-    """Write a fitted model into an existing folder."""
+def config_of(model: SToFM) -> dict[str, Any]:
+    """What makes a fitted model again, with its :func:`tensors`; JSON."""
     features, _ = model.features.state()
-    config = {
-        "library": _LIBRARY,
-        "version": __version__,
+    return {
         "settings": asdict(model.settings),
         "in_channels": model.network.in_channels,
         "features": features,
         "training": model.training_record,
     }
+
+
+def model_of(config: dict[str, Any], stored: dict[str, Tensor]) -> SToFM:
+    """The model that :func:`config_of` and :func:`tensors` tell of.
+
+    Raises:
+        KeyError, TypeError, RuntimeError, ValueError: They do not fit each other.
+    """
+    from stofm_geo.models.network import Network
+    from stofm_geo.models.stofm import SToFM
+
+    if "annotation" in config:
+        raise ValueError("it predicts labels; load it with stofm_geo.tasks.Annotator.load")
+    model = SToFM(**config["settings"])
+    model.training_record = config["training"]
+    prefix = len(_FEATURES)
+    arrays = {k[prefix:]: v.numpy() for k, v in stored.items() if k.startswith(_FEATURES)}
+    model.features = from_state(config["features"], arrays)
+    encoder = model.features if isinstance(model.features, PanelEncoder) else None
+    model.network = Network(config["in_channels"], model.settings, encoder)
+    model.network.load_state_dict(
+        {name: value for name, value in stored.items() if not name.startswith(_FEATURES)}
+    )
+    return model.eval()
+
+
+def save(model: SToFM, folder: Path) -> None:
+    """Write a fitted model into an existing folder."""
+    write(config_of(model), tensors(model), folder)
+
+
+def write(config: dict[str, Any], stored: dict[str, Tensor], folder: Path) -> None:
+    """Write both files into an existing folder, this library and its version named in one."""
+    config = {"library": _LIBRARY, "version": __version__, **config}
     with atomic_path(folder / WEIGHTS) as temporary:
         try:
-            save_file(tensors(model), temporary, metadata={"format": "pt", "library": _LIBRARY})
+            save_file(stored, temporary, metadata={"format": "pt", "library": _LIBRARY})
         except SafetensorError as error:  # which is no OSError, and has its number as text alone
             number = re.search(r"\(os error (\d+)\)", str(error))
             if number is None:
@@ -63,31 +97,29 @@ def load(config_file: Path, weights_file: Path) -> SToFM:
     Raises:
         ValueError: The files are no model of this library, damaged, or do not fit each other.
     """
-    from stofm_geo.models.network import Network
-    from stofm_geo.models.stofm import SToFM
+    return read(config_file, weights_file, model_of)
 
+
+def read(
+    config_file: Path, weights_file: Path, make: Callable[[dict[str, Any], dict[str, Tensor]], _M]
+) -> _M:
+    """What ``make`` makes of both files.
+
+    Raises:
+        ValueError: As :func:`load`; an error of ``make`` is what they do not fit by.
+    """
     config = _read_config(config_file)
     try:
         stored = load_file(weights_file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{weights_file}: cannot be read as safetensors ({error})") from error
     try:
-        model = SToFM(**config["settings"])
-        model.training_record = config["training"]
-        prefix = len(_FEATURES)
-        arrays = {k[prefix:]: v.numpy() for k, v in stored.items() if k.startswith(_FEATURES)}
-        model.features = from_state(config["features"], arrays)
-        encoder = model.features if isinstance(model.features, PanelEncoder) else None
-        model.network = Network(config["in_channels"], model.settings, encoder)
-        model.network.load_state_dict(
-            {name: value for name, value in stored.items() if not name.startswith(_FEATURES)}
-        )
+        return make(config, stored)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split())
         raise ValueError(
             f"{config_file.parent}: {CONFIG} and {WEIGHTS} do not make a model ({reason})"
         ) from error
-    return model.eval()
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""Labels of one tissue from another that has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anndata import AnnData
+
+from stofm_geo._checks import examples
+from stofm_geo._keys import Keys
+from stofm_geo.models.stofm import SToFM
+from stofm_geo.tasks.annotation import Annotator
+from stofm_geo.tasks.labels import classes_of, read_labels
+
+
+def annotate(
+    adata: AnnData,
+    reference: AnnData | list[AnnData] | Annotator,
+    label_key: str | None = None,
+    *,
+    task: str = "region",
+    key_added: str = Keys.LABEL,
+    unsure: float = 0.0,
+    spatial_key: str = Keys.SPATIAL,
+    slice_key: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> None:
+    """Predict labels and write them into ``adata.obs[key_added]``, in place.
+
+    Of labelled slices, a model is fitted to them and to ``adata`` without labels first, on the
+    genes they share, and then learns the labels (:meth:`SToFM.fine_tune`).
+
+    Args:
+        adata: Slices to label.
+        reference: Slices with labels; or an annotator, which is asked as it is.
+        label_key: Column of the reference's ``obs`` with labels.
+        task: ``"region"`` (default) or ``"cell_type"``.
+        key_added: Column of ``obs``, categorical; ``obsm[key_added + "_probability"]`` has
+            probabilities (:meth:`Annotator.predict`).
+        unsure: Where the likeliest label is less probable than this, it is ``"unsure"``
+            (default 0: nowhere).
+        spatial_key: Key in ``obsm`` of the positions.
+        slice_key: Column of ``obs`` that tells slices apart, in all AnnData.
+        seed: Of fit and fine-tuning.
+        options: Of :meth:`SToFM.fine_tune`: ``method``, ``held_out``, ``max_steps``, ...
+
+    Raises:
+        KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+        ImportError: ``method="lora"`` without peft.
+    """
+    keys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    if isinstance(reference, Annotator):
+        if label_key is not None or options:
+            given = ["label_key"] * (label_key is not None) + sorted(options)
+            raise ValueError(f"an annotator has learned already; leave out {examples(given)}")
+        reference.predict(adata, key_added=key_added, unsure=unsure, **keys)
+        return
+    if label_key is None:
+        raise ValueError("label_key is missing; name the column of the reference's obs with labels")
+    labelled = [reference] if isinstance(reference, AnnData) else list(reference)
+    progress = options.get("progress", True)
+    names = [f"reference {i}" if len(labelled) > 1 else "reference" for i in range(len(labelled))]
+    check_labels(labelled, names, label_key)
+    model = SToFM().fit(
+        [*labelled, adata], seed=seed, progress=progress, names=[*names, "AnnData"], **keys
+    )
+    options = {"task": task, "seed": seed, "names": names, **keys, **options}
+    annotator = model.fine_tune(labelled, label_key, **options)
+    annotator.predict(adata, key_added=key_added, unsure=unsure, **keys)
+
+
+def check_labels(adatas: list[AnnData], names: list[str], label_key: str) -> None:
+    """Check labels before a fit that takes minutes; errors as of fine-tuning."""
+    labels = [read_labels(one, label_key, name) for one, name in zip(adatas, names, strict=True)]
+    classes_of(labels, label_key)

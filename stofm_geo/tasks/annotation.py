@@ -1,0 +1,288 @@
+"""Labels of cells, regions or cell types, by a network and a linear classifier on it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from torch import Tensor, nn
+
+from stofm_geo._checks import check_share
+from stofm_geo._files import atomic_folder
+from stofm_geo._hash import weights_hash
+from stofm_geo._keys import Keys
+from stofm_geo._version import __version__
+from stofm_geo.models import storage
+from stofm_geo.models.stofm import SToFM
+from stofm_geo.tasks.calibration import label_of
+from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
+from stofm_geo.tasks.metrics import calibration_error, coherence, scores
+from stofm_geo.tasks.surroundings import TASKS, Tissue, around, columns, survey
+
+_HEAD, _SMALL = "annotation.", 1e-6
+
+
+class Moments(NamedTuple):
+    """Means and deviations of columns, ``[D]`` each."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> Moments:
+        """Of ``[n, D]``."""
+        return cls(values.mean(dim=0), values.std(dim=0, correction=0) + _SMALL)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Values as deviations from the mean."""
+        return (values - self.mean) / self.std
+
+
+class Annotator(nn.Module):
+    """Predicts labels of cells; made by :meth:`SToFM.fine_tune`.
+
+    A linear classifier reads what the network says of a cell: for regions its embedding and the
+    means of embeddings over 2, 4 and 8 steps on the graph; for cell types its own features and, at
+    a fifth of their size, its embedding. All of it is standardised within each slice, which takes
+    differences between slices away; learned from several slices, the classifier also sees it
+    standardised over all of them, and learns what to trust. So a slice to be labelled should be as
+    whole as those learned from: of a single region, the mean of the slice is that of the region.
+
+    Args:
+        model: A fitted model; it becomes a part of the annotator.
+        classes: Names of labels.
+        task: ``"region"`` or ``"cell_type"``.
+        absolute: Whether the classifier also sees what differs between slices.
+
+    Attributes:
+        classes, task: As given.
+        record: How it came about: method, seed, slices, steps, scores on what was held out.
+        temperature: Logits are divided by it.
+    """
+
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
+    temperature: Tensor
+
+    def __init__(self, model: SToFM, classes: list[str], task: str, absolute: bool) -> None:
+        super().__init__()
+        if task not in TASKS:
+            raise ValueError(f"task must be {' or '.join(map(repr, TASKS))}; found {task!r}")
+        self.model, self.classes, self.task, self.absolute = model, list(classes), task, absolute
+        self.record: dict[str, Any] = {}
+        scale = columns(model.network, task)
+        self.register_buffer("mean", torch.zeros_like(scale))
+        self.register_buffer("std", torch.ones_like(scale))
+        self.register_buffer("scale", torch.cat([scale, scale]) / 2**0.5 if absolute else scale)
+        self.register_buffer("temperature", torch.ones(()))
+        self.head = nn.Linear(len(self.scale), len(classes))
+
+    def read(self, values: Tensor, of_slice: Moments) -> Tensor:
+        """What the classifier reads, ``[n, inputs]``, of vectors and what is around them."""
+        parts = [of_slice(values)]
+        if self.absolute:
+            parts.append(Moments(self.mean, self.std)(values))
+        return torch.cat(parts, dim=1) * self.scale
+
+    def survey(self, tissue: Tissue) -> Tensor:
+        """Vectors of all cells of a slice and what is around them, ``[n, D]``; no gradients."""
+        vectors = survey(self.model.network, tissue, self.task)
+        return torch.cat([vectors, around(vectors, tissue, self.task)], dim=1)
+
+    def tissues(
+        self,
+        adata: AnnData,
+        *,
+        spatial_key: str = Keys.SPATIAL,
+        slice_key: str | None = None,
+        name: str = "AnnData",
+    ) -> list[Tissue]:
+        """The slices of an AnnData; errors as of :meth:`SToFM.slices`."""
+        parts = self.model.slices(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
+        return [Tissue.of(self.model, part, adata.n_obs) for part in parts]
+
+    @torch.no_grad()
+    def probabilities(self, adata: AnnData, **keys: Any) -> np.ndarray:
+        """Calibrated probabilities, ``[n, classes]`` float32.
+
+        Args:
+            adata: As for :meth:`predict`.
+            keys: ``spatial_key``, ``slice_key`` and ``name``, as there.
+        """
+        return self._probabilities(self.tissues(adata, **keys), adata.n_obs)
+
+    def predict(
+        self,
+        adata: AnnData,
+        *,
+        key_added: str = Keys.LABEL,
+        unsure: float = 0.0,
+        spatial_key: str = Keys.SPATIAL,
+        slice_key: str | None = None,
+        name: str = "AnnData",
+    ) -> None:
+        """Write labels into ``adata.obs[key_added]``, categorical, in place.
+
+        ``obsm[key_added + "_probability"]`` has the calibrated probabilities of all labels, float32
+        ``[n, classes]``; ``uns[key_added]`` their names in this order, and how they were made.
+
+        Args:
+            adata: Raw counts in ``X`` (or the ``obsm`` vectors the model was fitted on).
+            key_added: Column of ``obs``.
+            unsure: Where the likeliest label is less probable than this, it is ``"unsure"``
+                (default 0: nowhere).
+            spatial_key: Key in ``obsm`` of the positions.
+            slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
+            name: What messages call ``adata``.
+
+        Raises:
+            KeyError, TypeError, ValueError: Input that does not fit, a slice of another organism or
+                panel among it; the message says what.
+        """
+        check_share("unsure", unsure)
+        found = self.probabilities(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
+        names = [*self.classes, Keys.UNSURE] if unsure else self.classes
+        adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, unsure), names)
+        adata.obsm[f"{key_added}_probability"] = found
+        adata.uns[key_added] = {
+            "classes": np.array(self.classes),
+            "task": self.task,
+            "unsure": float(unsure),
+            "temperature": float(self.temperature),
+            "method": self.record["method"],
+            "version": __version__,
+            "weights_sha256": weights_hash(self._tensors()),
+        }
+
+    def evaluate(
+        self,
+        adata: AnnData,
+        label_key: str,
+        *,
+        spatial_key: str = Keys.SPATIAL,
+        slice_key: str | None = None,
+        name: str = "AnnData",
+    ) -> dict[str, Any]:
+        """Compare with known labels; ``adata`` stays as it is.
+
+        Args:
+            adata: As for :meth:`predict`, with labels.
+            label_key: Column of ``obs`` with known labels; cells without one are left out.
+            spatial_key, slice_key, name: As for :meth:`predict`.
+
+        Returns:
+            Of :func:`~stofm_geo.tasks.metrics.scores`: ``accuracy``, ``macro_f1``, ``f1``, ``ari``,
+            ``nmi``, ``cells``; ``calibration_error``; ``coherence``, the share of a cell's 6
+            nearest neighbours that are given its label, and ``coherence_of_truth``, of known
+            labels (``None`` where some are missing); ``unknown``, labels that were never learned.
+
+        Raises:
+            KeyError, ValueError: As :meth:`predict`, or there are no labels.
+
+        Warns:
+            UserWarning: There are labels that were never learned; their cells count as wrong.
+        """
+        truth = read_labels(adata, label_key, name)
+        tissues = self.tissues(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
+        if strange := unknown(truth, self.classes):
+            warnings.warn(told_unknown(strange, name), stacklevel=2)
+        found = self._probabilities(tissues, adata.n_obs)
+        known, best = pd.notna(truth), found.argmax(axis=1)
+        every = codes_of(truth, [*self.classes, *strange])
+        return {
+            **scores(truth[known], np.array(self.classes, dtype=object)[best[known]]),
+            "calibration_error": calibration_error(
+                found[known], codes_of(truth[known], self.classes)
+            ),
+            "coherence": _mean_coherence(best, tissues),
+            "coherence_of_truth": _mean_coherence(every, tissues) if known.all() else None,
+            "unknown": strange,
+        }
+
+    @torch.no_grad()
+    def _probabilities(self, tissues: list[Tissue], count: int) -> np.ndarray:
+        self.eval()
+        found = np.empty((count, len(self.classes)), dtype=np.float32)
+        for tissue in tissues:
+            values = self.survey(tissue)
+            logits = self.head(self.read(values, Moments.of(values)))
+            found[tissue.rows] = (logits / self.temperature).softmax(dim=1).cpu().numpy()
+        return found
+
+    def save(self, folder: str | Path) -> None:
+        """Write all that prediction needs: ``config.json`` and ``model.safetensors``.
+
+        Args:
+            folder: Made, or replaced whole if it holds nothing else.
+
+        Raises:
+            FileExistsError: It holds other files.
+            OSError: It cannot be written.
+        """
+        config = {
+            "model": storage.config_of(self.model),
+            "annotation": {
+                "classes": self.classes,
+                "task": self.task,
+                "absolute": self.absolute,
+                "record": self.record,
+            },
+        }
+        with atomic_folder(folder, (storage.CONFIG, storage.WEIGHTS)) as temporary:
+            storage.write(config, self._tensors(), temporary)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Annotator:
+        """Read what :meth:`save` has written.
+
+        Raises:
+            ValueError: It is no such folder, or is damaged.
+        """
+        files = [Path(folder) / name for name in (storage.CONFIG, storage.WEIGHTS)]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise ValueError(
+                f"{folder}: has no {' and no '.join(missing)}; name a folder that Annotator.save "
+                "or stofm-geo finetune has written"
+            )
+        return storage.read(*files, cls._of)
+
+    @classmethod
+    def _of(cls, config: dict[str, Any], stored: dict[str, Tensor]) -> Annotator:
+        if "annotation" not in config:
+            raise ValueError("it embeds, and has learned no labels; fine-tune it first")
+        own = config["annotation"]
+        rest = {name: value for name, value in stored.items() if not name.startswith(_HEAD)}
+        annotator = cls(
+            storage.model_of(config["model"], rest), own["classes"], own["task"], own["absolute"]
+        )
+        annotator.record = own["record"]
+        names = annotator._own()
+        missing = [name for name in names if _HEAD + name not in stored]
+        if missing:
+            raise KeyError(f"no {missing[0]}")
+        annotator.load_state_dict({name: stored[_HEAD + name] for name in names}, strict=False)
+        return annotator.eval()
+
+    def _own(self) -> dict[str, Tensor]:
+        """All arrays but the model's."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("model.")}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        own = {_HEAD + name: value.contiguous().cpu() for name, value in self._own().items()}
+        return storage.tensors(self.model) | own
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.task}, {len(self.classes)} classes)"
+
+
+def _mean_coherence(codes: np.ndarray, tissues: list[Tissue]) -> float:
+    """Over the slices, by their cells."""
+    sizes = [len(tissue.rows) for tissue in tissues]
+    each = [coherence(codes[tissue.rows], tissue.positions) for tissue in tissues]
+    return float(np.average(each, weights=sizes))

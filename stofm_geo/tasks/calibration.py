@@ -1,0 +1,35 @@
+"""Probabilities that mean what they say: a temperature found on cells held out."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from stofm_geo._keys import Keys
+
+_RANGE = (np.log(0.05), np.log(20))
+
+
+def temperature(logits: np.ndarray, codes: np.ndarray) -> float:
+    r"""The :math:`T` by which :math:`\mathrm{softmax}(\text{logits} / T)` is likeliest.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
+
+    Args:
+        logits: Of cells that were not trained on, ``[n, C]``.
+        codes: Their classes, ``[n]``.
+    """
+
+    def loss(log_t: float) -> float:
+        likelihood = log_softmax(logits / np.exp(log_t), axis=1)
+        return -float(likelihood[np.arange(len(codes)), codes].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=_RANGE, method="bounded").x))
+
+
+def label_of(probability: np.ndarray, classes: list[str], unsure: float) -> np.ndarray:
+    """The likeliest label, ``[n]``; ``"unsure"`` where its probability is below ``unsure``."""
+    label = np.array(classes, dtype=object)[probability.argmax(axis=1)]
+    label[probability.max(axis=1) < unsure] = Keys.UNSURE
+    return label

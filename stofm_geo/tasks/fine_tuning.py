@@ -1,0 +1,150 @@
+"""End-to-end training of an annotator, checked on what is held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch_geometric.data import Data
+
+from stofm_geo.tasks.annotation import Annotator, Moments
+from stofm_geo.tasks.labels import balanced
+from stofm_geo.tasks.surroundings import Tissue, cells, places
+
+_LEAST_GAIN = 0.01  # of the loss: less is luck, and the network rather stays as it is
+
+
+class FineTuning(L.LightningModule):
+    """Trains an annotator end to end, from what the probe has found.
+
+    The loss is the probe's: cross-entropy, classes balanced, and its penalty of the classifier's
+    weights. What is around a cell, and the moments of its slice, are those of the last check: they
+    change slowly, and the cell's own vector has the gradients (as the historical embeddings of
+    Fey et al. 2021, arXiv 2106.05609).
+
+    Args:
+        annotator: Trained in place.
+        tissues: Slices.
+        shown: Classes to learn from, ``[n]`` a slice; -1 for none.
+        held_out: Classes to check by, alike; ``None``: nothing is checked.
+        rate: Of AdamW.
+        strength: Of the probe.
+
+    Attributes:
+        first, best: Logits of cells held out, before training and when they were likeliest.
+        best_step: Steps until then.
+    """
+
+    MONITOR = "held_out_loss"
+
+    def __init__(
+        self,
+        annotator: Annotator,
+        tissues: Sequence[Tissue],
+        shown: Sequence[np.ndarray],
+        held_out: Sequence[np.ndarray] | None,
+        *,
+        rate: float,
+        strength: float,
+    ) -> None:
+        super().__init__()
+        self.annotator, self.tissues, self.rate = annotator, tissues, rate
+        self.shown = [torch.from_numpy(codes) for codes in shown]
+        self.held_out = None if held_out is None else [torch.from_numpy(c) for c in held_out]
+        every = np.concatenate(shown)
+        every = every[every >= 0]
+        count = len(annotator.classes)
+        self.register_buffer("weight", torch.from_numpy(balanced(every, count)).float())
+        self.penalty = 0.5 / (strength * len(every))
+        self.surveys: dict[int, Tensor] = {}
+        self.moments: dict[int, Moments] = {}
+        self.found: list[Tensor] = []
+        self.best_loss, self.best_step = math.inf, 0
+        self.first = self.best = np.empty((0, count))
+
+    def training_step(self, batch: tuple[int, Data], batch_idx: int) -> Tensor:
+        """See ``LightningModule``."""
+        number, piece = batch
+        tissue, annotator = self.tissues[number], self.annotator
+        own = cells(annotator.model.network, piece, annotator.task)
+        at = places(tissue, piece)
+        codes = self.shown[number].to(at.device)[at]
+        values = torch.cat([own, self.surveys[number][at, own.shape[1] :]], dim=1)
+        known = codes >= 0
+        logits = annotator.head(annotator.read(values[known], self.moments[number]))
+        loss = F.cross_entropy(logits, codes[known], self.weight, reduction="sum") / known.sum()
+        self.log("loss", loss, prog_bar=True, batch_size=1)
+        return loss + self.penalty * annotator.head.weight.square().sum()
+
+    def validation_step(self, batch: int, batch_idx: int) -> None:
+        """Take stock of one slice."""
+        values = self.annotator.survey(self.tissues[batch])
+        self.surveys[batch], self.moments[batch] = values, Moments.of(values)
+        if self.held_out is not None:
+            known = (self.held_out[batch] >= 0).to(values.device)
+            self.found.append(
+                self.annotator.head(self.annotator.read(values[known], self.moments[batch]))
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Note what is best."""
+        if self.held_out is None:
+            return
+        codes = torch.cat(self.held_out)
+        codes, logits = codes[codes >= 0].to(self.device), torch.cat(self.found)
+        self.found.clear()
+        weight = torch.from_numpy(balanced(codes.cpu().numpy(), logits.shape[1])).to(logits)
+        loss = F.cross_entropy(logits, codes, weight, reduction="sum") / len(codes)
+        self.log(self.MONITOR, loss, prog_bar=True)
+        if self.trainer.sanity_checking:
+            self.first = logits.double().cpu().numpy()
+        if loss < self.best_loss * (1 if self.best_step else 1 - _LEAST_GAIN):
+            self.best_loss, self.best_step = float(loss), self.global_step
+            self.best = logits.double().cpu().numpy()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """See ``LightningModule``."""
+        trained = [weight for weight in self.parameters() if weight.requires_grad]
+        return torch.optim.AdamW(trained, lr=self.rate, weight_decay=0.01)
+
+
+class _Labelled(torch.utils.data.Dataset):
+    """Sub-slices with labelled core cells, each with the number of its slice."""
+
+    def __init__(self, tissues: Sequence[Tissue], shown: Sequence[Tensor]) -> None:
+        self.pieces = [
+            (number, piece)
+            for number, (tissue, codes) in enumerate(zip(tissues, shown, strict=True))
+            for piece in tissue.pieces
+            if (codes[places(tissue, piece)] >= 0).any()
+        ]
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, index: int) -> tuple[int, Data]:
+        return self.pieces[index]
+
+
+def batches(tissues: Sequence[Tissue], shown: Sequence[Tensor], max_steps: int) -> DataLoader:
+    """Sub-slices, one at a time, all before any comes again."""
+    data = _Labelled(tissues, shown)
+    rounds = -(-max_steps // len(data))
+    order = torch.cat([torch.randperm(len(data)) for _ in range(rounds)])[:max_steps]
+    return DataLoader(data, batch_size=None, sampler=order.tolist(), collate_fn=_as_is)
+
+
+def one_by_one(numbers: range) -> DataLoader:
+    """Numbers, as they are."""
+    return DataLoader(numbers, batch_size=None, collate_fn=_as_is)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,82 @@
+"""Labels of cells: read from ``obs``, numbered, weighted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from stofm_geo._checks import examples
+from stofm_geo._keys import Keys
+
+
+def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
+    """``obs[key]`` as objects ``[n]``: names, and ``None`` where a label is missing.
+
+    Args:
+        adata: With labels.
+        key: Column of ``obs``.
+        name: What messages call ``adata``.
+
+    Raises:
+        KeyError: There is no such column.
+        ValueError: No cell has a label.
+    """
+    if key not in adata.obs:
+        raise KeyError(
+            f"{name}: obs has no {key!r} (labels); it has {sorted(adata.obs) or 'nothing'}"
+        )
+    column = adata.obs[key]
+    known = column.notna().to_numpy()
+    if not known.any():
+        raise ValueError(
+            f"{name}: obs[{key!r}] is missing for all {len(known)} cells; name a column with labels"
+        )
+    labels = np.full(len(known), None, dtype=object)
+    labels[known] = column[known].astype(str)
+    return labels
+
+
+def classes_of(labels: Sequence[np.ndarray], key: str) -> list[str]:
+    """The different labels, sorted.
+
+    Raises:
+        ValueError: There is one alone, or one has the name that is kept for uncertain cells.
+    """
+    found = sorted({label for part in labels for label in part if label is not None})
+    if len(found) < 2:
+        raise ValueError(
+            f"obs[{key!r}] has one label alone, {found[0]!r}; two or more are needed to tell apart"
+        )
+    if Keys.UNSURE in found:
+        raise ValueError(
+            f"obs[{key!r}] has a label {Keys.UNSURE!r}, which is what cells of uncertain label are "
+            "called; leave those cells without a label (NaN), or rename it"
+        )
+    return found
+
+
+def codes_of(labels: np.ndarray, classes: list[str]) -> np.ndarray:
+    """Number of each label in ``classes``, ``[n]`` int64; -1 without one, or with another."""
+    return pd.Index(classes).get_indexer(labels).astype(np.int64)
+
+
+def balanced(codes: np.ndarray, count: int) -> np.ndarray:
+    """Weights of classes ``[count]``, so that all weigh the same; 0 for one without cells."""
+    found = np.bincount(codes, minlength=count)
+    return len(codes) / (np.count_nonzero(found) * np.maximum(found, 1)) * (found > 0)
+
+
+def unknown(labels: np.ndarray, classes: list[str]) -> list[str]:
+    """Labels that are not among ``classes``, sorted."""
+    return sorted({label for label in labels if label is not None} - set(classes))
+
+
+def told_unknown(names: list[str], name: str) -> str:
+    """What is said of :func:`unknown` labels."""
+    return (
+        f"{name}: the model was never shown {len(names)} of the labels ({examples(names)}); "
+        "their cells count as wrong"
+    )

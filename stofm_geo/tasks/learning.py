@@ -1,0 +1,214 @@
+"""Learning labels: the classifier first, then, if asked, the network below it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from anndata import AnnData
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from stofm_geo._checks import check_positive
+from stofm_geo._keys import Keys
+from stofm_geo._training import run
+from stofm_geo.models.stofm import SToFM
+from stofm_geo.tasks import lora
+from stofm_geo.tasks.annotation import Annotator, Moments
+from stofm_geo.tasks.calibration import temperature
+from stofm_geo.tasks.fine_tuning import FineTuning, batches, one_by_one
+from stofm_geo.tasks.labels import classes_of, codes_of, read_labels
+from stofm_geo.tasks.metrics import scores
+from stofm_geo.tasks.probe import choose, learn
+from stofm_geo.tasks.splits import folds, tissue_groups
+from stofm_geo.tasks.surroundings import Tissue
+
+METHODS = ("probe", "lora", "full")
+_RATES = {"lora": 1e-3, "full": 1e-4}
+_FOLDS = 4
+_CHECK, _PATIENCE = 10, 5  # steps from check to check, checks without a better one
+
+
+def fine_tune(
+    model: SToFM,
+    adata: AnnData | list[AnnData],
+    label_key: str,
+    method: str = "probe",
+    *,
+    task: str = "region",
+    spatial_key: str = Keys.SPATIAL,
+    slice_key: str | None = None,
+    held_out: float = 0.25,
+    max_steps: int = 300,
+    seed: int = 0,
+    progress: bool = True,
+    names: list[str] | None = None,
+) -> Annotator:
+    """Learn labels from slices; see :meth:`SToFM.fine_tune`.
+
+    First, the classifier is fitted to the frozen network, by logistic regression; how strongly it
+    is regularised is chosen on parts of the tissue that are held out in turns. With ``"lora"`` or
+    ``"full"``, training goes on from there, end to end, for as many steps as are best on what is
+    held out; then the same is done with all labels. Classes weigh the same, however many cells they
+    have. What is held out are whole slices, where four or more have labels, else contiguous blocks
+    of at most 200 cells.
+
+    Args:
+        model: Fitted; it stays as it is.
+        adata: One or several AnnData with labels.
+        label_key: Column of ``obs`` with labels; cells without one are not learned from.
+        method: What is trained: ``"probe"``, the classifier alone (default); ``"lora"``, low-rank
+            additions to the Transformer's linear layers, too (needs peft); ``"full"``, all
+            weights.
+        task: ``"region"`` (default): a cell's label is that of the tissue around it; or
+            ``"cell_type"``: it is its own.
+        spatial_key: Key in ``obsm`` of the positions.
+        slice_key: Column of ``obs`` that tells slices apart; ``None``: one slice an AnnData.
+        held_out: Share of the slices or blocks by which training is stopped (default 0.25,
+            a half at most).
+        max_steps: Training steps at most, one sub-slice each (default 300; not for ``"probe"``).
+        seed: Of what is held out, and of training.
+        progress: Show a progress bar.
+        names: What messages call each AnnData.
+
+    Raises:
+        KeyError: A column that is not there.
+        ValueError: No labels, one alone, or input that does not fit the model.
+        ImportError: ``method="lora"`` without peft.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be {', '.join(map(repr, METHODS))}; found {method!r}")
+    check_positive("max_steps", max_steps, whole=True)
+    check_positive("held_out", held_out)
+    if held_out > 0.5:
+        raise ValueError(f"held_out must be a half or less; found {held_out!r}")
+    if method == "lora":
+        lora.check_installed()
+    adatas = [adata] if isinstance(adata, AnnData) else list(adata)
+    if not adatas:
+        raise ValueError("adata is an empty list; give one AnnData or more")
+    if names is None:
+        names = [f"AnnData {i}" if len(adatas) > 1 else "AnnData" for i in range(len(adatas))]
+    labels = [read_labels(one, label_key, name) for one, name in zip(adatas, names, strict=True)]
+    classes = classes_of(labels, label_key)
+    tissues, codes = [], []
+    for one, label, name in zip(adatas, labels, names, strict=True):
+        code = codes_of(label, classes)
+        for part in model.slices(one, spatial_key=spatial_key, slice_key=slice_key, name=name):
+            tissue = Tissue.of(model, part, one.n_obs)
+            if (code[tissue.rows] >= 0).any():
+                tissues.append(tissue)
+                codes.append(code[tissue.rows])
+    annotator = Annotator(copy.deepcopy(model).cpu(), classes, task, absolute=len(tissues) > 1)
+    return _Learning(annotator, tissues, codes, seed).learn(method, held_out, max_steps, progress)
+
+
+class _Learning:
+    """Slices and their labels, and what is done with them in turn."""
+
+    def __init__(
+        self, annotator: Annotator, tissues: list[Tissue], codes: list[np.ndarray], seed: int
+    ) -> None:
+        self.annotator, self.tissues, self.seed = annotator, tissues, seed
+        self.of_slice, self.codes = codes, np.concatenate(codes)
+        self.ends = np.cumsum([len(code) for code in codes])[:-1]
+        surveys = [annotator.survey(tissue) for tissue in tissues]
+        annotator.mean, annotator.std = Moments.of(torch.cat(surveys))
+        read = [annotator.read(values, Moments.of(values)) for values in surveys]
+        self.x = torch.cat(read).numpy()
+        self.groups = np.concatenate(tissue_groups([tissue.positions for tissue in tissues]))
+
+    def learn(self, method: str, held_out: float, max_steps: int, progress: bool) -> Annotator:
+        annotator, count = self.annotator, len(self.annotator.classes)
+        parts = folds(self.groups, self.codes, _FOLDS, self.seed)
+        self.strength, rows, logits = choose(self.x, self.codes, count, parts, self.seed)
+        annotator.record = {
+            "method": method,
+            "seed": self.seed,
+            "slices": len(self.tissues),
+            "labelled_cells": int((self.codes >= 0).sum()),
+            "strength": self.strength,
+            "steps": 0,
+            "held_out": self._scores(rows, logits),
+        }
+        if method != "probe":
+            part = folds(self.groups, self.codes, round(1 / held_out), self.seed)[0]
+            steps, before, logits, rows = self._until_best(method, part, max_steps, progress)
+            annotator.record |= {
+                "steps": steps,
+                "held_out_before": before,
+                "held_out": self._scores(rows, logits),
+            }
+            self._start(np.ones_like(part))
+            if steps:
+                self._train(method, np.ones_like(part), None, steps, progress)
+        else:
+            self._start(np.ones(len(self.codes), dtype=bool))
+        annotator.temperature.fill_(temperature(logits, self.codes[rows]))
+        return annotator.eval()
+
+    def _scores(self, rows: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        """Of cells that were held out."""
+        found = scores(self.codes[rows], logits.argmax(axis=1))
+        return {name: found[name] for name in ("cells", "accuracy", "macro_f1")}
+
+    def _start(self, shown: np.ndarray) -> None:
+        """The classifier of the frozen network, by cells that are shown."""
+        rows = np.flatnonzero(shown & (self.codes >= 0))
+        head = learn(self.x[rows], self.codes[rows], len(self.annotator.classes), self.strength)
+        self.annotator.head.load_state_dict(head._asdict())
+
+    def _until_best(
+        self, method: str, part: np.ndarray, max_steps: int, progress: bool
+    ) -> tuple[int, dict[str, float], np.ndarray, np.ndarray]:
+        """Steps that are best on a part held out; scores before; its logits, and its rows."""
+        before = copy.deepcopy(self.annotator.state_dict())
+        self._start(~part)
+        module = self._train(method, ~part, part, max_steps, progress)
+        self.annotator.load_state_dict(before)
+        rows = np.flatnonzero(part & (self.codes >= 0))
+        return module.best_step, self._scores(rows, module.first), module.best, rows
+
+    def _train(
+        self,
+        method: str,
+        shown: np.ndarray,
+        part: np.ndarray | None,
+        max_steps: int,
+        progress: bool,
+    ) -> FineTuning:
+        network = self.annotator.model.network
+        with isolate_rng():
+            L.seed_everything(self.seed, verbose=False)
+            if method == "lora":
+                self.annotator.model.network = lora.added(network)
+            module = FineTuning(
+                self.annotator,
+                self.tissues,
+                [np.where(s, c, -1) for s, c in self._split(shown)],
+                None if part is None else [np.where(s, c, -1) for s, c in self._split(part)],
+                rate=_RATES[method],
+                strength=self.strength,
+            )
+            module.train()  # dropout, too; models rest without it
+            loader = batches(self.tissues, module.shown, max_steps)
+            stop = EarlyStopping(FineTuning.MONITOR, patience=_PATIENCE)
+            run(
+                module,
+                loader,
+                max_steps=max_steps,
+                progress=progress,
+                held_out=one_by_one(range(len(self.tissues))),
+                check_every=min(_CHECK, max_steps),
+                callbacks=[stop] if part is not None else [],
+            )
+            self.annotator.cpu()
+            if method == "lora":
+                self.annotator.model.network = lora.merged(self.annotator.model.network)
+        return module
+
+    def _split(self, mask: np.ndarray) -> Any:
+        return zip(np.split(mask, self.ends), self.of_slice, strict=True)

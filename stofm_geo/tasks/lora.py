@@ -1,0 +1,61 @@
+"""Low-rank additions to the Transformer's linear layers (peft), while they are trained.
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685).
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch_geometric.nn.dense.linear import Linear
+
+from stofm_geo.models.network import Network
+
+_RANK, _DROPOUT = 8, 0.1
+_LAYERS = ("lin_query", "lin_key", "lin_value", "lin_out", "feed_forward.0", "feed_forward.2")
+
+
+def check_installed() -> None:
+    """Whether peft is there.
+
+    Raises:
+        ImportError: It is not.
+    """
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "method='lora' needs peft: pip install 'stofm-geo[finetune]'; "
+            "or take method='probe' or 'full', which do not"
+        ) from error
+
+
+def added(network: Network) -> nn.Module:
+    """The network with additions, zero at first; nothing else of it is trained.
+
+    peft knows torch's linear layers alone, so PyG's are replaced by them, with the same weights.
+    """
+    from peft import LoraConfig, LoraModel
+
+    for block in network.transformer.blocks:
+        for name in ("lin_query", "lin_key", "lin_value"):
+            layer = getattr(block.attention, name)
+            if isinstance(layer, Linear):
+                setattr(block.attention, name, _plain(layer))
+    config = LoraConfig(
+        r=_RANK,
+        lora_alpha=2 * _RANK,
+        lora_dropout=_DROPOUT,
+        target_modules=r"transformer\.blocks\..*\.(" + "|".join(_LAYERS).replace(".", r"\.") + ")",
+    )
+    return LoraModel(network, config, "default")
+
+
+def merged(model: nn.Module) -> Network:
+    """The network itself, additions added to its weights; all of it can be trained again."""
+    return model.merge_and_unload().requires_grad_()
+
+
+def _plain(layer: Linear) -> nn.Linear:
+    plain = nn.Linear(layer.in_channels, layer.out_channels, bias=layer.bias is not None)
+    plain.weight, plain.bias = layer.weight, layer.bias
+    return plain

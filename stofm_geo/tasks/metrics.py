@@ -1,0 +1,68 @@
+"""How good labels are: against known ones, and in space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import (
+    accuracy_score,
+    adjusted_rand_score,
+    f1_score,
+    normalized_mutual_info_score,
+)
+from torch_geometric.data import Data
+from torch_geometric.utils import scatter
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from stofm_geo.transforms import SpatialKNN
+
+_NEAR = 6
+
+
+def scores(truth: np.ndarray, found: np.ndarray) -> dict[str, Any]:
+    """Of labels ``[n]`` against known ones ``[n]``.
+
+    Returns:
+        ``accuracy``; ``macro_f1``, the mean over the labels that ``truth`` has; ``f1``, by label;
+        ``ari`` and ``nmi`` (adjusted Rand index, normalised mutual information); ``cells``.
+    """
+    truth, found = truth.astype(str), found.astype(str)
+    labels = np.unique(truth)
+    f1 = f1_score(truth, found, labels=labels, average=None, zero_division=0)
+    return {
+        "cells": len(truth),
+        "accuracy": float(accuracy_score(truth, found)),
+        "macro_f1": float(f1.mean()),
+        "f1": dict(zip(labels.tolist(), f1.tolist(), strict=True)),
+        "ari": float(adjusted_rand_score(truth, found)),
+        "nmi": float(normalized_mutual_info_score(truth, found)),
+    }
+
+
+def calibration_error(probability: np.ndarray, codes: np.ndarray) -> float:
+    """Mean gap between how sure and how right, over 15 bins (expected calibration error).
+
+    Args:
+        probability: ``[n, C]``.
+        codes: Known classes ``[n]``; -1 for one that is none of them, where any guess is wrong.
+    """
+    # A column for what no guess can be.
+    none = np.zeros((len(probability), 1), dtype=probability.dtype)
+    padded = torch.from_numpy(np.concatenate([probability, none], axis=1))
+    target = torch.from_numpy(np.where(codes < 0, probability.shape[1], codes))
+    return float(multiclass_calibration_error(padded, target, padded.shape[1], n_bins=15))
+
+
+def coherence(codes: np.ndarray, positions: np.ndarray) -> float:
+    """Share of a cell's 6 nearest neighbours in its slice with its own label, mean over cells.
+
+    Args:
+        codes: Labels ``[n]``, whole numbers.
+        positions: ``[n, 2]`` of one slice.
+    """
+    edges = SpatialKNN(_NEAR)(Data(pos=torch.from_numpy(positions))).edge_index
+    label = torch.from_numpy(codes)
+    same = (label[edges[0]] == label[edges[1]]).double()
+    return float(scatter(same, edges[1], dim_size=len(label), reduce="mean").mean())

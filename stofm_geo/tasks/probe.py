@@ -1,0 +1,98 @@
+"""The classifier alone: logistic regression on what a frozen network says."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from torch import Tensor
+
+from stofm_geo.tasks.labels import balanced
+
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
+_NEVER = -5.0  # logit of a class that a fold has not shown
+_MOST = 10_000  # cells by which the strength is chosen
+
+
+class Weights(NamedTuple):
+    """Of a linear layer: ``[C, D]``, ``[C]``."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def learn(x: np.ndarray, codes: np.ndarray, count: int, strength: float) -> Weights:
+    """Logistic regression with balanced classes; all cells ``[n, D]`` have one, ``[n]``."""
+    return _path(x, codes, count, [strength])[0]
+
+
+def choose(
+    x: np.ndarray, codes: np.ndarray, count: int, held_out: list[np.ndarray], seed: int
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The strength of regularisation that is best on what is held out in turns.
+
+    Args:
+        x: ``[n, D]``.
+        codes: Classes ``[n]``, -1 without one.
+        count: Classes.
+        held_out: A mask ``[n]`` a fold.
+        seed: Of the cells that are drawn, where there are more than 10 000.
+
+    Returns:
+        The strength, and of cells with a label, each when its fold was held out, its number and
+        the logits: ``[m]``, ``[m, C]``.
+
+    Raises:
+        ValueError: What is not held out has one label alone, whatever is.
+    """
+    known = np.flatnonzero(codes >= 0)
+    if len(known) > _MOST:
+        known = np.sort(np.random.default_rng(seed).choice(known, _MOST, replace=False))
+    cells, logits = [], []
+    for fold in held_out:
+        train, test = known[~fold[known]], known[fold[known]]
+        if len(np.unique(codes[train])) < 2 or not len(test):
+            continue
+        heads = _path(x[train], codes[train], count, STRENGTHS)
+        cells.append(test)
+        logits.append([x[test] @ head.weight.numpy().T + head.bias.numpy() for head in heads])
+    if not cells:
+        raise ValueError(
+            "wherever a part of the tissue is held out, one label alone is left; "
+            "label cells of more of the slice, or give more slices"
+        )
+    cells = np.concatenate(cells)
+    weights = balanced(codes[cells], count)[codes[cells]]
+    each = [np.concatenate(parts).astype(np.float64) for parts in zip(*logits, strict=True)]
+    losses = [
+        log_loss(codes[cells], softmax(one, axis=1), labels=range(count), sample_weight=weights)
+        for one in each
+    ]
+    best = int(np.argmin(losses))
+    return STRENGTHS[best], cells, each[best]
+
+
+def _path(
+    x: np.ndarray, codes: np.ndarray, count: int, strengths: Sequence[float]
+) -> list[Weights]:
+    """Of each strength, ascending, every fit starting where the one before has ended."""
+    fit = LogisticRegression(class_weight="balanced", max_iter=200, tol=1e-3, warm_start=True)
+    heads = []
+    for strength in strengths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # near enough to its optimum
+            fit.set_params(C=strength).fit(x, codes)
+        weight, bias = fit.coef_, fit.intercept_
+        if len(fit.classes_) == 2:
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        whole = np.zeros((count, x.shape[1])), np.full(count, _NEVER)
+        whole[0][fit.classes_], whole[1][fit.classes_] = weight, bias
+        heads.append(Weights(*(torch.from_numpy(part).float() for part in whole)))
+    return heads

@@ -1,0 +1,112 @@
+"""What a classifier reads of a cell: its embedding, its wider surroundings, within its slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from torch import Tensor
+from torch_geometric.data import Data
+
+from stofm_geo._keys import Keys
+from stofm_geo.models.network import Network
+from stofm_geo.models.stofm import SToFM
+from stofm_geo.transforms import SpatialKNN
+
+TASKS = ("region", "cell_type")
+_HOPS = (2, 4, 8)  # over which a region's embeddings are averaged, too
+# A cell's type is its own; all that is known of its surroundings together may add a little.
+_NICHE = 0.2
+
+
+class Tissue(NamedTuple):
+    """One slice, as it is learned from and predicted.
+
+    Attributes:
+        name: What messages call it.
+        rows: Of its cells in the AnnData it is of, ``[n]``.
+        positions: In cell spacings, ``[n, 2]``.
+        pieces: Its sub-slices; ``n_id`` are rows of the AnnData.
+        place: Number among ``rows`` of each row of the AnnData.
+        step: One step on the graph, averaging over neighbours, ``[n, n]``.
+    """
+
+    name: str
+    rows: np.ndarray
+    positions: np.ndarray
+    pieces: Sequence[Data]
+    place: Tensor
+    step: sp.csr_matrix
+
+    @classmethod
+    def of(cls, model: SToFM, part: AnnData, cells: int) -> Tissue:
+        """One of ``model.slices`` of an AnnData of so many cells."""
+        rows, positions = part.obs["row"].to_numpy(), part.obsm[Keys.SPATIAL]
+        place = torch.full((cells,), -1)
+        place[torch.from_numpy(rows.copy())] = torch.arange(len(rows))
+        graph = SpatialKNN(model.settings.k)(Data(pos=torch.from_numpy(positions)))
+        src, dst = graph.edge_index.numpy()
+        share = 1 / np.bincount(dst, minlength=len(rows))[dst]
+        step = sp.csr_matrix((share.astype(np.float32), (dst, src)), shape=(len(rows),) * 2)
+        return cls(part.uns["name"], rows, positions, model.pieces(part), place, step)
+
+
+def width(network: Network, task: str) -> int:
+    """Size of what :func:`cells` gives."""
+    out = network.project.out_features
+    return out if task == "region" else network.in_channels + out
+
+
+def cells(network: Network, piece: Data, task: str) -> Tensor:
+    """Vectors of a piece's core cells, ``[n, width]``; gradients flow to the network.
+
+    For regions, the embedding; for cell types, the cell's own features before it.
+    """
+    core = piece.core_mask
+    z = network(piece)[0][core]
+    return z if task == "region" else torch.cat([network.features(piece)[core], z], dim=1)
+
+
+@torch.no_grad()
+def survey(network: Network, tissue: Tissue, task: str) -> Tensor:
+    """:func:`cells` of a whole slice, ``[n, width]``, on the network's device."""
+    training, device = network.training, next(network.parameters()).device
+    network.eval()
+    vectors = torch.empty(len(tissue.rows), width(network, task), device=device)
+    for piece in tissue.pieces:
+        piece = piece.to(device)
+        vectors[places(tissue, piece)] = cells(network, piece, task)
+    network.train(training)
+    return vectors
+
+
+def places(tissue: Tissue, piece: Data) -> Tensor:
+    """Numbers of a piece's core cells in their slice, ``[n]``."""
+    return tissue.place.to(piece.n_id.device)[piece.n_id[piece.core_mask]]
+
+
+def around(vectors: Tensor, tissue: Tissue, task: str) -> Tensor:
+    """Means over 2, 4 and 8 steps on the graph beside each other, ``[n, 3 width]``.
+
+    Nothing, ``[n, 0]``, for cell types.
+    """
+    if task != "region":
+        return vectors[:, :0]
+    mean, means = vectors.cpu().numpy(), []
+    for hop in range(1, max(_HOPS) + 1):
+        mean = tissue.step @ mean
+        if hop in _HOPS:
+            means.append(mean)
+    return torch.from_numpy(np.concatenate(means, axis=1)).to(vectors)
+
+
+def columns(network: Network, task: str) -> Tensor:
+    """Weight of each column of vectors and what is :func:`around` them."""
+    own = torch.ones(width(network, task) * (1 + len(_HOPS) * (task == "region")))
+    if task != "region":
+        own[network.in_channels :] = _NICHE
+    return own

@@ -1,0 +1,271 @@
+"""Labels learned, kept, predicted and scored; what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from anndata import AnnData, read_h5ad
+
+from stofm_geo import SToFM, tl
+from stofm_geo.datasets import toy_tissue
+from stofm_geo.tasks import Annotator
+
+SMALL = dict(
+    hidden_channels=32,
+    heads=4,
+    num_layers=2,
+    cells_per_subslice=150,
+    n_components=8,
+    out_channels=48,
+)
+QUICK = dict(progress=False, max_steps=12)
+
+
+@pytest.fixture(scope="module")
+def tissue() -> AnnData:
+    return toy_tissue(800, 80, 2, seed=1)
+
+
+@pytest.fixture(scope="module")
+def first(tissue) -> AnnData:
+    return tissue[tissue.obs["slice_id"] == "slice1"].copy()
+
+
+@pytest.fixture(scope="module")
+def second(tissue) -> AnnData:
+    return tissue[tissue.obs["slice_id"] == "slice2"].copy()
+
+
+@pytest.fixture(scope="module")
+def model(first) -> SToFM:
+    return SToFM(**SMALL).fit(first, max_steps=4, progress=False)
+
+
+@pytest.fixture(scope="module")
+def annotator(model, first) -> Annotator:
+    return model.fine_tune(first, "region", progress=False)
+
+
+@pytest.mark.parametrize(("task", "least"), [("region", 0.6), ("cell_type", 0.4)])
+def test_a_slice_never_seen_is_labelled(model, first, second, task, least) -> None:
+    found = model.fine_tune(first, task, task=task, progress=False)
+    adata = second.copy()
+    assert found.predict(adata) is None
+    label, p = adata.obs["stofm_label"], adata.obsm["stofm_label_probability"]
+    assert list(label.cat.categories) == sorted(first.obs[task].unique())
+    assert p.shape == (400, len(found.classes)) and p.dtype == np.float32
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
+    assert (label == adata.uns["stofm_label"]["classes"][p.argmax(axis=1)]).all()
+    assert (label.astype(str) == adata.obs[task].astype(str)).mean() > least
+    assert (adata.X != second.X).nnz == 0
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_end_to_end_leaves_the_model_as_it_is(model, first, second, method) -> None:
+    if method == "lora":
+        pytest.importorskip("peft", reason="peft is not installed")
+    before = model.weights_hash()
+    found = model.fine_tune(first, "region", method, **QUICK)
+    assert model.weights_hash() == before and not found.training
+    assert found.record["method"] == method and 0 <= found.record["steps"] <= 12
+    again = model.fine_tune(first, "region", method, **QUICK)
+    np.testing.assert_array_equal(found.probabilities(second), again.probabilities(second))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_training_changes_the_network_and_merges(model, first, monkeypatch, method) -> None:
+    if method == "lora":
+        pytest.importorskip("peft", reason="peft is not installed")
+    from stofm_geo.tasks import fine_tuning
+
+    monkeypatch.setattr(fine_tuning, "_LEAST_GAIN", -9.0)  # whatever comes of it
+    found = model.fine_tune(first, "region", method, **QUICK)
+    assert found.record["steps"] > 0
+    names = {*found.model.network.state_dict()}
+    assert names == {*model.network.state_dict()}
+    assert found.model.weights_hash() != model.weights_hash()
+
+
+def test_saved_and_loaded_it_says_the_same(annotator, second, tmp_path) -> None:
+    annotator.save(tmp_path / "a")
+    annotator.save(tmp_path / "a")  # replaced whole
+    assert sorted(f.name for f in (tmp_path / "a").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    again = Annotator.load(tmp_path / "a")
+    assert again.classes == annotator.classes and again.record == annotator.record
+    np.testing.assert_array_equal(again.probabilities(second), annotator.probabilities(second))
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config["version"] and config["model"]["features"]["genes"]
+
+
+def test_what_is_no_annotator_is_refused(annotator, model, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"has no config\.json and no model\.safetensors"):
+        Annotator.load(tmp_path)
+    model.save_pretrained(tmp_path / "m")
+    with pytest.raises(ValueError, match="has learned no labels; fine-tune it first"):
+        Annotator.load(tmp_path / "m")
+    annotator.save(tmp_path / "a")
+    with pytest.raises(ValueError, match="it predicts labels; load it with"):
+        SToFM.from_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds notes\.txt"):
+        annotator.save(tmp_path / "a")
+    (tmp_path / "a" / "model.safetensors").write_bytes(b"x" * 99)
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        Annotator.load(tmp_path / "a")
+
+
+def test_a_prediction_survives_writing(annotator, second, tmp_path) -> None:
+    adata = second.copy()
+    annotator.predict(adata, key_added="layer", unsure=0.9)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = read_h5ad(tmp_path / "a.h5ad")
+    assert back.uns["layer"]["unsure"] == 0.9
+    assert (back.obs["layer"] == adata.obs["layer"]).all()
+
+
+def test_unsure_is_said_where_the_best_is_improbable(annotator, second) -> None:
+    adata = second.copy()
+    annotator.predict(adata, unsure=0.9)
+    best = adata.obsm["stofm_label_probability"].max(axis=1)
+    assert ((adata.obs["stofm_label"] == "unsure") == (best < 0.9)).all()
+    assert 0 < (best < 0.9).sum() < len(best)
+    with pytest.raises(ValueError, match="unsure must be a share"):
+        annotator.predict(adata, unsure=2)
+
+
+def test_pose_and_order_do_not_matter(annotator, second, turned) -> None:
+    order = np.random.default_rng(0).permutation(second.n_obs)
+    other = second[order].copy()
+    other.obsm["spatial"] = 7 * turned(other.obsm["spatial"], 1.0, 1e4)
+    np.testing.assert_allclose(
+        annotator.probabilities(other), annotator.probabilities(second)[order], atol=1e-4
+    )
+
+
+def test_some_labels_are_enough_and_several_slices_do(tissue, first, second, model) -> None:
+    adata = tissue.copy()
+    adata.obs["region"] = adata.obs["region"].astype(object)
+    adata.obs.iloc[::3, adata.obs.columns.get_loc("region")] = np.nan
+    found = model.fine_tune(adata, "region", slice_key="slice_id", progress=False)
+    assert found.absolute and found.record["slices"] == 2
+    assert found.record["labelled_cells"] == 533
+    two = model.fine_tune([first, second], "region", progress=False)
+    assert two.record["labelled_cells"] == 800
+
+
+def test_scores(annotator, second) -> None:
+    told = annotator.evaluate(second, "region")
+    assert 0.5 < told["accuracy"] <= 1 and set(told["f1"]) == set(second.obs["region"].unique())
+    assert np.isclose(told["macro_f1"], np.mean([*told["f1"].values()]))
+    assert 0 <= told["calibration_error"] < 0.3 and told["unknown"] == []
+    assert 0.5 < told["coherence_of_truth"] <= 1 and 0.5 < told["coherence"] <= 1
+
+
+def test_labels_never_learned_count_as_wrong(annotator, second) -> None:
+    other = second.copy()
+    other.obs["region"] = other.obs["region"].astype(str).replace("L1", "Elsewhere")
+    with pytest.warns(UserWarning, match=r"never shown 1 of the labels \(Elsewhere\)"):
+        told = annotator.evaluate(other, "region")
+    assert told["unknown"] == ["Elsewhere"] and told["f1"]["Elsewhere"] == 0
+    assert told["accuracy"] < annotator.evaluate(second, "region")["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda a: a.obs.pop("region"), KeyError, r"obs has no 'region' \(labels\)"),
+        (
+            lambda a: a.obs.__setitem__("region", np.nan),
+            ValueError,
+            r"obs\['region'\] is missing for all 400 cells",
+        ),
+        (
+            lambda a: a.obs.__setitem__("region", "L1"),
+            ValueError,
+            r"obs\['region'\] has one label alone, 'L1'",
+        ),
+        (
+            lambda a: a.obs.__setitem__("region", np.where(np.arange(400) < 9, "unsure", "L1")),
+            ValueError,
+            "has a label 'unsure'",
+        ),
+    ],
+)
+def test_labels_that_do_not_do(model, first, spoil, error, message) -> None:
+    adata = first.copy()
+    spoil(adata)
+    with pytest.raises(error, match=message):
+        model.fine_tune(adata, "region", progress=False)
+
+
+def test_slices_that_do_not_fit_are_refused(annotator, second) -> None:
+    other = second.copy()
+    other.var_names = [f"X{name}" for name in other.var_names]
+    with pytest.raises(ValueError, match="another panel or another kind of gene names"):
+        annotator.predict(other)
+    assert "stofm_label" not in other.obs
+    with pytest.raises(KeyError, match="no 'nothing'"):
+        annotator.evaluate(second, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(method="magic"), "method must be 'probe', 'lora', 'full'; found 'magic'"),
+        (dict(task="tissue"), "task must be 'region' or 'cell_type'; found 'tissue'"),
+        (dict(held_out=0), "held_out must be above zero"),
+        (dict(held_out=0.9), "held_out must be a half or less"),
+        (dict(max_steps=0), "max_steps must be above zero"),
+    ],
+)
+def test_bad_options(model, first, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.fine_tune(first, "region", **{"progress": False, **options})
+
+
+def test_without_peft_lora_says_what_to_install(model, first, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"pip install 'stofm-geo\[finetune\]'"):
+        model.fine_tune(first, "region", "lora")
+
+
+def test_a_panel_model_labels_another_panel(first, second) -> None:
+    model = SToFM(**SMALL, encoder="panel").fit(first, max_steps=2, progress=False)
+    found = model.fine_tune(first, "region", "full", progress=False, max_steps=10)
+    adata = second[:, 20:].copy()
+    found.predict(adata)
+    assert (adata.obs["stofm_label"].astype(str) == adata.obs["region"].astype(str)).mean() > 0.3
+    with pytest.raises(ValueError, match="the encoder knows"):
+        other = second.copy()
+        other.var_names = [f"X{name}" for name in other.var_names]
+        found.predict(other)
+
+
+def test_one_call_from_reference_to_labels(first, second, annotator, monkeypatch) -> None:
+    fit = SToFM.fit
+    monkeypatch.setattr(SToFM, "fit", lambda *a, **k: fit(*a, **k, max_steps=2))
+    adata = second[:, 10:].copy()
+    assert tl.annotate(adata, first, "region", key_added="layer", progress=False) is None
+    assert (adata.obs["layer"].astype(str) == adata.obs["region"].astype(str)).mean() > 0.5
+    other = second.copy()
+    tl.annotate(other, annotator)
+    assert "stofm_label" in other.obs
+    with pytest.raises(ValueError, match="leave out label_key"):
+        tl.annotate(other, annotator, "region")
+    with pytest.raises(KeyError, match="reference: obs has no 'nothing'"):
+        tl.annotate(other, first, "nothing")
+
+
+@pytest.mark.shared
+def test_real_cell_types_by_a_block_of_tissue(shared_data) -> None:
+    adata = read_h5ad(shared_data / "starmap_visp_1020.h5ad")
+    left = adata.obsm["spatial"][:, 1] < np.median(adata.obsm["spatial"][:, 1])
+    model = SToFM(**SMALL).fit(adata, max_steps=2, progress=False)
+    found = model.fine_tune(adata[left].copy(), "cell_type", task="cell_type", progress=False)
+    assert found.evaluate(adata[~left].copy(), "cell_type")["accuracy"] > 0.5
