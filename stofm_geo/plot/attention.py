@@ -73,8 +73,8 @@ def attention(
     if not -layers <= layer < layers:
         raise ValueError(f"there is no layer {layer}; the model has {layers}")
     share = found.weight[layer].mean(axis=1)
-    bar = ScalarMappable(Normalize(0, float(share.max())), colormaps["viridis_r"])
     is_cell, is_macro, is_cls = (found.node_type == kind for kind in _KINDS)
+    bar = ScalarMappable(Normalize(0, float(share[~is_cls].max())), colormaps["viridis_r"])
     rgba = np.tile(to_rgba_array(MISSING), (adata.n_obs, 1))
     slices = cells_by_slice(adata, spatial_key, slice_key).values()
     cells = next(cells for cells in slices if found.row in cells.rows)
