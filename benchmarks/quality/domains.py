@@ -1,131 +1,148 @@
-"""Domains without labels on real slices, by the command a user types.
+"""Domains without labels: the same clusterings for all vectors, several seeds.
 
-``python -m benchmarks.quality.domains --data DIR -o benchmarks/results/domains.json`` runs
-``stofm-geo embed`` on every .h5ad file of a folder, in a process of its own, and notes seconds,
-peak memory and whether every number is finite. Where ``obs["region"]`` knows the answer it notes
-the adjusted Rand index, for several seeds, beside that of principal components and of their
-neighbour averages under the same clustering. Labels are used for scoring only. Resumable: what the
-output file has already is not run again.
+``python -m benchmarks.quality.domains --data DIR -o benchmarks/results/domains.json`` scores the
+vectors of each model on each slice under each clustering by the adjusted Rand index and by
+normalised mutual information against expert regions, with their true number, before and after the
+neighbours' vote of ``tl.domains``. Labels are used for scoring only. ``--model NAME`` adds what
+``SToFM.from_pretrained`` knows, and is not fitted to the slice. Vectors are kept in the folder
+``--vectors``, as ``MODEL--FILE--SEED.npy`` (``[n, D]``, rows as in the file, duplicates dropped);
+what other programs have left there under names of their own is scored, too. Resumable: rows that
+the output file has are not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from anndata import AnnData, read_h5ad
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from benchmarks._record import environment, write
-from stofm_geo import tl
+from benchmarks.quality._clusterings import CLUSTERINGS, components, of_library
+from stofm_geo import SToFM
 from stofm_geo.data import split_slices
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche
+from stofm_geo.tasks.domains import places, vote
 from stofm_geo.transforms import SpatialKNN
 
-# Files whose slices need telling apart, and labels that are worth several seeds.
-SLICE_KEY = "slice_id"
-SEEDED = ("dlpfc_151673", "dlpfc_151674", "osmfish_sscortex", "starmap_visp_1020")
+FILES = ("dlpfc_151673", "dlpfc_151674", "osmfish_sscortex", "starmap_visp_1020")
+LIBRARY = "tl.domains"
 
 
-def score(adata: AnnData, use_rep: str, seed: int, slice_key: list[str]) -> dict[str, float]:
-    """ARI before and after the neighbours' vote."""
+def read(file: Path) -> AnnData:
+    """A slice, each cell once."""
+    adata = read_h5ad(file)
+    if "is_duplicate" in adata.obs:
+        adata = adata[~adata.obs["is_duplicate"].to_numpy(dtype=bool)].copy()
+    return adata
+
+
+def principal(adata: AnnData, averaged: bool) -> np.ndarray:
+    """Principal components, or also their means over one and two steps of the graph."""
+    part = split_slices(adata)[0]
+    x = torch.from_numpy(PCAFeatures(30).fit([part]).transform(part))
+    if averaged:
+        x = niche(x, SpatialKNN(12).search(torch.from_numpy(part.obsm["spatial"])))
+    vectors = np.empty(x.shape, dtype=np.float32)
+    vectors[part.obs["row"].to_numpy()] = x.numpy()
+    return vectors
+
+
+def fitted(adata: AnnData, seed: int, **settings: Any) -> np.ndarray:
+    model = SToFM(**settings).fit(adata, seed=seed, progress=False)
+    model.embed(adata)
+    return adata.obsm["X_stofm"]
+
+
+def pretrained(adata: AnnData, seed: int, name: str) -> np.ndarray:
+    SToFM.from_pretrained(name).embed(adata)
+    return adata.obsm["X_stofm"]
+
+
+# What makes vectors of a slice and a seed; whether the seed matters.
+MODELS: dict[str, tuple[Callable[[AnnData, int], np.ndarray], bool]] = {
+    "PCA": (lambda adata, _: principal(adata, False), False),
+    "neighbour-averaged PCA": (lambda adata, _: principal(adata, True), False),
+    "SToFM": (fitted, True),
+    "SToFM, panel": (lambda adata, s: fitted(adata, s, encoder="panel", organism="auto"), True),
+}
+
+
+def made(path: Path, adata: AnnData, model: str, seed: int) -> np.ndarray:
+    """Vectors ``[n, D]`` from ``path``, where they are put first if they are not there."""
+    if not path.exists():
+        start = time.perf_counter()
+        vectors = MODELS[model][0](adata, seed)
+        print(f"{path.stem}: {time.perf_counter() - start:.0f} s", flush=True)
+        np.save(path, vectors)
+    return np.load(path)
+
+
+def scores(adata: AnnData, vectors: np.ndarray, clustering: str, seed: int) -> dict[str, float]:
+    """ARI and NMI, before and after the vote."""
     known = adata.obs["region"].notna().to_numpy()
     region = adata.obs["region"][known].astype(str)
-    options = {"slice_key": slice_key[1]} if slice_key else {}
-    found = {}
-    for name, refine in (("ari_raw", False), ("ari", True)):
-        tl.domains(
-            adata,
-            region.nunique(),
-            use_rep=use_rep,
-            refine=refine,
-            seed=seed,
-            key_added="found",
-            **options,
-        )
-        found[name] = round(adjusted_rand_score(region, adata.obs["found"][known]), 4)
+    count = region.nunique()
+    if clustering == LIBRARY:
+        adata.obsm["vectors"] = vectors
+        label = of_library(adata, count, seed)
+    else:
+        label = CLUSTERINGS[clustering](components(vectors), count, seed)
+    found = {"domains": int(label.max()) + 1}
+    for name, after in (("", label), ("_vote", vote(label, places(adata, "spatial", None)))):
+        found["ari" + name] = round(adjusted_rand_score(region, after[known]), 4)
+        found["nmi" + name] = round(normalized_mutual_info_score(region, after[known]), 4)
     return found
-
-
-def command(file: Path, seed: int, slice_key: list[str]) -> dict[str, Any]:
-    """One run of ``stofm-geo embed``."""
-    adata = read_h5ad(file, backed="r")
-    labelled = "region" in adata.obs
-    n_domains = adata.obs["region"].nunique() if labelled else 8
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out.h5ad"
-        arguments = ["embed", str(file), "-o", str(out), "--n-domains", str(n_domains)]
-        arguments += ["--seed", str(seed), *slice_key, "--plot", str(Path(folder) / "out.png")]
-        arguments += ["--label-key", "region"] if labelled else []
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "stofm_geo", *arguments], stdout=subprocess.DEVNULL
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        row: dict[str, Any] = {"model": "SToFM", "file": file.stem, "seed": seed}
-        row["commit"] = environment()["commit"]
-        row |= {"cells": adata.n_obs, "genes": adata.n_vars, "exit": status}
-        row |= {"seconds": round(seconds, 1), "peak_gb": round(usage.ru_maxrss / 2**20, 2)}
-        if status == 0:
-            done = read_h5ad(out)
-            row["finite"] = bool(np.isfinite(done.obsm["X_stofm"]).all())
-            if labelled:
-                row |= score(done, "X_stofm", seed, slice_key)
-    return row
-
-
-def baselines(file: Path, seed: int) -> list[dict[str, Any]]:
-    """Principal components, and their averages over the graph, of a file with one slice."""
-    adata = read_h5ad(file)
-    part = split_slices(adata)[0]
-    features = PCAFeatures(30).fit([part])
-    x = torch.from_numpy(features.transform(part))
-    graph = SpatialKNN(12).search(torch.from_numpy(part.obsm["spatial"]))
-    rows = []
-    for name, vectors in (("PCA", x), ("neighbour-averaged PCA", niche(x, graph))):
-        adata.obsm["X"] = np.empty(vectors.shape, dtype=np.float32)
-        adata.obsm["X"][part.obs["row"].to_numpy()] = vectors.numpy()
-        row = {"model": name, "file": file.stem, "seed": seed}
-        rows.append(row | score(adata, "X", seed, []))
-    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of .h5ad files")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--vectors", type=Path, required=True, help="folder to keep vectors in")
+    parser.add_argument("--seeds", type=int, default=3, help="of fits")
+    parser.add_argument("--reseeds", type=int, default=5, help="of clusterings of each fit")
+    parser.add_argument("--model", action="append", default=[], help="of from_pretrained")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    options.vectors.mkdir(parents=True, exist_ok=True)
+    for name in options.model:
+        MODELS[Path(name).name] = (partial(pretrained, name=name), False)
     rows = json.loads(options.output.read_text())["rows"] if options.output.exists() else []
-
-    def note(new: list[dict[str, Any]]) -> None:
-        rows.extend(new)
-        print(*new, sep="\n", flush=True)
-        write({"environment": environment(), "rows": rows}, options.output)
-
-    files = sorted(options.data.glob("*.h5ad"), key=lambda f: (f.stem not in SEEDED, f.stem))
-    for file in files:
-        n_slices = read_h5ad(file, backed="r").obs[SLICE_KEY].nunique()
-        slice_key = ["--slice-key", SLICE_KEY] if n_slices > 1 else []
-        for seed in range(options.seeds if file.stem in SEEDED else 1):
-            done = {row["model"] for row in rows if (row["file"], row["seed"]) == (file.stem, seed)}
-            if "SToFM" not in done:
-                note([command(file, seed, slice_key)])
-            if "PCA" not in done and file.stem in SEEDED:
-                note(baselines(file, seed))
+    keys = ("model", "file", "seed", "clustering", "reseed")
+    done = {tuple(row[key] for key in keys) for row in rows}
+    for file in FILES:
+        adata = read(options.data / f"{file}.h5ad")
+        jobs = {
+            (m, seed)
+            for m, (_, seeded) in MODELS.items()
+            for seed in range(options.seeds if seeded else 1)
+        }
+        for path in options.vectors.glob(f"*--{file}--*.npy"):
+            model, _, seed = path.stem.split("--")
+            jobs.add((model, int(seed)))
+        for model, seed in sorted(jobs):
+            path = options.vectors / f"{model}--{file}--{seed}.npy"
+            vectors = made(path, adata, model, seed)
+            for clustering in [LIBRARY, *CLUSTERINGS]:
+                # One reseeding where there is nothing to reseed, or where ten starts are drawn.
+                once = clustering in (LIBRARY, "Ward, mixture")
+                for reseed in range(1 if once else options.reseeds):
+                    row = dict(zip(keys, (model, file, seed, clustering, reseed), strict=True))
+                    if tuple(row.values()) not in done:
+                        rows.append(row | scores(adata, vectors, clustering, reseed))
+                        print(rows[-1], flush=True)
+            write({"environment": environment(), "rows": rows}, options.output)
 
 
 if __name__ == "__main__":

@@ -81,16 +81,23 @@ class Network(nn.Module):
             ``[num_edges, heads]``.
         """
         features = self.features(data)
+        x, _, pair = self.transformer(*self._nodes(features, data))
+        visible = ~data.mask if "mask" in data else None
+        averages = niche(features, cell_edges(data), visible) @ self.basis
+        return averages + self.project(x), pair
+
+    def attention(self, data: Data) -> Tensor:
+        """How much each node attends to its sources: ``[num_layers, num_edges, heads]``."""
+        return self.transformer.attention(*self._nodes(self.features(data), data))
+
+    def _nodes(self, features: Tensor, data: Data) -> tuple[Tensor, Tensor, Tensor]:
+        """What the transformer takes: node features ``[num_nodes, width]``, edges, positions."""
         x = self.embed_features(features)
         if "mask" in data:
             x = torch.where(data.mask[:, None], self.mask_token, x)
         x = x + self.embed_type(data.node_type)
         placeless = (data.node_type == NodeType.CLS)[:, None]
-        pos = data.pos.masked_fill(placeless, torch.nan)
-        x, _, pair = self.transformer(x, data.edge_index, pos)
-        visible = ~data.mask if "mask" in data else None
-        averages = niche(features, cell_edges(data), visible) @ self.basis
-        return averages + self.project(x), pair
+        return x, data.edge_index, data.pos.masked_fill(placeless, torch.nan)
 
     def features(self, data: Data) -> Tensor:
         """What is known of each node itself, ``[num_nodes, F]``."""

@@ -12,6 +12,7 @@ from torch_geometric.nn.inits import reset
 from stofm_geo.nn.conv import SE2TransformerConv
 from stofm_geo.nn.radial import GaussianRadial
 from stofm_geo.ops import EdgeGraph
+from stofm_geo.ops.edge_attention.reference import softmax
 
 
 class SE2Output(NamedTuple):
@@ -116,6 +117,26 @@ class SE2Transformer(nn.Module):
         for block in self.blocks:
             x, vectors, pair = block(x, graph, pos, vectors, pair)
         return SE2Output(self.norm(x), vectors, given.unsort(pair))  # type: ignore[arg-type]
+
+    def attention(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
+        """How much each node attends to each of its sources, in every block.
+
+        To look at, not to train with: what :meth:`forward` computes on the way, and does not keep.
+
+        Args:
+            x, edge_index, pos: As :meth:`forward` takes them.
+
+        Returns:
+            Weights ``[num_layers, E, heads]``; those of a block sum to 1 over a node's edges.
+        """
+        graph = EdgeGraph(edge_index, x.size(0))
+        vectors = pair = None
+        weights = []
+        for block in self.blocks:
+            x, vectors, pair = block(x, graph, pos, vectors, pair)
+            # The pair state of a block is its logits.
+            weights.append(softmax(pair, edge_index[1], x.size(0))[0])
+        return torch.stack(weights)
 
     def __repr__(self) -> str:
         vectors = f", vector_channels={self.vector_shape[1]}" if self.vector_shape else ""

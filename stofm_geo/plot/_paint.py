@@ -13,6 +13,8 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_hex, to_rgb, to_rgba_array
 
+from stofm_geo._checks import check_obsm, examples
+
 MISSING = "#d9d9d9"
 # Okabe & Ito 2008 (https://jfly.uni-koeln.de/color): told apart with every colour vision. Black is
 # left out, as it reads as ink, and yellow comes last, as it is faint on white.
@@ -65,10 +67,12 @@ def paint_by(adata: ad.AnnData, color: str | None, palette: Palette) -> Paint:
         values = np.asarray(adata.obs_vector(color), dtype=float)
     elif len(genes):
         raise ValueError(f"{color!r} names {len(genes)} genes: run adata.var_names_make_unique()")
+    elif color.rpartition(":")[0] in adata.obsm:
+        values = _of_obsm(adata, *color.rsplit(":", 1))
     else:
         raise KeyError(
-            f"{color!r} is neither a gene in var_names nor a column of obs: "
-            f"choose a gene or one of {list(adata.obs.columns)}"
+            f"{color!r} is neither a gene in var_names nor a column of obs: choose a gene, one of "
+            f"{list(adata.obs.columns)}, or a column of obsm, such as 'X_stofm:0'"
         )
     if not isinstance(palette, str | None):
         raise TypeError(
@@ -81,6 +85,22 @@ def paint_by(adata: ad.AnnData, color: str | None, palette: Palette) -> Paint:
     rgba = bar.to_rgba(values)
     rgba[~np.isfinite(values)] = to_rgba_array(MISSING)
     return Paint(color, rgba, bar=bar, extend=extend)
+
+
+def _of_obsm(adata: ad.AnnData, key: str, column: str) -> np.ndarray:
+    """``column`` of ``obsm[key]``, by number, or by name where it has names."""
+    values = adata.obsm[key]
+    if isinstance(values, pd.DataFrame):
+        names = [str(name) for name in values.columns]
+        values = values.to_numpy(dtype=float, na_value=np.nan)
+    else:
+        values = check_obsm(adata, key)
+        names = [str(i) for i in range(values.shape[1])]
+    if names.count(column) != 1:
+        raise KeyError(
+            f"obsm[{key!r}] has {names.count(column)} columns {column!r}; it has {examples(names)}"
+        )
+    return values[:, names.index(column)]
 
 
 def _scale(values: np.ndarray) -> tuple[Normalize, str]:

@@ -54,6 +54,17 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def plain_axes(width: float, height: float, columns: int = 1) -> np.ndarray:
+    """Axes of a new figure beside each other, ``[columns]``, each of a size in inches."""
+    figure = Figure((columns * width, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8, length=2)
+    return axes
+
+
 @dataclass(frozen=True)
 class Cells:
     rows: np.ndarray  # positions in adata
@@ -69,8 +80,8 @@ class Sheet:
     """
 
     def __init__(self, slices: dict[str, Cells], per_group: int, title: str) -> None:
-        self._extent = window(slices)
-        width, height = self._extent
+        self.extent = window(slices)
+        width, height = self.extent
         n = len(slices)
 
         def inches_per_unit(columns: int) -> float:
@@ -82,7 +93,7 @@ class Sheet:
         # Fewest columns among equals; a panel below an inch shows nothing, so then the page grows.
         self._columns = max(range(1, n + 1), key=lambda c: (round(inches_per_unit(c), 9), -c))
         scale = max(inches_per_unit(self._columns), 1 / max(width, height))
-        self._points_per_unit = 72 * scale
+        self.points_per_unit = 72 * scale
         self._panel = width * scale, height * scale
         self._step = self._panel[0] + _GAP, self._panel[1] + _TITLE + _GAP
         self._title = title
@@ -96,7 +107,7 @@ class Sheet:
         self, ax: Axes, cells: Cells, rgba: np.ndarray, size: float | None, um: float | None
     ) -> None:
         um = um if ax is self.axes[0, 0] else None  # one scale for all panels, so one bar
-        draw_cells(ax, cells, rgba, size, self._extent, self._points_per_unit, um)
+        draw_cells(ax, cells, rgba, size, self.extent, self.points_per_unit, um)
 
     def finish(self, paints: list[Paint]) -> None:
         """Measure the legends, size the page to hold them, put everything in its place."""
@@ -110,7 +121,7 @@ class Sheet:
         renderer = self._figure.canvas.get_renderer()
         boxes = [legend.get_window_extent(renderer) for legend in legends]
         bar = next((paint for paint in paints if paint.bar is not None), None)
-        side = max((box.width / _DPI for box in boxes), default=0.75 if bar else 0.0)
+        side = max((box.width / _DPI for box in boxes), default=0.95 if bar else 0.0)
         stack = sum(box.height / _DPI + 0.25 for box in boxes)
         head = _MARGIN + (0.35 if self._title else 0)
         panels_width = self._columns * per_group * self._step[0] - _GAP
@@ -134,7 +145,9 @@ class Sheet:
         if bar is not None:
             tall = min(3.0, 0.7 * self._panel[1])
             cax = self._figure.add_axes(place(left, top + (self._panel[1] - tall) / 2, 0.14, tall))
-            self._figure.colorbar(bar.bar, cax=cax, extend=bar.extend).outline.set_visible(False)
+            scale = self._figure.colorbar(bar.bar, cax=cax, extend=bar.extend)
+            scale.outline.set_visible(False)
+            scale.set_label(bar.title, size=9)
             cax.tick_params(labelsize=8, length=2)
         middle = (_MARGIN + panels_width / 2) / width
         y = 1 - _MARGIN / height

@@ -1,4 +1,4 @@
-"""Slices coloured by a column or a gene."""
+"""Slices coloured by a column, a gene, or a number of each cell's vector."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def spatial(
     title: str | None = None,
     save: str | os.PathLike[str] | None = None,
 ) -> Axes | np.ndarray:
-    """Draw where the cells lie, coloured by a column of ``obs`` or by a gene.
+    """Draw where the cells lie, coloured by a column of ``obs``, a gene, or a column of ``obsm``.
 
     y points down, as in an image. A scale bar is drawn where ``adata.uns["spatial_unit"]``
     (``"nm"``, ``"um"`` or ``"mm"``) says what a coordinate is worth. The figure belongs to no
@@ -43,9 +43,10 @@ def spatial(
 
     Args:
         adata: Cells, coordinates in ``obsm[spatial_key]``.
-        color: Column of ``obs``, else name in ``var_names``; None draws all cells alike. Numbers
-            get a colour bar, cut at the 1st or 99th percentile if a few of them lie far out;
-            everything else, booleans too, a legend. Missing values (and empty names) are grey.
+        color: Column of ``obs``, else name in ``var_names``, else key and column of ``obsm``
+            (``"X_stofm:0"``); None draws all cells alike. Numbers get a colour bar, cut at the 1st
+            or 99th percentile if a few of them lie far out; everything else, booleans too, a
+            legend. Missing values (and empty names) are grey.
         spatial_key: Key of the coordinates, ``[n, 2]`` or more columns, of which two are drawn.
         slice_key: Column of ``obs`` that tells slices apart; each gets a panel, all to one scale.
             None draws all cells in one panel.

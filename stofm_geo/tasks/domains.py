@@ -46,7 +46,8 @@ def domains(
     A Gaussian mixture with one covariance for all is fitted to the first 30 principal components
     of the embedding, from ten k-means starts and one spatially connected Ward clustering; the
     likeliest fit is taken. Then every cell takes the label of most of its 18 nearest neighbours,
-    twice, unless a domain would vanish. Domains are named ``"0"``, ``"1"``, ... from the largest.
+    twice; of a domain that would vanish, the cells keep it. Domains are named ``"0"``, ``"1"``, ...
+    from the largest.
 
     Of more than 20 000 cells, the mixture is fitted to 20 000 drawn at random, without Ward, and
     the others are assigned to it. Above 50 000 cells, the principal components are found from the
@@ -76,7 +77,7 @@ def domains(
     distinct = _count_distinct(z, order)
     if distinct < 2:
         raise ValueError(f"all {len(z)} vectors in obsm[{use_rep!r}] are alike; nothing to divide")
-    graphs = [_places(one, spatial_key, slice_key) for one in adatas]
+    graphs = [places(one, spatial_key, slice_key) for one in adatas]
     if n_domains is not None:
         check_positive("n_domains", n_domains, whole=True)
         if not 2 <= n_domains <= distinct:
@@ -88,7 +89,7 @@ def domains(
     label = np.empty(len(z), dtype=np.int64)
     label[order] = _mixture(_components(z, order), near, order, n_domains, seed)
     if refine:
-        label = _vote(label, near)
+        label = vote(label, near)
     count = np.bincount(label)
     # From the largest; of equals, the one that the mixture numbers first.
     code = np.argsort(np.argsort(-count, kind="stable"))[label]
@@ -131,8 +132,8 @@ def _starts(n: int) -> range:
     return range(0, n, BLOCK)
 
 
-def _places(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_matrix:
-    """Who votes on whom, ``[n, n]``."""
+def places(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_matrix:
+    """Who votes on whom: 1 from each of a cell's nearest neighbours in its row, ``[n, n]``."""
     graph = Data(pos=torch.from_numpy(check_positions(adata, spatial_key)))
     if slice_key is not None:
         slices = check_slice_key(adata.obs, slice_key)
@@ -195,13 +196,20 @@ def _gaussians(parts: np.ndarray, label: np.ndarray, seed: int) -> GaussianMixtu
         return mixture.fit(parts)
 
 
-def _vote(label: np.ndarray, near: sp.csr_matrix) -> np.ndarray:
-    """Labels after the neighbours' votes; a tie keeps the cell's own."""
+def vote(label: np.ndarray, near: sp.csr_matrix) -> np.ndarray:
+    """Labels after the neighbours' votes.
+
+    A tie keeps the cell's own. Where no cell would be left of a domain, its cells keep theirs: one
+    small domain does not stop the others from voting.
+
+    Args:
+        label: Of each cell, from 0, ``[n]``.
+        near: Who votes on whom, of :func:`places`.
+    """
     for _ in range(_ROUNDS):
         votes = near @ np.eye(label.max() + 1)[label]
         votes[np.arange(len(label)), label] += 0.5
         after = votes.argmax(axis=1)
-        if np.count_nonzero(np.bincount(after)) < np.count_nonzero(np.bincount(label)):
-            break
-        label = after
+        lost = np.bincount(after, minlength=label.max() + 1) == 0
+        label = np.where(lost[label], label, after)
     return label

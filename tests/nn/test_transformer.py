@@ -11,6 +11,7 @@ from torch_geometric.data import Batch, Data
 
 from stofm_geo.nn import GaussianRadial, SE2Transformer, SoftOneHotRadial
 from stofm_geo.nn.transformer import SE2Output
+from stofm_geo.ops import edge_attention
 
 OPTIONS: dict[str, dict] = {
     "pre": {},
@@ -157,6 +158,29 @@ def test_the_pair_state_is_the_biases_and_the_products_of_all_layers(
     torch.testing.assert_close(pair, expected)
     if "vector_channels" not in options:
         assert radials[0] is not None and radials[1:] == [None, None]
+
+
+def test_attention_is_what_the_reference_weighs_values_by(model: SE2Transformer) -> None:
+    data = graph()
+    dst = data.edge_index[1]
+    seen: dict[str, list[Tensor]] = {"lin_query": [], "lin_key": [], "lin_value": []}
+    for block in model.blocks:
+        for name, calls in seen.items():
+            getattr(block.attention, name).register_forward_hook(
+                lambda *call, calls=calls: calls.append(call[2].view(15, 3, 4))
+            )
+    weights = model.attention(data.x, data.edge_index, data.pos)
+    assert weights.shape == (3, 60, 3)
+    pair = torch.zeros(60, 3, dtype=torch.float64)
+    for alpha, q, k, v, block in zip(weights, *seen.values(), model.blocks, strict=True):
+        if block.attention.geometry is not None:
+            pair = (
+                pair + block.attention.geometry((data.pos, data.pos), data.edge_index, q.dtype)[0]
+            )
+        out, pair, lse = edge_attention(q, k, v, pair, data.edge_index, backend="reference")
+        torch.testing.assert_close(alpha, (pair - lse[dst]).exp())
+        messages = alpha[..., None] * v[data.edge_index[0]]
+        torch.testing.assert_close(torch.zeros_like(v).index_add(0, dst, messages), out)
 
 
 def test_vectors_add_up_and_go_into_a_layer_at_most_of_size_1(make: Make) -> None:

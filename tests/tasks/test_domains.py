@@ -114,6 +114,17 @@ def test_slices_of_a_list_share_their_domains() -> None:
     assert one.obs["stofm_domain"].dtype == other.obs["stofm_domain"].dtype
 
 
+def test_a_domain_that_would_vanish_stays_and_the_others_vote() -> None:
+    adata, label = planted(noise=0.05)
+    scattered = np.flatnonzero(label == 1)[::40]  # three cells, no two of them near each other
+    noisy = np.flatnonzero(label == 2)[::9]
+    before = label.copy()
+    before[scattered], before[noisy] = 3, 0
+    after = module.vote(before, module.places(adata, "spatial", None))
+    assert set(np.flatnonzero(after == 3)) == set(scattered)
+    assert (after[noisy] == 2).mean() > 0.8
+
+
 def test_neighbours_vote_only_within_a_slice() -> None:
     """Two slices lie on one another, one domain each: mixed, the smaller would be voted away."""
     rng = np.random.default_rng(0)

@@ -18,13 +18,33 @@ def edge_attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`stofm_geo.ops.edge_attention`."""
     src, dst = graph.src, graph.dst
-    n, heads, channels = q.shape
+    n, _, channels = q.shape
     # index_select, not q[dst]: its backward is several times faster on a CPU.
     product = (q.index_select(0, dst) * k.index_select(0, src)).sum(-1)
     logits = product * channels**-0.5 + bias
+    alpha, lse = softmax(logits, dst, n)
 
-    per_head = dst[:, None].expand(-1, heads)
-    top = logits.new_full((n, heads), -torch.inf)
+    message = (alpha.to(v.dtype)[..., None] * v.index_select(0, src)).flatten(1)
+    # A one-stride index takes scatter_add's parallel path, where index_add is serial.
+    out = v.new_zeros(n, message.shape[1])
+    out = out.scatter_add(0, dst[:, None].expand_as(message), message)
+    return out.view(n, v.shape[1], v.shape[2]), logits, lse
+
+
+def softmax(logits: Tensor, dst: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Attention weights of logits.
+
+    Args:
+        logits: ``[E, H]``; ``-inf`` hides an edge.
+        dst: Destinations of the edges ``[E]``, in any order.
+        n: Number of destinations ``N``.
+
+    Returns:
+        Weights ``[E, H]``, which sum to 1 over the edges of a destination (to 0 where all are
+        hidden), and the log-sum-exp of the logits ``[N, H]``.
+    """
+    per_head = dst[:, None].expand_as(logits)
+    top = logits.new_full((n, logits.shape[1]), -torch.inf)
     top = top.scatter_reduce(0, per_head, logits.detach(), "amax")
     # Where every edge is hidden (a bias of -inf) nothing is attended to.
     top = top.masked_fill(top == -torch.inf, 0)
@@ -32,10 +52,4 @@ def edge_attention(
     total = torch.zeros_like(top).scatter_add(0, per_head, weight)
     nothing = total == 0
     lse = (top + total.masked_fill(nothing, 1).log()).masked_fill(nothing, 0)
-    alpha = (weight / total.masked_fill(nothing, 1).index_select(0, dst)).to(v.dtype)
-
-    message = (alpha[..., None] * v.index_select(0, src)).flatten(1)
-    # A one-stride index takes scatter_add's parallel path, where index_add is serial.
-    out = v.new_zeros(n, message.shape[1])
-    out = out.scatter_add(0, dst[:, None].expand_as(message), message)
-    return out.view(n, heads, v.shape[2]), logits, lse
+    return weight / total.masked_fill(nothing, 1).index_select(0, dst), lse

@@ -1,0 +1,70 @@
+"""The clusterings under which vectors are compared; they know nothing of who made the vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import kneighbors_graph
+
+from stofm_geo import tl
+from stofm_geo.transforms._leiden import leiden
+
+COMPONENTS, NEIGHBOURS = 30, 15
+
+
+def components(vectors: np.ndarray) -> np.ndarray:
+    """The first 30 principal components, ``[n, 30]``."""
+    count = min(COMPONENTS, vectors.shape[1])
+    return PCA(count, svd_solver="full").fit_transform(vectors.astype(np.float64))
+
+
+def of_kmeans(parts: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """A mixture of Gaussians with one covariance, as scikit-learn starts it: by one k-means."""
+    mixture = GaussianMixture(count, covariance_type="tied", random_state=seed)
+    return mixture.fit_predict(parts)
+
+
+def of_ward(parts: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The same mixture, started by Ward's tree of the vectors; no seed."""
+    label = AgglomerativeClustering(count).fit_predict(parts)
+    member = np.eye(count)[label]
+    mean = (member / member.sum(axis=0)).T @ parts
+    rest = parts - mean[label]
+    covariance = rest.T @ rest / len(parts) + 1e-6 * np.eye(parts.shape[1])
+    mixture = GaussianMixture(
+        count,
+        covariance_type="tied",
+        weights_init=member.mean(axis=0),
+        means_init=mean,
+        precisions_init=np.linalg.inv(covariance),
+    )
+    return mixture.fit_predict(parts)
+
+
+def of_leiden(parts: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Communities among 15 nearest neighbours, at a resolution that gives ``count`` of them."""
+    graph = kneighbors_graph(parts, NEIGHBOURS)
+    pairs = np.stack(sp.triu(graph + graph.T, k=1).nonzero(), axis=1)
+    low, high, best = 0.0, 3.0, np.zeros(len(parts), dtype=int)
+    for _ in range(20):  # bisection
+        middle = (low + high) / 2
+        label = leiden(len(parts), pairs, resolution=middle, seed=seed)
+        if abs(label.max() + 1 - count) < abs(best.max() + 1 - count):
+            best = label
+        if label.max() + 1 == count:
+            break
+        low, high = (middle, high) if label.max() + 1 < count else (low, middle)
+    return best
+
+
+CLUSTERINGS = {"k-means, mixture": of_kmeans, "Ward, mixture": of_ward, "Leiden": of_leiden}
+
+
+def of_library(adata: AnnData, count: int, seed: int) -> np.ndarray:
+    """``tl.domains`` without its vote, on ``obsm["vectors"]``."""
+    tl.domains(adata, count, use_rep="vectors", refine=False, seed=seed, key_added="found")
+    return adata.obs["found"].cat.codes.to_numpy()

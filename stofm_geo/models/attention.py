@@ -1,0 +1,104 @@
+"""Whom one cell of a slice attends to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from anndata import AnnData
+
+from stofm_geo._checks import check_positions, examples
+from stofm_geo._keys import Keys, NodeType
+from stofm_geo.data.pieces import pieces
+from stofm_geo.models.stofm import SToFM
+
+
+@dataclass(frozen=True)
+class CellAttention:
+    """Attention of one cell onto its ``S`` sources: neighbours and virtual cells.
+
+    Attributes:
+        row: The cell's row in the AnnData.
+        rows: Of the sources; -1 for virtual cells and CLS.
+        node_type: Of the sources, codes of ``stofm_geo._keys.NodeType``.
+        pos: Of the sources, ``[S, 2]``, in the AnnData's unit; of a virtual cell, the mean of the
+            cells it stands for; NaN for CLS, the node of the whole slice.
+        weight: ``[num_layers, S, heads]``; the sources' sum is 1 in each layer and head.
+    """
+
+    row: int
+    rows: np.ndarray
+    node_type: np.ndarray
+    pos: np.ndarray
+    weight: np.ndarray
+
+
+def attention_of(
+    model: SToFM,
+    adata: AnnData,
+    cell: str | int,
+    *,
+    spatial_key: str = Keys.SPATIAL,
+    slice_key: str | None = None,
+) -> CellAttention:
+    """Whom a cell attends to, in the piece of its slice in which it is core.
+
+    Args:
+        model: Fitted, or pretrained.
+        adata: As :meth:`~stofm_geo.SToFM.embed` takes it.
+        cell: Name in ``obs_names``, or row.
+        spatial_key: Key in ``obsm`` of the positions.
+        slice_key: Column of ``obs`` that tells slices apart.
+
+    Raises:
+        KeyError: There is no such cell, or a key is not there.
+        TypeError: ``model`` is no :class:`~stofm_geo.SToFM`.
+        ValueError: The name is that of several cells, or input that does not fit the model.
+        RuntimeError: The model has not been fitted.
+    """
+    if not isinstance(model, SToFM):
+        raise TypeError(f"attention is that of a stofm_geo.SToFM; found {type(model).__name__}")
+    row = _row_of(adata, cell)
+    model._check_fitted()
+    slices = model._split(adata, model._features_key(), spatial_key, slice_key, "AnnData")
+    part = next(part for part in slices if row in part.obs["row"].to_numpy())
+    # Each cell is core in one piece.
+    cut = pieces(part, model.features, **model.settings.of_pieces)
+    piece = next(piece for piece in cut if row in piece.n_id[piece.core_mask])
+    at = torch.nonzero(piece.n_id == row).item()
+    model.eval()
+    with torch.inference_mode():
+        weight = model.network.attention(piece.to(next(model.parameters()).device)).cpu()
+    piece = piece.cpu()
+    edges = torch.nonzero(piece.edge_index[1] == at).flatten()
+    sources = piece.edge_index[0, edges]
+    given = check_positions(adata, spatial_key)
+    pos = _as_given(piece.pos.numpy(), piece.n_id.numpy(), given)[sources.numpy()]
+    node_type = piece.node_type[sources].numpy()
+    pos[node_type == NodeType.CLS] = np.nan
+    return CellAttention(row, piece.n_id[sources].numpy(), node_type, pos, weight[:, edges].numpy())
+
+
+def _row_of(adata: AnnData, cell: str | int) -> int:
+    if isinstance(cell, str):
+        rows = np.flatnonzero(adata.obs_names == cell)
+        if len(rows) != 1:
+            raise (ValueError if len(rows) else KeyError)(
+                f"{len(rows)} cells are named {cell!r}; the first are {examples(adata.obs_names)}"
+            )
+        return int(rows[0])
+    if not 0 <= cell < adata.n_obs:
+        raise KeyError(f"there is no row {cell}; adata has {adata.n_obs} cells")
+    return int(cell)
+
+
+def _as_given(pos: np.ndarray, n_id: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Positions in a slice's own frame, ``[N, 2]``, in that of the file.
+
+    The frame is a turn, a shift and a scale away: what maps the cells maps virtual cells, too.
+    """
+    cells = n_id >= 0
+    ones = np.ones((len(pos), 1))
+    frame = np.hstack([pos, ones])
+    return frame @ np.linalg.lstsq(frame[cells], given[n_id[cells]], rcond=None)[0]
