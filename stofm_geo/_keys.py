@@ -11,6 +11,8 @@ class Keys:
     TECHNOLOGY = "technology"  # uns, read where it is there: MERFISH, Visium, ...
     EMBEDDING = "X_stofm"  # obsm, written: [n, 256] float32
     DOMAIN = "stofm_domain"  # obs, written: categorical
+    PROPORTIONS = "stofm_proportions"  # obsm and uns, written: cell types of spots
+    IMPUTED = "stofm_imputed"  # obsm and uns, written: genes that the panel lacks
     UNS = "stofm"  # uns, written: how the two above were made
 
 
