@@ -1,8 +1,7 @@
 """Cell types of spots that hold several cells, from a labelled reference.
 
 ``python examples/deconvolve.py [SPOTS.h5ad REFERENCE.h5ad]``; without files, spots of 55 um made of
-one slice of a toy tissue, from another slice. A slice of labelled cells alone is cut into such
-spots and is its own reference.
+a slice of a toy tissue, from another slice. A labelled slice alone is cut up and its own reference.
 """
 
 import sys

@@ -2,5 +2,6 @@
 
 from stofm_geo.tasks.deconvolution import deconvolve
 from stofm_geo.tasks.domains import domains
+from stofm_geo.tasks.imputation import impute
 
-__all__ = ["deconvolve", "domains"]
+__all__ = ["deconvolve", "domains", "impute"]
