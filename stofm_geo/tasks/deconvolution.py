@@ -61,7 +61,8 @@ def deconvolve(
     and ``gene_factors``, by gene.
 
     Warns:
-        UserWarning: Spots have no counts of the shared genes; they get the mean of the others.
+        UserWarning: Spots have no counts of the shared genes; they get the mean of the others. Or
+            they have fewer than a cell of the reference, and ``cells_per_spot`` is not given.
 
     Raises:
         KeyError: The reference has no ``label_key`` or ``slice_key``.
@@ -90,6 +91,12 @@ def deconvolve(
     size = 0.0
     if spatial_key in labelled.obsm:
         depth = _depth(counts[full], cells)
+        if depth < 1 and cells_per_spot is None:
+            warnings.warn(
+                f"a spot has {depth:.2f} times the counts of a cell of the reference, and is taken "
+                "for one cell; give cells_per_spot if it holds more",
+                stacklevel=2,
+            )
         size = float(max(depth, 1.0) if cells_per_spot is None else cells_per_spot)
         places = _places(labelled, slice_key)
         cells, code = cells[np.concatenate(places)], code[np.concatenate(places)]

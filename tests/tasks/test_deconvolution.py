@@ -145,6 +145,15 @@ def test_empty_spots_get_the_mean_and_a_warning(tissue) -> None:
     np.testing.assert_allclose(share[3], np.delete(share, 3, axis=0).mean(axis=0))
 
 
+def test_shallow_spots_are_told_of(tissue) -> None:
+    reference, spots, truth = tissue
+    spots = spots.copy()
+    spots.X = sp.csr_matrix(np.random.default_rng(0).binomial(spots.X.toarray().astype(int), 0.04))
+    with pytest.warns(UserWarning, match=r"0\.\d+ times the counts of a cell .* cells_per_spot"):
+        alone = found(spots, reference)
+    assert error(found(spots, reference, cells_per_spot=18), truth) < error(alone, truth)
+
+
 def test_cells_without_a_label_are_left_out(tissue) -> None:
     reference, spots, _ = tissue
     labels = reference.obs["cell_type"].astype(object)
