@@ -75,7 +75,7 @@ def neighbours(k: int, metric: str):
     def run(reference: AnnData, target: AnnData, held: np.ndarray) -> tuple[np.ndarray, Any]:
         shared = np.setdiff1d(np.arange(target.n_vars), held)
         there = logs(reference, shared)
-        scale = float(np.median(reference.X[:, shared].sum(axis=1)))
+        scale = float(np.median(np.asarray(reference.X[:, shared].sum(axis=1))))
         a, b = there[:, shared], logs(target, shared, scale)[:, shared]
         if metric == "euclidean":
             pca = PCA(30, random_state=0).fit(np.concatenate([a, b]))
