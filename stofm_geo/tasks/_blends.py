@@ -1,0 +1,56 @@
+"""Numbers of cells from features of cells: ridge regression and near cells, blended."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+_NEAR = 50
+_STRENGTHS = (0.1, 1.0, 10.0)  # of the ridge, in mean variances of a feature
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the ridge beside the near cells
+BLENDS = [(s, share) for s in range(len(_STRENGTHS)) for share in _SHARES]
+
+
+class View:
+    """One kind of features, from which cells of one side are told from those of the other.
+
+    Args:
+        known: Features of cells whose numbers are known, ``[m, F]``.
+        asked: Of cells whose numbers are asked for, ``[n, F]``.
+    """
+
+    def __init__(self, known: np.ndarray, asked: np.ndarray) -> None:
+        near = NearestNeighbors(n_neighbors=min(_NEAR, len(known)), algorithm="brute").fit(known)
+        self.near = near.kneighbors(asked, return_distance=False)
+        mean = known.mean(axis=0)
+        self.known, self.asked = known - mean, asked - mean
+        gram = self.known.T @ self.known
+        size, one = max(np.trace(gram) / len(gram), 1e-12), np.eye(len(gram))
+        self.inverses = [np.linalg.inv(gram + strength * size * one) for strength in _STRENGTHS]
+
+    def bases(self, y: np.ndarray) -> np.ndarray:
+        """Means over near cells, and a ridge of each strength: ``[1 + strengths, n, G]``.
+
+        Args:
+            y: Known numbers, ``[m, G]``.
+        """
+        mean = y.mean(axis=0)
+        along = self.known.T @ (y - mean)
+        ridges = [mean + self.asked @ (inverse @ along) for inverse in self.inverses]
+        near = np.zeros((len(self.asked), y.shape[1]))
+        for column in self.near.T:  # a neighbour at a time: [n, 50, G] would not fit
+            near += y[column]
+        return np.stack([near / self.near.shape[1], *ridges])
+
+
+def blend(bases: np.ndarray, which: tuple[int, float]) -> np.ndarray:
+    """One of :data:`BLENDS`, ``[n, G]``."""
+    strength, share = which
+    return (1 - share) * bases[0] + share * bases[1 + strength]
+
+
+def correlations(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Pearson's, of each column, ``[G]``; 0 where one side is constant."""
+    found, truth = found - found.mean(axis=0), truth - truth.mean(axis=0)
+    size = np.sqrt((found**2).sum(axis=0) * (truth**2).sum(axis=0))
+    return np.where(size > 0, (found * truth).sum(axis=0) / np.where(size > 0, size, 1), 0.0)

@@ -1,0 +1,150 @@
+"""Cell types in spots that hold several cells, from a reference whose cells are labelled."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+from stofm_geo._checks import check_positions, check_positive, check_slice_key, examples
+from stofm_geo._keys import Keys
+from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions
+from stofm_geo.tasks._reference import counts_of, labels_of, row_order, shared_genes
+from stofm_geo.tasks._windows import features, read, windows
+
+_GENES = 1000  # those that tell types apart best
+_MOST_CELLS = 500.0  # in a window
+
+
+def deconvolve(
+    adata: AnnData,
+    reference: AnnData,
+    label_key: str = "cell_type",
+    *,
+    key_added: str = Keys.PROPORTIONS,
+    slice_key: str | None = None,
+    spatial_key: str = Keys.SPATIAL,
+    organism: str | None = None,
+    cells_per_spot: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Estimate the share of each cell type in each spot, in place.
+
+    Two estimates are averaged. The first takes a spot's counts for a Poisson mixture of cells:
+    of several profiles a type, with a factor a gene for what two platforms count differently;
+    cells with much RNA count as one cell. The second is a small network that has read windows of
+    the reference's own tissue, whose types are known, and so knows which types live together.
+    Without positions in the reference there is the first alone. Spots do not look at their
+    neighbours: what smoothing wins where counts are few, it loses in sharpness elsewhere.
+
+    Args:
+        adata: Spots, raw counts in ``X``.
+        reference: Labelled cells, raw counts in ``X``: a slice of single cells, or dissociated
+            ones. Cells without a label are left out.
+        label_key: Column of the reference's ``obs`` with cell types (default ``"cell_type"``).
+        key_added: Key in ``obsm``, and in ``uns``, that is written.
+        slice_key: Column of the reference's ``obs`` that tells its slices apart; ``None``: one.
+        spatial_key: Key in the reference's ``obsm`` of positions, if it has them.
+        organism: ``"auto"``, ``"human"`` or ``"mouse"`` makes human Ensembl ids of both sides'
+            genes first (:func:`stofm_geo.genes.harmonize`); ``None`` (default): names are compared
+            as they are.
+        cells_per_spot: Cells of a window, on average. ``None`` (default): the median counts of
+            a spot over those of a reference's cell, which is right where both platforms count
+            equally deep; give it where they do not (Visium: 3 to 10).
+        seed: Of profiles, windows and network.
+
+    Writes ``obsm[key_added]``, a DataFrame ``[n, types]`` float64 whose rows sum to 1, and
+    ``uns[key_added]``: the number of genes that were used, cells per window (0 without windows),
+    and ``gene_factors``, by gene.
+
+    Warns:
+        UserWarning: Spots have no counts of the shared genes; they get the mean of the others. Or
+            they have fewer than a cell of the reference, and ``cells_per_spot`` is not given.
+
+    Raises:
+        KeyError: The reference has no ``label_key`` or ``slice_key``.
+        ValueError: Five shared genes or fewer, fewer than two labels, or unfit counts.
+    """
+    if cells_per_spot is not None:
+        check_positive("cells_per_spot", cells_per_spot)
+    names, code = labels_of(reference, label_key)
+    spots, labelled, genes = shared_genes(adata, reference, organism)
+    cells = counts_of(labelled, genes)
+    rows = np.flatnonzero(code >= 0)
+    rows = rows[row_order(cells[rows])]
+    some = informative(cells[rows], code[rows], len(names), _GENES)
+    genes, cells = genes[some], cells[rows][:, some]
+    labelled, code = labelled[rows], code[rows]
+    counts = counts_of(spots, genes).toarray().astype(np.float64)
+    full = counts.any(axis=1)
+    if not full.any():
+        raise ValueError(
+            f"no spot has counts of the {len(genes)} genes shared with the reference; is it the "
+            "same tissue and species?"
+        )
+    profile, kind = profiles(cells.toarray().astype(np.float64), code, len(names), seed)
+    mixed, factors = mixture(counts[full], profile)
+    share = proportions(mixed, kind, len(names))
+    size = 0.0
+    if spatial_key in labelled.obsm:
+        depth = _depth(counts[full], cells)
+        if depth < 1 and cells_per_spot is None:
+            warnings.warn(
+                f"a spot has {depth:.2f} times the counts of a cell of the reference, and is taken "
+                "for one cell; give cells_per_spot if it holds more",
+                stacklevel=2,
+            )
+        size = float(max(depth, 1.0) if cells_per_spot is None else cells_per_spot)
+        places = _places(labelled, slice_key)
+        cells, code = cells[np.concatenate(places)], code[np.concatenate(places)]
+        pos = check_positions(labelled, spatial_key)
+        where = windows([pos[part] for part in places], size, seed)
+        seen = _thinned(where @ cells, min(depth / size, 1.0), seed)
+        truth = where @ np.eye(len(names))[code]
+        share += read(
+            features(mixture(seen, profile, np.ones(len(genes)))[0], seen),
+            truth / truth.sum(axis=1, keepdims=True),
+            features(mixed, counts[full] / factors),
+            seed,
+        )
+        share /= share.sum(axis=1, keepdims=True)
+    found = np.tile(share.mean(axis=0), (adata.n_obs, 1))
+    found[full] = share
+    if not full.all():
+        warnings.warn(
+            f"{int((~full).sum())} of {len(full)} spots have no counts of shared genes "
+            f"({examples(adata.obs_names[~full])}) and get the mean of the others",
+            stacklevel=2,
+        )
+    adata.obsm[key_added] = pd.DataFrame(found, index=adata.obs_names, columns=names)
+    adata.uns[key_added] = {
+        "n_genes": len(genes),
+        "cells_per_spot": size,
+        "gene_factors": pd.DataFrame({"factor": factors}, index=genes),
+    }
+
+
+def _depth(spots: np.ndarray, cells: sp.csr_matrix) -> float:
+    """Counts of a spot, in cells of the reference: the ratio of medians."""
+    of_cell = np.asarray(cells.sum(axis=1)).ravel()
+    ratio = np.median(spots.sum(axis=1)) / max(np.median(of_cell[of_cell > 0]), 1)
+    return float(min(ratio, _MOST_CELLS))
+
+
+def _places(reference: AnnData, slice_key: str | None) -> list[np.ndarray]:
+    """Rows of each slice."""
+    if slice_key is None:
+        return [np.arange(reference.n_obs)]
+    code = check_slice_key(reference.obs, slice_key).codes
+    return [np.flatnonzero(code == s) for s in np.unique(code)]
+
+
+def _thinned(counts: sp.csr_matrix, share: float, seed: int) -> np.ndarray:
+    """Dense float64, of which each count is kept with this chance: seen less deeply."""
+    dense = counts.toarray().astype(np.float64)
+    if share < 1:
+        dense = np.random.default_rng(seed).binomial(np.rint(dense).astype(np.int64), share)
+    return dense.astype(np.float64)
