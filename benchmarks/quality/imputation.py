@@ -100,10 +100,18 @@ def tangram(mode: str):
         tg.pp_adatas(single, space, genes=None)
         label = "cell_type" if mode == "clusters" else None
         mapped = tg.map_cells_to_space(
-            single, space, mode, cluster_label=label, num_epochs=500, random_state=0, verbose=False
+            single,
+            space,
+            mode=mode,
+            cluster_label=label,
+            num_epochs=500,
+            random_state=0,
+            verbose=False,
         )
-        found = tg.project_genes(mapped, single, cluster_label=label)
-        return np.asarray(found[:, target.var_names[held].str.lower()].X, dtype=float), None
+        found = tg.project_genes(mapped, single, cluster_label=label).to_df()
+        # It drops genes that the reference never counted.
+        names = target.var_names[held].str.lower()
+        return found.reindex(columns=names, fill_value=0).to_numpy(dtype=float), None
 
     return run
 
