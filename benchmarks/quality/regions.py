@@ -7,6 +7,11 @@ counts. What is to be chosen (regularisation, steps) is chosen on held-out parts
 slices, for all rows alike. Beside SToFM, fitted to the training slices: logistic regression on PCA
 and on neighbour-averaged PCA (own, the mean of the 6 nearest, twice that of the 18 nearest), as it
 is and standardised per slice; GATv2Conv and TransformerConv with as many weights. Resumable.
+
+What is not chosen within a run was settled by hand while scores on these very test slices were
+looked at: the steps of 2, 4 and 8, standardising within a slice (and over slices, too, where there
+are several), no vote of neighbours, the rates of training. So these numbers are not an independent
+check of the design; slices that nobody has looked at are.
 """
 
 from __future__ import annotations
