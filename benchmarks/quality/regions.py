@@ -71,10 +71,14 @@ class Split:
         return {key: round(result[key], 4) for key in ("macro_f1", "accuracy", "ari")}
 
 
-def splits(data: Path) -> Iterator[Split]:
-    both = {name: read(data / f"{name}.h5ad") for name in DLPFC}
-    for train, test in (DLPFC, DLPFC[::-1]):
-        yield Split("dlpfc", test, [both[train]], both[test])
+def splits(data: Path, tissue: str | None) -> Iterator[Split]:
+    """Of one tissue, or of both."""
+    if tissue != "her2st":
+        both = {name: read(data / f"{name}.h5ad") for name in DLPFC}
+        for train, test in (DLPFC, DLPFC[::-1]):
+            yield Split("dlpfc", test, [both[train]], both[test])
+    if tissue == "dlpfc":
+        return
     her2 = read(data / "her2st_labelled_8slices.h5ad")
     parts = {
         name: her2[her2.obs[SLICE] == name].copy() for name in sorted(her2.obs[SLICE].unique())
@@ -214,9 +218,7 @@ def main() -> None:
         write({"environment": environment(), "rows": rows}, options.output)
 
     for seed in range(options.seeds):
-        for split in splits(options.data):
-            if options.tissue not in (None, split.tissue):
-                continue
+        for split in splits(options.data, options.tissue):
             done = {
                 row["model"]
                 for row in rows
