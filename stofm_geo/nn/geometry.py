@@ -140,6 +140,14 @@ class EdgeGeometry(nn.Module):
             waves = waves * (1 + weight.unflatten(1, (self.heads, -1))[..., None])
         return bias, waves
 
+    def forget(self) -> None:
+        """Keep nothing of earlier calls, which in training moves results within the tolerance.
+
+        For training that is to go on, bit for bit, from weights alone.
+        """
+        if self.tabulated is not None:
+            self.tabulated.forget()
+
     def _values(self, radial: nn.Module, distance: Tensor) -> Tensor:
         if (
             self.tabulated is None

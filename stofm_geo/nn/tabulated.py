@@ -62,6 +62,10 @@ class Tabulated:
         # No distance at all is a case of its own, not the limit of short ones.
         return torch.where((distance == 0)[:, None], radial(distance.new_zeros(1)), value)
 
+    def forget(self) -> None:
+        """Lay all knots anew."""
+        self._kept.clear()
+
 
 @dataclass
 class _Kept:

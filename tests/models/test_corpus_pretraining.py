@@ -26,6 +26,7 @@ from stofm_geo.datasets import toy_tissue
 from stofm_geo.models import storage
 from stofm_geo.models.callbacks import KeepBest
 from stofm_geo.models.checkpoints import WholeCheckpoints
+from stofm_geo.nn import geometry
 
 CUT = {"k": 6, "max_macro_nodes": 4, "cells_per_subslice": 60, "n_components": 5}
 SIZES = {"encoder": "panel", "hidden_channels": 16, "heads": 2, "num_layers": 1, "out_channels": 24}
@@ -105,6 +106,13 @@ def test_killed_runs_end_with_the_same_weights(corpus, undisturbed, tmp_path) ->
     for step in (4, 8, 11):  # inside epochs, and not where checkpoints are
         assert run(corpus, tmp_path, killed_at=step) == ""
     assert run(corpus, tmp_path) == undisturbed[1]
+
+
+def test_killed_runs_with_tables_of_radial_functions(corpus, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(geometry, "_MANY", 100)  # edges: knots are kept from step to step
+    expected = run(corpus, tmp_path / "undisturbed")
+    assert run(corpus, tmp_path / "killed", killed_at=8) == ""
+    assert run(corpus, tmp_path / "killed") == expected
 
 
 def test_kill_9(corpus, undisturbed, tmp_path) -> None:
