@@ -10,7 +10,8 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import kneighbors_graph
 
-from stofm_geo import tl
+from stofm_geo._keys import Keys
+from stofm_geo.tasks.domains import domains
 from stofm_geo.transforms._leiden import leiden
 
 COMPONENTS, NEIGHBOURS = 30, 15
@@ -62,9 +63,11 @@ def of_leiden(parts: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 CLUSTERINGS = {"k-means, mixture": of_kmeans, "Ward, mixture": of_ward, "Leiden": of_leiden}
+SEEDS = {"k-means, mixture": 5, "Ward, mixture": 1, "Leiden": 5}  # Ward's tree has none
 
 
-def of_library(adata: AnnData, count: int, seed: int) -> np.ndarray:
-    """``tl.domains`` without its vote, on ``obsm["vectors"]``."""
-    tl.domains(adata, count, use_rep="vectors", refine=False, seed=seed, key_added="found")
+def of_library(vectors: np.ndarray, pos: np.ndarray, count: int, refine: bool) -> np.ndarray:
+    """``tl.domains`` of vectors ``[n, D]`` at positions ``[n, 2]``, with its vote or without."""
+    adata = AnnData(obsm={"vectors": vectors, Keys.SPATIAL: pos})
+    domains(adata, count, use_rep="vectors", refine=refine, key_added="found")
     return adata.obs["found"].cat.codes.to_numpy()

@@ -1,0 +1,94 @@
+"""``python -m benchmarks.quality run | report | rerun | names``: the benchmark suite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stofm_geo import benchmarks
+from stofm_geo._plainly import plainly
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Data = Annotated[Path | None, typer.Option(help="Folder of the data sets' files.")]
+Load = Annotated[list[Path] | None, typer.Option(help="Python file that registers more; repeat.")]
+Limit = Annotated[float, typer.Option(help="Seconds a cell may take.")]
+_NAMES = "Names, with commas between them; all, if not given."
+
+
+@app.command()
+@plainly
+def run(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")],
+    tasks: Annotated[str | None, typer.Option(help=_NAMES)] = None,
+    models: Annotated[str | None, typer.Option(help=_NAMES)] = None,
+    datasets: Annotated[str | None, typer.Option(help=_NAMES)] = None,
+    data: Data = None,
+    seeds: Annotated[int, typer.Option(help="Of models in which the seed matters.")] = 5,
+    jobs: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 1,
+    limit: Limit = 1800.0,
+    load: Load = None,
+) -> None:
+    """Run what the folder has not got yet."""
+    names = {"tasks": tasks, "models": models, "datasets": datasets}
+    rows = benchmarks.run(
+        output,
+        **{key: text and [name.strip() for name in text.split(",")] for key, text in names.items()},
+        data=data,
+        seeds=seeds,
+        jobs=jobs,
+        limit=limit,
+        load=load or (),
+        say=lambda line: print(line, flush=True),
+    )
+    if failed := [row for row in rows if row["status"] == "failed"]:
+        raise RuntimeError(f"{len(failed)} of {len(rows)} cells failed; see {output}")
+
+
+@app.command()
+@plainly
+def report(
+    folder: Annotated[Path, typer.Argument(help="Of the results.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to write to; else the same.")
+    ] = None,
+) -> None:
+    """Tables and pictures of the results: report.md and a PNG a task."""
+    benchmarks.report(folder, output)
+    print(f"Wrote {(output or folder) / 'report.md'}")
+
+
+@app.command()
+@plainly
+def rerun(
+    file: Annotated[Path, typer.Argument(help="Of results, .jsonl.")],
+    line: Annotated[int, typer.Option(help="Which, from 1.")],
+    data: Data = None,
+    limit: Limit = 1800.0,
+    load: Load = None,
+) -> None:
+    """Run a cell of the table again from its line; exit status 1 if its scores are others."""
+    lines = file.read_text().splitlines()
+    if not 1 <= line <= len(lines):
+        raise ValueError(f"{file} has lines 1 to {len(lines)}; there is no {line}")
+    row = json.loads(lines[line - 1])
+    new = benchmarks.rerun(row, data=data, limit=limit, load=load or ())
+    print(f"then: {row.get('scores', row.get('reason'))}")
+    print(f"now:  {new.get('scores', new.get('reason'))}")
+    if row.get("scores") != new.get("scores"):
+        raise RuntimeError("the scores are others")
+
+
+@app.command()
+@plainly
+def names() -> None:
+    """Tasks, data sets and models that there are."""
+    for title, known in (("tasks", benchmarks.TASKS), ("data sets", benchmarks.DATASETS)):
+        print(f"{title}: {', '.join(known)}")
+    print(f"models: {', '.join(benchmarks.MODELS)}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,154 @@
+"""Layers that are compared, each ``forward(x, edge_index, pos)``: ``[N, width]`` to the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import (
+    GATv2Conv,
+    GCNConv,
+    GINEConv,
+    GPSConv,
+    MessagePassing,
+    SAGEConv,
+    TransformerConv,
+)
+
+from stofm_geo.nn import SE2Transformer
+
+DEPTH, HEADS = 3, 8
+_DROPOUT = 0.3
+
+Layer = Callable[[int], nn.Module]
+
+
+class Without(nn.Module):
+    """A layer that does not look at positions, as one that is given them.
+
+    Args:
+        conv: ``forward(x, edge_index)``.
+    """
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
+        """``[N, width]``."""
+        return self.conv(x, edge_index)
+
+
+class Alone(nn.Module):
+    """A node without its neighbours.
+
+    Args:
+        width: Of the features.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
+        """``[N, width]``."""
+        return self.linear(x)
+
+
+class GPS(nn.Module):
+    """GPS (arXiv 2205.12454): GINE on edges and their lengths, beside attention between all nodes.
+
+    Args:
+        width: Of the features.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        update = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.conv = GPSConv(width, GINEConv(update, edge_dim=1), heads=HEADS, norm="layer_norm")
+
+    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
+        """``[N, width]``."""
+        src, dst = edge_index
+        return self.conv(x, edge_index, edge_attr=(pos[src] - pos[dst]).norm(dim=1, keepdim=True))
+
+
+class EGNN(MessagePassing):
+    r"""E(n)-equivariant message passing (Satorras et al., arXiv 2102.09844, without moving nodes).
+
+    .. math::
+        m_{ij} = \phi_e(h_i, h_j, \lVert p_i - p_j \rVert^2), \quad
+        h_i' = \phi_h\big(h_i, \textstyle\sum_j \sigma(a^\top m_{ij})\, m_{ij}\big)
+
+    Args:
+        width: Of the features.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(aggr="mean")
+        self.edge = nn.Sequential(nn.Linear(2 * width + 1, width), nn.SiLU())
+        self.gate = nn.Linear(width, 1)
+        self.node = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
+        """``[N, width]``."""
+        return self.node(torch.cat([x, self.propagate(edge_index, x=x, pos=pos)], dim=1))
+
+    def message(self, x_i: Tensor, x_j: Tensor, pos_i: Tensor, pos_j: Tensor) -> Tensor:
+        """Of each edge."""
+        square = (pos_i - pos_j).square().sum(dim=1, keepdim=True)
+        message = self.edge(torch.cat([x_i, x_j, square], dim=1))
+        return self.gate(message).sigmoid() * message
+
+
+LAYERS: dict[str, Layer] = {
+    "MLP": Alone,
+    "GCN": lambda width: Without(GCNConv(width, width)),
+    "GraphSAGE": lambda width: Without(SAGEConv(width, width)),
+    "GATv2": lambda width: Without(GATv2Conv(width, width // HEADS, HEADS)),
+    "TransformerConv": lambda width: Without(TransformerConv(width, width // HEADS, HEADS)),
+    "GPS": GPS,
+    "EGNN": EGNN,
+}
+
+
+class Stack(nn.Module):
+    """Three layers, each normalised before and added to its input.
+
+    Args:
+        layer: Makes one, of a width.
+        width: Of the features.
+    """
+
+    def __init__(self, layer: Layer, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layer(width) for _ in range(DEPTH))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(DEPTH))
+        self.dropout = nn.Dropout(_DROPOUT)
+
+    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
+        """``[N, width]``."""
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = x + self.dropout(layer(norm(x), edge_index, pos).relu())
+        return x
+
+
+class SE2(nn.Module):
+    """The SE(2) Transformer, three blocks that hand on their pair state.
+
+    Args:
+        width: Of the features.
+        vectors: Whether it has vector channels, a quarter of the width.
+    """
+
+    def __init__(self, width: int, vectors: bool) -> None:
+        super().__init__()
+        channels = max(width // 4 // HEADS, 1) * HEADS if vectors else 0
+        self.blocks = SE2Transformer(
+            width, DEPTH, HEADS, vector_channels=channels, dropout=_DROPOUT
+        )
+
+    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
+        """``[N, width]``."""
+        return self.blocks(x, edge_index, pos).x

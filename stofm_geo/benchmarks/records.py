@@ -1,0 +1,101 @@
+"""Results as JSON lines: what was asked, what came out, and all that is needed to ask it again."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+FILE = "cells.jsonl"
+KEYS = ("task", "dataset", "split", "model", "seed")
+PACKAGES = (
+    "torch",
+    "torch-geometric",
+    "e3nn",
+    "anndata",
+    "igraph",
+    "numba",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Date, commit, machine and versions, as at the first call."""
+    git = (
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    )
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git
+        commit = ""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit or "unknown",
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def key_of(row: dict[str, Any]) -> tuple:
+    """What tells a cell of the table from the others."""
+    return tuple(row[key] for key in KEYS)
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Rows of all ``.jsonl`` files of a folder, of each cell the last; in the order of the first.
+
+    A line that was cut short, by a kill, is left out.
+
+    Raises:
+        FileNotFoundError: There is no such folder or no such file in it.
+        ValueError: A line is no result.
+    """
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: has no results (*.jsonl); make some with run")
+    rows: dict[tuple, dict[str, Any]] = {}
+    for file in files:
+        for number, line in enumerate(file.read_text().splitlines(keepends=True), 1):
+            if not line.endswith("\n"):
+                break
+            try:
+                row = json.loads(line)
+                rows[key_of(row)] = row
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{file}, line {number}: is no result of the suite") from error
+    return list(rows.values())
+
+
+def append(row: dict[str, Any], file: Path) -> None:
+    """Add a row: its line is there whole, or is left out by :func:`read_rows`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(row) + "\n"
+    if file.exists() and (text := file.read_bytes()) and not text.endswith(b"\n"):
+        whole = text[: text.rfind(b"\n") + 1]
+        file.write_bytes(whole)
+    with file.open("a") as out:
+        out.write(line)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def matching(rows: Iterable[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+    """Rows with these values."""
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]

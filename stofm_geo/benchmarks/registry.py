@@ -1,0 +1,54 @@
+"""Things that are known by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T]):
+    """Names and what they stand for, in the order they were registered.
+
+    Args:
+        what: What messages call an entry, ``"model"``, say.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._entries: dict[str, T] = {}
+
+    def add(self, name: str, entry: T) -> None:
+        """Register.
+
+        Raises:
+            TypeError: ``name`` is no string.
+            ValueError: It is empty, or taken by something else.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a {self.what} must be a string; found {name!r}")
+        if not name.strip():
+            raise ValueError(f"the name of a {self.what} is empty")
+        if name in self._entries:
+            raise ValueError(f"there is a {self.what} {name!r} already; choose another name")
+        self._entries[name] = entry
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._entries:
+            near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise KeyError(
+                f"no {self.what} is called {name!r}; {hint}there are {', '.join(self._entries)}"
+            )
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)

@@ -1,0 +1,217 @@
+"""Tables and pictures of results: a row a model, mean and spread, ranks, time, memory, size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stofm_geo._files import atomic_path
+from stofm_geo.benchmarks.records import read_rows
+from stofm_geo.benchmarks.scoring import MAIN
+
+NAME = "report"
+
+
+def report(folder: str | Path, output: str | Path | None = None) -> str:
+    """Write ``report.md`` and a picture of each task, ``report-TASK.png``.
+
+    A number is the mean over the splits of a data set of the mean over seeds; its spread is the
+    standard deviation over seeds of the mean over splits, where there are two seeds or more. Of a
+    model that has not answered all splits of a column there is no number there, but how many it
+    has. The rank is the mean over columns in which all models of the table have a number.
+
+    Args:
+        folder: Of :func:`stofm_geo.benchmarks.run`.
+        output: Folder to write to; ``None``: the same.
+
+    Returns:
+        The Markdown.
+
+    Raises:
+        FileNotFoundError: There are no results.
+        ValueError: None of them is done, or a file is no file of results.
+    """
+    folder = Path(folder)
+    output = folder if output is None else Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(folder)
+    done = [row for row in rows if row["status"] == "done"]
+    if not done:
+        raise ValueError(f"{folder}: none of {len(rows)} cells is done; see their reasons there")
+    frame = pd.DataFrame([_flat(row) for row in done])
+    frame["column"] = frame["dataset"] + ", " + frame["split"].map(held_out)
+    parts = [_head(rows, done)]
+    for task in dict.fromkeys(frame["task"]):
+        of_task = frame[frame["task"] == task]
+        measure, more = main_of(of_task)
+        mean, spread, text = table(of_task, measure)
+        picture = f"{NAME}-{task}.png"
+        _paint(mean, spread, f"{task}: {measure}", output / picture)
+        arrow = "more is better" if more else "less is better"
+        parts += [
+            f"## {task}: {measure} ({arrow})",
+            _markdown(_with_costs(text, mean, of_task, more)),
+            f"![{task}]({picture})",
+        ]
+        if measure == "ari":
+            parts.append(_clusterings(of_task))
+    parts += _failures(rows)
+    text = "\n\n".join(parts) + "\n"
+    with atomic_path(output / f"{NAME}.md") as temporary:
+        temporary.write_text(text)
+    return text
+
+
+def held_out(split: str) -> str:
+    """What kind of split it is: folds of one kind are a column."""
+    if "random" in split:
+        return "random cells (leaks)"
+    if "blocks" in split:
+        return "blocks"
+    if " um" in split:
+        return split.partition(", ")[2]
+    return "held-out genes" if split.startswith("genes") else "slices"
+
+
+def main_of(frame: pd.DataFrame) -> tuple[str, bool]:
+    """The measure of a task that tables show, and whether more is better."""
+    return next(main for main in MAIN.values() if main[0] in frame and frame[main[0]].notna().any())
+
+
+def table(frame: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Mean, spread and text, ``[models, columns]`` each; NaN where splits are missing."""
+    splits = frame.groupby("column")["split"].nunique()
+    each = frame.groupby(["model", "column", "split"])[measure].mean()
+    found = each.groupby(["model", "column"]).agg(["mean", "size"])
+    whole = found["size"] == found.index.get_level_values("column").map(splits)
+    mean = found["mean"].where(whole).unstack()
+    seeds = frame.groupby(["model", "column", "seed"])[measure].agg(["mean", "size"])
+    seeds = seeds[seeds["size"] == seeds.index.get_level_values("column").map(splits)]
+    spread = (
+        seeds["mean"]
+        .groupby(["model", "column"])
+        .agg(lambda values: values.std(ddof=1) if len(values) > 1 else np.nan)
+    )
+    spread = spread.unstack().reindex(index=mean.index, columns=mean.columns)
+    order = [model for model in dict.fromkeys(frame["model"]) if model in mean.index]
+    columns = list(dict.fromkeys(frame["column"]))
+    mean, spread = mean.loc[order, columns], spread.loc[order, columns]
+    text = mean.copy().astype(object)
+    for model in order:
+        for column in columns:
+            value, off = mean.loc[model, column], spread.loc[model, column]
+            here = found["size"].get((model, column), 0)
+            if np.isnan(value):
+                text.loc[model, column] = f"{int(here)} of {splits[column]}" if here else ""
+            else:
+                text.loc[model, column] = f"{value:.3f}" + (
+                    "" if np.isnan(off) else f" ± {off:.3f}"
+                )
+    return mean, spread, text
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    keys = ("task", "dataset", "split", "model", "seed", "seconds", "peak_mib")
+    record = row.get("record") or {}
+    return (
+        {key: row[key] for key in keys}
+        | row["scores"]
+        | {"parameters": record.get("parameters", np.nan)}
+    )
+
+
+def _with_costs(
+    text: pd.DataFrame, mean: pd.DataFrame, frame: pd.DataFrame, more: bool
+) -> pd.DataFrame:
+    """The table with ranks, times, memory and sizes; best first."""
+    full = mean.dropna(axis=1)
+    rank = full.rank(ascending=not more).mean(axis=1) if full.shape[1] else np.nan
+    by = frame.groupby("model")
+    text = text.assign(
+        rank=rank,
+        seconds=by["seconds"].median(),
+        MiB=by["peak_mib"].max(),
+        parameters=by["parameters"].max(),
+    )
+    text = text.sort_values("rank", kind="stable") if full.shape[1] else text
+    for name, form in (("rank", "{:.1f}"), ("seconds", "{:.0f}"), ("MiB", "{:.0f}")):
+        text[name] = text[name].map(form.format).replace("nan", "")
+    text["parameters"] = text["parameters"].map(lambda n: "" if np.isnan(n) else f"{n:,.0f}")
+    return text
+
+
+def _clusterings(frame: pd.DataFrame) -> str:
+    """ARI under each clustering, mean over slices and seeds."""
+    names = [name for name in frame if name.startswith("ari, ")]
+    each = frame.groupby(["model", "dataset", "split"])[names].mean()
+    found = each.groupby("model").mean().loc[list(dict.fromkeys(frame["model"]))]
+    found.columns = [name.removeprefix("ari, ") for name in names]
+    return "Under each clustering, mean over slices:\n\n" + _markdown(
+        found.map(lambda value: f"{value:.3f}")
+    )
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    lines = ["| | " + " | ".join(map(str, frame.columns)) + " |"]
+    lines.append("|---|" + "---|" * frame.shape[1])
+    lines += [
+        f"| {name} | " + " | ".join(map(str, row)) + " |"
+        for name, row in zip(frame.index, frame.to_numpy(), strict=True)
+    ]
+    return "\n".join(lines)
+
+
+def _head(rows: list[dict[str, Any]], done: list[dict[str, Any]]) -> str:
+    def of(key: str) -> str:
+        return ", ".join(sorted({str(row[key]) for row in done}))
+
+    hours = sum(row["seconds"] for row in done) / 3600
+    return (
+        f"# Results\n\n{len(done)} cells done, {len(rows) - len(done)} failed; {hours:.1f} hours "
+        f"on one core. Dates: {of('date')}. Machine: {of('machine')}, Python {of('python')}. "
+        f"Commits: {of('commit')}. Mean over splits and seeds ± standard deviation over seeds; "
+        "times are medians, memory is the most of any cell. *Random cells* are scored with their "
+        "neighbours' labels known: that column shows what such a split hides."
+    )
+
+
+def _failures(rows: list[dict[str, Any]]) -> list[str]:
+    failed = [row for row in rows if row["status"] != "done"]
+    if not failed:
+        return []
+    lines = [
+        "- "
+        + ", ".join(str(row[k]) for k in ("task", "dataset", "split", "model") if row[k])
+        + f", seed {row['seed']}: {row['reason']}"
+        for row in failed
+    ]
+    return ["## What failed", "\n".join(lines)]
+
+
+def _paint(mean: pd.DataFrame, spread: pd.DataFrame, title: str, path: Path) -> None:
+    """A panel a column, a dot a model."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = [column for column in mean if mean[column].notna().any()]
+    across = min(len(columns), 4)
+    down = -(-len(columns) // across)
+    size = 3.0 + 2.4 * across, 1.2 + down * (0.6 + 0.21 * len(mean))
+    figure = Figure(size, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    y = np.arange(len(mean))[::-1]
+    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for ax, column in zip(panels, columns, strict=False):
+        ax.errorbar(mean[column], y, xerr=spread[column].fillna(0), fmt="o", ms=4, color="#1f6f8b")
+        ax.set_title(column.replace(", ", "\n", 1), fontsize=8)
+        ax.set_yticks(y, mean.index, fontsize=8)
+        ax.tick_params(axis="x", labelsize=7)
+        ax.grid(axis="both", alpha=0.3)
+    for ax in panels[len(columns) :]:
+        ax.set_axis_off()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

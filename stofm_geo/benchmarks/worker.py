@@ -1,0 +1,141 @@
+"""A process of its own that answers cells of the table, and can be stopped."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import runpy
+import time
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stofm_geo.benchmarks.datasets import DATASETS, Slices
+from stofm_geo.benchmarks.memory import forget_peak, memory
+from stofm_geo.benchmarks.models import MODELS
+from stofm_geo.benchmarks.problems import Case
+from stofm_geo.benchmarks.records import environment
+from stofm_geo.benchmarks.tasks import TASKS
+
+Cell = dict[str, Any]
+# One thread, so that times compare however many workers there are, and sums have one order.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class Worker:
+    """Answers cells one after the other, in a process that is started when it is needed.
+
+    A model that raises costs its cell alone; one that takes too long, or brings the process down,
+    costs the process, and the next cell has a new one.
+
+    Args:
+        data: Folder of the data sets.
+        load: Python files that register things, run in the process first.
+        limit: Seconds a cell may take, scoring included.
+    """
+
+    def __init__(self, data: Path | None, load: Sequence[Path], limit: float) -> None:
+        self.data, self.load, self.limit = data, tuple(load), limit
+        self._process: mp.process.BaseProcess | None = None
+
+    def ask(self, cell: Cell) -> Cell:
+        """The cell's row."""
+        self._start()
+        self._pipe.send(cell)
+        try:
+            if self._pipe.poll(self.limit):
+                return self._pipe.recv()
+            reason = f"TimeoutError: it took more than {self.limit:g} s"
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            reason = f"RuntimeError: its process ended with {self._process.exitcode}"
+        self.stop()
+        return {**cell, "status": "failed", "reason": reason, **environment()}
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process = None
+
+    def _start(self) -> None:
+        if self._process is not None:
+            return
+        context = mp.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(other, self.data, self.load), daemon=True
+        )
+        before = {name: os.environ.get(name) for name in _THREADS}
+        os.environ |= dict.fromkeys(_THREADS, "1")  # read when libraries are imported
+        try:
+            self._process.start()
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        other.close()
+
+
+def _serve(pipe: Any, data: Path | None, load: Sequence[Path]) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    run_files(load)
+    while True:
+        try:
+            cell = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(answer(cell, data))
+
+
+def run_files(load: Sequence[Path]) -> None:
+    """Run Python files for what they register."""
+    for file in load:
+        runpy.run_path(str(file), run_name="stofm_geo_benchmark")
+
+
+def answer(cell: Cell, data: Path | None) -> Cell:
+    """One cell, in this process: its scores, or why there are none."""
+    row = dict(cell)
+    try:
+        case = case_of(cell["task"], cell["dataset"], cell["split"], data)
+        problem, score = case.make()
+        row["digest"], row["version"] = problem.digest(), TASKS[cell["task"]].version
+        model = MODELS[cell["model"]]
+        forget_peak()
+        start = time.perf_counter()
+        answers, record = model.solve(problem, cell["seed"])
+        row["seconds"] = round(time.perf_counter() - start, 2)
+        row["peak_mib"] = round(memory("VmHWM"))
+        row |= {"status": "done", "scores": score(answers), "record": record}
+    except Exception as error:  # of any model: the next one goes on
+        said = (str(error).strip() or "no reason given").splitlines()[0]
+        row |= {"status": "failed", "reason": f"{type(error).__name__}: {said}"}
+    return row | environment()
+
+
+@lru_cache(maxsize=1)
+def _slices(dataset: str, data: Path | None) -> Slices:
+    return DATASETS[dataset].read(data)
+
+
+def cases(task: str, dataset: str, data: Path | None) -> dict[str, Case]:
+    """What a task asks of a data set, by name of the split."""
+    return {case.name: case for case in TASKS[task].cases(_slices(dataset, data), dataset)}
+
+
+def case_of(task: str, dataset: str, split: str, data: Path | None) -> Case:
+    """One of them.
+
+    Raises:
+        KeyError: There is no such split.
+    """
+    found = cases(task, dataset, data)
+    if split not in found:
+        raise KeyError(f"{task} of {dataset} has no split {split!r}; it has {', '.join(found)}")
+    return found[split]
