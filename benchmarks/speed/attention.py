@@ -1,8 +1,7 @@
 """The edge attention op alone, against what else PyTorch and PyG users would write.
 
-``python -m benchmarks.speed.attention -o benchmarks/results/attention.json``: float32 on a CPU,
-forward (without gradients) and forward with backward (gradients of q, k, v and the bias, from a
-gradient of the attended values). The first run compiles for minutes; ``--no-compile`` skips that.
+float32 on a CPU, forward (without gradients) and forward with backward (gradients of q, k, v and
+the bias, from a gradient of the attended values). The first calls compile for minutes.
 
 Contenders, all checked to give the same numbers before they are timed in turns:
 
@@ -29,174 +28,108 @@ backward: those of q and of the gradient, too); caches can beat it.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric.nn import TransformerConv
-from torch_geometric.utils import scatter, softmax, sort_edge_index
 
-from benchmarks._record import environment, write
+from benchmarks.speed._cases import Case, cases
+from benchmarks.speed._contenders import Contender, contenders
+from benchmarks.speed._measurements import Given
+from benchmarks.speed._section import Panel, Section, Table, brief, line, spread
 from benchmarks.speed._timing import clock, interleaved, peaks
-from stofm_geo.ops import EdgeGraph, available_backends, edge_attention
+from stofm_geo.ops import EdgeGraph, available_backends
 
 TOLERANCE = 1e-4  # of the largest number, where that is above 1
-DENSE_NODES = 4000
-MACRO = 16
-SMALL = 1050
-SHAPES = ((1, 1), (3, 5), (4, 16), (8, 32), (8, 64))
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+MODES = {"forward": "Forward", "training": "Forward and backward"}
 
 
-@dataclass
-class Case:
-    """A graph, its edges sorted by destination, and a size of the heads."""
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
 
-    name: str
-    edge_index: Tensor
-    nodes: int
-    heads: int
-    channels: int
-    degree: int | None = None  # where all nodes have the same
-
-
-@dataclass
-class Contender:
-    """One way to attend: from q, k, v and the bias in its own layout to ``[N, H, C]``."""
-
-    attend: Attend
-    layout: Callable[[Tensor], Tensor] = lambda bias: bias
-    biased: bool = True
+    nodes: int = 10_000
+    neighbours: int = 32
+    heads: int = 8
+    channels: int = 32
+    rounds: int = 100  # at most
+    seconds: float = 1.0  # of each contender, in 5 runs or more
+    compiling: bool = True
+    gemm: tuple[int, ...] = (1024, 1536, 2048)
+    copied_mb: int = 512
 
 
-def by_destination(edge_index: Tensor, n: int) -> Tensor:
-    return sort_edge_index(edge_index, num_nodes=n, sort_by_row=False)
+QUICK = Sizes(120, 6, 2, 8, 2, 0.1, False, (128,), 8)
 
 
-def regular(n: int, degree: int, reach: int = 200) -> Tensor:
-    """Each node joined to ``degree`` random others, at most ``reach`` places away."""
-    reach = min(reach, (n - 1) // 2)
-    offset = torch.cat([torch.arange(-reach, 0), torch.arange(1, reach + 1)])
-    chosen = torch.rand(n, len(offset)).argsort(dim=1)[:, :degree]
-    dst = torch.arange(n)[:, None].expand(-1, degree)
-    return by_destination(torch.stack([(dst + offset[chosen]) % n, dst]).flatten(1), n)
+def measure(given: Given) -> dict[str, Any]:
+    """Graphs made, and attention of all contenders, over graphs and sizes of heads."""
+    sizes = QUICK if given.quick else Sizes()
+    torch.manual_seed(0)
+    peak = peaks(sizes.gemm, sizes.copied_mb)
+    without = {name: why for name, why in available_backends().items() if why}
+    without.setdefault("triton", "this measures on a CPU")
+    todo = cases(sizes.nodes, sizes.neighbours, sizes.heads, sizes.channels)
+    graphs = [building(case, sizes.rounds) for case in todo[:4]]
+    rows = []
+    for case in todo:
+        for mode in MODES:
+            print(f"attention: {case.name}, {case.heads} x {case.channels}, {mode}", flush=True)
+            rows += compared(case, mode == "training", sizes, peak)
+    settings = {**asdict(sizes), "threads": torch.get_num_threads()}
+    return {
+        "settings": settings,
+        "without": without,
+        "peaks": peak,
+        "building": graphs,
+        "rows": rows,
+    }
 
 
-def with_macro(edge_index: Tensor, n: int) -> Tensor:
-    """More nodes, joined to all others, both ways."""
-    macro = torch.arange(n, n + MACRO)
-    there = torch.cartesian_prod(torch.arange(n), macro).t()
-    among = torch.cartesian_prod(macro, macro).t()
-    edges = [edge_index, there, there.flip(0), among[:, among[0] != among[1]]]
-    return by_destination(torch.cat(edges, dim=1), n + MACRO)
-
-
-def cases(options: argparse.Namespace) -> list[Case]:
-    n, degree = options.nodes, options.neighbours
-    own = (options.heads, options.channels)
-    near = regular(n, degree)
-    far = by_destination(torch.randperm(n)[near], n)
-    cells = min(SMALL, n) - MACRO
-    small = with_macro(regular(cells, min(12, degree)), cells)
-    return [
-        Case("near", near, n, *own, degree),
-        Case("far", far, n, *own, degree),
-        Case("macro nodes", with_macro(near, n), n + MACRO, *own),
-        Case("small", small, cells + MACRO, *own),
-        *(Case("near", near, n, *shape, degree) for shape in SHAPES if shape != own),
+def report(result: dict[str, Any]) -> Section:
+    """How many times as long as ours the others take, forward and backward, and graphs made."""
+    rows, shape = result["rows"], ("graph", "nodes", "edges", "heads", "channels")
+    names = list(dict.fromkeys(row["contender"] for row in rows))
+    tables, panels = [], []
+    for mode, title in MODES.items():
+        of: dict[tuple, dict[str, dict]] = {}
+        for row in rows:
+            if row["mode"] == mode:
+                of.setdefault(tuple(row[key] for key in shape), {})[row["contender"]] = row
+        tables.append(_times(title, of, [name for name in names if name != "ours"]))
+        near = {k[3] * k[4]: found for k, found in of.items() if k[0] == "near"}
+        points = {
+            name: line(
+                [(width, found.get(name, {}).get("median_ms")) for width, found in near.items()]
+            )
+            for name in names
+        }
+        title = f"Attention, {title.lower()}"
+        panels.append(Panel(title, "heads x channels", "ms", points))
+    kinds = list(result["building"][0]["ms"])
+    made = [
+        (graph["graph"], brief(graph["edges"]), *(brief(graph["ms"][kind]) for kind in kinds))
+        for graph in result["building"]
     ]
+    tables.append(Table("The graph made once for all layers, ms", ("graph", "edges", *kinds), made))
+    return Section(tables, panels)
 
 
-def contenders(case: Case, compiling: bool) -> dict[str, Contender]:
-    n, heads, channels = case.nodes, case.heads, case.channels
-    edge_index, (src, dst) = case.edge_index, case.edge_index
-    graph = EdgeGraph(edge_index, n)
-    _ = graph.reverse
-    ptr, per_head = graph.ptr, dst[:, None].expand(-1, heads)
-    conv = TransformerConv(heads * channels, channels, heads=heads, root_weight=False)
-
-    def ours(backend: str) -> Attend:
-        return lambda *tensors: edge_attention(*tensors, graph, backend=backend)[0]
-
-    def logits_of(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-        product = (q.index_select(0, dst) * k.index_select(0, src)).sum(-1)
-        return product * channels**-0.5 + bias
-
-    def by_scatter(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        logits = logits_of(q, k, bias)
-        top = logits.new_full((n, heads), -torch.inf)
-        top = top.scatter_reduce(0, per_head, logits.detach(), "amax")
-        weight = (logits - top.index_select(0, dst)).exp()
-        total = torch.zeros_like(top).scatter_add(0, per_head, weight)
-        message = (weight[..., None] * v.index_select(0, src)).flatten(1)
-        out = v.new_zeros(n, heads * channels)
-        out = out.scatter_add(0, dst[:, None].expand_as(message), message)
-        return out.view(n, heads, channels) / total[..., None], logits
-
-    def by_segment(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        def reduce(values: Tensor, kind: str) -> Tensor:
-            return torch.segment_reduce(values, kind, offsets=ptr, axis=0)
-
-        logits = logits_of(q, k, bias)
-        weight = (logits - reduce(logits.detach(), "max").index_select(0, dst)).exp()
-        message = (weight[..., None] * v.index_select(0, src)).flatten(1)
-        out = reduce(message, "sum").view(n, heads, channels)
-        return out / reduce(weight, "sum")[..., None], logits
-
-    def by_pyg(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        logits = logits_of(q, k, bias)
-        alpha = softmax(logits, dst, num_nodes=n)
-        return scatter(alpha[..., None] * v.index_select(0, src), dst, dim_size=n), logits
-
-    def transformer_conv(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        return conv.propagate(edge_index, query=q, key=k, value=v, edge_attr=None)
-
-    def padded(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        def gather(x: Tensor) -> Tensor:
-            return x.index_select(0, src).view(n, -1, heads, channels)
-
-        logits = torch.einsum("nhc,nkhc->nkh", q, gather(k)) * channels**-0.5 + bias
-        return torch.einsum("nkh,nkhc->nhc", logits.softmax(dim=1), gather(v)), logits
-
-    def dense(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        rows = (x.transpose(0, 1)[None] for x in (q, k, v))
-        return F.scaled_dot_product_attention(*rows, attn_mask=bias)[0].transpose(0, 1)
-
-    def to_dense(bias: Tensor) -> Tensor:
-        full = bias.new_full((heads, n, n), -torch.inf)
-        full[:, dst, src] = bias.t()
-        return full[None]
-
-    def compiled(attend: Callable) -> Attend:
-        fast = torch.compile(attend, dynamic=False, fullgraph=True)
-
-        def first(*tensors: Tensor) -> Tensor:
-            result = fast(*tensors)
-            return result[0] if isinstance(result, tuple) else result
-
-        return first
-
-    found = {"ours": Contender(ours("auto")), "reference": Contender(ours("reference"))}
-    if available_backends()["scatter"] is None:
-        found["scatter"] = Contender(ours("scatter"))
-    found["TransformerConv"] = Contender(transformer_conv, biased=False)
-    if case.degree:
-        grid = (n, case.degree, heads)
-        found["padded"] = Contender(lambda *t: padded(*t)[0], lambda bias: bias.view(grid))
-    if n <= DENSE_NODES:
-        found["dense"] = Contender(dense, to_dense)
-    if compiling:
-        for name, work in (("scatter", by_scatter), ("segments", by_segment), ("softmax", by_pyg)):
-            found[f"compiled {name}"] = Contender(compiled(work))
-        found["TransformerConv compiled"] = Contender(compiled(transformer_conv), biased=False)
-        if case.degree:
-            found["padded compiled"] = Contender(compiled(padded), found["padded"].layout)
-    return found
+def _times(title: str, of: dict[tuple, dict[str, dict]], others: list[str]) -> Table:
+    columns = ("graph", "nodes", "edges", "heads x channels", "ours, ms (quartiles)")
+    columns += ("irreducible (each read)", *others)
+    rows = []
+    for (graph, nodes, edges, heads, channels), found in of.items():
+        ours, times = found["ours"], []
+        for name in others:
+            row = found.get(name, {})
+            times.append(brief(row["ratio"]) if "ratio" in row else row.get("failed", "-")[:60])
+        shares = (f"{100 * ours[f'irreducible_{kind}']:.0f} %" for kind in ("once", "each_read"))
+        size = (graph, brief(nodes), brief(edges), f"{heads} x {channels}", spread(ours))
+        rows.append((*size, "{} ({})".format(*shares), *times))
+    return Table(f"{title}: ours, and how many times as long the others take", columns, rows)
 
 
 def prepared(
@@ -248,21 +181,22 @@ def irreducible(case: Case, training: bool, peak: dict[str, float], ms: float) -
     }
 
 
-def measure(case: Case, training: bool, options: argparse.Namespace, peak: dict) -> list[dict]:
+def compared(case: Case, training: bool, sizes: Sizes, peak: dict[str, float]) -> list[dict]:
+    """A row a contender."""
     torch._dynamo.reset()
     heads, edges = case.heads, case.edge_index.size(1)
     draw = torch.Generator().manual_seed(0)
     shapes = [(case.nodes, heads, case.channels)] * 4 + [(edges, heads)]
     *tensors, slope, bias = (torch.randn(shape, generator=draw) for shape in shapes)
     tensors.append(bias)
-    ways = contenders(case, not options.no_compile)
+    ways = contenders(case, sizes.compiling)
     expected = prepared(ways["reference"], tensors, slope, training)()
     without = prepared(ways["reference"], [*tensors[:3], bias * 0], slope, training)()
-    sizes = {"nodes": case.nodes, "edges": edges, "heads": heads, "channels": case.channels}
+    shape = {"nodes": case.nodes, "edges": edges, "heads": heads, "channels": case.channels}
     mode = "training" if training else "forward"
     works, rows = {}, {}
     for name, way in ways.items():
-        rows[name] = {"graph": case.name, **sizes, "mode": mode, "contender": name}
+        rows[name] = {"graph": case.name, **shape, "mode": mode, "contender": name}
         work = prepared(way, tensors, slope, training)
         try:
             rows[name]["first_call_s"] = clock(work)
@@ -275,29 +209,10 @@ def measure(case: Case, training: bool, options: argparse.Namespace, peak: dict)
             raise AssertionError(f"{name} is off by {gap:.1e} on {case}")
         works[name] = work
     del expected, without
-    for name, times in interleaved(works, "ours", options.rounds, options.seconds).items():
+    for name, times in interleaved(works, "ours", sizes.rounds, sizes.seconds).items():
         rows[name].update(times)
     rows["ours"].update(irreducible(case, training, peak, rows["ours"]["median_ms"]))
     return list(rows.values())
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    of = rows[0]
-    size = f"{of['nodes']} nodes, {of['edges']} edges, {of['heads']} x {of['channels']}"
-    print(f"\n{of['graph']}: {size}, {of['mode']}\n{'':31}ms  quartiles          times ours")
-    for row in rows:
-        if "failed" in row:
-            print(f"  {row['contender']:24} not run: {row['failed'].splitlines()[0]}")
-            continue
-        lower, upper = row["quartiles_ms"]
-        text = f"{row['median_ms']:9.2f}  {lower:.2f} to {upper:.2f}"
-        print(f"  {row['contender']:24}{text:30}{row['ratio']:6.2f}")
-    own = [f"{100 * of[f'irreducible_{kind}']:.0f} %" for kind in ("once", "each_read")]
-    print(f"  of ours irreducible: {own[0]} (once), {own[1]} (each read)")
-    unfused = [r for r in rows if r["contender"].startswith("compiled") and "ratio" in r]
-    if unfused:
-        best = min(unfused, key=lambda row: row["ratio"])
-        print(f"  best compiled unfused: {best['contender']}, {best['ratio']:.2f} times ours")
 
 
 def building(case: Case, rounds: int) -> dict[str, Any]:
@@ -311,39 +226,4 @@ def building(case: Case, rounds: int) -> dict[str, Any]:
     for work in works.values():
         work()
     times = {k: v["median_ms"] for k, v in interleaved(works, "sorted", min(rounds, 20)).items()}
-    print(f"graph {case.name}, {edges} edges, made in ms:", end=" ")
-    print(", ".join(f"{kind} {ms:.2f}" for kind, ms in times.items()))
     return {"graph": case.name, "edges": edges, "ms": times}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    for name, default in (("nodes", 10000), ("neighbours", 32), ("heads", 8), ("channels", 32)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=100, help="most rounds")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each, in 5 runs or more")
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    peak = peaks()
-    print(", ".join(f"{name} {value:.1f}" for name, value in peak.items()))
-    missing = {name: why for name, why in available_backends().items() if why}
-    print(*(f"backend {name} not run: {why}" for name, why in missing.items()), sep="\n")
-    todo = cases(options)
-    graphs = [building(case, options.rounds) for case in todo[:4]]
-    rows = []
-    for case in todo:
-        for training in (False, True):
-            rows += (found := measure(case, training, options, peak))
-            show(found)
-    settings = {key: value for key, value in vars(options).items() if key != "output"}
-    result = {"environment": environment(), "settings": settings, "peaks": peak}
-    result |= {"not_available": missing, "building": graphs, "rows": rows}
-    write(result | {"threads": options.threads}, options.output)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,9 @@
 """A corpus: how long it takes to build and to load, and in how much memory.
 
-``python -m benchmarks.speed.corpus --data DIR --work DIR -o benchmarks/results/corpus.json``: a toy
-slice of a million cells, and all files of ``--data``, are built, loaded for some epochs as training
-does (puzzles drawn, batches made), and trained on. Each is a process of its own, and memory is its
-largest resident set, libraries and all, in GB (2^30 bytes). Making the toy slice is not counted;
-its file is kept in ``--work``. ``targets`` are what was asked.
+A toy slice of a million cells, and all files of ``--data``, are built, loaded for some epochs as
+training does (puzzles drawn, batches made), and trained on. Each is a process of its own, with one
+thread, and memory is its largest resident set, libraries and all, in GB (2^30 bytes). Making the
+toy slice is not counted. ``targets`` are what was asked.
 
 Loading and training are compared batch by batch, in turns, since other work on the machine makes
 ``seconds`` longer; ``load`` is its load average at the start.
@@ -12,187 +11,125 @@ Loading and training are compared batch by batch, in turns, since other work on 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import resource
-import shutil
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
-
-from benchmarks._record import environment, write
-from benchmarks.speed._memory import memory
-from stofm_geo._quiet import quiet
-from stofm_geo.data.corpus import CorpusDataModule, build, find_sources, summary
-from stofm_geo.datasets import toy_tissue
-from stofm_geo.models.corpus_pretraining import DEFAULTS, CorpusPretraining
-from stofm_geo.models.objectives import Objectives
+from benchmarks.speed._measurements import Given, LeftOut
+from benchmarks.speed._process import fresh
+from benchmarks.speed._section import Panel, Section, Table, brief, line
 
 TARGETS = {"build_peak_gb": 3.0, "load_peak_gb": 1.5, "loader_to_training": 3.0}
-WARM_UP = 2  # steps that are not counted
+SOURCES = ("toy", "files")
 
 
-def peak_gb() -> float:
-    """Of this process, or of the largest that it started and that has ended."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return round(max(memory("VmHWM"), children / 1024) / 1024, 2)
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    cells: int = 1_000_000  # of the toy slice
+    genes: int = 300
+    node_budget: int = 3000
+    workers: tuple[int, ...] = (0, 1)
+    epochs: int = 3
+    steps: int = 24
 
 
-def spread(values: list[float]) -> dict[str, Any]:
-    """Median and range."""
-    low, middle, high = (float(f"{f(values):.4g}") for f in (min, statistics.median, max))
-    return {"median": middle, "range": [low, high]}
+QUICK = Sizes(400, 40, 3000, (0,), 1, 1)
 
 
-def toy(cells: int, genes: int, file: Path) -> dict[str, Any]:
-    """Write a toy slice."""
-    toy_tissue(cells, genes).write_h5ad(file)
-    return {"bytes": Path(file).stat().st_size}
+def measure(given: Given) -> dict[str, Any]:
+    """Corpora built, loaded and trained on.
+
+    Raises:
+        LeftOut: A package that corpora need is not installed.
+    """
+    try:
+        from benchmarks.speed import _corpora
+    except ImportError as error:
+        raise LeftOut(str(error)) from error
+    sizes = QUICK if given.quick else Sizes()
+    result: dict[str, Any] = {"settings": {**asdict(sizes), "threads": 1}, "targets": TARGETS}
+    result["without"] = {} if given.data else {"corpus of files": "no --data"}
+    with tempfile.TemporaryDirectory() as work:
+        file, corpus = Path(work) / "toy.h5ad", Path(work) / "corpus"
+        _corpora.toy(sizes.cells, sizes.genes, file)
+        sources = {"toy": (file, "none")}
+        if given.data:
+            files = given.data.glob("*.h5ad")
+            smallest = min(files, key=lambda one: one.stat().st_size, default=given.data)
+            sources["files"] = (smallest if given.quick else given.data, "auto")
+        for name, (source, organism) in sources.items():
+            folder = corpus / name
+            row = {"built": _task(_corpora.built, [str(source)], organism, folder)}
+            row["loaded"] = [
+                _task(_corpora.loaded, folder, sizes.node_budget, workers, sizes.epochs)
+                for workers in sizes.workers
+            ]
+            result[name] = row
+        result["training"] = _task(_corpora.trained, folder, sizes.node_budget, sizes.steps)
+    return result
 
 
-def built(sources: list[str], organism: str, folder: Path) -> dict[str, Any]:
-    """Build a corpus, with the settings of ``stofm-geo corpus build``."""
-    found = find_sources(sources, slice="slice_id", organism=organism)
-    start, cpu = time.perf_counter(), time.process_time()
-    failed = build(found, folder)
-    row = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
-    total = summary(folder)[-1]
-    row |= {name: total[name] for name in ("slices", "cells", "pieces", "genes", "bytes")}
-    return {**row, "put_aside": len(failed), "peak_gb": peak_gb()}
-
-
-def loaded(folder: Path, node_budget: int, workers: int, epochs: int) -> dict[str, Any]:
-    """Epochs as training loads them, nothing held out; the first opens the slices."""
-    given = {"workers": workers, "transform": Objectives.of(DEFAULTS).puzzle}
-    data = CorpusDataModule(folder, node_budget=node_budget, held_out=0, **given)
-    loader, seconds, cpu = data.train_dataloader(), [], []
-    for epoch in range(epochs):
-        loader.batch_sampler.set_epoch(epoch)
-        start, cpu_start = time.perf_counter(), time.process_time()
-        cells = sum(int(batch.core_mask.sum()) for batch in loader)
-        seconds.append(time.perf_counter() - start)
-        cpu.append(time.process_time() - cpu_start)
-    pieces = len(data.train)
-    row = {"workers": workers, "pieces": pieces, "batches": len(loader)}
-    row |= {"cells": cells, "cells_per_second": spread([cells / one for one in seconds])}
-    row["ms_a_piece"] = spread([1e3 * one / pieces for one in seconds])
-    row["cpu_ms_a_piece"] = spread([1e3 * one / pieces for one in cpu])  # of this process alone
-    return {**row, "peak_gb": peak_gb()}
-
-
-class _Clocked(CorpusDataModule):
-    """Notes of each batch how long it takes to load, and its core cells."""
-
-    def train_dataloader(self) -> _Clocked:
-        """Itself, again for each epoch."""
-        self.loader, self.loads = super().train_dataloader(), []
-        return self
-
-    def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)
-        while True:
-            start = time.perf_counter()
-            if (batch := next(batches, None)) is None:
-                return
-            self.loads.append((time.perf_counter() - start, int(batch.core_mask.sum())))
-            yield batch
-
-
-class _Steps(Callback):
-    """Notes how long each step takes: forward, backward, optimizer."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.start = time.perf_counter()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.start)
-
-
-def trained(folder: Path, node_budget: int, steps: int) -> dict[str, Any]:
-    """Steps of the default network, each on a batch that was loaded just before."""
-    data, clock = _Clocked(folder, node_budget=node_budget, held_out=0), _Steps()
-    off = "logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"
-    given = {"accelerator": "cpu", "limit_val_batches": 0, **dict.fromkeys(off, False)}
-    trainer = Trainer(max_steps=WARM_UP + steps, callbacks=[clock], **given)
-    with quiet("lightning.pytorch"):
-        trainer.fit(CorpusPretraining(), datamodule=data)
-    pairs = list(zip(data.loads, clock.seconds, strict=False))[WARM_UP:]
-    rows = [(load, cells, step) for (load, cells), step in pairs]
-    loading, cells, training = (sum(column) for column in zip(*rows, strict=True))
-    return {
-        "steps": len(rows),
-        "cells": cells,
-        "training_cells_per_second": round(cells / training),
-        "training_ms_a_step": spread([1e3 * one for _, _, one in rows]),
-        "loader_cells_per_second": round(cells / loading),
-        "loader_to_training": round(training / loading, 2),
-        "of_each_batch": spread([step / load for load, _, step in rows]),
-        "peak_gb": peak_gb(),
-    }
-
-
-def fresh(threads: int, task: str, *given: Any) -> dict[str, Any]:
-    """What a task gives in a new process."""
+def _task(function: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
+    """What it gives in a process and a thread of its own."""
     load = round(os.getloadavg()[0], 1)
-    words = json.dumps([threads, task, *given], default=str)
-    command = [sys.executable, "-m", "benchmarks.speed.corpus", "--task", words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    row = {"load": load, **json.loads(done.stdout.splitlines()[-1])}
-    print(task, row, flush=True)
-    return row
+    print(f"corpus: {function.__name__}", flush=True)
+    return {"load": load, **fresh(function, *given, threads=1)}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--data", type=Path, help="folder of .h5ad files")
-    parser.add_argument("--work", type=Path, help="folder for the toy slice and both corpora")
-    parser.add_argument("--organism", default="auto", help="of --data")
-    parser.add_argument("--cells", type=int, default=1_000_000)
-    parser.add_argument("--genes", type=int, default=300)
-    parser.add_argument("--node-budget", type=int, default=3000)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)  # a new process'
-    options = parser.parse_args(arguments)
-    if options.task is not None:
-        threads, task, *given = options.task
-        torch.set_num_threads(threads)
-        print(json.dumps(globals()[task](*given)))
-        return
-    if None in (options.data, options.work):
-        parser.error("--data and --work are needed")
-    options.work.mkdir(parents=True, exist_ok=True)
-    file = options.work / f"toy-{options.cells}-{options.genes}.h5ad"
-    if not file.exists():
-        fresh(options.threads, "toy", options.cells, options.genes, file)
-    result: dict[str, Any] = {"environment": environment(), "targets": TARGETS}
-    result["settings"] = {name: getattr(options, name) for name in ("node_budget", "threads")}
-    budget = options.node_budget
-    for name, source in (("toy", file), ("files", options.data)):
-        folder, organism = options.work / name, "none" if source == file else options.organism
-        shutil.rmtree(folder, ignore_errors=True)
-        row = {"built": fresh(options.threads, "built", [source], organism, folder)}
-        given = options.threads, "loaded", folder, budget
-        row["loaded"] = [fresh(*given, workers, options.epochs) for workers in (0, 1)]
-        result[name] = row
-    result["training"] = fresh(options.threads, "trained", folder, budget, options.steps)
-    if options.output is not None:
-        write(result, options.output)
+def report(result: dict[str, Any]) -> Section:
+    """What is built, loaded and trained on, beside what was asked."""
+    of = {name: result[name] for name in SOURCES if name in result}
+    sizes = ("slices", "cells", "pieces", "genes")
+    costs = ("seconds", "cpu_seconds", "peak_gb", "load")
+    built = [
+        (
+            name,
+            *(brief(row["built"][key]) for key in sizes),
+            brief(row["built"]["bytes"] / 1e6),
+            *(brief(row["built"][key]) for key in costs),
+        )
+        for name, row in of.items()
+    ]
+    loads = ("cells_per_second", "ms_a_piece", "cpu_ms_a_piece")
+    loaded = [
+        (name, str(one["workers"]), *(_range(one[key]) for key in loads), brief(one["peak_gb"]))
+        for name, row in of.items()
+        for one in row["loaded"]
+    ]
+    training = result["training"]
+    trained = (
+        brief(training["steps"]),
+        brief(training["training_cells_per_second"]),
+        _range(training["training_ms_a_step"]),
+        brief(training["loader_cells_per_second"]),
+        brief(training["loader_to_training"]),
+        brief(training["peak_gb"]),
+    )
+    asked = {name: f"(asked: {target:g})" for name, target in result["targets"].items()}
+    peak = f"peak GB {asked['build_peak_gb']}"
+    columns = ("corpus", *sizes, "MB", "seconds", "CPU seconds", peak, "load before")
+    tables = [Table("Built", columns, built)]
+    peak = f"peak GB {asked['load_peak_gb']}"
+    columns = ("corpus", "workers", "cells a second", "ms a piece", "CPU ms a piece", peak)
+    tables.append(Table("Loaded: medians of epochs (range)", columns, loaded))
+    times = f"times as fast loaded as trained on {asked['loader_to_training']}"
+    columns = ("steps", "cells a second", "ms a step (range)", "cells a second, loading", times)
+    tables.append(Table("Trained on, one batch after the other", (*columns, "peak GB"), [trained]))
+    points = {"built": [(row["built"]["cells"], row["built"]["seconds"]) for row in of.values()]}
+    for row in of.values():
+        for one in row["loaded"]:
+            seconds = one["cells"] / one["cells_per_second"]["median"]
+            name = f"an epoch loaded, workers: {one['workers']}"
+            points.setdefault(name, []).append((one["cells"], seconds))
+    points = {name: line(own) for name, own in points.items()}
+    return Section(tables, [Panel("Corpus, two sources", "cells", "seconds", points, joined=False)])
 
 
-if __name__ == "__main__":
-    main()
+def _range(values: dict[str, Any]) -> str:
+    low, high = values["range"]
+    return f"{brief(values['median'])} ({brief(low)} to {brief(high)})"

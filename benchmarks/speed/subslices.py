@@ -1,25 +1,23 @@
 """Making the published sub-slices of a slice, against the published code.
 
-``python -m benchmarks.speed.subslices --reference DIR -o benchmarks/results/subslices.json``, where
-DIR is a checkout of the GitHub repository PharMolix/SToFM; that needs scanpy. Without it only ours
-is run.
-
 Cells anywhere in a square, 49 virtual cells, sub-slices of 1000 cells; from positions, features and
-virtual cells to all that the model is given. The published code is run on the CPU, as it does where
-there is no GPU; ours is checked to give the same distances.
+virtual cells to all that the model is given. The published code, from a checkout of the GitHub
+repository PharMolix/SToFM (it needs scanpy), is run on the CPU, as it does where there is no GPU;
+ours is checked to give the same distances.
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks._record import environment, write
+from benchmarks.speed._measurements import Given
 from benchmarks.speed._reference import published_extraction
+from benchmarks.speed._section import Panel, Section, Table, brief, line, spread
 from benchmarks.speed._timing import interleaved
 from stofm_geo.models.official import subslices
 from stofm_geo.models.official.slices import NOT_TOLD, normalized
@@ -27,7 +25,73 @@ from stofm_geo.models.official.slices import NOT_TOLD, normalized
 MACRO, CHANNELS = 49, 256
 
 
-def published(extraction: Any, given: list[np.ndarray]) -> list[dict[str, torch.Tensor]]:
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    cells: tuple[int, ...] = (2_000, 10_000, 50_000)
+    rounds: int = 9
+
+
+QUICK = Sizes((1200,), 2)
+
+
+def measure(given: Given) -> dict[str, Any]:
+    """Times of ours and, with a checkout, of the published code, over cells."""
+    sizes, extraction, without = QUICK if given.quick else Sizes(), None, {}
+    if given.reference is None:
+        without["the published code"] = "no --reference"
+    else:
+        try:
+            extraction = published_extraction(given.reference)
+        except ImportError as error:  # scanpy
+            without["the published code"] = str(error)
+    rows = [compared(cells, sizes.rounds, extraction) for cells in sizes.cells]
+    settings = {**asdict(sizes), "threads": torch.get_num_threads()}
+    return {"settings": settings, "without": without, "rows": rows}
+
+
+def compared(cells: int, rounds: int, extraction: ModuleType | None) -> dict[str, Any]:
+    """Times at one size."""
+    print(f"subslices: {cells} cells", flush=True)
+    draw = np.random.default_rng(0)
+    given = [
+        draw.uniform(0, 100, (cells, 2)),
+        draw.normal(size=(cells, CHANNELS)).astype(np.float32),
+        draw.uniform(-35, 35, (MACRO, 2)),
+        draw.normal(size=(MACRO, CHANNELS)).astype(np.float32),
+    ]
+    works = {"ours": lambda: subslices(*given)}
+    pieces = works["ours"]()
+    if extraction is not None:
+        works["published"] = lambda: published(extraction, given)
+        for piece, other in zip(pieces, works["published"](), strict=True):
+            full = torch.full((piece.num_nodes, piece.num_nodes), NOT_TOLD)
+            full[piece.edge_index[1], piece.edge_index[0]] = piece.edge_attr
+            if (gap := float((full - other["attn_bias"]).abs().max())) > 1e-4:
+                raise AssertionError(f"distances are off by {gap}")
+    times = interleaved(works, "ours", rounds, seconds=600.0)
+    return {"cells": cells, "subslices": len(pieces), "times": times}
+
+
+def report(result: dict[str, Any]) -> Section:
+    """Milliseconds of both."""
+    rows = result["rows"]
+    lines = [
+        (brief(row["cells"]), brief(row["subslices"]), name, spread(own), brief(own["ratio"]))
+        for row in rows
+        for name, own in row["times"].items()
+    ]
+    columns = ("cells", "sub-slices", "code", "ms (quartiles)", "times ours")
+    points = {
+        name: line([(row["cells"], row["times"].get(name, {}).get("median_ms")) for row in rows])
+        for name in ("ours", "published")
+    }
+    table = Table("Sub-slices made", columns, lines)
+    return Section([table], [Panel("Sub-slices made", "cells", "ms", points)])
+
+
+def published(extraction: ModuleType, given: list[np.ndarray]) -> list[dict[str, torch.Tensor]]:
     """As the published ``load_data`` does, after reading the file."""
     positions, features, macro_positions, macro_features = given
     pos = normalized(positions)
@@ -45,43 +109,3 @@ def published(extraction: Any, given: list[np.ndarray]) -> list[dict[str, torch.
             )
         )
     return made
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--reference", type=Path, help="a checkout of PharMolix/SToFM")
-    parser.add_argument("--cells", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    draw = np.random.default_rng(0)
-    given = [
-        draw.uniform(0, 100, (options.cells, 2)),
-        draw.normal(size=(options.cells, CHANNELS)).astype(np.float32),
-        draw.uniform(-35, 35, (MACRO, 2)),
-        draw.normal(size=(MACRO, CHANNELS)).astype(np.float32),
-    ]
-    works = {"ours": lambda: subslices(*given)}
-    pieces = works["ours"]()
-    if options.reference:
-        extraction = published_extraction(options.reference)
-        works["published"] = lambda: published(extraction, given)
-        for piece, other in zip(pieces, works["published"](), strict=True):
-            full = torch.full((piece.num_nodes, piece.num_nodes), NOT_TOLD)
-            full[piece.edge_index[1], piece.edge_index[0]] = piece.edge_attr
-            if (gap := float((full - other["attn_bias"]).abs().max())) > 1e-4:
-                raise AssertionError(f"distances are off by {gap}")
-    rows = interleaved(works, "ours", options.rounds, seconds=600.0)
-    for name, row in rows.items():
-        lower, upper = row["quartiles_ms"]
-        print(f"{name:10}{row['median_ms']:9.1f} ms ({lower:.1f} to {upper:.1f})", end="")
-        print(f"   {row['ratio']:.1f} times ours")
-    settings = {"cells": options.cells, "rounds": options.rounds, "subslices": len(pieces)}
-    result = {"environment": environment(), "threads": options.threads, "settings": settings}
-    write(result | {"reference_run": bool(options.reference), "rows": rows}, options.output)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,12 @@
 """Rank-value tokens of whole files, against a loop over dense rows.
 
-``python -m benchmarks.speed.tokens --data DIR --vocabulary DIR -o benchmarks/results/tokens.json``:
-``--data`` with the files, ``--vocabulary`` with Geneformer's dictionaries. The loop is what the
+Needs files of ``--data``, and ``--vocabulary`` with Geneformer's dictionaries. The loop is what the
 published code does, a cell at a time: divide, find what is not 0, argsort. Its tokens are compared
 with ours (values that are alike may change places). Memory is what a call adds at its peak.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,59 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from benchmarks._record import environment, write
+from benchmarks.speed._measurements import Given, LeftOut
 from benchmarks.speed._memory import forget_peak, memory
+from benchmarks.speed._section import Panel, Section, Table, brief, line, spread
 from benchmarks.speed._timing import interleaved
 from stofm_geo.genes import Vocabulary, as_counts, ensembl_ids, rank_tokens
 from stofm_geo.genes.vocabulary import CLS
 
 FILES = ("merfish_hypothalamus_moffitt.h5ad", "her2st_labelled_8slices.h5ad")
+ROUNDS = 5
+
+
+def measure(given: Given) -> dict[str, Any]:
+    """Times of ours and of the loop, and what ours adds to memory, over files.
+
+    Raises:
+        LeftOut: None of the files is there.
+    """
+    files = [given.data / name for name in FILES if (given.data / name).exists()]
+    if not files:
+        raise LeftOut(f"{given.data}: has neither of {', '.join(FILES)}")
+    vocabulary = Vocabulary.from_pickles(given.vocabulary)
+    rounds = 1 if given.quick else ROUNDS
+    rows = [compared(file, vocabulary, rounds) for file in files[: 1 if given.quick else None]]
+    left = set(FILES) - {row["file"] for row in rows}
+    without = dict.fromkeys(sorted(left), "--quick" if given.quick else "not in --data")
+    settings = {"rounds": rounds, "threads": torch.get_num_threads()}
+    return {"settings": settings, "without": without, "rows": rows}
+
+
+def report(result: dict[str, Any]) -> Section:
+    """Milliseconds of both, and memory."""
+    rows, names = result["rows"], ("ours", "loop")
+    lines = [
+        (
+            row["file"],
+            *(brief(row[key]) for key in ("cells", "genes", "tokens")),
+            *(spread(row["times"][name]) for name in names),
+            brief(row["times"]["loop"]["ratio"]),
+            *(brief(row[key]) for key in ("added_mb", "csr_mb")),
+            f"{100 * row['same_cells']:.2f} %",
+        )
+        for row in rows
+    ]
+    columns = ("file", "cells", "genes", "tokens", "ours, ms (quartiles)", "loop, ms (quartiles)")
+    columns += ("times ours", "added MB", "counts, MB", "cells alike")
+    points = {
+        name: line([(row["tokens"], row["times"][name]["median_ms"]) for row in rows])
+        for name in names
+    }
+    table = Table("Tokens of whole files", columns, lines)
+    return Section(
+        [table], [Panel("Rank-value tokens, a file each", "tokens", "ms", points, joined=False)]
+    )
 
 
 def loop(counts: sp.csr_matrix, genes: np.ndarray, vocabulary: Vocabulary) -> list[np.ndarray]:
@@ -41,7 +85,9 @@ def loop(counts: sp.csr_matrix, genes: np.ndarray, vocabulary: Vocabulary) -> li
     return found
 
 
-def measure(file: Path, vocabulary: Vocabulary, rounds: int) -> dict[str, Any]:
+def compared(file: Path, vocabulary: Vocabulary, rounds: int) -> dict[str, Any]:
+    """Times, memory and what is the same, of one file."""
+    print(f"tokens: {file.name}", flush=True)
     adata = anndata.read_h5ad(file)
     counts, genes = as_counts(adata), ensembl_ids(adata)
     rank_tokens(counts[:10], genes, vocabulary)  # compiles
@@ -62,28 +108,4 @@ def measure(file: Path, vocabulary: Vocabulary, rounds: int) -> dict[str, Any]:
     row = {"file": file.name, "cells": len(cells), "genes": len(genes), "tokens": len(tokens)}
     row |= {"same_cells": float(np.mean(same)), "added_mb": added, "csr_mb": matrix}
     row["times"] = interleaved(works, "ours", rounds, seconds=60.0)
-    print(f"{file.stem}: {len(cells)} cells, {row['times']['ours']['median_ms']:.0f} ms,", end=" ")
-    print(f"the loop {row['times']['loop']['ratio']:.1f} times that;", end=" ")
-    print(f"{added:.0f} MB added, the counts are {matrix:.0f} MB;", end=" ")
-    print(f"{100 * row['same_cells']:.2f} % of the cells alike")
     return row
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--vocabulary", type=Path, required=True)
-    parser.add_argument("--files", nargs="+", default=list(FILES))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    vocabulary = Vocabulary.from_pickles(options.vocabulary)
-    rows = [measure(options.data / file, vocabulary, options.rounds) for file in options.files]
-    result = {"environment": environment(), "threads": options.threads, "rows": rows}
-    write(result, options.output)
-
-
-if __name__ == "__main__":
-    main()

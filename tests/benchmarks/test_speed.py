@@ -1,43 +1,157 @@
-"""The benchmarks of speed run, on sizes that take seconds, and write what they say."""
+"""The benchmarks of speed: one command measures, one reports, and what they measure is right."""
 
 from __future__ import annotations
 
 import importlib
 import json
-from functools import partial
+import operator
+import os
+import shutil
+import subprocess
+import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
-
-from stofm_geo.datasets import toy_tissue
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "speed"
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)  # the benchmarks are not installed
-    threads = torch.get_num_threads()
-
-    def run(name: str, *arguments: str) -> dict:
-        file = tmp_path / "found" / f"{name}.json"
-        module = importlib.import_module(f"benchmarks.speed.{name}")
-        module.main(["-o", str(file), "--threads", "1", *arguments])
-        return json.loads(file.read_text())
-
-    yield run
-    torch.set_num_threads(threads)
+def speed(monkeypatch):
+    """A module of the benchmarks, which are not installed, by name."""
+    monkeypatch.syspath_prepend(ROOT)
+    return lambda name: importlib.import_module(f"benchmarks.speed.{name}")
 
 
-def test_attention(run, monkeypatch, capsys) -> None:
-    attention = importlib.import_module("benchmarks.speed.attention")
-    small = partial(attention.peaks, sizes=(64,), megabytes=1)
-    monkeypatch.setattr(attention, "peaks", small)
-    sizes = ("--nodes", "60", "--neighbours", "4", "--heads", "2", "--channels", "8")
-    found = run("attention", *sizes, "--rounds", "2", "--no-compile")
-    assert found["environment"]["commit"] and found["threads"] == 1
-    assert found["settings"]["nodes"] == 60
+@pytest.fixture
+def command(speed):
+    """The exit status and the words of a command."""
+
+    def command(*words: object) -> tuple[int, str]:
+        done = CliRunner().invoke(speed("__main__").app, [str(word) for word in words])
+        return done.exit_code, done.output
+
+    return command
+
+
+@pytest.fixture
+def alone(speed, monkeypatch):
+    """A module whose work runs in this process, which has imported all it needs."""
+
+    def alone(name: str) -> ModuleType:
+        module = speed(name)
+        monkeypatch.setattr(module, "fresh", lambda function, *given, **_: function(*given))
+        return module
+
+    return alone
+
+
+def checked(speed, name: str, result: dict) -> dict:
+    """The result, once it has been through JSON and has been reported."""
+    result = json.loads(json.dumps(result))
+    section = speed(name).report(result)
+    for table in section.tables:
+        assert {len(row) for row in table.rows} <= {len(table.columns)}
+        assert all(isinstance(cell, str) for row in table.rows for cell in row)
+    for panel in section.panels:
+        assert any(panel.lines.values())
+    return result
+
+
+def test_a_process_fails_and_is_told(speed) -> None:
+    fresh, Failed = speed("_process").fresh, speed("_measurements").Failed
+    assert fresh(operator.add, 1, 2) == 3
+    assert fresh(os.getenv, "OMP_NUM_THREADS", threads=3) == "3"
+    with pytest.raises(Failed, match="ZeroDivisionError: division by zero"):
+        fresh(operator.truediv, 1, 0)
+    with pytest.raises(Failed, match="exit status 3"):
+        fresh(os._exit, 3)
+
+
+def test_a_process_ends_with_all_its_own(speed, tmp_path) -> None:
+    late = ["sh", "-c", f"sleep 2; touch {tmp_path / 'late'}"]
+    with pytest.raises(speed("_measurements").Failed, match="not done after 1 seconds"):
+        speed("_process").fresh(subprocess.run, late, limit=1)
+    time.sleep(1.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_that_fails_does_not_stop_the_others(speed, command, tmp_path, monkeypatch) -> None:
+    made, known = [], speed("_measurements")
+
+    def fresh(_, name: str, given, limit: float) -> dict:
+        made.append(name)
+        if name == "scale":
+            raise known.Failed("OSError: the disk is full")
+        if name == "tokens":
+            raise known.LeftOut("no --data")
+        return {"without": {"something": "no GPU"}, "rows": []}
+
+    monkeypatch.setattr(speed("_runner"), "fresh", fresh)
+    status, words = command("run", "-o", tmp_path, "--quick")
+    assert status == 1 and made == list(known.NAMES)
+    assert "scale: failed: OSError: the disk is full" in words
+    assert "tokens: left out: no --data" in words and "left out something: no GPU" in words
+    scale, tokens, attention = (
+        json.loads((tmp_path / f"{name}.json").read_text())
+        for name in ("scale", "tokens", "attention")
+    )
+    assert scale["failed"] == "OSError: the disk is full" and scale["environment"]["commit"]
+    assert tokens["left_out"] == "no --data" and attention["rows"] == []
+    made.clear()
+    assert command("run", "-o", tmp_path, "--quick")[0] == 1
+    assert made == ["scale", "tokens"]  # what is there is kept
+    assert command("run", "attention", "-o", tmp_path, "--quick", "--again")[0] == 0
+    assert made[2:] == ["attention"]
+    status, words = command("run", "attention", "-o", tmp_path)
+    assert status == 1 and "quick sizes; name another folder" in words
+
+
+def test_unknown_names_are_told(command, tmp_path) -> None:
+    status, words = command("run", "speling", "-o", tmp_path / "new")
+    assert status == 1 and not (tmp_path / "new").exists()
+    assert words.startswith("Error: no measurement is named speling; there are attention, corpus")
+    assert len(words.splitlines()) == 1
+
+
+def test_one_that_runs_out_of_time_fails(command, tmp_path) -> None:
+    status, words = command("run", "attention", "-o", tmp_path, "--limit", 1)
+    assert status == 1 and "attention: failed: not done after 1 seconds" in words
+    assert json.loads((tmp_path / "attention.json").read_text())["failed"]
+
+
+def test_report_of_the_committed_results(speed, command, tmp_path) -> None:
+    status, words = command("report", RESULTS, "-o", tmp_path / "speed.md")
+    assert status == 0, words
+    text = (tmp_path / "speed.md").read_text()
+    assert text == (RESULTS / "report.md").read_text().replace("report.png", "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+    for name in speed("_measurements").NAMES:
+        assert f"## {name}\n" in text and f"| {name} | measured | 2026-" in text
+
+
+def test_report_of_what_was_not_measured(command, tmp_path) -> None:
+    status, words = command("report", tmp_path)
+    assert status == 1 and "has none of attention.json" in words
+    shutil.copy(RESULTS / "tokens.json", tmp_path)
+    environment = json.loads((tmp_path / "tokens.json").read_text())["environment"]
+    failed = {"environment": environment, "quick": True, "failed": "OSError: a | b\nc"}
+    (tmp_path / "scale.json").write_text(json.dumps(failed))
+    assert command("report", tmp_path)[0] == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "| scale | failed: OSError: a / b c |" in text and "## scale" not in text
+    assert "## tokens" in text
+    status, words = command("report", tmp_path, "-o", tmp_path / "report.html")
+    assert status == 1 and "let its name end in .md" in words
+
+
+def test_attention(speed) -> None:
+    given = speed("_measurements").Given(quick=True)
+    found = checked(speed, "attention", speed("attention").measure(given))
     assert found["peaks"]["gemm_gflops"] > 0 and found["peaks"]["copy_gbytes"] > 0
     assert [graph["graph"] for graph in found["building"]] == [
         "near",
@@ -56,55 +170,54 @@ def test_attention(run, monkeypatch, capsys) -> None:
     for graph in ("near", "far"):
         contenders = {row["contender"] for row in rows if row["graph"] == graph}
         assert contenders >= {"ours", "reference", "TransformerConv", "padded", "dense"}
-    assert "of ours irreducible" in capsys.readouterr().out
 
 
-def test_encoder(run, capsys) -> None:
-    sizes = ("--cells", "50", "--macro", "4", "--runs", "1", "--ours", "pairs", "weights")
-    found = run("encoder", *sizes, "--modes", "training")
-    assert found["threads"] == 1 and found["settings"]["cells"] == 50
-    assert not found["reference_run"]
-    row, other = found["rows"]
-    assert other["model"] == "ours, published weights" and other["pairs"] == 55**2
-    assert row["model"] == "ours, published pairs" and row["mode"] == "training"
-    assert row["pairs"] > 55 and row["median_s"] > 0 and row["peak_mb"] > row["added_mb"]
-    assert sum(row["shares"].values()) == pytest.approx(1)
-    assert {"linear maps", "edge attention", "radial functions", "geometry"} <= set(row["shares"])
-    assert "published model is not run" in capsys.readouterr().out
+def test_encoder(speed, alone) -> None:
+    given = speed("_measurements").Given(quick=True)
+    found = checked(speed, "encoder", alone("encoder").measure(given))
+    assert found["without"] == {"the published model": "no --reference"}
+    library, weights = found["rows"]
+    assert library["model"] == "ours, library" and weights["model"] == "ours, published weights"
+    assert weights["pairs"] == 45**2 > library["pairs"] > 45
+    assert library["median_s"] > 0 and library["peak_mb"] > library["added_mb"]
+    assert sum(library["shares"].values()) == pytest.approx(1)
+    parts = {"linear maps", "edge attention", "radial functions", "geometry"}
+    assert parts <= set(library["shares"])
 
 
-def test_published_pairs(monkeypatch) -> None:
-    monkeypatch.syspath_prepend(ROOT)
-    encoder = importlib.import_module("benchmarks.speed.encoder")
-    part = encoder.Slice(cells=80, macro=4)
-    matrix, (src, dst) = part.matrix(), part.pairs()
+def test_published_pairs(speed) -> None:
+    encoders = speed("_encoders")
+    part = encoders.Slice(cells=80, macro=4)
+    matrix, ((src, dst), _) = part.matrix(), part.told()
     there = torch.zeros_like(matrix, dtype=torch.bool)
     there[dst, src] = True
     assert torch.equal(matrix, matrix.t()) and torch.equal(there, there.t())
     assert (matrix[0] == 0).all() and (matrix.diagonal() == 0).all()
-    assert (matrix[~there] == encoder.NOT_TOLD).all() and (matrix[there] < encoder.NOT_TOLD).all()
+    assert (matrix[~there] == encoders.NOT_TOLD).all()
+    assert (matrix[there] < encoders.NOT_TOLD).all()
     assert there[:5].all() and not there.all()
-    assert part.pairs().size(1) == there.sum()
+    assert len(src) == there.sum()
 
 
-def test_subslices(run, capsys) -> None:
-    found = run("subslices", "--cells", "1500", "--rounds", "2")
-    assert found["settings"]["subslices"] > 1 and found["rows"]["ours"]["runs"] == 2
-    assert not found["reference_run"] and "ours" in capsys.readouterr().out
+def test_subslices(speed) -> None:
+    given = speed("_measurements").Given(quick=True)
+    (row,) = checked(speed, "subslices", speed("subslices").measure(given))["rows"]
+    assert row["subslices"] > 1 and row["times"]["ours"]["runs"] == 2
 
 
-def test_corpus(run, tmp_path, monkeypatch) -> None:
-    corpus = importlib.import_module("benchmarks.speed.corpus")
-    monkeypatch.setattr(corpus, "fresh", lambda _, task, *given: getattr(corpus, task)(*given))
-    (tmp_path / "data").mkdir()
-    toy_tissue(1300, 60, n_slices=2).write_h5ad(tmp_path / "data" / "two.h5ad")
-    folders = ("--data", str(tmp_path / "data"), "--work", str(tmp_path / "work"))
-    sizes = ("--cells", "1200", "--genes", "60", "--epochs", "2", "--steps", "2")
-    found = run("corpus", *folders, *sizes, "--organism", "none")
-    assert found["toy"]["built"]["cells"] == 1200 and found["files"]["built"]["slices"] == 2
-    for row in (*found["toy"]["loaded"], *found["files"]["loaded"]):
-        assert row["cells_per_second"]["median"] > 0 and row["peak_gb"] > 0
-    assert [row["workers"] for row in found["files"]["loaded"]] == [0, 1]
+def test_scale(speed, alone) -> None:
+    given = speed("_measurements").Given(quick=True)
+    (row,) = checked(speed, "scale", alone("scale").measure(given))["rows"]
+    assert row["cells"] == 300 and list(row["stages"]) == list(speed("scale").STAGES)
+
+
+def test_corpus(speed, alone) -> None:
+    given = speed("_measurements").Given(quick=True)
+    found = checked(speed, "corpus", alone("corpus").measure(given))
+    assert found["without"] == {"corpus of files": "no --data"}
+    assert found["toy"]["built"]["cells"] == 400
+    (loaded,) = found["toy"]["loaded"]
+    assert loaded["cells_per_second"]["median"] > 0 and loaded["peak_gb"] > 0
     training = found["training"]
-    assert training["steps"] == 2 and training["loader_to_training"] > 0
+    assert training["steps"] == 1 and training["loader_to_training"] > 0
     assert training["training_cells_per_second"] > 0

@@ -1,0 +1,77 @@
+"""``python -m benchmarks.speed``: how fast the library is, measured and reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.speed import _report, _runner
+from benchmarks.speed._measurements import NAMES, Given
+from stofm_geo._plainly import plainly, say
+
+app = typer.Typer(
+    help="How fast the library is, and in how much memory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+@plainly
+def run(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for one JSON file a measurement.")
+    ],
+    names: Annotated[
+        list[str] | None, typer.Argument(help=f"Of {', '.join(NAMES)}; without, all.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of .h5ad files (corpus, tokens).", exists=True, file_okay=False),
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(help="Geneformer's dictionaries (tokens).", exists=True, file_okay=False),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Checkout of PharMolix/SToFM (encoder, subslices).", exists=True, file_okay=False
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: does it work?")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure what is there, too.")] = False,
+    limit: Annotated[
+        float, typer.Option(help="Seconds after which a measurement has failed.", min=1)
+    ] = 3600,
+) -> None:
+    """Make measurements, each in a process of its own.
+
+    What is there already is kept. One that fails is told, the others are made, and the exit status
+    is 1. What needs something that is not here is left out. As many threads are used as PyTorch
+    takes; OMP_NUM_THREADS says otherwise.
+    """
+    given = Given(quick, data, vocabulary, reference)
+    _runner.run(names or NAMES, output, given, limit=limit, again=again)
+
+
+@app.command()
+@plainly
+def report(
+    folder: Annotated[Path, typer.Argument(help="What run wrote.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="A .md file.", show_default="report.md in FOLDER"),
+    ] = None,
+) -> None:
+    """Write one report of all measurements: Markdown, and a picture (.png) beside it."""
+    file = output or folder / "report.md"
+    _report.report(folder, file)
+    say(f"{file}, {file.with_suffix('.png').name}")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks.speed")

@@ -1,0 +1,85 @@
+"""One report of all measurements of a folder: Markdown, and a picture beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed._measurements import NAMES, module
+from benchmarks.speed._picture import draw
+from benchmarks.speed._runner import measured, state
+from benchmarks.speed._section import Section, Table
+from stofm_geo._files import atomic_path, read_json
+
+
+def report(folder: Path, file: Path) -> None:
+    """Write ``file`` and, with its ending in place of ``.md``, a ``.png``.
+
+    Args:
+        folder: With ``NAME.json`` of measurements, made or not.
+        file: Ends in ``.md``.
+
+    Raises:
+        FileNotFoundError: ``folder`` has no measurement.
+        ValueError: ``file`` ends otherwise; a result cannot be read.
+    """
+    if file.suffix != ".md":
+        raise ValueError(f"{file}: a report is Markdown; let its name end in .md")
+    files = {name: folder / f"{name}.json" for name in NAMES}
+    found = {name: read_json(path) for name, path in files.items() if path.exists()}
+    if not found:
+        raise FileNotFoundError(
+            f"{folder}: has none of {', '.join(p.name for p in files.values())}"
+        )
+    sections = {name: _section(name, result) for name, result in found.items() if measured(result)}
+    panels = [panel for section in sections.values() for panel in section.panels]
+    picture = file.with_suffix(".png")
+    lines = ["# Speed", "", *_table(_summary(found)), ""]
+    if panels:
+        with atomic_path(picture) as temporary:
+            draw(panels, temporary)
+        lines += [f"![Times over sizes]({picture.name})", ""]
+    for name, section in sections.items():
+        lines += [f"## {name}", "", _about(name), ""]
+        for part, reason in found[name]["without"].items():
+            lines += [f"Left out: {part}: {' '.join(reason.split())}", ""]
+        for table in section.tables:
+            lines += [f"### {table.title}", "", *_table(table), ""]
+    with atomic_path(file) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _section(name: str, result: dict[str, Any]) -> Section:
+    try:
+        return module(name).report(result)
+    except KeyError as error:
+        raise ValueError(f"{name}.json lacks {error}; measure it again") from error
+
+
+def _about(name: str) -> str:
+    """The first line of the measurement's own words."""
+    return (module(name).__doc__ or "").splitlines()[0]
+
+
+def _summary(found: dict[str, dict[str, Any]]) -> Table:
+    rows = []
+    for name, result in found.items():
+        made = result["environment"]
+        # Rows may be of another commit than the last one that was added.
+        own = result.get("settings", {}), *result.get("rows", [])
+        commit, threads = _each("commit", made, *own), _each("threads", *own)
+        versions = f"{made['python']}, {made['versions']['torch']}"
+        rows.append((name, state(result), made["date"], made["machine"], threads, versions, commit))
+    columns = ("measurement", "state", "date", "machine", "threads", "Python, PyTorch", "commit")
+    return Table("All measurements", columns, rows)
+
+
+def _each(key: str, *places: dict[str, Any]) -> str:
+    """The distinct values that there are."""
+    return ", ".join(dict.fromkeys(str(place[key]) for place in places if key in place))
+
+
+def _table(table: Table) -> list[str]:
+    """Markdown; a bar or a new line inside of a cell would break it."""
+    rows = [table.columns, ("---",) * len(table.columns), *table.rows]
+    return [f"| {' | '.join(' '.join(c.split()).replace('|', '/') for c in row)} |" for row in rows]
