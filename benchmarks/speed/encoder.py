@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.speed._measurements import Given
-from benchmarks.speed._memory import forget_peak, memory
 from benchmarks.speed._process import fresh
 from benchmarks.speed._section import Panel, Section, Table, brief, line
+from stofm_geo.benchmarks.memory import forget_peak, memory
 
 SECONDS = 10.0  # of ours
 NAMES = {

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 
 from benchmarks.speed._measurements import Given
-from benchmarks.speed._memory import forget_peak, memory
 from benchmarks.speed._process import fresh
 from benchmarks.speed._section import Panel, Section, Table, brief, line
 from stofm_geo import SToFM, tl
+from stofm_geo.benchmarks.memory import forget_peak, memory
 from stofm_geo.data import read_slice_file, write_h5ad
 from stofm_geo.datasets import toy_tissue
 

@@ -16,9 +16,9 @@ import scipy.sparse as sp
 import torch
 
 from benchmarks.speed._measurements import Given, LeftOut
-from benchmarks.speed._memory import forget_peak, memory
 from benchmarks.speed._section import Panel, Section, Table, brief, line, spread
 from benchmarks.speed._timing import interleaved
+from stofm_geo.benchmarks.memory import forget_peak, memory
 from stofm_geo.genes import Vocabulary, as_counts, ensembl_ids, rank_tokens
 from stofm_geo.genes.vocabulary import CLS
 
