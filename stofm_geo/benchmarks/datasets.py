@@ -31,7 +31,7 @@ class Dataset:
         licence: Its terms.
     """
 
-    load: Callable[[Path], Slices]
+    load: Callable[[Path | None], Slices]
     files: Mapping[str, str | None] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
@@ -76,7 +76,7 @@ DATASETS: Registry[Dataset] = Registry("data set")
 
 def register_dataset(
     name: str,
-    load: Callable[[Path], Slices],
+    load: Callable[[Path | None], Slices],
     *,
     files: Mapping[str, str | None] | None = None,
     source: str = "",
@@ -104,8 +104,8 @@ def read(folder: Path, files: tuple[str, ...], group: str | None = None) -> Slic
     return slices
 
 
-def _toy(folder: Path) -> Slices:
-    adata = toy_tissue(1500, 100, 3, seed=0)
+def _toy(folder: Path | None) -> Slices:
+    adata = toy_tissue(1000, 60, 2, seed=0)
     slices = {}
     for name in sorted(adata.obs["slice_id"].unique()):
         slices[name] = adata[adata.obs["slice_id"] == name].copy()
@@ -113,7 +113,7 @@ def _toy(folder: Path) -> Slices:
     return slices
 
 
-register_dataset("toy", _toy, source="stofm_geo.datasets.toy_tissue(1500, 100, 3)", licence="MIT")
+register_dataset("toy", _toy, source="stofm_geo.datasets.toy_tissue(1000, 60, 2)", licence="MIT")
 
 
 # Name, column of obs that is held out as one (None: the slice), source, licence, files.

@@ -45,12 +45,13 @@ class Worker:
     def ask(self, cell: Cell) -> Cell:
         """The cell's row."""
         self._start()
-        self._pipe.send(cell)
         try:
+            self._pipe.recv()  # ready: reading libraries is none of the cell's time
+            self._pipe.send(cell)
             if self._pipe.poll(self.limit):
                 return self._pipe.recv()
             reason = f"TimeoutError: it took more than {self.limit:g} s"
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             self._process.join()
             reason = f"RuntimeError: its process ended with {self._process.exitcode}"
         self.stop()
@@ -87,8 +88,9 @@ def _serve(pipe: Any, data: Path | None, load: Sequence[Path]) -> None:
     run_files(load)
     while True:
         try:
+            pipe.send("ready")
             cell = pipe.recv()
-        except EOFError:
+        except (EOFError, BrokenPipeError):
             return
         pipe.send(answer(cell, data))
 
