@@ -207,8 +207,8 @@ def test_labels_that_do_not_do(model, first, spoil, error, message) -> None:
 def test_slices_that_do_not_fit_are_refused(annotator, second) -> None:
     other = second.copy()
     other.var_names = [f"X{name}" for name in other.var_names]
-    with pytest.raises(ValueError, match="another panel or another kind of gene names"):
-        annotator.predict(other)
+    with pytest.raises(ValueError, match=r"^b.h5ad: the model .* another panel or another kind of"):
+        annotator.predict(other, name="b.h5ad")
     assert "stofm_label" not in other.obs
     with pytest.raises(KeyError, match="no 'nothing'"):
         annotator.evaluate(second, "nothing")
