@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positive, naming
+from stofm_geo._checks import check_anndatas, check_positive, naming
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._quiet import quiet
@@ -118,9 +118,7 @@ class SToFM(nn.Module, ModelHubMixin):
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         """
         check_positive("max_steps", max_steps, whole=True)
-        adatas = [adata] if isinstance(adata, AnnData) else list(adata)
-        if not adatas:
-            raise ValueError("adata is an empty list; give one AnnData or more")
+        adatas = check_anndatas(adata)
         slices = []
         for i, one in enumerate(adatas):
             name = names[i] if names else f"AnnData {i}" if len(adatas) > 1 else "AnnData"

@@ -12,7 +12,7 @@ from anndata import AnnData
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from stofm_geo._checks import check_positive
+from stofm_geo._checks import check_anndatas, check_positive
 from stofm_geo._keys import Keys
 from stofm_geo._training import run
 from stofm_geo.models.stofm import SToFM
@@ -87,9 +87,7 @@ def fine_tune(
         raise ValueError(f"held_out must be a half or less; found {held_out!r}")
     if method == "lora":
         lora.check_installed()
-    adatas = [adata] if isinstance(adata, AnnData) else list(adata)
-    if not adatas:
-        raise ValueError("adata is an empty list; give one AnnData or more")
+    adatas = check_anndatas(adata)
     if names is None:
         names = [f"AnnData {i}" if len(adatas) > 1 else "AnnData" for i in range(len(adatas))]
     labels = [read_labels(one, label_key, name) for one, name in zip(adatas, names, strict=True)]
