@@ -22,7 +22,7 @@ from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.calibration import label_of
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
-from stofm_geo.tasks.surroundings import TASKS, Tissue, around, columns, survey
+from stofm_geo.tasks.surroundings import Tissue, around, check_task, columns, survey
 
 _HEAD, _SMALL = "annotation.", 1e-6
 
@@ -72,8 +72,7 @@ class Annotator(nn.Module):
 
     def __init__(self, model: SToFM, classes: list[str], task: str, absolute: bool) -> None:
         super().__init__()
-        if task not in TASKS:
-            raise ValueError(f"task must be {' or '.join(map(repr, TASKS))}; found {task!r}")
+        check_task(task)
         self.model, self.classes, self.task, self.absolute = model, list(classes), task, absolute
         self.record: dict[str, Any] = {}
         scale = columns(model.network, task)
