@@ -18,6 +18,7 @@ from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
 from stofm_geo.models import storage
+from stofm_geo.models.locations import in_folder
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.calibration import label_of
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
@@ -243,12 +244,7 @@ class Annotator(nn.Module):
         Raises:
             ValueError: It is no such folder, or is damaged.
         """
-        files = [Path(folder) / name for name in (storage.CONFIG, storage.WEIGHTS)]
-        if missing := [file.name for file in files if not file.is_file()]:
-            raise ValueError(
-                f"{folder}: has no {' and no '.join(missing)}; name a folder that Annotator.save "
-                "or stofm-geo finetune has written"
-            )
+        files = in_folder(Path(folder), "Annotator.save or stofm-geo finetune")
         return storage.read(*files, cls._of)
 
     @classmethod

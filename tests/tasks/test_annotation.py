@@ -197,7 +197,7 @@ def test_labels_never_learned_count_as_wrong(annotator, second) -> None:
             "has a label 'unsure'",
         ),
         (
-            lambda a: a.obs.__setitem__("region", a.obs["depth"].to_numpy()),
+            lambda a: a.obs.__setitem__("region", np.linspace(0, 1, 400)),
             ValueError,
             r"has 400 different labels for 400 cells \(.*name a column of classes",
         ),
