@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_anndatas, check_positive
+from stofm_geo._checks import check_anndatas, check_key, check_positive
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._training import run
@@ -167,6 +167,7 @@ class SToFM(nn.Module, ModelHubMixin):
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
             RuntimeError: The model has not been fitted.
         """
+        check_key("key_added", key_added)
         slices = self.slices(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
         self.eval()
         device = next(self.network.parameters()).device

@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor, nn
 
-from stofm_geo._checks import check_share
+from stofm_geo._checks import check_key, check_share
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
@@ -146,6 +146,7 @@ class Annotator(nn.Module):
                 panel among it; the message says what.
         """
         check_share("unsure", unsure)
+        check_key("key_added", key_added)
         found = self.probabilities(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
         names = [*self.classes, Keys.UNSURE] if unsure else self.classes
         adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, unsure), names)

@@ -9,7 +9,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import check_positions, check_positive, check_slice_key, examples
+from stofm_geo._checks import check_key, check_positions, check_positive, check_slice_key, examples
 from stofm_geo._keys import Keys
 from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions
 from stofm_geo.tasks._reference import check_spatial_key, counts_of, row_order, shared_genes
@@ -74,6 +74,7 @@ def deconvolve(
     if cells_per_spot is not None:
         check_positive("cells_per_spot", cells_per_spot)
     check_positive("seed", seed, whole=True, or_zero=True)
+    check_key("key_added", key_added)
     labels = read_labels(reference, label_key, "the reference")
     names = classes_of([labels], label_key)
     code = codes_of(labels, names)

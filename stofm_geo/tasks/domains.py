@@ -19,6 +19,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._checks import (
     check_anndatas,
+    check_key,
     check_obsm,
     check_positions,
     check_positive,
@@ -79,6 +80,7 @@ def domains(
     """
     adatas = check_anndatas(adata)
     check_positive("seed", seed, whole=True, or_zero=True)
+    check_key("key_added", key_added)
     fix = "run SToFM.embed first, or name another key with use_rep"
     vectors = [check_obsm(one, use_rep, fix, as_is=True) for one in adatas]
     if len(sizes := sorted({part.shape[1] for part in vectors})) > 1:

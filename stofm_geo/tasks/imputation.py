@@ -12,7 +12,7 @@ from anndata import AnnData
 from sklearn.cluster import KMeans
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positions, check_slice_key, examples
+from stofm_geo._checks import check_key, check_positions, check_slice_key, examples
 from stofm_geo._keys import Keys
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche
@@ -81,6 +81,7 @@ def impute(
         ValueError: Five shared genes or fewer, no gene to estimate, fewer than eight cells in the
             reference, all of them at one place, or unfit counts.
     """
+    check_key("key_added", key_added)
     here, there, shared = shared_genes(adata, reference, organism)
     wanted = _wanted(here, there, genes)
     shared = np.setdiff1d(shared, wanted)

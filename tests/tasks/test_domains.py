@@ -243,6 +243,8 @@ def test_what_is_no_anndata_and_what_does_not_fit_together() -> None:
         domains("slice.h5ad", 3)
     with pytest.raises(TypeError, match=r"adata\[1\]: an AnnData is needed; found NoneType"):
         domains([adata, None], 3)
+    with pytest.raises(ValueError, match="key_added must be a name without '/'"):
+        domains(adata, 3, key_added="layers/fine")
     with pytest.raises(ValueError, match="there are no cells"):
         domains(adata[:0].copy(), 3)
     other = adata.copy()
