@@ -1,7 +1,7 @@
 """Regions and cell types: learned on one part of a tissue, predicted on the other.
 
-``python examples/annotate.py [SLICE.h5ad]``; without a file, a toy tissue. Of a file, one half of
-the slice is learned from, and ``obs["region"]`` or ``obs["cell_type"]`` must hold labels.
+``python examples/annotate.py [SLICE.h5ad]``; without a file, a toy tissue. The half that shows
+most labels is learned from; ``obs["region"]`` or ``obs["cell_type"]`` must hold them.
 """
 
 import sys
@@ -12,8 +12,10 @@ import numpy as np
 import stofm_geo
 
 adata = anndata.read_h5ad(sys.argv[1]) if sys.argv[1:] else stofm_geo.datasets.toy_tissue()
-x = np.asarray(adata.obsm["spatial"])[:, 0]
-known, unknown = adata[x < np.median(x)].copy(), adata[x >= np.median(x)].copy()
+labels = adata.obs["region" if "region" in adata.obs else "cell_type"]
+halves = [x < np.median(x) for x in np.asarray(adata.obsm["spatial"])[:, :2].T]
+half = max(halves, key=lambda mask: labels[mask].nunique())  # the one that shows most labels
+known, unknown = adata[half].copy(), adata[~half].copy()
 
 model = stofm_geo.SToFM().fit(known, seed=0)  # no labels yet
 for task in ("region", "cell_type"):

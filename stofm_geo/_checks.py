@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
+from os import PathLike
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,39 @@ def examples(names: object, most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def check_key(name: str, key: object) -> None:
+    """A key to write under that a file can hold, too: a slash would be a group in it."""
+    if not isinstance(key, str):
+        raise TypeError(f"{name} must be a name; found {key!r}")
+    if not key or "/" in key:
+        raise ValueError(
+            f"{name} must be a name without '/', which files cannot hold; found {key!r}"
+        )
+
+
+def check_anndata(adata: object, name: str) -> None:
+    """An AnnData, and not the path of one, or several."""
+    if not isinstance(adata, AnnData):
+        raise TypeError(
+            f"{name}: an AnnData is needed; found {type(adata).__name__}"
+            + ("; read it first: anndata.read_h5ad" if isinstance(adata, str | PathLike) else "")
+        )
+
+
+def check_anndatas(adatas: object, name: str = "adata") -> list[AnnData]:
+    """One AnnData or several as a list of one or more."""
+    if isinstance(adatas, AnnData):
+        return [adatas]
+    if not isinstance(adatas, Iterable) or isinstance(adatas, str):
+        check_anndata(adatas, name)
+    found = list(adatas)  # type: ignore[call-overload]
+    if not found:
+        raise ValueError(f"{name} is an empty list; give one AnnData or more")
+    for i, one in enumerate(found):
+        check_anndata(one, f"{name}[{i}]")
+    return found
+
+
 def check_obsm(
     adata: AnnData, key: str, fix: str = "name another key", *, as_is: bool = False
 ) -> np.ndarray:
@@ -53,7 +87,7 @@ def check_obsm(
             raise TypeError(
                 f"obsm[{key!r}] must hold numbers; found {values.dtype}; {fix}"
             ) from None
-    values = values.reshape(len(values), -1)
+    values = values if values.ndim == 2 else values.reshape(len(values), -1)
     if not (as_is and values.dtype.kind == "f"):
         values = values.astype(np.float64)
     if not (finite := np.isfinite(values).all(axis=1)).all():

@@ -92,6 +92,12 @@ def test_what_cannot_be_done_is_one_line(work, tmp_path, monkeypatch) -> None:
     refused(
         "has learned no labels", "predict", b, "--model", work / "base", "-o", tmp_path / "b.h5ad"
     )
+    refused(
+        "key_added must be a name without '/'",
+        *("predict", b, "--model", work / "tuned", "-o", tmp_path / "b.h5ad"),
+        *("--key-added", "layers/fine"),
+    )
+    assert not (tmp_path / "b.h5ad").exists()
     refused("is the input too", "predict", b, "--model", work / "tuned", "-o", b)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")

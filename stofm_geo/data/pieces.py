@@ -41,12 +41,12 @@ def pieces(
         cells_per_subslice: Most core cells of a piece.
         n_components: Of the slice, for a panel encoder.
     """
+    if not isinstance(features, PanelEncoder):
+        data = slice_graph(part, features)  # whose messages name the slice already
+        graph = Compose([SpatialKNN(k), MacroNodes(max_nodes=max_macro_nodes, join=False)])
+        # Two edges of halo, so that the niches of border cells are whole.
+        return SubSlices(cells_per_subslice, halo=2).lazily(graph(data), JoinMacroNodes())
     with naming(part.uns["name"]):
-        if not isinstance(features, PanelEncoder):
-            graph = Compose([SpatialKNN(k), MacroNodes(max_nodes=max_macro_nodes, join=False)])
-            # Two edges of halo, so that the niches of border cells are whole.
-            cut = SubSlices(cells_per_subslice, halo=2)
-            return cut.lazily(graph(slice_graph(part, features)), JoinMacroNodes())
         own = PanelSlice(
             features.known(part),
             check_positions(part, Keys.SPATIAL),

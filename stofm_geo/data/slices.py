@@ -11,7 +11,13 @@ import torch
 from anndata import AnnData
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_obsm, check_positions, check_slice_key, naming
+from stofm_geo._checks import (
+    check_anndata,
+    check_obsm,
+    check_positions,
+    check_slice_key,
+    naming,
+)
 from stofm_geo._keys import Keys
 from stofm_geo.data.anndata import from_anndata
 from stofm_geo.data.frame import Frame, canonical_frame
@@ -48,8 +54,9 @@ def split_slices(
     Raises:
         KeyError: A key that is not there.
         ValueError: Too few cells, all cells at one place, unfit positions, counts or features.
-        TypeError: Positions, counts or features that are not numbers.
+        TypeError: No AnnData, or positions, counts or features that are not numbers.
     """
+    check_anndata(adata, name)
     with naming(name):
         if adata.n_obs == 0:
             raise ValueError("there are no cells")

@@ -197,7 +197,7 @@ def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellF
     """The encoder whose :meth:`CellFeatures.state` this is.
 
     Raises:
-        ValueError: An unknown kind of encoder.
+        ValueError: An unknown kind of encoder, or another number of genes than of its arrays.
         KeyError: Something is missing.
     """
     encoder: Any
@@ -209,6 +209,11 @@ def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellF
         encoder.genes = np.asarray(settings["genes"], dtype=str)
         encoder.target_sum, encoder.scale = settings["target_sum"], arrays["scale"]
         encoder.mean, encoder.components = arrays["mean"], arrays["components"]
+        if encoder.components.shape[1:] != encoder.genes.shape:
+            raise ValueError(
+                f"there are {encoder.genes.size} genes, and components of "
+                f"{encoder.components.shape[-1]}"
+            )
     elif settings["kind"] == "obsm":
         encoder = ObsmFeatures(settings["key"])
         encoder.out_channels, encoder.scale = settings["out_channels"], settings["scale"]

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import examples
+from stofm_geo._checks import check_anndata, examples
 from stofm_geo.genes.counts import counts_of_any_names
 from stofm_geo.genes.matching import GeneMatch, Table, match_counts
 
@@ -45,10 +45,11 @@ def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None
 
     Raises:
         ImportError: There are symbols or mouse genes, and no tables.
-        TypeError: ``table`` is something else, or ``X`` is not numeric.
+        TypeError: ``adata`` or ``table`` is something else, or ``X`` is not numeric.
         ValueError: Under 20 % of the genes have a human id, and these have under 60 % of the
             counts; or what :func:`match_genes` raises.
     """
+    check_anndata(adata, "adata")
     counts = counts_of_any_names(adata, copy=False)
     ids, names, sums, report = human_genes(adata, counts, organism, table)
     human = sp.csr_matrix(counts @ sums)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_positions, examples
 from stofm_geo._keys import Keys, NodeType
-from stofm_geo.data.pieces import pieces
 from stofm_geo.models.stofm import SToFM
 
 
@@ -53,19 +53,20 @@ def attention_of(
 
     Raises:
         KeyError: There is no such cell, or a key is not there.
-        TypeError: ``model`` is no :class:`~stofm_geo.SToFM`.
+        TypeError: ``model`` is no :class:`~stofm_geo.SToFM`, or ``cell`` neither name nor row.
         ValueError: The name is that of several cells, or input that does not fit the model.
         RuntimeError: The model has not been fitted.
     """
     if not isinstance(model, SToFM):
-        raise TypeError(f"attention is that of a stofm_geo.SToFM; found {type(model).__name__}")
+        raise TypeError(
+            f"attention is that of a stofm_geo.SToFM; found {type(model).__name__}"
+            + (": give its model" if isinstance(getattr(model, "model", None), SToFM) else "")
+        )
     row = _row_of(adata, cell)
-    model._check_fitted()
-    slices = model._split(adata, model._features_key(), spatial_key, slice_key, "AnnData")
+    slices = model.slices(adata, spatial_key=spatial_key, slice_key=slice_key)
     part = next(part for part in slices if row in part.obs["row"].to_numpy())
     # Each cell is core in one piece.
-    cut = pieces(part, model.features, **model.settings.of_pieces)
-    piece = next(piece for piece in cut if row in piece.n_id[piece.core_mask])
+    piece = next(piece for piece in model.pieces(part) if row in piece.n_id[piece.core_mask])
     at = torch.nonzero(piece.n_id == row).item()
     model.eval()
     with torch.inference_mode():
@@ -88,6 +89,8 @@ def _row_of(adata: AnnData, cell: str | int) -> int:
                 f"{len(rows)} cells are named {cell!r}; the first are {examples(adata.obs_names)}"
             )
         return int(rows[0])
+    if not isinstance(cell, Integral):
+        raise TypeError(f"cell must be a name in obs_names or a row; found {cell!r}")
     if not 0 <= cell < adata.n_obs:
         raise KeyError(f"there is no row {cell}; adata has {adata.n_obs} cells")
     return int(cell)

@@ -11,30 +11,22 @@ import lightning as L
 import numpy as np
 import torch
 from anndata import AnnData
-from huggingface_hub import ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import ModelHubMixin
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positive, naming
+from stofm_geo._checks import check_anndatas, check_key, check_positive
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
-from stofm_geo._quiet import quiet
 from stofm_geo._training import run
 from stofm_geo._version import __version__
-from stofm_geo.data import split_slices
 from stofm_geo.data.pieces import pieces
-from stofm_geo.genes import (
-    CellFeatures,
-    ObsmFeatures,
-    PanelEncoder,
-    PCAFeatures,
-    Vocabulary,
-    harmonize,
-)
-from stofm_geo.models import official, shipped, storage
+from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, Vocabulary
+from stofm_geo.models import official, storage
+from stofm_geo.models.inputs import split, untrained_features
+from stofm_geo.models.locations import locate
 from stofm_geo.models.network import Network
 from stofm_geo.models.pretraining import Pretraining
 from stofm_geo.models.puzzles import puzzles
@@ -118,16 +110,15 @@ class SToFM(nn.Module, ModelHubMixin):
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         """
         check_positive("max_steps", max_steps, whole=True)
-        adatas = [adata] if isinstance(adata, AnnData) else list(adata)
-        if not adatas:
-            raise ValueError("adata is an empty list; give one AnnData or more")
+        adatas = check_anndatas(adata)
+        keys = {"spatial_key": spatial_key, "slice_key": slice_key}
         slices = []
         for i, one in enumerate(adatas):
             name = names[i] if names else f"AnnData {i}" if len(adatas) > 1 else "AnnData"
-            slices += self._split(one, features, spatial_key, slice_key, name)
+            slices += split(one, self.settings, features, name=name, **keys)
         with isolate_rng():
             L.seed_everything(seed, verbose=False)
-            self.features = self._untrained_features(features, slices)
+            self.features = untrained_features(self.settings, features, slices)
             encoder = self.features if isinstance(self.features, PanelEncoder) else None
             self.network = Network(self.features.out_channels, self.settings, encoder)
             module = Pretraining(self.network, self.settings)
@@ -176,6 +167,7 @@ class SToFM(nn.Module, ModelHubMixin):
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
             RuntimeError: The model has not been fitted.
         """
+        check_key("key_added", key_added)
         slices = self.slices(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
         self.eval()
         device = next(self.network.parameters()).device
@@ -239,7 +231,8 @@ class SToFM(nn.Module, ModelHubMixin):
             RuntimeError: The model has not been fitted.
         """
         self._check_fitted()
-        return self._split(adata, self._features_key(), spatial_key, slice_key, name)
+        keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
+        return split(adata, self.settings, self._features_key(), **keys)
 
     def pieces(self, part: AnnData) -> Sequence[Data]:
         """Sub-slices of one of :meth:`slices`, each cut when it is asked for."""
@@ -282,26 +275,7 @@ class SToFM(nn.Module, ModelHubMixin):
         Raises:
             ValueError: It is none of these, is damaged, or is no model of this library.
         """
-        name = str(pretrained_model_name_or_path)
-        folder = Path(name)
-        if name in shipped.NAMES and not folder.exists():
-            folder = shipped.FOLDER / name
-        if folder.is_dir():
-            files = [folder / storage.CONFIG, folder / storage.WEIGHTS]
-            if missing := [file.name for file in files if not file.is_file()]:
-                raise ValueError(
-                    f"{folder}: has no {' and no '.join(missing)}; "
-                    "name a folder that save_pretrained has written"
-                )
-        elif folder.exists() or name.count("/") != 1 or name.startswith((".", "/")):
-            raise ValueError(
-                f"{folder}: is no folder; name one that save_pretrained has written, "
-                f"{' or '.join(shipped.NAMES)}, which is installed, or a repository of the "
-                "Hugging Face hub (owner/name)"
-            )
-        else:
-            files = [_from_hub(name, file, hub) for file in (storage.CONFIG, storage.WEIGHTS)]
-        return storage.load(*files)
+        return storage.load(*locate(str(pretrained_model_name_or_path), hub))
 
     @classmethod
     def from_official(
@@ -330,40 +304,6 @@ class SToFM(nn.Module, ModelHubMixin):
         """SHA-256 over names, shapes and bytes of all weights, features included."""
         return weights_hash(storage.tensors(self))
 
-    def _split(
-        self,
-        adata: AnnData,
-        features_key: str | None,
-        spatial_key: str,
-        slice_key: str | None,
-        name: str,
-    ) -> list[AnnData]:
-        """The slices of an AnnData, genes under the names that the model goes by."""
-        if self.settings.organism is not None and features_key is None:
-            with naming(name):
-                adata = harmonize(adata, self.settings.organism)
-        return split_slices(
-            adata,
-            features_key=features_key,
-            spatial_key=spatial_key,
-            slice_key=slice_key,
-            name=name,
-            min_cells=self.settings.k + 1,
-        )
-
-    def _untrained_features(self, key: str | None, slices: list[AnnData]) -> CellFeatures:
-        """What makes features: fitted to the slices, but for what the network learns with it."""
-        if key is not None:
-            return ObsmFeatures(key).fit(slices)
-        if self.settings.encoder == "panel":
-            # A niche is three times as many numbers: own, near, far.
-            return PanelEncoder.of(
-                slices,
-                out_channels=self.settings.out_channels // 3,
-                n_components=self.settings.n_components,
-            )
-        return PCAFeatures(self.settings.n_components).fit(slices)
-
     def _features_key(self) -> str | None:
         """Key in ``obsm`` of the features, ``None`` for counts."""
         return self.features.key if isinstance(self.features, ObsmFeatures) else None
@@ -384,14 +324,3 @@ class SToFM(nn.Module, ModelHubMixin):
             "slices": np.array([part.uns["name"] for part in slices]),
             "spacing_of_slice": np.array([part.uns["unit"] for part in slices]),
         }
-
-
-def _from_hub(repo: str, name: str, hub: dict[str, Any]) -> Path:
-    try:
-        with quiet("huggingface_hub"):  # of retries; what comes of them is said below
-            return Path(hf_hub_download(repo, name, **hub))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(
-            f"{repo}: is neither a folder here nor a model that the Hugging Face hub gives "
-            f"({type(error).__name__})"
-        ) from error

@@ -138,7 +138,7 @@ def colors_of(names: list[str], palette: Palette) -> dict[str, str]:
 
 
 def own_color(i: int) -> str:
-    """The i-th colour: the base ones, the same darker, lighter, greyer, darkest; then over."""
+    """The i-th colour: the base ones, the same darker, lighter, darkest, greyer; then over."""
     rgb = np.array(to_rgb(_BASE[i % len(_BASE)]))
-    weight, other = ((1, 0), (0.6, 0), (0.5, 0.5), (0.45, 0.22), (0.35, 0))[i // len(_BASE) % 5]
+    weight, other = ((1, 0), (0.6, 0), (0.5, 0.5), (0.4, 0), (0.4, 0.35))[i // len(_BASE) % 5]
     return to_hex(weight * rgb + other)

@@ -61,7 +61,7 @@ def attention(
 
     Raises:
         KeyError: There is no such cell, or a key is not there.
-        TypeError: ``model`` is no ``SToFM``.
+        TypeError: ``model`` is no ``SToFM``, or ``cell`` neither name nor row.
         ValueError: There is no such layer, input that does not fit the model, or the extension of
             ``save`` is unknown.
         RuntimeError: The model has not been fitted.

@@ -76,6 +76,8 @@ def _read(log: Path) -> pd.DataFrame:
             run = pd.read_csv(file)
         except pd.errors.EmptyDataError:  # killed before its first row
             continue
+        except (pd.errors.ParserError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file}: is no CSV, and so no log of training") from error
         if "step" in run:
             runs = [earlier[earlier["step"] < run["step"].min()] for earlier in runs]
         runs.append(run)

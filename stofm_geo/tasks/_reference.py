@@ -1,4 +1,4 @@
-"""A reference beside the slice that is to learn from it: shared genes, in one order, and labels."""
+"""A reference beside the slice that is to learn from it: shared genes, in one order."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import examples
+from stofm_geo._checks import check_anndata, examples
+from stofm_geo._keys import Keys
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.harmonize import harmonize
 
-_FEW = 5  # shared genes with which nothing can be told
+FEW = 5  # shared genes with which nothing can be told
 
 
 def shared_genes(
@@ -19,14 +20,20 @@ def shared_genes(
     """Both, harmonized where ``organism`` is given, and the genes they share, sorted.
 
     Raises:
-        ValueError: They share five genes or fewer; or what ``harmonize`` raises.
+        TypeError: One is no AnnData.
+        ValueError: One has no cells, or they share five genes or fewer; or what ``harmonize``
+            raises.
     """
+    for one, name in ((adata, "adata"), (reference, "the reference")):
+        check_anndata(one, name)
+        if one.n_obs == 0:
+            raise ValueError(f"{name}: there are no cells")
     if organism is not None:
         adata, reference = harmonize(adata, organism), harmonize(reference, organism)
     genes = np.sort(adata.var_names.intersection(reference.var_names).to_numpy(dtype=str))
-    if len(genes) <= _FEW:
+    if len(genes) <= FEW:
         raise ValueError(
-            f"the reference shares {len(genes)} gene names with the slice, and more than {_FEW} "
+            f"the reference shares {len(genes)} gene names with the slice, and more than {FEW} "
             f"are needed: var_names are {examples(reference.var_names)} there, and "
             f"{examples(adata.var_names)} here; "
             + (
@@ -38,34 +45,23 @@ def shared_genes(
     return adata, reference, genes
 
 
+def check_spatial_key(key: str, *adatas: AnnData) -> None:
+    """Positions need not be there, but a key that was given should be that of some.
+
+    Raises:
+        KeyError: It is another than the usual one, and in no ``obsm``.
+    """
+    if key != Keys.SPATIAL and not any(key in one.obsm for one in adatas):
+        found = sorted({name for one in adatas for name in one.obsm})
+        raise KeyError(
+            f"obsm has no {key!r} (positions); it has {found or 'nothing'}; name another "
+            "spatial_key, or leave it out"
+        )
+
+
 def counts_of(adata: AnnData, genes: np.ndarray) -> sp.csr_matrix:
     """Checked counts of these genes, ``[n, len(genes)]`` float32."""
     return sp.csr_matrix(as_counts(adata, copy=False)[:, adata.var_names.get_indexer(genes)])
-
-
-def labels_of(reference: AnnData, label_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Names of the types ``[K]``, sorted, and each cell's ``[n]``; -1 without a label.
-
-    Raises:
-        KeyError: ``obs`` has no such column.
-        ValueError: No cell has a label, or all have the same.
-    """
-    if label_key not in reference.obs:
-        raise KeyError(
-            f"the reference's obs has no {label_key!r}; it has {sorted(reference.obs)}; name the "
-            "column of cell types with label_key"
-        )
-    column = reference.obs[label_key]
-    known = column.notna().to_numpy()
-    names, code = np.unique(column[known].astype(str), return_inverse=True)
-    if len(names) < 2:
-        found = f"only {names[0]!r}" if len(names) else f"{len(known)} missing values"
-        raise ValueError(
-            f"the reference's obs[{label_key!r}] has {found}; two cell types or more are needed"
-        )
-    codes = np.full(len(known), -1)
-    codes[known] = code
-    return names, codes
 
 
 def row_order(counts: sp.csr_matrix) -> np.ndarray:

@@ -6,11 +6,14 @@ from typing import Any
 
 from anndata import AnnData
 
-from stofm_geo._checks import examples
+from stofm_geo._checks import check_anndatas, check_key, check_share, examples
 from stofm_geo._keys import Keys
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.annotation import Annotator
-from stofm_geo.tasks.labels import classes_of, read_labels
+from stofm_geo.tasks.labels import labels_to_learn
+from stofm_geo.tasks.learning import check_options
+
+_OPTIONS = ("method", "held_out", "max_steps", "progress")
 
 
 def annotate(
@@ -43,13 +46,17 @@ def annotate(
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart, in all AnnData.
         seed: Of fit and fine-tuning.
-        options: Of :meth:`SToFM.fine_tune`: ``method``, ``held_out``, ``max_steps``, ...
+        options: Of :meth:`SToFM.fine_tune`: ``method``, ``held_out``, ``max_steps``, ``progress``.
 
     Raises:
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         ImportError: ``method="lora"`` without peft.
     """
     keys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    check_share("unsure", unsure)
+    check_key("key_added", key_added)
+    if strange := sorted(set(options) - set(_OPTIONS)):
+        raise TypeError(f"there is no option {examples(strange)}; there are {', '.join(_OPTIONS)}")
     if isinstance(reference, Annotator):
         if label_key is not None or options:
             given = ["label_key"] * (label_key is not None) + sorted(options)
@@ -58,19 +65,15 @@ def annotate(
         return
     if label_key is None:
         raise ValueError("label_key is missing; name the column of the reference's obs with labels")
-    labelled = [reference] if isinstance(reference, AnnData) else list(reference)
-    progress = options.get("progress", True)
+    labelled = check_anndatas(reference, "reference")
     names = [f"reference {i}" if len(labelled) > 1 else "reference" for i in range(len(labelled))]
-    check_labels(labelled, names, label_key)
+    # Before a fit that takes a minute.
+    labels_to_learn(labelled, names, label_key)
+    progress = options.pop("progress", True)
+    check_options(task=task, seed=seed, **options)
     model = SToFM().fit(
         [*labelled, adata], seed=seed, progress=progress, names=[*names, "AnnData"], **keys
     )
-    options = {"task": task, "seed": seed, "names": names, **keys, **options}
+    options |= {"task": task, "seed": seed, "progress": progress, "names": names, **keys}
     annotator = model.fine_tune(labelled, label_key, **options)
     annotator.predict(adata, key_added=key_added, unsure=unsure, **keys)
-
-
-def check_labels(adatas: list[AnnData], names: list[str], label_key: str) -> None:
-    """Check labels before a fit that takes minutes; errors as of fine-tuning."""
-    labels = [read_labels(one, label_key, name) for one, name in zip(adatas, names, strict=True)]
-    classes_of(labels, label_key)

@@ -12,17 +12,18 @@ import torch
 from anndata import AnnData
 from torch import Tensor, nn
 
-from stofm_geo._checks import check_share
+from stofm_geo._checks import check_key, check_share
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
 from stofm_geo.models import storage
+from stofm_geo.models.locations import in_folder
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.calibration import label_of
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
-from stofm_geo.tasks.surroundings import TASKS, Tissue, around, columns, survey
+from stofm_geo.tasks.surroundings import Tissue, around, check_task, columns, survey
 
 _HEAD, _SMALL = "annotation.", 1e-6
 
@@ -72,8 +73,7 @@ class Annotator(nn.Module):
 
     def __init__(self, model: SToFM, classes: list[str], task: str, absolute: bool) -> None:
         super().__init__()
-        if task not in TASKS:
-            raise ValueError(f"task must be {' or '.join(map(repr, TASKS))}; found {task!r}")
+        check_task(task)
         self.model, self.classes, self.task, self.absolute = model, list(classes), task, absolute
         self.record: dict[str, Any] = {}
         scale = columns(model.network, task)
@@ -146,6 +146,7 @@ class Annotator(nn.Module):
                 panel among it; the message says what.
         """
         check_share("unsure", unsure)
+        check_key("key_added", key_added)
         found = self.probabilities(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
         names = [*self.classes, Keys.UNSURE] if unsure else self.classes
         adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, unsure), names)
@@ -244,12 +245,7 @@ class Annotator(nn.Module):
         Raises:
             ValueError: It is no such folder, or is damaged.
         """
-        files = [Path(folder) / name for name in (storage.CONFIG, storage.WEIGHTS)]
-        if missing := [file.name for file in files if not file.is_file()]:
-            raise ValueError(
-                f"{folder}: has no {' and no '.join(missing)}; name a folder that Annotator.save "
-                "or stofm-geo finetune has written"
-            )
+        files = in_folder(Path(folder), "Annotator.save or stofm-geo finetune")
         return storage.read(*files, cls._of)
 
     @classmethod

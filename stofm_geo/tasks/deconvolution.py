@@ -9,11 +9,12 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import check_positions, check_positive, check_slice_key, examples
+from stofm_geo._checks import check_key, check_positions, check_positive, check_slice_key, examples
 from stofm_geo._keys import Keys
 from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions
-from stofm_geo.tasks._reference import counts_of, labels_of, row_order, shared_genes
+from stofm_geo.tasks._reference import check_spatial_key, counts_of, row_order, shared_genes
 from stofm_geo.tasks._windows import features, read, windows
+from stofm_geo.tasks.labels import classes_of, codes_of, read_labels
 
 _GENES = 1000  # those that tell types apart best
 _MOST_CELLS = 500.0  # in a window
@@ -65,19 +66,28 @@ def deconvolve(
             they have fewer than a cell of the reference, and ``cells_per_spot`` is not given.
 
     Raises:
-        KeyError: The reference has no ``label_key`` or ``slice_key``.
+        KeyError: The reference has no ``label_key`` or ``slice_key``, or no ``spatial_key`` other
+            than ``"spatial"``.
+        TypeError: One side is no AnnData.
         ValueError: Five shared genes or fewer, fewer than two labels, or unfit counts.
     """
     if cells_per_spot is not None:
         check_positive("cells_per_spot", cells_per_spot)
-    names, code = labels_of(reference, label_key)
+    check_positive("seed", seed, whole=True, or_zero=True)
+    check_key("key_added", key_added)
+    labels = read_labels(reference, label_key, "the reference")
+    names = classes_of([labels], label_key)
+    code = codes_of(labels, names)
     spots, labelled, genes = shared_genes(adata, reference, organism)
+    check_spatial_key(spatial_key, reference)
     cells = counts_of(labelled, genes)
     rows = np.flatnonzero(code >= 0)
     rows = rows[row_order(cells[rows])]
     some = informative(cells[rows], code[rows], len(names), _GENES)
     genes, cells = genes[some], cells[rows][:, some]
     labelled, code = labelled[rows], code[rows]
+    places = _places(labelled, slice_key)
+    pos = check_positions(labelled, spatial_key) if spatial_key in labelled.obsm else None
     counts = counts_of(spots, genes).toarray().astype(np.float64)
     full = counts.any(axis=1)
     if not full.any():
@@ -89,7 +99,7 @@ def deconvolve(
     mixed, factors = mixture(counts[full], profile)
     share = proportions(mixed, kind, len(names))
     size = 0.0
-    if spatial_key in labelled.obsm:
+    if pos is not None:
         depth = _depth(counts[full], cells)
         if depth < 1 and cells_per_spot is None:
             warnings.warn(
@@ -98,9 +108,7 @@ def deconvolve(
                 stacklevel=2,
             )
         size = float(max(depth, 1.0) if cells_per_spot is None else cells_per_spot)
-        places = _places(labelled, slice_key)
         cells, code = cells[np.concatenate(places)], code[np.concatenate(places)]
-        pos = check_positions(labelled, spatial_key)
         where = windows([pos[part] for part in places], size, seed)
         seen = _thinned(where @ cells, min(depth / size, 1.0), seed)
         truth = where @ np.eye(len(names))[code]

@@ -17,7 +17,15 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import kneighbors_graph
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_obsm, check_positions, check_positive, check_slice_key
+from stofm_geo._checks import (
+    check_anndatas,
+    check_key,
+    check_obsm,
+    check_positions,
+    check_positive,
+    check_slice_key,
+    examples,
+)
 from stofm_geo._keys import Keys
 from stofm_geo._principal import BLOCK, principal_axes
 from stofm_geo.transforms import SpatialKNN
@@ -66,13 +74,23 @@ def domains(
 
     Raises:
         KeyError: A key that is not there; without ``X_stofm``, run ``SToFM.embed`` first.
-        ValueError: ``n_domains`` is below 2 or above the number of distinct cells, or the
-            embedding or the positions are not finite.
+        ValueError: There are no cells, ``n_domains`` is below 2 or above the number of distinct
+            cells, or the embedding or the positions are not finite, or embeddings differ in size.
+        TypeError: ``adata`` is no AnnData, or ``n_domains`` no whole number.
     """
-    adatas = [adata] if isinstance(adata, AnnData) else list(adata)
+    adatas = check_anndatas(adata)
+    check_positive("seed", seed, whole=True, or_zero=True)
+    check_key("key_added", key_added)
     fix = "run SToFM.embed first, or name another key with use_rep"
     vectors = [check_obsm(one, use_rep, fix, as_is=True) for one in adatas]
+    if len(sizes := sorted({part.shape[1] for part in vectors})) > 1:
+        raise ValueError(
+            f"obsm[{use_rep!r}] has {examples(sizes)} columns in different AnnData; embed all with "
+            "one model"
+        )
     z = np.concatenate(vectors) if len(vectors) > 1 else vectors[0]
+    if len(z) == 0:
+        raise ValueError("there are no cells")
     order = _row_order(z)  # so that the order of the rows does not matter
     distinct = _count_distinct(z, order)
     if distinct < 2:

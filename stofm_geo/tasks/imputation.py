@@ -12,12 +12,18 @@ from anndata import AnnData
 from sklearn.cluster import KMeans
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positions, check_slice_key, examples
+from stofm_geo._checks import check_key, check_positions, check_slice_key, examples
 from stofm_geo._keys import Keys
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche
 from stofm_geo.tasks._blends import BLENDS, View, blend, correlations
-from stofm_geo.tasks._reference import counts_of, row_order, shared_genes
+from stofm_geo.tasks._reference import (
+    FEW,
+    check_spatial_key,
+    counts_of,
+    row_order,
+    shared_genes,
+)
 from stofm_geo.transforms import SpatialKNN
 
 _COMPONENTS, _NEIGHBOURS = 100, 12
@@ -69,21 +75,25 @@ def impute(
         UserWarning: Cells have no counts of the shared genes; they are taken for average ones.
 
     Raises:
-        KeyError: The reference lacks one of ``genes``, or no side has ``slice_key``.
+        KeyError: The reference lacks one of ``genes``, or no side has ``slice_key``, or a
+            ``spatial_key`` other than ``"spatial"``.
+        TypeError: One side is no AnnData.
         ValueError: Five shared genes or fewer, no gene to estimate, fewer than eight cells in the
-            reference, or unfit counts.
+            reference, all of them at one place, or unfit counts.
     """
+    check_key("key_added", key_added)
     here, there, shared = shared_genes(adata, reference, organism)
     wanted = _wanted(here, there, genes)
     shared = np.setdiff1d(shared, wanted)
-    if len(shared) <= 5:
+    if len(shared) <= FEW:
         raise ValueError(
-            f"without the genes asked for, {len(shared)} shared ones are left, and more than 5 are "
-            "needed; ask for fewer at a time"
+            f"without the genes asked for, {len(shared)} shared ones are left, and more than {FEW} "
+            "are needed; ask for fewer at a time"
         )
     if there.n_obs < 2 * _BLOCKS:
         raise ValueError(f"the reference has {there.n_obs} cells; {2 * _BLOCKS} or more are needed")
     _check_slices(here, there, slice_key)
+    check_spatial_key(spatial_key, here, there)
     there = there[row_order(counts_of(there, shared))]
     known, of_cell = counts_of(there, shared), counts_of(there, wanted)
     both = [AnnData(counts_of(here, shared)), AnnData(known)]
@@ -181,6 +191,11 @@ def _blocks(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | No
         rows = np.flatnonzero(slices == s)
         count = min(_BLOCKS, len(np.unique(pos[rows], axis=0)))
         block[rows] = KMeans(count, n_init=3, random_state=0).fit_predict(pos[rows])
+    if not block.any():
+        raise ValueError(
+            f"all {len(pos)} cells of the reference's slices are at one place; leave "
+            f"obsm[{spatial_key!r}] out if it has no positions"
+        )
     return block
 
 

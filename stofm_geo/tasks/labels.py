@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from stofm_geo._checks import examples
+from stofm_geo._checks import check_anndata, examples
 from stofm_geo._keys import Keys
 
 
 def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
-    """``obs[key]`` as objects ``[n]``: names, and ``None`` where a label is missing.
+    """``obs[key]`` as objects ``[n]``: names, and ``None`` where a label is missing or empty.
 
     Args:
         adata: With labels.
@@ -22,20 +22,23 @@ def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
 
     Raises:
         KeyError: There is no such column.
+        TypeError: ``adata`` is no AnnData.
         ValueError: No cell has a label.
     """
+    check_anndata(adata, name)
     if key not in adata.obs:
         raise KeyError(
             f"{name}: obs has no {key!r} (labels); it has {sorted(adata.obs) or 'nothing'}"
         )
     column = adata.obs[key]
     known = column.notna().to_numpy()
-    if not known.any():
+    labels = np.full(len(known), None, dtype=object)
+    labels[known] = column[known].astype(str)
+    labels[labels == ""] = None
+    if not labels.astype(bool).any():
         raise ValueError(
             f"{name}: obs[{key!r}] is missing for all {len(known)} cells; name a column with labels"
         )
-    labels = np.full(len(known), None, dtype=object)
-    labels[known] = column[known].astype(str)
     return labels
 
 
@@ -56,6 +59,31 @@ def classes_of(labels: Sequence[np.ndarray], key: str) -> list[str]:
             "called; leave those cells without a label (NaN), or rename it"
         )
     return found
+
+
+def labels_to_learn(
+    adatas: Sequence[AnnData], names: Sequence[str], key: str
+) -> tuple[list[np.ndarray], list[str]]:
+    """Labels of each AnnData, and the classes that they name.
+
+    Args:
+        adatas: With labels.
+        names: What messages call each of them.
+        key: Column of ``obs``.
+
+    Raises:
+        KeyError, TypeError: As :func:`read_labels`.
+        ValueError: As there and :func:`classes_of`; or most labels are of one cell alone.
+    """
+    labels = [read_labels(one, key, name) for one, name in zip(adatas, names, strict=True)]
+    classes = classes_of(labels, key)
+    cells = sum(int(pd.notna(part).sum()) for part in labels)
+    if len(classes) > cells / 2:
+        raise ValueError(
+            f"obs[{key!r}] has {len(classes)} different labels for {cells} cells "
+            f"({examples(classes)}); name a column of classes, which cells share"
+        )
+    return labels, classes
 
 
 def codes_of(labels: np.ndarray, classes: list[str]) -> np.ndarray:

@@ -12,7 +12,7 @@ from anndata import AnnData
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from stofm_geo._checks import check_positive
+from stofm_geo._checks import check_anndatas, check_positive
 from stofm_geo._keys import Keys
 from stofm_geo._training import run
 from stofm_geo.models.stofm import SToFM
@@ -20,11 +20,11 @@ from stofm_geo.tasks import lora
 from stofm_geo.tasks.annotation import Annotator, Moments
 from stofm_geo.tasks.calibration import temperature
 from stofm_geo.tasks.fine_tuning import FineTuning, batches, one_by_one
-from stofm_geo.tasks.labels import classes_of, codes_of, read_labels
+from stofm_geo.tasks.labels import codes_of, labels_to_learn
 from stofm_geo.tasks.metrics import scores
 from stofm_geo.tasks.probe import choose, learn
 from stofm_geo.tasks.splits import folds, tissue_groups
-from stofm_geo.tasks.surroundings import Tissue
+from stofm_geo.tasks.surroundings import Tissue, check_task
 
 METHODS = ("probe", "lora", "full")
 _RATES = {"lora": 1e-3, "full": 1e-4}
@@ -54,7 +54,8 @@ def fine_tune(
     ``"full"``, training goes on from there, end to end, for as many steps as are best on what is
     held out; then the same is done with all labels. Classes weigh the same, however many cells they
     have. What is held out are whole slices, where four or more have labels, else contiguous blocks
-    of at most 200 cells.
+    of at most 200 cells. Scores in ``record`` are of it, and a little too good, since choices were
+    made by it; :meth:`Annotator.evaluate` on slices never seen is the test.
 
     Args:
         model: Fitted; it stays as it is.
@@ -76,34 +77,52 @@ def fine_tune(
 
     Raises:
         KeyError: A column that is not there.
-        ValueError: No labels, one alone, or input that does not fit the model.
+        TypeError: ``adata`` is no AnnData, or an option is of another type.
+        ValueError: No labels, one alone, nearly one a cell, an option out of range, or input that
+            does not fit the model.
+        ImportError: ``method="lora"`` without peft.
+    """
+    check_options(method, task=task, held_out=held_out, max_steps=max_steps, seed=seed)
+    adatas = check_anndatas(adata)
+    if names is None:
+        names = [f"AnnData {i}" if len(adatas) > 1 else "AnnData" for i in range(len(adatas))]
+    labels, classes = labels_to_learn(adatas, names, label_key)
+    tissues, codes = [], []
+    for one, label, name in zip(adatas, labels, names, strict=True):
+        code = codes_of(label, classes)
+        for part in model.slices(one, spatial_key=spatial_key, slice_key=slice_key, name=name):
+            own = code[part.obs["row"].to_numpy()]
+            if (own >= 0).any():
+                tissues.append(Tissue.of(model, part, one.n_obs))
+                codes.append(own)
+    annotator = Annotator(copy.deepcopy(model).cpu(), classes, task, absolute=len(tissues) > 1)
+    return _Learning(annotator, tissues, codes, seed).learn(method, held_out, max_steps, progress)
+
+
+def check_options(
+    method: str = "probe",
+    *,
+    task: str = "region",
+    held_out: float = 0.25,
+    max_steps: int = 300,
+    seed: int = 0,
+) -> None:
+    """Check options of :func:`fine_tune`, which may come after a fit that takes minutes.
+
+    Raises:
+        TypeError, ValueError: One of another type, or out of range.
         ImportError: ``method="lora"`` without peft.
     """
     if method not in METHODS:
         raise ValueError(f"method must be {', '.join(map(repr, METHODS))}; found {method!r}")
+    check_task(task)
     check_positive("max_steps", max_steps, whole=True)
+    check_positive("seed", seed, whole=True, or_zero=True)
     check_positive("held_out", held_out)
     if held_out > 0.5:
         raise ValueError(f"held_out must be a half or less; found {held_out!r}")
     if method == "lora":
         lora.check_installed()
-    adatas = [adata] if isinstance(adata, AnnData) else list(adata)
-    if not adatas:
-        raise ValueError("adata is an empty list; give one AnnData or more")
-    if names is None:
-        names = [f"AnnData {i}" if len(adatas) > 1 else "AnnData" for i in range(len(adatas))]
-    labels = [read_labels(one, label_key, name) for one, name in zip(adatas, names, strict=True)]
-    classes = classes_of(labels, label_key)
-    tissues, codes = [], []
-    for one, label, name in zip(adatas, labels, names, strict=True):
-        code = codes_of(label, classes)
-        for part in model.slices(one, spatial_key=spatial_key, slice_key=slice_key, name=name):
-            tissue = Tissue.of(model, part, one.n_obs)
-            if (code[tissue.rows] >= 0).any():
-                tissues.append(tissue)
-                codes.append(code[tissue.rows])
-    annotator = Annotator(copy.deepcopy(model).cpu(), classes, task, absolute=len(tissues) > 1)
-    return _Learning(annotator, tissues, codes, seed).learn(method, held_out, max_steps, progress)
 
 
 class _Learning:
@@ -135,7 +154,7 @@ class _Learning:
             "held_out": self._scores(rows, logits),
         }
         if method != "probe":
-            part = folds(self.groups, self.codes, round(1 / held_out), self.seed)[0]
+            part = self._part(held_out)
             steps, before, logits, rows = self._until_best(method, part, max_steps, progress)
             annotator.record |= {
                 "steps": steps,
@@ -149,6 +168,24 @@ class _Learning:
             self._start(np.ones(len(self.codes), dtype=bool))
         annotator.temperature.fill_(temperature(logits, self.codes[rows]))
         return annotator.eval()
+
+    def _part(self, share: float) -> np.ndarray:
+        """Cells that are held out: of the parts of this share, one that leaves the most labels.
+
+        Raises:
+            ValueError: One label alone is left, whichever it is.
+        """
+
+        def left(part: np.ndarray) -> int:
+            return len(np.unique(self.codes[~part & (self.codes >= 0)]))
+
+        part = max(folds(self.groups, self.codes, round(1 / share), self.seed), key=left)
+        if left(part) < 2:
+            raise ValueError(
+                f"wherever {share:.0%} of the tissue is held out, one label alone is left; give a "
+                "smaller held_out, label cells of more of the slice, or give more slices"
+            )
+        return part
 
     def _scores(self, rows: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         """Of cells that were held out."""

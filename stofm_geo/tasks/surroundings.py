@@ -23,6 +23,16 @@ _HOPS = (2, 4, 8)  # over which a region's embeddings are averaged, too
 _NICHE = 0.2
 
 
+def check_task(task: str) -> None:
+    """Whether there is such a task.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task must be {' or '.join(map(repr, TASKS))}; found {task!r}")
+
+
 class Tissue(NamedTuple):
     """One slice, as it is learned from and predicted.
 

@@ -168,6 +168,13 @@ def test_state_of_an_unknown_kind() -> None:
         from_state({"kind": "bert"}, {})
 
 
+def test_state_of_other_genes(make_slice) -> None:
+    settings, arrays = PCAFeatures(5).fit([make_slice(40, 12)]).state()
+    settings["genes"].pop()
+    with pytest.raises(ValueError, match="there are 11 genes, and components of 12"):
+        from_state(settings, arrays)
+
+
 @pytest.mark.parametrize("storage", [np.asarray, sp.csr_matrix], ids=["dense", "csr"])
 def test_vectors_are_divided_by_their_rms(make_slice, storage) -> None:
     adata = make_slice(40)

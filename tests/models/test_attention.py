@@ -56,5 +56,10 @@ def test_what_cannot_be_is_named(tissue, model) -> None:
         attention_of(model, tissue, 400)
     with pytest.raises(TypeError, match="found int"):
         attention_of(3, tissue, 0)
+    annotator = model.fine_tune(tissue, "region", slice_key="slice_id", progress=False)
+    with pytest.raises(TypeError, match="found Annotator: give its model"):
+        attention_of(annotator, tissue, 0)
+    with pytest.raises(TypeError, match=r"a name in obs_names or a row; found 1\.5"):
+        attention_of(model, tissue, 1.5)
     with pytest.raises(RuntimeError, match="no weights"):
         attention_of(SToFM(), tissue, 0)

@@ -53,6 +53,9 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="no log of training"):
         curves(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(ValueError, match="is no CSV, and so no log of training"):
+        curves(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ValueError, match="no log of training"):
         curves(tmp_path / "a.csv")

@@ -8,8 +8,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from scipy.spatial.distance import pdist
 
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.plot import check_picture, domains, spatial
@@ -47,7 +48,8 @@ def test_names_get_a_naturally_sorted_legend(tissue: ad.AnnData) -> None:
 
 def test_thirty_five_names_have_distinct_colors(tissue: ad.AnnData) -> None:
     tissue.obs["name"] = [str(i % 35) for i in range(tissue.n_obs)]
-    assert len(set(legend_colors(spatial(tissue, "name").figure).values())) == 35
+    rgb = [to_rgb(color) for color in legend_colors(spatial(tissue, "name").figure).values()]
+    assert len(rgb) == 35 and pdist(rgb).min() > 0.1
 
 
 def test_missing_names_are_grey(tissue: ad.AnnData) -> None:

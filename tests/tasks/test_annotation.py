@@ -12,6 +12,7 @@ from anndata import AnnData, read_h5ad
 from stofm_geo import SToFM, tl
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.tasks import Annotator
+from stofm_geo.tasks.splits import contiguous_blocks
 
 SMALL = dict(
     hidden_channels=32,
@@ -195,6 +196,16 @@ def test_labels_never_learned_count_as_wrong(annotator, second) -> None:
             ValueError,
             "has a label 'unsure'",
         ),
+        (
+            lambda a: a.obs.__setitem__("region", np.linspace(0, 1, 400)),
+            ValueError,
+            r"has 400 different labels for 400 cells \(.*name a column of classes",
+        ),
+        (
+            lambda a: a.obs.__setitem__("region", ""),
+            ValueError,
+            "is missing for all 400 cells",
+        ),
     ],
 )
 def test_labels_that_do_not_do(model, first, spoil, error, message) -> None:
@@ -207,8 +218,8 @@ def test_labels_that_do_not_do(model, first, spoil, error, message) -> None:
 def test_slices_that_do_not_fit_are_refused(annotator, second) -> None:
     other = second.copy()
     other.var_names = [f"X{name}" for name in other.var_names]
-    with pytest.raises(ValueError, match="another panel or another kind of gene names"):
-        annotator.predict(other)
+    with pytest.raises(ValueError, match=r"^b.h5ad: the model .* another panel or another kind of"):
+        annotator.predict(other, name="b.h5ad")
     assert "stofm_label" not in other.obs
     with pytest.raises(KeyError, match="no 'nothing'"):
         annotator.evaluate(second, "nothing")
@@ -222,6 +233,7 @@ def test_slices_that_do_not_fit_are_refused(annotator, second) -> None:
         (dict(held_out=0), "held_out must be above zero"),
         (dict(held_out=0.9), "held_out must be a half or less"),
         (dict(max_steps=0), "max_steps must be above zero"),
+        (dict(seed=-1), "seed must be zero or more"),
     ],
 )
 def test_bad_options(model, first, options, message) -> None:
@@ -245,6 +257,37 @@ def test_a_panel_model_labels_another_panel(first, second) -> None:
         other = second.copy()
         other.var_names = [f"X{name}" for name in other.var_names]
         found.predict(other)
+
+
+def test_what_is_held_out_leaves_two_labels(model, first) -> None:
+    block = contiguous_blocks(first.obsm["spatial"], 50)  # as they are cut of 400 cells
+    adata = first.copy()
+    adata.obs["region"] = np.select([block < 2, block == 2], ["a", "b"], "")
+    for seed in range(3):  # of 3 blocks, the first drawn may be the only one of its label
+        found = model.fine_tune(adata, "region", "full", seed=seed, **QUICK)
+        assert found.classes == ["a", "b"]
+    adata.obs.loc[block == 1, "region"] = ""
+    with pytest.raises(ValueError, match="one label alone is left"):
+        model.fine_tune(adata, "region", "full", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("reference", "options", "error", "message"),
+    [
+        (None, dict(steps=3), TypeError, "there is no option steps; there are method, held_out"),
+        (None, dict(method="magic"), ValueError, "method must be"),
+        (None, dict(task="tissue"), ValueError, "task must be"),
+        (None, dict(unsure=2), ValueError, "unsure must be a share"),
+        ([], {}, ValueError, "reference is an empty list"),
+        ("folder", {}, TypeError, "reference: an AnnData is needed; found str"),
+    ],
+)
+def test_bad_options_are_found_before_the_fit(
+    first, second, monkeypatch, reference, options, error, message
+) -> None:
+    monkeypatch.setattr(SToFM, "fit", None)
+    with pytest.raises(error, match=message):
+        tl.annotate(second, first if reference is None else reference, "region", **options)
 
 
 def test_one_call_from_reference_to_labels(first, second, annotator, monkeypatch) -> None:

@@ -166,10 +166,16 @@ def test_cells_without_a_label_are_left_out(tissue) -> None:
 
 def test_what_does_not_fit_is_refused(tissue) -> None:
     reference, spots, _ = tissue
-    with pytest.raises(KeyError, match=r"obs has no 'type'; it has \['cell_type'"):
+    with pytest.raises(KeyError, match=r"the reference: obs has no 'type' .* it has \['cell_type'"):
         deconvolve(spots, reference, "type")
     with pytest.raises(KeyError, match="obs has no 'section'"):
         deconvolve(spots, reference, slice_key="section")
+    with pytest.raises(KeyError, match=r"obsm has no 'place' \(positions\); it has \['spatial'\]"):
+        deconvolve(spots, reference, spatial_key="place")
+    with pytest.raises(TypeError, match=r"found str; read it first: anndata\.read_h5ad"):
+        deconvolve(spots, "reference.h5ad")
+    with pytest.raises(ValueError, match="adata: there are no cells"):
+        deconvolve(spots[:0], reference)
     with pytest.raises(ValueError, match="cells_per_spot must be above zero; found 0"):
         deconvolve(spots, reference, cells_per_spot=0)
     with pytest.raises(ValueError, match="shares 5 gene names with the slice, and more than 5"):
@@ -180,10 +186,10 @@ def test_what_does_not_fit_is_refused(tissue) -> None:
         deconvolve(spots, other)
     alike = reference.copy()
     alike.obs["cell_type"] = "one"
-    with pytest.raises(ValueError, match="has only 'one'; two cell types or more"):
+    with pytest.raises(ValueError, match="has one label alone, 'one'; two or more"):
         deconvolve(spots, alike)
     alike.obs["cell_type"] = np.nan
-    with pytest.raises(ValueError, match="has 800 missing values; two cell types or more"):
+    with pytest.raises(ValueError, match=r"the reference: .* is missing for all 800 cells"):
         deconvolve(spots, alike)
     logs = spots.copy()
     logs.X = np.log1p(spots.X.toarray())

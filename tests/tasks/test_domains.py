@@ -235,6 +235,24 @@ def test_unfit_input(spoil, options: dict, error: type[Exception], message: str)
         domains(adata, 3, **options)
 
 
+def test_what_is_no_anndata_and_what_does_not_fit_together() -> None:
+    adata, _ = planted()
+    with pytest.raises(ValueError, match="adata is an empty list"):
+        domains([], 3)
+    with pytest.raises(TypeError, match="found str; read it first"):
+        domains("slice.h5ad", 3)
+    with pytest.raises(TypeError, match=r"adata\[1\]: an AnnData is needed; found NoneType"):
+        domains([adata, None], 3)
+    with pytest.raises(ValueError, match="key_added must be a name without '/'"):
+        domains(adata, 3, key_added="layers/fine")
+    with pytest.raises(ValueError, match="there are no cells"):
+        domains(adata[:0].copy(), 3)
+    other = adata.copy()
+    other.obsm["X_stofm"] = other.obsm["X_stofm"][:, :3]
+    with pytest.raises(ValueError, match=r"has 3, \d+ columns in different AnnData"):
+        domains([adata, other], 3)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("ties", [0, 50, 200])
 def test_rows_are_ordered_and_told_apart_as_by_all_columns(ties: int, dtype: type) -> None:

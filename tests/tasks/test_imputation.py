@@ -142,6 +142,14 @@ def test_what_does_not_fit_is_refused(tissue) -> None:
         impute(cells, reference, [])
     with pytest.raises(KeyError, match="obs has no 'section'"):
         impute(cells, reference, slice_key="section")
+    with pytest.raises(KeyError, match=r"obsm has no 'place' \(positions\)"):
+        impute(cells, reference, spatial_key="place")
+    heap = reference.copy()
+    heap.obsm["spatial"][:] = 1
+    with pytest.raises(ValueError, match="cells of the reference's slices are at one place"):
+        impute(cells, heap)
+    with pytest.raises(TypeError, match="the reference: an AnnData is needed; found list"):
+        impute(cells, [reference])
     with pytest.raises(ValueError, match="the reference has 7 cells; 8 or more"):
         impute(cells, reference[:7])
     other = reference.copy()

@@ -12,7 +12,7 @@ from anndata import AnnData
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
-from stofm_geo._checks import check_obsm, check_positions, naming
+from stofm_geo._checks import check_key, check_obsm, check_positions, naming
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
@@ -96,6 +96,7 @@ class OfficialSToFM(nn.Module):
         Raises:
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         """
+        check_key("key_added", key_added)
         with naming(name):
             if adata.n_obs == 0:
                 raise ValueError("there are no cells")

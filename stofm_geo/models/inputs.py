@@ -1,0 +1,68 @@
+"""AnnData as a model with these settings takes them: slices, and what makes features of cells."""
+
+from __future__ import annotations
+
+from anndata import AnnData
+
+from stofm_geo._checks import naming
+from stofm_geo.data import split_slices
+from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures, harmonize
+from stofm_geo.models.settings import Settings
+
+
+def split(
+    adata: AnnData,
+    settings: Settings,
+    features_key: str | None,
+    *,
+    spatial_key: str,
+    slice_key: str | None,
+    name: str,
+) -> list[AnnData]:
+    """The slices of an AnnData, genes under the names that the model goes by.
+
+    Args:
+        adata: Cells or spots.
+        settings: Of the model.
+        features_key: Key in ``obsm`` of the features; ``None``: counts in ``X`` are used.
+        spatial_key: Key in ``obsm`` of the positions.
+        slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
+        name: What messages call ``adata``.
+
+    Returns:
+        See :func:`~stofm_geo.data.split_slices`.
+
+    Raises:
+        KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+    """
+    if settings.organism is not None and features_key is None:
+        with naming(name):
+            adata = harmonize(adata, settings.organism)
+    return split_slices(
+        adata,
+        features_key=features_key,
+        spatial_key=spatial_key,
+        slice_key=slice_key,
+        name=name,
+        min_cells=settings.k + 1,
+    )
+
+
+def untrained_features(settings: Settings, key: str | None, slices: list[AnnData]) -> CellFeatures:
+    """What makes features: fitted to the slices, but for what the network learns with it.
+
+    Args:
+        settings: Of the model.
+        key: Key in ``obsm`` of ready-made vectors; ``None``: they are made of counts.
+        slices: Of :func:`split`.
+    """
+    if key is not None:
+        return ObsmFeatures(key).fit(slices)
+    if settings.encoder == "panel":
+        # A niche is three times as many numbers: own, near, far.
+        return PanelEncoder.of(
+            slices,
+            out_channels=settings.out_channels // 3,
+            n_components=settings.n_components,
+        )
+    return PCAFeatures(settings.n_components).fit(slices)
