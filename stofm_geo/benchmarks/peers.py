@@ -30,7 +30,7 @@ from torch.backends import cudnn
 
 from stofm_geo._quiet import quiet
 
-# Each method's own default. Novae's counts passes over the slices, which early stopping may cut.
+# Each method's own default; Novae may stop early.
 EPOCHS = {"GraphST": 600, "STAGATE": 1000, "Novae": 20}
 
 # What has each import name. The first two are maintained copies of what their authors published
@@ -39,7 +39,7 @@ EPOCHS = {"GraphST": 600, "STAGATE": 1000, "Novae": 20}
 INSTALL = {
     "GraphST": "pip install graphst-modern",
     "STAGATE_pyG": "pip install stagate-modern scanpy scikit-misc",
-    "banksy": "pip install pybanksy",
+    "banksy": "pip install pybanksy scikit-misc",
     "novae": "pip install novae",
 }
 
@@ -47,27 +47,32 @@ INSTALL = {
 def graphst(slices: list[AnnData], seed: int) -> list[np.ndarray]:
     """GraphST: what it reconstructs, by 20 principal components, which its ``clustering`` takes."""
     adata = _only(slices, "GraphST")
-    method = _load("GraphST", "GraphST.GraphST")[0]
+    (method,) = _load("GraphST", "GraphST.GraphST")
     with _alone(seed):
+        # Of its settings the one with a sparse graph, meant for Slide-seq: Visium's multiplies by
+        # a dense matrix of all pairs of cells, for half an hour a slice on one core.
         model = method.GraphST(
-            adata, device=torch.device("cpu"), epochs=EPOCHS["GraphST"], random_seed=seed
+            adata,
+            device=torch.device("cpu"),
+            epochs=EPOCHS["GraphST"],
+            random_seed=seed,
+            datatype="Slide",
         )
         rebuilt = model.train().obsm["emb"]
-    count = min(20, *rebuilt.shape)
-    return [_plain(PCA(count, random_state=seed).fit_transform(rebuilt))]
+    reduce = PCA(min(20, *rebuilt.shape), random_state=seed)
+    return [_plain(reduce.fit_transform(rebuilt))]
 
 
 def stagate(slices: list[AnnData], seed: int) -> list[np.ndarray]:
     """STAGATE, with PyTorch Geometric: its 30 hidden units."""
     adata = _only(slices, "STAGATE")
     method, sc = _load("STAGATE_pyG", "STAGATE_pyG", "scanpy")
-    # Six neighbours a cell: on Visium's and STARmap's slices this finds, within some percent, the
-    # radius that the authors wrote by hand (150 and 400).
+    # About six neighbours a cell: what radii that are written by hand find (150 on Visium's
+    # slices, 400 on STARmap's), and within some percent the same radii.
     place = adata.obsm["spatial"]
     sixth = NearestNeighbors(n_neighbors=7).fit(place).kneighbors(place)[0][:, 6]
     with _alone(seed):
-        if adata.n_vars > 3000:
-            sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=3000)
+        _mark_variable(sc, adata, 3000)
         sc.pp.normalize_total(adata, target_sum=1e4)
         sc.pp.log1p(adata)
         method.Cal_Spatial_Net(adata, rad_cutoff=1.1 * np.median(sixth), verbose=False)
@@ -87,27 +92,17 @@ def banksy(
 ) -> list[np.ndarray]:
     """BANKSY: 20 principal components of cells beside their neighbourhoods.
 
-    Args:
-        slices: One slice.
-        seed: Of the principal components.
-        contribution: Of the neighbourhoods, ``lambda``.
-        neighbours: Of a cell.
-        gradient: Whether neighbourhoods have their gradient beside their mean.
+    ``contribution`` is its lambda, the weight of the neighbourhoods, each the mean over so many
+    ``neighbours`` and, with ``gradient``, also the size of the gradient there.
     """
     adata = _only(slices, "BANKSY")
-    start, matrix, reduce, genes, sc = _load(
-        "banksy",
-        "banksy.initialize_banksy",
-        "banksy.embed_banksy",
-        "banksy_utils.umap_pca",
-        "banksy_utils.filter_utils",
-        "scanpy",
-    )
+    modules = "banksy.initialize_banksy", "banksy.embed_banksy", "banksy_utils.umap_pca", "scanpy"
+    start, matrix, reduce, sc = _load("banksy", *modules)
     decay, order = "scaled_gaussian", int(gradient)
     with _alone(seed):
+        _mark_variable(sc, adata, 2000)
         sc.pp.normalize_total(adata)
-        if adata.n_vars > 2000:
-            adata = genes.filter_hvg(adata, n_top_genes=2000, flavor="seurat")[0]
+        adata = adata[:, adata.var["highly_variable"]].copy()
         found = start.initialize_banksy(
             adata,
             ("x", "y", "spatial"),  # the first two are for pictures
@@ -118,9 +113,7 @@ def banksy(
             plt_nbr_weights=False,
             plt_theta=False,
         )
-        found, _ = matrix.generate_banksy_matrix(
-            adata, found, [contribution], max_m=order, verbose=False
-        )
+        matrix.generate_banksy_matrix(adata, found, [contribution], max_m=order, verbose=False)
         reduce.pca_umap(found, pca_dims=[20], plt_remaining_var=False)
     return [_plain(found[decay][contribution]["adata"].obsm["reduced_pc_20"])]
 
@@ -128,7 +121,7 @@ def banksy(
 def novae(slices: list[AnnData], seed: int) -> list[np.ndarray]:
     """Novae, trained on these slices only: its 64 latent numbers; nothing is downloaded.
 
-    This is not the published model, which was trained on many tissues, and says nothing about it.
+    This says nothing about the published model, which was trained on many tissues.
     """
     method, sc = _load("novae", "novae", "scanpy")
     adatas = [_fresh(adata) for adata in slices]
@@ -160,48 +153,39 @@ class Peer(NamedTuple):
     """Slices and a seed to an embedding of each; ImportError where ``module`` is not installed."""
     module: str
     """What must be importable."""
-    install: str
-    """The line that installs it."""
     settings: str
     """What it was run with."""
 
+    @property
+    def install(self) -> str:
+        """The line that installs it."""
+        return INSTALL[self.module]
+
+
+_SPOTS = partial(banksy, contribution=0.2, neighbours=6, gradient=False)
 
 PEERS: dict[str, Peer] = {
-    name: Peer(embed, module, INSTALL[module], settings)
-    for name, embed, module, settings in [
-        (
-            "GraphST",
-            graphst,
-            "GraphST",
-            f"defaults: 3000 variable genes, {EPOCHS['GraphST']} epochs; 20 principal components",
-        ),
-        (
-            "STAGATE",
-            stagate,
-            "STAGATE_pyG",
-            f"defaults: 3000 variable genes, {EPOCHS['STAGATE']} epochs; a radius of 1.1 times "
-            "the median distance to the sixth neighbour",
-        ),
-        (
-            "BANKSY",
-            banksy,
-            "banksy",
-            "of domains: lambda 0.8, 15 neighbours, gradient; 2000 variable genes",
-        ),
-        (
-            "BANKSY, of spots",
-            partial(banksy, contribution=0.2, neighbours=6, gradient=False),
-            "banksy",
-            "of Visium: lambda 0.2, 6 neighbours, no gradient; 2000 variable genes",
-        ),
-        (
-            "Novae, from scratch",
-            novae,
-            "novae",
-            f"defaults, at most {EPOCHS['Novae']} epochs, no pretrained weights; positions scaled "
-            "to a median edge of 20",
-        ),
-    ]
+    "GraphST": Peer(
+        graphst,
+        "GraphST",
+        f"of Slide-seq: 3000 variable genes, {EPOCHS['GraphST']} epochs; 20 principal components",
+    ),
+    "STAGATE": Peer(
+        stagate,
+        "STAGATE_pyG",
+        f"3000 variable genes, {EPOCHS['STAGATE']} epochs, about 6 neighbours by radius",
+    ),
+    "BANKSY": Peer(
+        banksy, "banksy", "of domains: lambda 0.8, 15 neighbours, gradient; 2000 variable genes"
+    ),
+    "BANKSY, of spots": Peer(
+        _SPOTS, "banksy", "of Visium: lambda 0.2, 6 neighbours, no gradient; 2000 variable genes"
+    ),
+    "Novae, from scratch": Peer(
+        novae,
+        "novae",
+        f"no pretrained weights, at most {EPOCHS['Novae']} epochs; median edge scaled to 20",
+    ),
 }
 
 
@@ -229,6 +213,14 @@ def _fresh(adata: AnnData) -> AnnData:
     )
     fresh.var_names_make_unique()
     return fresh
+
+
+def _mark_variable(sc: ModuleType, adata: AnnData, count: int) -> None:
+    """Choose this many genes by their counts, or all of a panel that has no more."""
+    if adata.n_vars > count:
+        sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=count)
+    else:
+        adata.var["highly_variable"] = True
 
 
 def _plain(vectors: np.ndarray) -> np.ndarray:
