@@ -146,3 +146,13 @@ def tangram(problem: Problem, seed: int) -> Answer:
     # It writes names small, and drops genes that the reference never counted.
     names = [name.lower() for name in problem.names]
     return [found.reindex(columns=names, fill_value=0).to_numpy(dtype=float)], {}
+
+
+def embedded(
+    problem: Problem,
+    seed: int,
+    embed: Callable[[list[AnnData], int], list[np.ndarray]],
+    settings: str,
+) -> Answer:
+    """Vectors of another method (:mod:`stofm_geo.benchmarks.peers`)."""
+    return embed(problem.test, seed), {"settings": settings}

@@ -12,6 +12,7 @@ from torch import nn
 
 from stofm_geo.benchmarks import baselines, ours
 from stofm_geo.benchmarks.layers import LAYERS, SE2, Layer, Stack
+from stofm_geo.benchmarks.peers import PEERS
 from stofm_geo.benchmarks.problems import Kind, Problem
 from stofm_geo.benchmarks.registry import Registry
 from stofm_geo.benchmarks.scoring import MAIN
@@ -29,7 +30,7 @@ class Model:
             them, and a record of how they came about (``"parameters"``, ...).
         kinds: Of the problems it answers.
         seeded: Whether the seed matters; otherwise it is run once.
-        needs: A distribution that must be installed.
+        needs: A module that must be importable.
     """
 
     solve: Solve
@@ -61,7 +62,7 @@ def register_model(
             (:class:`~stofm_geo.benchmarks.trained.Trained`).
         kinds: Of the problems it answers (default: all).
         seeded: Whether the seed matters.
-        needs: A distribution that must be installed.
+        needs: A module that must be importable.
 
     Raises:
         TypeError: Neither or both of ``solve`` and ``layer``, or one that cannot be called.
@@ -96,7 +97,10 @@ register_model("SToFM (full)", partial(ours.stofm, method="full"), kinds=["class
 register_model("stofm-geo-mini", ours.mini, kinds=["vectors"], seeded=False)
 register_model("NNLS", baselines.least_squares, kinds=["shares"], seeded=False)
 register_model("flashdeconv", baselines.flash, kinds=["shares"], needs="flashdeconv")
+for _name, _peer in PEERS.items():
+    _solve = partial(baselines.embedded, embed=_peer.embed, settings=_peer.settings)
+    register_model(_name, _solve, kinds=["vectors"], needs=_peer.module)
 for _k, _space, _metric in ((10, "cosine", "cosine"), (50, "PCA", "euclidean")):
     _solve = partial(baselines.neighbours, k=_k, metric=_metric)
     register_model(f"{_k} nearest ({_space})", _solve, kinds=["values"], seeded=False)
-register_model("Tangram (cell types)", baselines.tangram, kinds=["values"], needs="tangram-sc")
+register_model("Tangram (cell types)", baselines.tangram, kinds=["values"], needs="tangram")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -165,7 +165,7 @@ def _plan(
         except KeyError as error:
             yield failed(error, model=name)
             continue
-        if model.needs and not _installed(model.needs):
+        if model.needs and find_spec(model.needs) is None:
             reason = ImportError(f"needs {model.needs}, which is not installed")
             if models is None:
                 say(f"{name}: left out, {reason}")
@@ -197,13 +197,6 @@ def _plan(
                 if TASKS[task].kind in model.kinds and (model.seeded or seed == 0):
                     values = (task, dataset, split, name, seed)
                     yield dict(zip(KEYS, values, strict=True))
-
-
-def _installed(name: str) -> bool:
-    try:
-        return bool(metadata.version(name))
-    except metadata.PackageNotFoundError:
-        return False
 
 
 def told(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from stofm_geo.benchmarks import DATASETS, MODELS, TASKS, trained
 from stofm_geo.benchmarks.graphs import graphs
 from stofm_geo.benchmarks.problems import LABEL
 from stofm_geo.benchmarks.scoring import MAIN
-from stofm_geo.benchmarks.trained import Trained
+from stofm_geo.benchmarks.trained import Net, Trained, count, width_of
 
 TASK = {"classes": "cell_types", "vectors": "domains", "shares": "deconvolution"}
 TASK["values"] = "imputation"
@@ -25,6 +25,7 @@ def problems():
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch) -> None:
     monkeypatch.setattr(trained, "STEPS", 10)
+    monkeypatch.setattr(trained, "PARAMETERS", 5000)
     fit, tune = SToFM.fit, SToFM.fine_tune
     monkeypatch.setattr(SToFM, "fit", lambda *a, **k: fit(*a, **(k | {"max_steps": 2})))
     monkeypatch.setattr(SToFM, "fine_tune", lambda *a, **k: tune(*a, **(k | {"max_steps": 2})))
@@ -38,17 +39,38 @@ def test_what_a_model_sees_has_no_truth(problems) -> None:
                 assert not set(part.var_names) & set(problem.names)
 
 
-@pytest.mark.parametrize("kind", MAIN)
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.needs])
+TRAINED = [name for name, model in MODELS.items() if isinstance(model.solve, Trained)]
+OTHERS = [
+    (name, kind)
+    for name, model in MODELS.items()
+    for kind in model.kinds
+    if name not in TRAINED and not model.needs and name != "stofm-geo-mini"
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*OTHERS, *((name, "classes") for name in TRAINED), *(("GCN", kind) for kind in MAIN)],
+)
 def test_answers(problems, name, kind) -> None:
-    model, (problem, score) = MODELS[name], problems[kind]
-    if kind not in model.kinds:
-        pytest.skip(f"{name} does not answer {kind}")
-    answers, record = model.solve(problem, 0)
+    problem, score = problems[kind]
+    answers, _ = MODELS[name].solve(problem, 0)
     scores = score(answers)
     assert np.isfinite(list(scores.values())).all() and MAIN[kind][0] in scores
-    if isinstance(model.solve, Trained):
-        assert abs(record["parameters"] / trained.PARAMETERS - 1) < 0.08, record["parameters"]
+
+
+def test_a_model_of_real_genes_says_so(problems) -> None:
+    problem, _ = problems["vectors"]
+    with pytest.raises(ValueError, match="Ensembl"):
+        MODELS["stofm-geo-mini"].solve(problem, 0)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_sizes_are_the_same(name, monkeypatch) -> None:
+    monkeypatch.undo()
+    body = MODELS[name].solve.body
+    net = Net(body, (30, 7), width_of(body, (30, 7)))
+    assert abs(count(net) / trained.PARAMETERS - 1) < 0.06
 
 
 def test_a_seed_gives_the_same_answers(problems) -> None:
