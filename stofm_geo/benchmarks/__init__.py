@@ -10,8 +10,8 @@ Example:
 from stofm_geo.benchmarks.datasets import DATASETS, register_dataset
 from stofm_geo.benchmarks.models import MODELS, register_model
 from stofm_geo.benchmarks.problems import Case, Problem, check_apart, leaks
-from stofm_geo.benchmarks.report import report
-from stofm_geo.benchmarks.run import rerun, run
+from stofm_geo.benchmarks.reporting import report
+from stofm_geo.benchmarks.running import rerun, run
 from stofm_geo.benchmarks.tasks import TASKS, register_task
 
 __all__ = [

@@ -95,10 +95,15 @@ def _serve(pipe: Any, data: Path | None, load: Sequence[Path]) -> None:
         pipe.send(answer(cell, data))
 
 
+_RUN: set[Path] = set()  # files: what they register is there
+
+
 def run_files(load: Sequence[Path]) -> None:
-    """Run Python files for what they register."""
+    """Run Python files for what they register, each once."""
     for file in load:
-        runpy.run_path(str(file), run_name="stofm_geo_benchmark")
+        if (path := Path(file).resolve()) not in _RUN:
+            runpy.run_path(str(path), run_name="stofm_geo_benchmark")
+            _RUN.add(path)
 
 
 def answer(cell: Cell, data: Path | None) -> Cell:

@@ -21,7 +21,7 @@ def report(folder: str | Path, output: str | Path | None = None) -> str:
     A number is the mean over the splits of a data set of the mean over seeds; its spread is the
     standard deviation over seeds of the mean over splits, where there are two seeds or more. Of a
     model that has not answered all splits of a column there is no number there, but how many it
-    has. The rank is the mean over columns in which all models of the table have a number.
+    has. The rank is the mean over columns, among models that have a number in each.
 
     Args:
         folder: Of :func:`stofm_geo.benchmarks.run`.
@@ -127,8 +127,7 @@ def _with_costs(
     text: pd.DataFrame, mean: pd.DataFrame, frame: pd.DataFrame, more: bool
 ) -> pd.DataFrame:
     """The table with ranks, times, memory and sizes; best first."""
-    full = mean.dropna(axis=1)
-    rank = full.rank(ascending=not more).mean(axis=1) if full.shape[1] else np.nan
+    rank = mean.dropna().rank(ascending=not more).mean(axis=1)  # of others it is NaN
     by = frame.groupby("model")
     text = text.assign(
         rank=rank,
@@ -136,7 +135,7 @@ def _with_costs(
         MiB=by["peak_mib"].max(),
         parameters=by["parameters"].max(),
     )
-    text = text.sort_values("rank", kind="stable") if full.shape[1] else text
+    text = text.sort_values("rank", kind="stable")
     for name, form in (("rank", "{:.1f}"), ("seconds", "{:.0f}"), ("MiB", "{:.0f}")):
         text[name] = text[name].map(form.format).replace("nan", "")
     text["parameters"] = text["parameters"].map(lambda n: "" if np.isnan(n) else f"{n:,.0f}")

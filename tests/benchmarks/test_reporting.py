@@ -1,0 +1,81 @@
+"""Tables: means, spreads, ranks, what is missing, what failed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stofm_geo.benchmarks import report
+from stofm_geo.benchmarks.records import FILE, append
+from stofm_geo.benchmarks.reporting import held_out
+
+WHEN = {"date": "2026-01-01", "commit": "abc", "machine": "m", "python": "3"}
+
+
+def row(model: str, split: str, seed: int, value: float, task: str = "regions") -> dict:
+    scores = {"macro_f1": value} if task == "regions" else {"rmse": value}
+    return WHEN | {
+        "task": task,
+        "dataset": "toy",
+        "split": split,
+        "model": model,
+        "seed": seed,
+        "status": "done",
+        "scores": scores,
+        "seconds": 2.0,
+        "peak_mib": 100,
+        "record": {"parameters": 3000},
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = [
+        row(model, split, seed, value + 0.1 * seed)
+        for model, value in (("GCN", 0.5), ("PCA", 0.6))
+        for split in ("a", "b", "a, blocks 0", "a, random cells")
+        for seed in (0, 1)
+    ]
+    rows.append(row("new", "a", 0, 0.9))
+    rows += [row(m, "x, 55 um", 0, v, "deconvolution") for m, v in (("GCN", 0.1), ("PCA", 0.2))]
+    rows.append({**row("bad", "a", 0, 0), "status": "failed", "reason": "ValueError: oh"})
+    for one in rows:
+        append(one, tmp_path / FILE)
+    return tmp_path
+
+
+def test_tables_and_pictures(folder) -> None:
+    text = report(folder)
+    assert (folder / "report.md").read_text() == text
+    assert (folder / "report-regions.png").stat().st_size > 5000
+    lines = text.splitlines()
+    head = next(line for line in lines if "toy, slices" in line)
+    columns = ["toy, slices", "toy, blocks", "toy, random cells (leaks)", "rank", "seconds"]
+    assert head == "| | " + " | ".join([*columns, "MiB", "parameters"]) + " |"
+    spread = f"± {np.std([0.6, 0.7], ddof=1):.3f}"
+    assert f"| PCA | 0.650 {spread} | 0.650 {spread} | 0.650 {spread} |" in text
+    assert "| new | 1 of 2 |  |  |" in text  # no mean over what is not there
+    order = [line.split(" | ")[0] for line in lines[lines.index(head) + 2 :][:3]]
+    assert order == ["| PCA", "| GCN", "| new"]
+    assert "deconvolution: rmse (less is better)" in text
+    assert "| GCN | 0.100 | 1.0 |" in text
+    assert "bad, seed 0: ValueError: oh" in text and "1 failed" in text
+
+
+def test_no_results_is_told(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="has no results"):
+        report(tmp_path)
+    append({**row("bad", "a", 0, 0), "status": "failed", "reason": "x"}, tmp_path / FILE)
+    with pytest.raises(ValueError, match="none of 1 cells is done"):
+        report(tmp_path)
+
+
+def test_columns() -> None:
+    kinds = {
+        "151673": "slices",
+        "151673, blocks 2": "blocks",
+        "a, random cells": "random cells (leaks)",
+        "a to b, 55 um, other platform": "55 um, other platform",
+        "genes 3": "held-out genes",
+    }
+    assert {split: held_out(split) for split in kinds} == kinds
