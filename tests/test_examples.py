@@ -29,7 +29,12 @@ def somewhere_else(tmp_path, monkeypatch) -> None:
     toy_tissue(400, seed=0).write_h5ad("SLICE.h5ad")
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("examples/*.py")), ids=lambda file: file.stem)
+# Its cells run in processes of their own, for minutes: tests/benchmarks/test_models.py has its layer.
+SUITE = ROOT / "examples" / "benchmark_own_layer.py"
+EXAMPLES = sorted({*ROOT.glob("examples/*.py")} - {SUITE})
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_example(file, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", [file.name, "SLICE.h5ad"])
     runpy.run_path(str(file), run_name="__main__")

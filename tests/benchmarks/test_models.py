@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ from stofm_geo.benchmarks.problems import LABEL
 from stofm_geo.benchmarks.scoring import MAIN
 from stofm_geo.benchmarks.trained import Net, Trained, count, width_of
 
+ROOT = Path(__file__).parents[2]
 TASK = {"classes": "cell_types", "vectors": "domains", "shares": "deconvolution"}
 TASK["values"] = "imputation"
 
@@ -57,6 +61,14 @@ def test_answers(problems, name, kind) -> None:
     answers, _ = MODELS[name].solve(problem, 0)
     scores = score(answers)
     assert np.isfinite(list(scores.values())).all() and MAIN[kind][0] in scores
+
+
+def test_the_example_registers_a_layer_that_answers(problems, monkeypatch) -> None:
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
+    runpy.run_path(str(ROOT / "examples" / "benchmark_own_layer.py"), run_name="imported")
+    problem, score = problems["vectors"]
+    answers, record = MODELS["Nearness"].solve(problem, 0)
+    assert score(answers)["ari"] > 0 and record["parameters"] > 1000
 
 
 def test_a_model_of_real_genes_says_so(problems) -> None:
