@@ -29,7 +29,7 @@ def somewhere_else(tmp_path, monkeypatch) -> None:
     toy_tissue(400, seed=0).write_h5ad("SLICE.h5ad")
 
 
-# Its cells run in processes of their own, for minutes: tests/benchmarks/test_models.py has its layer.
+# Its cells run in processes of their own, for minutes; test_models.py of the suite has its layer.
 SUITE = ROOT / "examples" / "benchmark_own_layer.py"
 EXAMPLES = sorted({*ROOT.glob("examples/*.py")} - {SUITE})
 

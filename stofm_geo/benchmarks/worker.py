@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing as mp
 import os
-import runpy
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -95,15 +96,27 @@ def _serve(pipe: Any, data: Path | None, load: Sequence[Path]) -> None:
         pipe.send(answer(cell, data))
 
 
-_RUN: set[Path] = set()  # files: what they register is there
-
-
 def run_files(load: Sequence[Path]) -> None:
-    """Run Python files for what they register, each once."""
+    """Run Python files for what they register, each once.
+
+    Raises:
+        FileNotFoundError: It is none.
+    """
     for file in load:
-        if (path := Path(file).resolve()) not in _RUN:
-            runpy.run_path(str(path), run_name="stofm_geo_benchmark")
-            _RUN.add(path)
+        path = Path(file).resolve()
+        name = f"stofm_geo_benchmark_{path.stem}"
+        if name in sys.modules:
+            continue
+        spec = importlib.util.spec_from_file_location(name, path)
+        if not path.is_file() or spec is None or spec.loader is None:
+            raise FileNotFoundError(f"{file}: is no Python file; name one that registers something")
+        # A module as any other: PyG's MessagePassing looks its layers' modules up.
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
 
 
 def answer(cell: Cell, data: Path | None) -> Cell:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from stofm_geo.benchmarks.graphs import graphs
 from stofm_geo.benchmarks.problems import LABEL
 from stofm_geo.benchmarks.scoring import MAIN
 from stofm_geo.benchmarks.trained import Net, Trained, count, width_of
+from stofm_geo.benchmarks.worker import run_files
 
 ROOT = Path(__file__).parents[2]
 TASK = {"classes": "cell_types", "vectors": "domains", "shares": "deconvolution"}
@@ -65,10 +65,18 @@ def test_answers(problems, name, kind) -> None:
 
 def test_the_example_registers_a_layer_that_answers(problems, monkeypatch) -> None:
     monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
-    runpy.run_path(str(ROOT / "examples" / "benchmark_own_layer.py"), run_name="imported")
+    run_files([ROOT / "examples" / "benchmark_own_layer.py"])
+    run_files([ROOT / "examples" / "benchmark_own_layer.py"])  # once is enough
     problem, score = problems["vectors"]
     answers, record = MODELS["Nearness"].solve(problem, 0)
     assert score(answers)["ari"] > 0 and record["parameters"] > 1000
+
+
+def test_files_that_are_none_are_told(tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    for name in ("a.txt", "b.py"):
+        with pytest.raises(FileNotFoundError, match=f"{name}: is no Python file"):
+            run_files([tmp_path / name])
 
 
 def test_a_model_of_real_genes_says_so(problems) -> None:
