@@ -2,10 +2,10 @@
 
 None of them is a dependency: an adapter imports its method when it is called, through the
 method's public functions, on the CPU, and with the settings that its authors publish; nothing is
-tuned to a slice. (How BANKSY's genes are chosen, which its authors leave open, was settled by what it
-scores on DLPFC 151673.) ``PEERS`` lists them. Every adapter takes slices with counts
-in ``X`` and ``obsm["spatial"]``, and a seed, and returns an embedding of each, ``[n, D]`` float32,
-rows as in the slice. On one machine and one number of threads the same seed gives the same bytes.
+tuned to a slice. (How BANKSY's genes are chosen, which its authors leave open, was settled by its
+scores on DLPFC 151673.) ``PEERS`` lists them. Every adapter takes slices with counts in ``X`` and
+``obsm["spatial"]``, and a seed, and returns an embedding of each, ``[n, D]`` float32, rows as in
+the slice. On one machine and one number of threads the same seed gives the same bytes.
 """
 
 from __future__ import annotations
