@@ -90,10 +90,9 @@ def _serve(pipe: Any, data: Path | None, load: Sequence[Path]) -> None:
     while True:
         try:
             pipe.send("ready")
-            cell = pipe.recv()
-        except (EOFError, BrokenPipeError):
+            pipe.send(answer(pipe.recv(), data))
+        except (EOFError, BrokenPipeError):  # the one who asked is gone
             return
-        pipe.send(answer(cell, data))
 
 
 def run_files(load: Sequence[Path]) -> None:
