@@ -34,6 +34,7 @@ class Method(str, Enum):
     """What is trained."""
 
     probe = "probe"
+    mlp = "mlp"
     lora = "lora"
     full = "full"
 

@@ -92,6 +92,7 @@ register_model("SToFM", ours.stofm)
 register_model(
     "SToFM (not pre-trained)", partial(ours.stofm, steps=1), kinds=("classes", "vectors")
 )
+register_model("SToFM (MLP)", partial(ours.stofm, method="mlp"), kinds=["classes"])
 register_model("SToFM (LoRA)", partial(ours.stofm, method="lora"), kinds=["classes"], needs="peft")
 register_model("SToFM (full)", partial(ours.stofm, method="full"), kinds=["classes"])
 register_model("stofm-geo-mini", ours.mini, kinds=["vectors"], seeded=False)

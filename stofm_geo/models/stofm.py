@@ -194,7 +194,7 @@ class SToFM(nn.Module, ModelHubMixin):
         Args:
             adata: Slices with labels, one or several AnnData.
             label_key: Column of ``obs`` with labels; cells without one are not learned from.
-            method: ``"probe"`` (default), ``"lora"`` or ``"full"``: what is trained.
+            method: ``"probe"`` (default), ``"mlp"``, ``"lora"`` or ``"full"``: what is trained.
             options: Of :func:`stofm_geo.tasks.fine_tune`: ``task``, ``slice_key``, ``held_out``,
                 ``max_steps``, ``seed``, ...
 

@@ -23,6 +23,7 @@ from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.calibration import label_of
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
+from stofm_geo.tasks.mlp import classifier
 from stofm_geo.tasks.surroundings import Tissue, around, check_task, columns, survey
 
 _HEAD, _SMALL = "annotation.", 1e-6
@@ -47,7 +48,7 @@ class Moments(NamedTuple):
 class Annotator(nn.Module):
     """Predicts labels of cells; made by :meth:`SToFM.fine_tune`.
 
-    A linear classifier reads what the network says of a cell: for regions its embedding and the
+    A classifier reads what the network says of a cell: for regions its embedding and the
     means of embeddings over 2, 4 and 8 steps on the graph; for cell types its own features and, at
     a fifth of their size, its embedding. All of it is standardised within each slice, which takes
     differences between slices away; learned from several slices, the classifier also sees it
@@ -59,6 +60,7 @@ class Annotator(nn.Module):
         classes: Names of labels.
         task: ``"region"`` or ``"cell_type"``.
         absolute: Whether the classifier also sees what differs between slices.
+        mlp: Whether it has a hidden layer (:mod:`stofm_geo.tasks.mlp`), or is linear.
 
     Attributes:
         classes, task: As given.
@@ -71,7 +73,14 @@ class Annotator(nn.Module):
     scale: Tensor
     temperature: Tensor
 
-    def __init__(self, model: SToFM, classes: list[str], task: str, absolute: bool) -> None:
+    def __init__(
+        self,
+        model: SToFM,
+        classes: list[str],
+        task: str,
+        absolute: bool,
+        mlp: bool = False,
+    ) -> None:
         super().__init__()
         check_task(task)
         self.model, self.classes, self.task, self.absolute = model, list(classes), task, absolute
@@ -81,7 +90,8 @@ class Annotator(nn.Module):
         self.register_buffer("std", torch.ones_like(scale))
         self.register_buffer("scale", torch.cat([scale, scale]) / 2**0.5 if absolute else scale)
         self.register_buffer("temperature", torch.ones(()))
-        self.head = nn.Linear(len(self.scale), len(classes))
+        make = classifier if mlp else nn.Linear
+        self.mlp, self.head = mlp, make(len(self.scale), len(classes))
 
     def read(self, values: Tensor, of_slice: Moments) -> Tensor:
         """What the classifier reads, ``[n, inputs]``, of vectors and what is around them."""
@@ -232,6 +242,7 @@ class Annotator(nn.Module):
                 "classes": self.classes,
                 "task": self.task,
                 "absolute": self.absolute,
+                "mlp": self.mlp,
                 "record": self.record,
             },
         }
@@ -255,7 +266,11 @@ class Annotator(nn.Module):
         own = config["annotation"]
         rest = {name: value for name, value in stored.items() if not name.startswith(_HEAD)}
         annotator = cls(
-            storage.model_of(config["model"], rest), own["classes"], own["task"], own["absolute"]
+            storage.model_of(config["model"], rest),
+            own["classes"],
+            own["task"],
+            own["absolute"],
+            own["mlp"],
         )
         annotator.record = own["record"]
         names = annotator._own()

@@ -16,7 +16,7 @@ from stofm_geo._checks import check_anndatas, check_positive
 from stofm_geo._keys import Keys
 from stofm_geo._training import run
 from stofm_geo.models.stofm import SToFM
-from stofm_geo.tasks import lora
+from stofm_geo.tasks import lora, mlp
 from stofm_geo.tasks.annotation import Annotator, Moments
 from stofm_geo.tasks.calibration import temperature
 from stofm_geo.tasks.fine_tuning import FineTuning, batches, one_by_one
@@ -26,7 +26,7 @@ from stofm_geo.tasks.probe import choose, learn
 from stofm_geo.tasks.splits import folds, tissue_groups
 from stofm_geo.tasks.surroundings import Tissue, check_task
 
-METHODS = ("probe", "lora", "full")
+METHODS = ("probe", "mlp", "lora", "full")
 _RATES = {"lora": 1e-3, "full": 1e-4}
 _FOLDS = 4
 _CHECK, _PATIENCE = 10, 5  # steps from check to check, checks without a better one
@@ -50,7 +50,8 @@ def fine_tune(
     """Learn labels from slices; see :meth:`SToFM.fine_tune`.
 
     First, the classifier is fitted to the frozen network, by logistic regression; how strongly it
-    is regularised is chosen on parts of the tissue that are held out in turns. With ``"lora"`` or
+    is regularised is chosen on parts of the tissue that are held out in turns. With ``"mlp"``, a
+    classifier with one hidden layer takes its place. With ``"lora"`` or
     ``"full"``, training goes on from there, end to end, for as many steps as are best on what is
     held out; then the same is done with all labels. Classes weigh the same, however many cells they
     have. What is held out are whole slices, where four or more have labels, else contiguous blocks
@@ -61,16 +62,17 @@ def fine_tune(
         model: Fitted; it stays as it is.
         adata: One or several AnnData with labels.
         label_key: Column of ``obs`` with labels; cells without one are not learned from.
-        method: What is trained: ``"probe"``, the classifier alone (default); ``"lora"``, low-rank
-            additions to the Transformer's linear layers, too (needs peft); ``"full"``, all
-            weights.
+        method: What is trained: ``"probe"``, a linear classifier alone (default); ``"mlp"``,
+            one with a hidden layer of 64; ``"lora"``, low-rank additions to the Transformer's
+            linear layers, too (needs peft); ``"full"``, all weights.
         task: ``"region"`` (default): a cell's label is that of the tissue around it; or
             ``"cell_type"``: it is its own.
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart; ``None``: one slice an AnnData.
         held_out: Share of the slices or blocks by which training is stopped (default 0.25,
             a half at most).
-        max_steps: Training steps at most, one sub-slice each (default 300; not for ``"probe"``).
+        max_steps: Training steps at most, one sub-slice each (default 300;
+            of ``"lora"`` and ``"full"``).
         seed: Of what is held out, and of training.
         progress: Show a progress bar.
         names: What messages call each AnnData.
@@ -95,7 +97,9 @@ def fine_tune(
             if (own >= 0).any():
                 tissues.append(Tissue.of(model, part, one.n_obs))
                 codes.append(own)
-    annotator = Annotator(copy.deepcopy(model).cpu(), classes, task, absolute=len(tissues) > 1)
+    annotator = Annotator(
+        copy.deepcopy(model).cpu(), classes, task, len(tissues) > 1, method == "mlp"
+    )
     return _Learning(annotator, tissues, codes, seed).learn(method, held_out, max_steps, progress)
 
 
@@ -143,6 +147,7 @@ class _Learning:
     def learn(self, method: str, held_out: float, max_steps: int, progress: bool) -> Annotator:
         annotator, count = self.annotator, len(self.annotator.classes)
         parts = folds(self.groups, self.codes, _FOLDS, self.seed)
+        # Of the linear classifier, which tells of all other methods how much they add.
         self.strength, rows, logits = choose(self.x, self.codes, count, parts, self.seed)
         annotator.record = {
             "method": method,
@@ -153,7 +158,16 @@ class _Learning:
             "steps": 0,
             "held_out": self._scores(rows, logits),
         }
-        if method != "probe":
+        if method == "mlp":
+            before = annotator.record["held_out"]
+            rows, logits = mlp.out_of_fold(self.x, self.codes, count, parts, self.seed)
+            annotator.record |= {
+                "held_out_before": before,
+                "held_out": self._scores(rows, logits),
+            }
+            known = self.codes >= 0
+            annotator.head = mlp.learn(self.x[known], self.codes[known], count, self.seed)
+        elif method != "probe":
             part = self._part(held_out)
             steps, before, logits, rows = self._until_best(method, part, max_steps, progress)
             annotator.record |= {

@@ -64,8 +64,8 @@ def test_a_slice_never_seen_is_labelled(model, first, second, task, least) -> No
     assert (adata.X != second.X).nnz == 0
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_end_to_end_leaves_the_model_as_it_is(model, first, second, method) -> None:
+@pytest.mark.parametrize("method", ["mlp", "lora", "full"])
+def test_learning_leaves_the_model_as_it_is(model, first, second, method) -> None:
     if method == "lora":
         pytest.importorskip("peft", reason="peft is not installed")
     before = model.weights_hash()
@@ -88,6 +88,15 @@ def test_training_changes_the_network_and_merges(model, first, monkeypatch, meth
     names = {*found.model.network.state_dict()}
     assert names == {*model.network.state_dict()}
     assert found.model.weights_hash() != model.weights_hash()
+
+
+def test_a_hidden_layer_learns_and_is_saved(model, first, second, tmp_path) -> None:
+    found = model.fine_tune(first, "region", "mlp", progress=False)
+    assert found.evaluate(second, "region")["accuracy"] > 0.7
+    assert found.record["held_out"]["accuracy"] > 0.6 < found.record["held_out_before"]["accuracy"]
+    found.save(tmp_path / "a")
+    again = Annotator.load(tmp_path / "a")
+    np.testing.assert_array_equal(found.probabilities(second), again.probabilities(second))
 
 
 def test_saved_and_loaded_it_says_the_same(annotator, second, tmp_path) -> None:
