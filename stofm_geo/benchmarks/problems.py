@@ -82,6 +82,17 @@ class Case:
     make: Callable[[], tuple[Problem, Callable[[list[np.ndarray]], dict[str, float]]]]
 
 
+def held_out(split: str) -> str:
+    """What kind of split it is: folds of one kind are a column."""
+    if "random" in split:
+        return "random cells (leaks)"
+    if "blocks" in split:
+        return "blocks"
+    if " um" in split:
+        return split.partition(", ")[2]
+    return "held-out genes" if split.startswith("genes") else "slices"
+
+
 def leaks(problem: Problem, hops: int = HOPS) -> int:
     """Test cells that have a training cell within ``hops`` edges of the graph that models see."""
     shown = {

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stofm_geo._files import atomic_path
+from stofm_geo.benchmarks.problems import held_out
 from stofm_geo.benchmarks.records import read_rows
 from stofm_geo.benchmarks.scoring import MAIN
 
@@ -65,17 +66,6 @@ def report(folder: str | Path, output: str | Path | None = None) -> str:
     return text
 
 
-def held_out(split: str) -> str:
-    """What kind of split it is: folds of one kind are a column."""
-    if "random" in split:
-        return "random cells (leaks)"
-    if "blocks" in split:
-        return "blocks"
-    if " um" in split:
-        return split.partition(", ")[2]
-    return "held-out genes" if split.startswith("genes") else "slices"
-
-
 def main_of(frame: pd.DataFrame) -> tuple[str, bool]:
     """The measure of a task that tables show, and whether more is better."""
     return next(main for main in MAIN.values() if main[0] in frame and frame[main[0]].notna().any())
@@ -83,7 +73,7 @@ def main_of(frame: pd.DataFrame) -> tuple[str, bool]:
 
 def table(frame: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Mean, spread and text, ``[models, columns]`` each; NaN where splits are missing."""
-    splits = frame.groupby("column")["split"].nunique()
+    splits = frame.groupby("column")["splits"].max()
     each = frame.groupby(["model", "column", "split"])[measure].mean()
     found = each.groupby(["model", "column"]).agg(["mean", "size"])
     whole = found["size"] == found.index.get_level_values("column").map(splits)
@@ -114,7 +104,7 @@ def table(frame: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.DataFrame
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    keys = ("task", "dataset", "split", "model", "seed", "seconds", "peak_mib")
+    keys = ("task", "dataset", "split", "splits", "model", "seed", "seconds", "peak_mib")
     record = row.get("record") or {}
     return (
         {key: row[key] for key in keys}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from stofm_geo.benchmarks import report
+from stofm_geo.benchmarks.problems import held_out
 from stofm_geo.benchmarks.records import FILE, append
-from stofm_geo.benchmarks.reporting import held_out
 
 WHEN = {"date": "2026-01-01", "commit": "abc", "machine": "m", "python": "3"}
 
@@ -18,6 +18,7 @@ def row(model: str, split: str, seed: int, value: float, task: str = "regions") 
         "task": task,
         "dataset": "toy",
         "split": split,
+        "splits": 2 if split in ("a", "b") else 1,
         "model": model,
         "seed": seed,
         "status": "done",
