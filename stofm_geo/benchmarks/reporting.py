@@ -48,7 +48,7 @@ def report(folder: str | Path, output: str | Path | None = None) -> str:
     for task in dict.fromkeys(frame["task"]):
         of_task = frame[frame["task"] == task]
         measure, more = main_of(of_task)
-        mean, spread, text = table(of_task, measure)
+        mean, spread, text = table(of_task, measure, more)
         picture = f"{NAME}-{task}.png"
         _paint(mean, spread, f"{task}: {measure}", output / picture)
         arrow = "more is better" if more else "less is better"
@@ -71,8 +71,13 @@ def main_of(frame: pd.DataFrame) -> tuple[str, bool]:
     return next(main for main in MAIN.values() if main[0] in frame and frame[main[0]].notna().any())
 
 
-def table(frame: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Mean, spread and text, ``[models, columns]`` each; NaN where splits are missing."""
+def table(
+    frame: pd.DataFrame, measure: str, more: bool
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Mean, spread and text, ``[models, columns]`` each; NaN where splits are missing.
+
+    Best first, by rank; after those that have all columns the others, by the first.
+    """
     splits = frame.groupby("column")["splits"].max()
     each = frame.groupby(["model", "column", "split"])[measure].mean()
     found = each.groupby(["model", "column"]).agg(["mean", "size"])
@@ -86,8 +91,9 @@ def table(frame: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.DataFrame
         .agg(lambda values: values.std(ddof=1) if len(values) > 1 else np.nan)
     )
     spread = spread.unstack().reindex(index=mean.index, columns=mean.columns)
-    order = [model for model in dict.fromkeys(frame["model"]) if model in mean.index]
     columns = list(dict.fromkeys(frame["column"]))
+    first = mean[columns[0]].sort_values(ascending=not more, kind="stable").index
+    order = ranks(mean, more).loc[first].sort_values(kind="stable").index
     mean, spread = mean.loc[order, columns], spread.loc[order, columns]
     text = mean.copy().astype(object)
     for model in order:
@@ -101,6 +107,11 @@ def table(frame: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.DataFrame
                     "" if np.isnan(off) else f" ± {off:.3f}"
                 )
     return mean, spread, text
+
+
+def ranks(mean: pd.DataFrame, more: bool) -> pd.Series:
+    """Mean over columns, among models that have a number in each; NaN for the others."""
+    return mean.dropna().rank(ascending=not more).mean(axis=1).reindex(mean.index)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -117,15 +128,13 @@ def _with_costs(
     text: pd.DataFrame, mean: pd.DataFrame, frame: pd.DataFrame, more: bool
 ) -> pd.DataFrame:
     """The table with ranks, times, memory and sizes; best first."""
-    rank = mean.dropna().rank(ascending=not more).mean(axis=1)  # of others it is NaN
     by = frame.groupby("model")
     text = text.assign(
-        rank=rank,
+        rank=ranks(mean, more),
         seconds=by["seconds"].median(),
         MiB=by["peak_mib"].max(),
         parameters=by["parameters"].max(),
     )
-    text = text.sort_values("rank", kind="stable")
     for name, form in (("rank", "{:.1f}"), ("seconds", "{:.0f}"), ("MiB", "{:.0f}")):
         text[name] = text[name].map(form.format).replace("nan", "")
     text["parameters"] = text["parameters"].map(lambda n: "" if np.isnan(n) else f"{n:,.0f}")
@@ -157,10 +166,11 @@ def _head(rows: list[dict[str, Any]], done: list[dict[str, Any]]) -> str:
     def of(key: str) -> str:
         return ", ".join(sorted({str(row[key]) for row in done}))
 
-    hours = sum(row["seconds"] for row in done) / 3600
+    minutes = sum(row["seconds"] for row in done) / 60
     return (
-        f"# Results\n\n{len(done)} cells done, {len(rows) - len(done)} failed; {hours:.1f} hours "
-        f"on one core. Dates: {of('date')}. Machine: {of('machine')}, Python {of('python')}. "
+        f"# Results\n\n{len(done)} cells done, {len(rows) - len(done)} failed; {minutes:.0f} "
+        f"minutes on one core. Dates: {of('date')}. Machine: {of('machine')}, Python "
+        f"{of('python')}. "
         f"Commits: {of('commit')}. Mean over splits and seeds ± standard deviation over seeds; "
         "times are medians, memory is the most of any cell. *Random cells* are scored with their "
         "neighbours' labels known: that column shows what such a split hides."

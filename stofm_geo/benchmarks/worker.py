@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,11 @@ def answer(cell: Cell, data: Path | None) -> Cell:
     except Exception as error:  # of any model: the next one goes on
         said = (str(error).strip() or "no reason given").splitlines()[0]
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {said}"}
-    return row | environment()
+    row |= environment()
+    if needs := MODELS[cell["model"]].needs if cell["model"] in MODELS else None:
+        names = metadata.packages_distributions().get(needs, [])
+        row["versions"] = row["versions"] | {name: metadata.version(name) for name in names}
+    return row
 
 
 @lru_cache(maxsize=1)
