@@ -50,16 +50,18 @@ class Annotator(nn.Module):
 
     A classifier reads what the network says of a cell: for regions its embedding and the
     means of embeddings over 2, 4 and 8 steps on the graph; for cell types its own features and, at
-    a fifth of their size, its embedding. All of it is standardised within each slice, which takes
-    differences between slices away; learned from several slices, the classifier also sees it
-    standardised over all of them, and learns what to trust. So a slice to be labelled should be as
-    whole as those learned from: of a single region, the mean of the slice is that of the region.
+    a fifth of their size, its embedding. Of regions, all of it is standardised within each slice,
+    which takes differences between slices away; learned from several slices, the classifier also
+    sees it standardised over all of them, and learns what to trust. So a slice to be labelled
+    should be as whole as those learned from: of a single region, the mean of the slice is that of
+    the region. Of cell types, it is standardised over all of them alone: how many cells there are
+    of each differs between slices, and a slice's mean with it.
 
     Args:
         model: A fitted model; it becomes a part of the annotator.
         classes: Names of labels.
         task: ``"region"`` or ``"cell_type"``.
-        absolute: Whether the classifier also sees what differs between slices.
+        absolute: Whether the classifier of regions also sees what differs between slices.
         mlp: Whether it has a hidden layer (:mod:`stofm_geo.tasks.mlp`), or is linear.
 
     Attributes:
@@ -88,15 +90,16 @@ class Annotator(nn.Module):
         scale = columns(model.network, task)
         self.register_buffer("mean", torch.zeros_like(scale))
         self.register_buffer("std", torch.ones_like(scale))
-        self.register_buffer("scale", torch.cat([scale, scale]) / 2**0.5 if absolute else scale)
+        both = task == "region" and absolute
+        self.register_buffer("scale", torch.cat([scale, scale]) / 2**0.5 if both else scale)
         self.register_buffer("temperature", torch.ones(()))
         make = classifier if mlp else nn.Linear
         self.mlp, self.head = mlp, make(len(self.scale), len(classes))
 
     def read(self, values: Tensor, of_slice: Moments) -> Tensor:
         """What the classifier reads, ``[n, inputs]``, of vectors and what is around them."""
-        parts = [of_slice(values)]
-        if self.absolute:
+        parts = [of_slice(values)] if self.task == "region" else []
+        if self.absolute or not parts:
             parts.append(Moments(self.mean, self.std)(values))
         return torch.cat(parts, dim=1) * self.scale
 
