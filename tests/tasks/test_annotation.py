@@ -237,7 +237,7 @@ def test_slices_that_do_not_fit_are_refused(annotator, second) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(method="magic"), "method must be 'probe', 'lora', 'full'; found 'magic'"),
+        (dict(method="magic"), "method must be 'probe', 'mlp', 'lora', 'full'; found 'magic'"),
         (dict(task="tissue"), "task must be 'region' or 'cell_type'; found 'tissue'"),
         (dict(held_out=0), "held_out must be above zero"),
         (dict(held_out=0.9), "held_out must be a half or less"),
