@@ -142,10 +142,12 @@ def _with_costs(
 
 
 def _clusterings(frame: pd.DataFrame) -> str:
-    """ARI under each clustering, mean over slices and seeds."""
+    """ARI under each clustering, mean over slices and seeds; of models that have all slices."""
     names = [name for name in frame if name.startswith("ari, ")]
     each = frame.groupby(["model", "dataset", "split"])[names].mean()
-    found = each.groupby("model").mean().loc[list(dict.fromkeys(frame["model"]))]
+    size = each.groupby("model").size()
+    whole = [name for name in dict.fromkeys(frame["model"]) if size[name] == size.max()]
+    found = each.groupby("model").mean().loc[whole].sort_values(names[0], ascending=False)
     found.columns = [name.removeprefix("ari, ") for name in names]
     return "Under each clustering, mean over slices:\n\n" + _markdown(
         found.map(lambda value: f"{value:.3f}")
