@@ -211,6 +211,7 @@ def _paint(mean: pd.DataFrame, spread: pd.DataFrame, title: str, path: Path) -> 
         ax.set_title(column.replace(", ", "\n", 1), fontsize=8)
         ax.set_yticks(y, mean.index, fontsize=8)
         ax.tick_params(axis="x", labelsize=7)
+        ax.locator_params(axis="x", nbins=5)
         ax.grid(axis="both", alpha=0.3)
     for ax in panels[len(columns) :]:
         ax.set_axis_off()
