@@ -12,6 +12,7 @@ from stofm_geo.data import split_slices
 from stofm_geo.data.pieces import pieces
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.models import Settings
+from stofm_geo.models.inputs import untrained_features
 from stofm_geo.models.network import Network, cell_edges
 from stofm_geo.models.objectives import Objectives
 from stofm_geo.models.objectives.published import cell_loss, pair_loss
@@ -31,10 +32,9 @@ SMALL = {"hidden_channels": 32, "heads": 4, "num_layers": 2, "n_components": 8, 
 def asked(request):
     """A network that is not trained, a piece and a batch with its puzzle."""
     settings = Settings(encoder=request.param, out_channels=48, **SMALL, **PUBLISHED)
-    model = SToFM(**{name: getattr(settings, name) for name in settings.__dataclass_fields__})
     part = split_slices(toy_tissue(600, 40, seed=0))[0]
     torch.manual_seed(0)
-    features = model._untrained_features(None, [part])
+    features = untrained_features(settings, None, [part])
     encoder = features if request.param == "panel" else None
     network = Network(features.out_channels, settings, encoder).eval()
     of_slice = pieces(part, features, **settings.of_pieces)
