@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -94,8 +93,3 @@ def append(row: dict[str, Any], file: Path) -> None:
         out.write(line)
         out.flush()
         os.fsync(out.fileno())
-
-
-def matching(rows: Iterable[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
-    """Rows with these values."""
-    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]

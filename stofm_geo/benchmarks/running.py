@@ -138,10 +138,10 @@ def rerun(
         new = worker.ask({key: row[key] for key in KEYS})
     finally:
         worker.stop()
-    if {row.get("digest"), new.get("digest")} - {row.get("digest")}:
+    if "digest" in new and new["digest"] != row.get("digest", new["digest"]):
         raise ValueError(
             f"{row['task']} of {row['dataset']}, {row['split']}: data or split are others than "
-            f"those of the row (digest {new.get('digest')}, there {row.get('digest')})"
+            f"those of the row (digest {new['digest']}, there {row['digest']})"
         )
     return new
 

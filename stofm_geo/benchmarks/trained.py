@@ -102,13 +102,13 @@ class Trained:
             return Net(self.body, sizes, width)
 
         tried = {
-            rate: _fit(net(), problem.kind, data, ~data.held_out, rate, STEPS, True, seed)
+            rate: _fit(net(), problem.kind, data, ~data.held_out, rate, STEPS, seed)
             for rate in RATES
         }
         rate = min(tried, key=lambda rate: tried[rate][0])
         loss, steps = tried[rate]
         final = net()
-        _fit(final, problem.kind, data, np.ones_like(data.held_out), rate, steps, False, seed)
+        _fit(final, problem.kind, data, np.ones_like(data.held_out), rate, steps, seed)
         record = {"parameters": count(final), "width": width, "rate": rate, "steps": steps}
         return _answers(final, problem, data), record | {"held_out_loss": round(loss, 5)}
 
@@ -120,11 +120,11 @@ def _fit(
     shown: np.ndarray,
     rate: float,
     steps: int,
-    check: bool,
     seed: int,
 ) -> tuple[float, int]:
-    """Train; the least loss on what is not shown, and after how many steps it was."""
+    """Train; the least loss on what is not shown, if anything, and after how many steps it was."""
     shown = torch.from_numpy(shown)
+    held_out = ~shown
     pieces = [piece for piece in data.train if _known(data, piece, shown).any()]
     loss = _loss(kind, data)
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=_DECAY)
@@ -139,8 +139,8 @@ def _fit(
         loss(net(piece, hidden)[use], data.target[piece.row[use]]).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
-        if check and step % CHECK == 0:
-            found = _held_out_loss(net, kind, data, ~shown, loss)
+        if held_out.any() and step % CHECK == 0:
+            found = _held_out_loss(net, kind, data, held_out, loss)
             if found < best:
                 best, at = found, step
             elif step - at >= PATIENCE:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from stofm_geo.benchmarks.tasks import TASKS
 Cell = dict[str, Any]
 # One thread, so that times compare however many workers there are, and sums have one order.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_STARTING = Lock()
 
 
 class Worker:
@@ -74,13 +76,15 @@ class Worker:
         self._process = context.Process(
             target=_serve, args=(other, self.data, self.load), daemon=True
         )
-        before = {name: os.environ.get(name) for name in _THREADS}
-        os.environ |= dict.fromkeys(_THREADS, "1")  # read when libraries are imported
-        try:
-            self._process.start()
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        with _STARTING:  # else one could start as another puts the environment back
+            before = {name: os.environ[name] for name in _THREADS if name in os.environ}
+            os.environ |= dict.fromkeys(_THREADS, "1")  # read when libraries are imported
+            try:
+                self._process.start()
+            finally:
+                for name in _THREADS:
+                    del os.environ[name]
+                os.environ |= before
         other.close()
 
 
@@ -137,8 +141,9 @@ def answer(cell: Cell, data: Path | None) -> Cell:
         said = (str(error).strip() or "no reason given").splitlines()[0]
         row |= {"status": "failed", "reason": f"{type(error).__name__}: {said}"}
     row |= environment()
-    if needs := MODELS[cell["model"]].needs if cell["model"] in MODELS else None:
-        names = metadata.packages_distributions().get(needs, [])
+    model = MODELS.get(cell["model"])
+    if model and model.needs:
+        names = metadata.packages_distributions().get(model.needs, [])
         row["versions"] = row["versions"] | {name: metadata.version(name) for name in names}
     return row
 

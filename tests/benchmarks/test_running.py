@@ -97,6 +97,9 @@ def test_a_cell_again_gives_the_same_number(own, results, monkeypatch) -> None:
     with pytest.raises(ValueError, match="data or split are others"):
         monkeypatch.setattr(running.Worker, "ask", lambda *_: row | {"digest": "another"})
         benchmarks.rerun(row, load=[own])
+    failed = {key: row[key] for key in KEYS} | {"status": "failed", "reason": "TimeoutError: ..."}
+    monkeypatch.setattr(running.Worker, "ask", lambda *_: failed)
+    assert benchmarks.rerun(row, load=[own]) == failed  # and not that its data are others
     with pytest.raises(KeyError, match="the row has no seed"):
         benchmarks.rerun({key: row[key] for key in KEYS[:4]})
 
