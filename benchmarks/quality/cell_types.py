@@ -19,33 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from anndata import AnnData
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
-from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch_geometric.data import Data
 
-import stofm_geo.transforms as T
 from benchmarks import _record
 from stofm_geo import SToFM
-from stofm_geo.data import read_slice_file, split_slices
+from stofm_geo.benchmarks.baselines import averaged
+from stofm_geo.benchmarks.datasets import each_once
+from stofm_geo.data import split_slices
 from stofm_geo.genes import PCAFeatures, harmonize
+from stofm_geo.tasks.splits import contiguous_blocks
 
 PROBED = ("merfish_hypothalamus_moffitt", "osmfish_sscortex", "starmap_visp_1020")
 STRENGTHS = (0.01, 0.1, 1.0)
 SLICE, TYPE, ANIMAL = "slice_id", "cell_type", "animal_id"
-
-
-def read(path: Path) -> AnnData:
-    """A file, copies of cells left out."""
-    adata = read_slice_file(path)
-    if "is_duplicate" in adata.obs:
-        adata = adata[~adata.obs["is_duplicate"].to_numpy(dtype=bool)].copy()
-    return adata
 
 
 def model_of(folder: Path, adatas: dict[str, AnnData], steps: int, seed: int) -> SToFM:
@@ -63,16 +54,6 @@ def model_of(folder: Path, adatas: dict[str, AnnData], steps: int, seed: int) ->
     return SToFM.from_pretrained(folder)
 
 
-def blocks(adata: AnnData) -> np.ndarray:
-    """Contiguous blocks of about 200 cells, ``[n]``."""
-    pos = torch.from_numpy(np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2])
-    data = T.SpatialKNN(6)(Data(x=torch.zeros(len(pos), 1), pos=pos))
-    block = np.empty(len(pos), dtype=np.int64)
-    for number, piece in enumerate(T.SubSlices(num_cells=200, halo=0)(data)):
-        block[piece.n_id.numpy()] = number
-    return block
-
-
 def splits(adata: AnnData) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Rows to train on, rows to test on, and the group of each cell for choices within."""
     if ANIMAL in adata.obs:
@@ -81,23 +62,11 @@ def splits(adata: AnnData) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]
         for name in np.unique(animal):
             yield np.flatnonzero(animal != name), np.flatnonzero(animal == name), group
     else:
-        group = blocks(adata)
+        group = contiguous_blocks(adata.obsm["spatial"][:, :2])
         order = np.random.default_rng(0).permutation(group.max() + 1)
         for held_out in np.array_split(order, 3):
             test = np.isin(group, held_out)
             yield np.flatnonzero(~test), np.flatnonzero(test), group
-
-
-def neighbour_averaged(pca: np.ndarray, adata: AnnData) -> np.ndarray:
-    """Beside the means over a cell's 6 and, twice, its 18 nearest neighbours in its slice."""
-    out = np.concatenate([pca, np.zeros_like(pca), np.zeros_like(pca)], axis=1)
-    width = pca.shape[1]
-    for rows in adata.obs.groupby(SLICE, observed=True).indices.values():
-        pos = np.asarray(adata.obsm["spatial"], dtype=np.float64)[rows]
-        near = NearestNeighbors(n_neighbors=19).fit(pos).kneighbors(pos)[1][:, 1:]
-        out[rows, width : 2 * width] = pca[rows][near[:, :6]].mean(axis=1)
-        out[rows, 2 * width :] = 2 * pca[rows][near].mean(axis=1)
-    return out
 
 
 def probe(vectors: np.ndarray, adata: AnnData, label_key: str = TYPE) -> list[float]:
@@ -149,7 +118,10 @@ def learned(model: SToFM, adata: AnnData) -> dict[str, np.ndarray]:
 def plain(adata: AnnData) -> dict[str, np.ndarray]:
     """What is learned of the one file alone."""
     pca = PCAFeatures(50).fit([adata]).transform(adata)
-    return {"PCA": pca, "neighbour-averaged PCA": neighbour_averaged(pca, adata)}
+    beside = np.concatenate([pca] * 3, axis=1)
+    for rows in adata.obs.groupby(SLICE, observed=True).indices.values():
+        beside[rows] = averaged(pca[rows], adata.obsm["spatial"][rows])
+    return {"PCA": pca, "neighbour-averaged PCA": beside}
 
 
 def main() -> None:
@@ -162,7 +134,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*lbfgs failed to converge.*")
-    adatas = {path.stem: read(path) for path in sorted(args.data.glob("*.h5ad"))}
+    adatas = {path.stem: each_once(path) for path in sorted(args.data.glob("*.h5ad"))}
     result: dict[str, Any] = {**_record.environment(), "training": [], "files": {}}
     scores: dict[str, dict[str, list[list[float]]]] = {
         name: {row: [probe(z, adatas[name])] for row, z in plain(adatas[name]).items()}

@@ -22,8 +22,9 @@ import torch
 from anndata import AnnData
 
 from benchmarks import _record
-from benchmarks.quality.cell_types import SLICE, plain, probe, read
+from benchmarks.quality.cell_types import SLICE, plain, probe
 from stofm_geo import SToFM
+from stofm_geo.benchmarks.datasets import each_once
 from stofm_geo.genes.features import from_state
 from stofm_geo.models.network import Network
 
@@ -43,7 +44,7 @@ SLICES = {"merfish_hypothalamus_moffitt": "animal7_bregma-0.09"}
 def slices(data: Path) -> Iterator[tuple[str, AnnData]]:
     """What is probed, without cells that are copies or have no label."""
     for name in sorted({name for name, _ in TASKS}):
-        adata = read(data / f"{name}.h5ad")
+        adata = each_once(data / f"{name}.h5ad")
         if name in SLICES:
             adata = adata[adata.obs[SLICE] == SLICES[name]].copy()
             del adata.obs["animal_id"]  # there is one

@@ -94,23 +94,28 @@ def read(folder: Path, files: tuple[str, ...], group: str | None = None) -> Slic
     """Slices of h5ad files, each cell once; ``group`` is a column of ``obs``, or the slice."""
     slices: Slices = {}
     for file in files:
-        adata = read_slice_file(folder / file)
-        if "is_duplicate" in adata.obs:
-            adata = adata[~adata.obs["is_duplicate"].to_numpy(dtype=bool)].copy()
-        for name in sorted(adata.obs["slice_id"].astype(str).unique()):
-            part = adata[adata.obs["slice_id"].astype(str) == name].copy()
-            part.obs[GROUP] = part.obs[group].astype(str) if group else name
-            slices[name] = part
+        slices |= _by_slice(each_once(folder / file), group)
+    return slices
+
+
+def each_once(path: Path) -> AnnData:
+    """A file without the cells that it marks as copies of others."""
+    adata = read_slice_file(path)
+    if "is_duplicate" not in adata.obs:
+        return adata
+    return adata[~adata.obs["is_duplicate"].to_numpy(dtype=bool)].copy()
+
+
+def _by_slice(adata: AnnData, group: str | None = None) -> Slices:
+    slice_id = adata.obs["slice_id"].astype(str)
+    slices = {name: adata[slice_id == name].copy() for name in sorted(slice_id.unique())}
+    for name, part in slices.items():
+        part.obs[GROUP] = part.obs[group].astype(str) if group else name
     return slices
 
 
 def _toy(folder: Path | None) -> Slices:
-    adata = toy_tissue(1000, 60, 2, seed=0)
-    slices = {}
-    for name in sorted(adata.obs["slice_id"].unique()):
-        slices[name] = adata[adata.obs["slice_id"] == name].copy()
-        slices[name].obs[GROUP] = name
-    return slices
+    return _by_slice(toy_tissue(1000, 60, 2, seed=0))
 
 
 register_dataset("toy", _toy, source="stofm_geo.datasets.toy_tissue(1000, 60, 2)", licence="MIT")
