@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from scipy.optimize import nnls
 from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import NearestNeighbors
 
+from stofm_geo.benchmarks.clusterings import components
 from stofm_geo.benchmarks.graphs import COMPONENTS, asked_genes, training
 from stofm_geo.benchmarks.problems import LABEL, Problem
 from stofm_geo.benchmarks.scoring import logs
 from stofm_geo.genes import PCAFeatures
+from stofm_geo.tasks._mixtures import to_shares
 from stofm_geo.tasks.probe import choose, learn
 from stofm_geo.tasks.splits import folds, tissue_groups
 
@@ -58,7 +59,9 @@ def linear(problem: Problem, seed: int, neighbours: bool, standardise: bool) -> 
     if problem.kind != "classes":
         fit = RidgeCV(_STRENGTHS).fit(x, y)
         found = [fit.predict(one) * scale + mean for one in test]
-        return [_to_shares(one) for one in found] if problem.kind == "shares" else found, {}
+        if problem.kind == "shares":
+            found = [to_shares(one.clip(min=0)) for one in found]
+        return found, {}
     groups = np.concatenate(tissue_groups([part.obsm["spatial"] for part in parts]))
     names = problem.names
     strength, _, _ = choose(x, y, len(names), folds(groups, y, 4, seed=0), seed=0)
@@ -77,19 +80,13 @@ LINEAR: dict[str, Callable[[Problem, int], Answer]] = {
 }
 
 
-def _to_shares(found: np.ndarray) -> np.ndarray:
-    found = found.clip(min=0)
-    total = found.sum(axis=1, keepdims=True)
-    return np.where(total > 0, found / np.where(total > 0, total, 1), 1 / found.shape[1])
-
-
 def least_squares(problem: Problem, seed: int) -> Answer:
     """Non-negative least squares on the types' mean counts (scipy)."""
     (cells,), (spots,) = problem.train, problem.test
     label, x = cells.obs[LABEL].to_numpy(), cells.X.toarray().astype(float)
     mean = np.stack([x[label == name].mean(axis=0) for name in problem.names])
     found = np.stack([nnls(mean.T, y)[0] for y in spots.X.toarray().astype(float)])
-    return [_to_shares(found)], {}
+    return [to_shares(found)], {}
 
 
 def flash(problem: Problem, seed: int) -> Answer:
@@ -117,10 +114,7 @@ def neighbours(problem: Problem, seed: int, k: int, metric: str) -> Answer:
     scale = float(np.median(np.asarray(cells.X[:, shared].sum(axis=1))))
     known, asked = there[:, shared], logs(target.X, np.arange(target.n_vars), scale)
     if metric == "euclidean":
-        both = torch.from_numpy(np.concatenate([known, asked]))
-        both -= both.mean(dim=0)
-        axes = torch.linalg.svd(both, full_matrices=False)[2][:COMPONENTS].T
-        known, asked = np.split((both @ axes).numpy(), [len(known)])
+        known, asked = np.split(components(np.concatenate([known, asked])), [len(known)])
     near = NearestNeighbors(n_neighbors=k, metric=metric).fit(known).kneighbors(asked)[1]
     y = there[:, asked_genes(problem)]
     found = np.zeros((len(asked), y.shape[1]))

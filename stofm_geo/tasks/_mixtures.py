@@ -101,6 +101,10 @@ def _size(profile: np.ndarray) -> np.ndarray:
 
 def proportions(cells: np.ndarray, kind: np.ndarray, n_types: int) -> np.ndarray:
     """Shares of types ``[n, K]`` from cells of profiles ``[n, S]``; rows sum to 1."""
-    of_type = cells @ np.eye(n_types)[kind]
-    total = of_type.sum(axis=1, keepdims=True)
-    return np.where(total > 0, of_type / np.where(total > 0, total, 1), 1 / n_types)
+    return to_shares(cells @ np.eye(n_types)[kind])
+
+
+def to_shares(amounts: np.ndarray) -> np.ndarray:
+    """Rows of ``[n, K]`` divided by their sums; a row of zeros becomes equal shares."""
+    total = amounts.sum(axis=1, keepdims=True)
+    return np.where(total > 0, amounts / np.where(total > 0, total, 1), 1 / amounts.shape[1])
