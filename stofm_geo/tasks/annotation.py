@@ -50,12 +50,12 @@ class Annotator(nn.Module):
 
     A classifier reads what the network says of a cell: for regions its embedding and the
     means of embeddings over 2, 4 and 8 steps on the graph; for cell types its own features and, at
-    a fifth of their size, its embedding. Of regions, all of it is standardised within each slice,
+    a tenth of their size, its embedding. Of regions, all of it is standardised within each slice,
     which takes differences between slices away; learned from several slices, the classifier also
     sees it standardised over all of them, and learns what to trust. So a slice to be labelled
     should be as whole as those learned from: of a single region, the mean of the slice is that of
-    the region. Of cell types, it is standardised over all of them alone: how many cells there are
-    of each differs between slices, and a slice's mean with it.
+    the region. Of cell types, it is centred over all of them alone: how many cells there are of
+    each differs between slices, and a slice's mean with it.
 
     Args:
         model: A fitted model; it becomes a part of the annotator.

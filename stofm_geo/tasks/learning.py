@@ -24,7 +24,7 @@ from stofm_geo.tasks.labels import codes_of, labels_to_learn
 from stofm_geo.tasks.metrics import scores
 from stofm_geo.tasks.probe import choose, learn
 from stofm_geo.tasks.splits import folds, tissue_groups
-from stofm_geo.tasks.surroundings import Tissue, check_task
+from stofm_geo.tasks.surroundings import Tissue, check_task, units
 
 METHODS = ("probe", "mlp", "lora", "full")
 _RATES = {"lora": 1e-3, "full": 1e-4}
@@ -139,7 +139,8 @@ class _Learning:
         self.of_slice, self.codes = codes, np.concatenate(codes)
         self.ends = np.cumsum([len(code) for code in codes])[:-1]
         surveys = [annotator.survey(tissue) for tissue in tissues]
-        annotator.mean, annotator.std = Moments.of(torch.cat(surveys))
+        annotator.mean, std = Moments.of(torch.cat(surveys))
+        annotator.std = units(annotator.model.network, std, annotator.task)
         read = [annotator.read(values, Moments.of(values)) for values in surveys]
         self.x = torch.cat(read).numpy()
         self.groups = np.concatenate(tissue_groups([tissue.positions for tissue in tissues]))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stofm_geo.tasks.labels import balanced
 
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 _NEVER = -5.0  # logit of a class that a fold has not shown
 _MOST = 10_000  # cells by which the strength is chosen
 

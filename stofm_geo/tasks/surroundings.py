@@ -20,7 +20,7 @@ from stofm_geo.transforms import SpatialKNN
 TASKS = ("region", "cell_type")
 _HOPS = (2, 4, 8)  # over which a region's embeddings are averaged, too
 # A cell's type is its own; all that is known of its surroundings together may add a little.
-_NICHE = 0.2
+_NICHE = 0.1
 
 
 def check_task(task: str) -> None:
@@ -120,3 +120,15 @@ def columns(network: Network, task: str) -> Tensor:
     if task != "region":
         own[network.in_channels :] = _NICHE
     return own
+
+
+def units(network: Network, std: Tensor, task: str) -> Tensor:
+    """What columns are divided by, of their deviations: for regions, each by its own.
+
+    For cell types, a cell's own features by one number, and its embedding by another: principal
+    components keep their sizes among each other, so that the small ones, mostly noise, stay small.
+    """
+    if task == "region":
+        return std
+    own = network.in_channels
+    return torch.cat([p.square().mean().sqrt().expand_as(p) for p in (std[:own], std[own:])])
