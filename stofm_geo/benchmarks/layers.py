@@ -16,10 +16,11 @@ from torch_geometric.nn import (
     TransformerConv,
 )
 
-from stofm_geo.nn import SE2Transformer
+from stofm_geo.nn import SE2Transformer, SE2TransformerConv
 
 DEPTH, HEADS = 3, 8
 _DROPOUT = 0.3
+_VECTORS = 4  # channels of a head
 
 Layer = Callable[[int], nn.Module]
 
@@ -110,6 +111,10 @@ LAYERS: dict[str, Layer] = {
     "TransformerConv": lambda width: Without(TransformerConv(width, width // HEADS, HEADS)),
     "GPS": GPS,
     "EGNN": EGNN,
+    "SE2TransformerConv": lambda width: SE2TransformerConv(width, width // HEADS, HEADS),
+    "SE2TransformerConv (vectors)": lambda width: SE2TransformerConv(
+        width, width // HEADS, HEADS, vector_channels=_VECTORS
+    ),
 }
 
 
