@@ -54,9 +54,12 @@ def report(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder to write to; else the same.")
     ] = None,
+    readme: Annotated[
+        Path | None, typer.Option(help="File that gets the first tables, between its marks.")
+    ] = None,
 ) -> None:
     """Tables and pictures of the results: report.md and a PNG a task."""
-    benchmarks.report(folder, output)
+    benchmarks.report(folder, output, readme=readme)
     print(f"Wrote {(output or folder) / 'report.md'}")
 
 

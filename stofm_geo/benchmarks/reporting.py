@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import numpy as np
 import pandas as pd
 
 from stofm_geo._files import atomic_path
-from stofm_geo.benchmarks.problems import held_out
 from stofm_geo.benchmarks.records import read_rows
 from stofm_geo.benchmarks.scoring import MAIN
 
-NAME = "report"
+NAME, SUMMARY = "report", "Summary"
+_MARKS = "<!-- quality -->", "<!-- /quality -->"
 
 
-def report(folder: str | Path, output: str | Path | None = None) -> str:
+def report(
+    folder: str | Path, output: str | Path | None = None, *, readme: str | Path | None = None
+) -> str:
     """Write ``report.md`` and a picture of each task, ``report-TASK.png``.
 
     A number is the mean over the splits of a data set of the mean over seeds; its spread is the
@@ -27,13 +30,16 @@ def report(folder: str | Path, output: str | Path | None = None) -> str:
     Args:
         folder: Of :func:`stofm_geo.benchmarks.run`.
         output: Folder to write to; ``None``: the same.
+        readme: File in which what is between ``<!-- quality -->`` and ``<!-- /quality -->`` becomes
+            the summary and the table and picture of the first task.
 
     Returns:
         The Markdown.
 
     Raises:
         FileNotFoundError: There are no results.
-        ValueError: None of them is done, or a file is no file of results.
+        ValueError: None of them is done, a file is no file of results, or ``readme`` lacks the two
+            marks.
     """
     folder = Path(folder)
     output = folder if output is None else Path(output)
@@ -43,8 +49,9 @@ def report(folder: str | Path, output: str | Path | None = None) -> str:
     if not done:
         raise ValueError(f"{folder}: none of {len(rows)} cells is done; see their reasons there")
     frame = pd.DataFrame([_flat(row) for row in done])
-    frame["column"] = frame["dataset"] + ", " + frame["split"].map(held_out)
-    parts = [_head(rows, done)]
+    frame["column"] = frame["dataset"] + ", " + frame["held_out"]
+    frame.loc[~frame["apart"], "column"] += " (leaks)"
+    parts = [f"# Results\n\n{_facts(rows, done)}", f"## {SUMMARY}", summary(frame)]
     for task in dict.fromkeys(frame["task"]):
         of_task = frame[frame["task"] == task]
         measure, more = main_of(of_task)
@@ -63,7 +70,48 @@ def report(folder: str | Path, output: str | Path | None = None) -> str:
     text = "\n\n".join(parts) + "\n"
     with atomic_path(output / f"{NAME}.md") as temporary:
         temporary.write_text(text)
+    if readme is not None:
+        _put(text, output, Path(readme))
     return text
+
+
+def _put(text: str, output: Path, readme: Path) -> None:
+    """The first two parts of a report into another file."""
+    before, start, rest = readme.read_text().partition(_MARKS[0])
+    _, end, after = rest.partition(_MARKS[1])
+    if not end:
+        raise ValueError(f"{readme} lacks {' and '.join(_MARKS)}, between which the tables go")
+    title, *parts = text.split("\n## ")
+    pictures = os.path.relpath(output, readme.parent)
+    part = "\n### ".join([title.partition("\n\n")[2], *parts[:2]]).strip()
+    part = part.replace(f"]({NAME}-", f"]({Path(pictures, NAME).as_posix()}-")
+    with atomic_path(readme) as temporary:
+        temporary.write_text(f"{before}{start}\n{part}\n{end}{after}")
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """A row a model: of each task, the mean over columns of splits that do not leak.
+
+    Of a model without all of them, how many it has. Best first, by the mean rank over tasks, of
+    models with the same tasks; those with most tasks first.
+    """
+    texts, means, order = {}, {}, {}
+    for task, of_task in frame[frame["apart"]].groupby("task", sort=False):
+        measure, more = main_of(of_task)
+        mean, _, _ = table(of_task, measure, more)
+        has, name = mean.notna().sum(axis=1), f"{task} ({measure})"
+        means[name] = mean.mean(axis=1).where(has == mean.shape[1])
+        order[name] = means[name].rank(ascending=not more)
+        some = has.map(lambda n, of=mean.shape[1]: f"{n} of {of}" if n else "")
+        text = means[name].map("{:.3f}".format).where(means[name].notna(), some)
+        best = means[name].max() if more else means[name].min()
+        texts[name] = text.where(means[name] != best, "**" + text + "**")
+    ranks = pd.DataFrame(order)
+    keys = pd.DataFrame({"tasks": -ranks.notna().sum(axis=1), "rank": ranks.mean(axis=1)})
+    keys = keys[keys["tasks"] < 0].sort_values(["tasks", "rank"], kind="stable")
+    found = pd.DataFrame(texts).reindex(keys.index).fillna("")
+    found["seconds"] = frame.groupby("model")["seconds"].median().map("{:.0f}".format)
+    return _markdown(found)
 
 
 def main_of(frame: pd.DataFrame) -> tuple[str, bool]:
@@ -115,7 +163,7 @@ def ranks(mean: pd.DataFrame, more: bool) -> pd.Series:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    keys = ("task", "dataset", "split", "splits", "model", "seed", "seconds", "peak_mib")
+    keys = "task dataset split held_out apart splits model seed seconds peak_mib".split()
     record = row.get("record") or {}
     return (
         {key: row[key] for key in keys}
@@ -164,13 +212,13 @@ def _markdown(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _head(rows: list[dict[str, Any]], done: list[dict[str, Any]]) -> str:
+def _facts(rows: list[dict[str, Any]], done: list[dict[str, Any]]) -> str:
     def of(key: str) -> str:
         return ", ".join(sorted({str(row[key]) for row in done}))
 
     minutes = sum(row["seconds"] for row in done) / 60
     return (
-        f"# Results\n\n{len(done)} cells done, {len(rows) - len(done)} failed; {minutes:.0f} "
+        f"{len(done)} cells done, {len(rows) - len(done)} failed; {minutes:.0f} "
         f"minutes on one core. Dates: {of('date')}. Machine: {of('machine')}, Python "
         f"{of('python')}. "
         f"Commits: {of('commit')}. Mean over splits and seeds ± standard deviation over seeds; "

@@ -15,7 +15,6 @@ from typing import Any
 from stofm_geo._checks import check_positive
 from stofm_geo.benchmarks.datasets import DATASETS
 from stofm_geo.benchmarks.models import MODELS, Model
-from stofm_geo.benchmarks.problems import held_out
 from stofm_geo.benchmarks.records import FILE, KEYS, append, environment, key_of, read_rows
 from stofm_geo.benchmarks.scoring import MAIN
 from stofm_geo.benchmarks.tasks import TASKS
@@ -190,18 +189,21 @@ def _plan(
                 if datasets is None and (reason := DATASETS[dataset].missing(data)):
                     say(f"{task} of {dataset}: left out, {reason}")
                     continue
-                names = list(cases(task, dataset, data))
-                kinds = Counter(map(held_out, names))
-                table += [(task, dataset, name, kinds[held_out(name)]) for name in names]
+                kinds = {name: c.held_out for name, c in cases(task, dataset, data).items()}
+                counts = Counter(kinds.values())
+                # How many there are of a kind: a mean is one over all of them.
+                table += [
+                    (task, dataset, name, {"held_out": kind, "splits": counts[kind]})
+                    for name, kind in kinds.items()
+                ]
             except Exception as error:  # of any data set: the others go on
                 yield failed(error, task=task, dataset=dataset)
     for seed in range(seeds):
-        for task, dataset, split, splits in table:
+        for task, dataset, split, of_kind in table:
             for name, model in usable.items():
                 if TASKS[task].kind in model.kinds and (model.seeded or seed == 0):
                     values = (task, dataset, split, name, seed)
-                    # How many there are of a kind: a mean is one over all of them.
-                    yield dict(zip(KEYS, values, strict=True)) | {"splits": splits}
+                    yield dict(zip(KEYS, values, strict=True)) | of_kind
 
 
 def told(row: dict[str, Any]) -> str:

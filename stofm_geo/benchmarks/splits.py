@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -79,20 +79,21 @@ def at_random(part: AnnData, key: str) -> tuple[Problem, list[np.ndarray]]:
     return _finish([train], [bare(part)], [label], apart=False, asked=[known])
 
 
-def each(slices: Slices, key: str) -> Iterator[tuple[str, object]]:
+def each(slices: Slices, key: str) -> Iterator[tuple[str, str, Callable]]:
     """All splits of a data set by name: groups, blocks and random cells of its first slice.
 
-    Groups where there are several. Yields names and functions that make the problem.
+    Groups where there are several. Yields names, what kind of thing is held out, and functions
+    that make the problem.
     """
     groups = {part.obs[GROUP].iloc[0] for part in slices.values()}
     if len(groups) > 1:
         for group in sorted(groups):
-            yield group, lambda g=group: held_out(slices, key, g)
+            yield group, "slices", lambda g=group: held_out(slices, key, g)
     name, first = next(iter(slices.items()))
     if first.n_obs >= _LEAST:
         for fold in range(_FOLDS):
-            yield f"{name}, blocks {fold}", lambda f=fold: in_blocks(first, key, f)
-        yield f"{name}, random cells", lambda: at_random(first, key)
+            yield f"{name}, blocks {fold}", "blocks", lambda f=fold: in_blocks(first, key, f)
+        yield f"{name}, random cells", "random cells", lambda: at_random(first, key)
 
 
 def _shared(parts: list[AnnData]) -> pd.Index:

@@ -63,8 +63,8 @@ def labels(slices: Slices, dataset: str, key: str) -> Iterator[Case]:
         problem.about = key
         return problem, partial(scoring.classes, problem, truth)
 
-    for name, build in each(slices, key):
-        yield Case(name, partial(make, build))
+    for name, kind, build in each(slices, key):
+        yield Case(name, partial(make, build), kind)
 
 
 def domains(slices: Slices, dataset: str) -> Iterator[Case]:
@@ -113,8 +113,9 @@ def proportions(slices: Slices, dataset: str) -> Iterator[Case]:
     for names in (pair, pair[::-1]):
         for side in _SIDES:
             for other in (False, True):
-                name = f"{names[0]} to {names[1]}, {side} um" + ", other platform" * other
-                yield Case(name, partial(make, names, side, other))
+                kind = f"{side} um" + ", other platform" * other
+                name = f"{names[0]} to {names[1]}, {kind}"
+                yield Case(name, partial(make, names, side, other), kind)
 
 
 _IMPUTED = {
@@ -151,7 +152,7 @@ def genes(slices: Slices, dataset: str) -> Iterator[Case]:
         return problem, partial(scoring.values, problem, truth)
 
     for fold in range(_GENE_FOLDS):
-        yield Case(f"genes {fold}", partial(make, fold))
+        yield Case(f"genes {fold}", partial(make, fold), "held-out genes")
 
 
 register_task(

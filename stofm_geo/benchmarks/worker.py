@@ -130,6 +130,7 @@ def answer(cell: Cell, data: Path | None) -> Cell:
         case = case_of(cell["task"], cell["dataset"], cell["split"], data)
         problem, score = case.make()
         row["digest"], row["version"] = problem.digest(), TASKS[cell["task"]].version
+        row["apart"] = problem.apart
         model = MODELS[cell["model"]]
         forget_peak()
         start = time.perf_counter()

@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 
 from stofm_geo.benchmarks import report
-from stofm_geo.benchmarks.problems import held_out
 from stofm_geo.benchmarks.records import FILE, append
 
 WHEN = {"date": "2026-01-01", "commit": "abc", "machine": "m", "python": "3"}
 
 
 def row(model: str, split: str, seed: int, value: float, task: str = "regions") -> dict:
+    held_out = split.partition(", ")[2] or "slices"
     scores = {"macro_f1": value} if task == "regions" else {"rmse": value}
     return WHEN | {
         "task": task,
         "dataset": "toy",
         "split": split,
-        "splits": 2 if split in ("a", "b") else 1,
+        "held_out": held_out,
+        "apart": held_out != "random cells",
+        "splits": 2 if held_out == "slices" else 1,
         "model": model,
         "seed": seed,
         "status": "done",
@@ -34,7 +36,7 @@ def folder(tmp_path):
     rows = [
         row(model, split, seed, value + 0.1 * seed)
         for model, value in (("GCN", 0.5), ("PCA", 0.6))
-        for split in ("a", "b", "a, blocks 0", "a, random cells")
+        for split in ("a", "b", "a, blocks", "a, random cells")
         for seed in (0, 1)
     ]
     rows.append(row("new", "a", 0, 0.9))
@@ -63,20 +65,36 @@ def test_tables_and_pictures(folder) -> None:
     assert "bad, seed 0: ValueError: oh" in text and "1 failed" in text
 
 
+def test_the_summary_is_of_splits_that_do_not_leak(folder) -> None:
+    for model, value in (("GCN", 9.0), ("PCA", 9.5)):
+        append(row(model, "a, random cells", 0, value), folder / FILE)
+    lines = report(folder).splitlines()
+    head = lines.index("| | regions (macro_f1) | deconvolution (rmse) | seconds |")
+    assert lines[head + 2 : head + 5] == [
+        "| GCN | 0.550 | **0.100** | 2 |",
+        "| PCA | **0.650** | 0.200 | 2 |",
+        "",  # the third has no task whole
+    ]
+
+
+def test_a_readme_carries_its_first_tables(folder, tmp_path) -> None:
+    file = tmp_path / "README.md"
+    file.write_text("before\n<!-- quality -->\nold\n<!-- /quality -->\nafter\n")
+    report(folder, tmp_path / "out", readme=file)
+    new = file.read_text()
+    assert new.startswith("before\n<!-- quality -->\n") and new.endswith("-->\nafter\n")
+    assert "old" not in new and "### Summary" in new and "### deconvolution" not in new
+    assert "| PCA | 0.650" in new and "![regions](out/report-regions.png)" in new
+    report(folder, tmp_path / "out", readme=file)
+    assert file.read_text() == new
+    file.write_text("no place")
+    with pytest.raises(ValueError, match="lacks <!-- quality -->"):
+        report(folder, readme=file)
+
+
 def test_no_results_is_told(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="has no results"):
         report(tmp_path)
     append({**row("bad", "a", 0, 0), "status": "failed", "reason": "x"}, tmp_path / FILE)
     with pytest.raises(ValueError, match="none of 1 cells is done"):
         report(tmp_path)
-
-
-def test_columns() -> None:
-    kinds = {
-        "151673": "slices",
-        "151673, blocks 2": "blocks",
-        "a, random cells": "random cells (leaks)",
-        "a to b, 55 um, other platform": "55 um, other platform",
-        "genes 3": "held-out genes",
-    }
-    assert {split: held_out(split) for split in kinds} == kinds
