@@ -64,7 +64,7 @@ def linear(problem: Problem, seed: int, neighbours: bool, standardise: bool) -> 
         return found, {}
     groups = np.concatenate(tissue_groups([part.obsm["spatial"] for part in parts]))
     names = problem.names
-    strength, _, _ = choose(x, y, len(names), folds(groups, y, 4, seed=0), seed=0)
+    strength = choose(x, y, len(names), folds(groups, y, 4, seed=0), seed=0).strength
     head = learn(x[y >= 0], y[y >= 0], len(names), strength)
     logits = [one @ head.weight.numpy().T + head.bias.numpy() for one in test]
     return [np.array(names, dtype=object)[one.argmax(axis=1)] for one in logits], {

@@ -24,7 +24,7 @@ from stofm_geo.tasks.calibration import label_of
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
 from stofm_geo.tasks.mlp import classifier
-from stofm_geo.tasks.surroundings import Tissue, around, check_task, columns, survey
+from stofm_geo.tasks.surroundings import Tissue, around, check_task, columns, reaches, survey
 
 _HEAD, _SMALL = "annotation.", 1e-6
 
@@ -49,7 +49,8 @@ class Annotator(nn.Module):
     """Predicts labels of cells; made by :meth:`SToFM.fine_tune`.
 
     A classifier reads what the network says of a cell: for regions its embedding and the
-    means of embeddings over 2, 4 and 8 steps on the graph; for cell types its own features and, at
+    means of embeddings over 2, 4 and 8 steps on the graph, or as few of them as are best on what
+    is held out; for cell types its own features and, at
     a tenth of their size, its embedding. Of regions, all of it is standardised within each slice,
     which takes differences between slices away; learned from several slices, the classifier also
     sees it standardised over all of them, and learns what to trust. So a slice to be labelled
@@ -102,6 +103,11 @@ class Annotator(nn.Module):
         if self.absolute or not parts:
             parts.append(Moments(self.mean, self.std)(values))
         return torch.cat(parts, dim=1) * self.scale
+
+    def reaches(self) -> list[np.ndarray]:
+        """Inputs of the classifier by how far it looks, ``[inputs]`` bool each."""
+        each = reaches(self.model.network, self.task)
+        return [used.repeat(len(self.scale) // len(used)).numpy() for used in each]
 
     def survey(self, tissue: Tissue) -> Tensor:
         """Vectors of all cells of a slice and what is around them, ``[n, D]``; no gradients."""

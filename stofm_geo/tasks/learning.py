@@ -149,7 +149,16 @@ class _Learning:
         annotator, count = self.annotator, len(self.annotator.classes)
         parts = folds(self.groups, self.codes, _FOLDS, self.seed)
         # Of the linear classifier, which tells of all other methods how much they add.
-        self.strength, rows, logits = choose(self.x, self.codes, count, parts, self.seed)
+        best, used = min(
+            (
+                (choose(self.x[:, used], self.codes, count, parts, self.seed), used)
+                for used in annotator.reaches()
+            ),
+            key=lambda option: option[0].loss,
+        )
+        self.strength, rows, logits, _ = best
+        annotator.scale *= torch.from_numpy(used)
+        self.x = self.x * used
         annotator.record = {
             "method": method,
             "seed": self.seed,

@@ -21,6 +21,22 @@ _NEVER = -5.0  # logit of a class that a fold has not shown
 _MOST = 10_000  # cells by which the strength is chosen
 
 
+class Choice(NamedTuple):
+    """What is best on what is held out.
+
+    Attributes:
+        strength: Of regularisation.
+        cells: Those with a label, each when its fold was held out: their numbers, ``[m]``.
+        logits: Theirs, ``[m, C]``.
+        loss: Their cross-entropy, classes balanced.
+    """
+
+    strength: float
+    cells: np.ndarray
+    logits: np.ndarray
+    loss: float
+
+
 class Weights(NamedTuple):
     """Of a linear layer: ``[C, D]``, ``[C]``."""
 
@@ -35,7 +51,7 @@ def learn(x: np.ndarray, codes: np.ndarray, count: int, strength: float) -> Weig
 
 def choose(
     x: np.ndarray, codes: np.ndarray, count: int, held_out: list[np.ndarray], seed: int
-) -> tuple[float, np.ndarray, np.ndarray]:
+) -> Choice:
     """The strength of regularisation that is best on what is held out in turns.
 
     Args:
@@ -44,10 +60,6 @@ def choose(
         count: Classes.
         held_out: A mask ``[n]`` a fold.
         seed: Of the cells that are drawn, where there are more than 10 000.
-
-    Returns:
-        The strength, and of cells with a label, each when its fold was held out, its number and
-        the logits: ``[m]``, ``[m, C]``.
 
     Raises:
         ValueError: What is not held out has one label alone, whatever is.
@@ -76,7 +88,7 @@ def choose(
         for one in each
     ]
     best = int(np.argmin(losses))
-    return STRENGTHS[best], cells, each[best]
+    return Choice(STRENGTHS[best], cells, each[best], float(losses[best]))
 
 
 def _path(

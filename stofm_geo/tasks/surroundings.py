@@ -122,6 +122,18 @@ def columns(network: Network, task: str) -> Tensor:
     return own
 
 
+def reaches(network: Network, task: str) -> list[Tensor]:
+    """Columns of a classifier that looks 2 steps far, 4 steps, and 8, ``[D]`` bool each.
+
+    For cell types, all of them.
+    """
+    scale = columns(network, task)
+    if task != "region":
+        return [torch.ones_like(scale, dtype=torch.bool)]
+    size, place = width(network, task), torch.arange(len(scale))
+    return [place < size * (2 + number) for number in range(len(_HOPS))]
+
+
 def units(network: Network, std: Tensor, task: str) -> Tensor:
     """What columns are divided by, of their deviations: for regions, each by its own.
 
