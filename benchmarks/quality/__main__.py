@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from stofm_geo import benchmarks
 from stofm_geo._plainly import plainly
+from stofm_geo.benchmarks.worker import run_files
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Data = Annotated[Path | None, typer.Option(help="Folder of the data sets' files.")]
@@ -80,17 +82,24 @@ def rerun(
     new = benchmarks.rerun(row, data=data, limit=limit, load=load or ())
     print(f"then: {row.get('scores', row.get('reason'))}")
     print(f"now:  {new.get('scores', new.get('reason'))}")
+    if new["status"] != row["status"]:
+        raise RuntimeError(f"it was {row['status']}, and is {new['status']} now")
     if row.get("scores") != new.get("scores"):
         raise RuntimeError("the scores are others")
 
 
 @app.command()
 @plainly
-def names() -> None:
+def names(load: Load = None) -> None:
     """Tasks, data sets and models that there are."""
-    for title, known in (("tasks", benchmarks.TASKS), ("data sets", benchmarks.DATASETS)):
-        print(f"{title}: {', '.join(known)}")
-    print(f"models: {', '.join(benchmarks.MODELS)}")
+    run_files(load or ())
+    for name, task in benchmarks.TASKS.items():
+        print(f"task {name}, on {', '.join(task.datasets)}")
+    for name, dataset in benchmarks.DATASETS.items():
+        print(f"data set {name}: {', '.join(dataset.files) or 'no files'}")
+    for name, model in benchmarks.MODELS.items():
+        absent = model.needs and find_spec(model.needs) is None
+        print(f"model {name}" + f" (needs {model.needs}, which is not installed)" * bool(absent))
 
 
 if __name__ == "__main__":

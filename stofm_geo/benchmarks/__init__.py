@@ -7,19 +7,22 @@ Example:
     >>> benchmarks.report("results")
 """
 
-from stofm_geo.benchmarks.datasets import DATASETS, register_dataset
-from stofm_geo.benchmarks.models import MODELS, register_model
+from stofm_geo.benchmarks.datasets import DATASETS, Dataset, register_dataset
+from stofm_geo.benchmarks.models import MODELS, Model, register_model
 from stofm_geo.benchmarks.problems import Case, Problem, check_apart, leaks
 from stofm_geo.benchmarks.reporting import report
 from stofm_geo.benchmarks.running import rerun, run
-from stofm_geo.benchmarks.tasks import TASKS, register_task
+from stofm_geo.benchmarks.tasks import TASKS, Task, register_task
 
 __all__ = [
     "DATASETS",
     "MODELS",
     "TASKS",
     "Case",
+    "Dataset",
+    "Model",
     "Problem",
+    "Task",
     "check_apart",
     "leaks",
     "register_dataset",

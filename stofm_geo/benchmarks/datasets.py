@@ -60,7 +60,7 @@ class Dataset:
         if not self.files:
             return None
         if folder is None:
-            return "no folder of data was given"
+            return "no folder of data was given; name one with data (--data)"
         absent = [name for name in self.files if not (folder / name).is_file()]
         if absent:
             return f"{folder} has no {', '.join(absent)}"

@@ -105,11 +105,21 @@ def leaks(problem: Problem, hops: int = HOPS) -> int:
 
 
 def check_apart(problem: Problem) -> None:
-    """Whether a problem that says so keeps training and test apart.
+    """Whether models see nothing of what is scored; done before each cell of a run.
 
     Raises:
-        ValueError: A group is on both sides, or a training cell is near a test cell.
+        ValueError: Test slices have labels, slices have no groups; or, of a problem of classes that
+            says it keeps training and test apart, a group is on both sides, or a training cell is
+            near a test cell.
     """
+    for part in problem.test:
+        if LABEL in part.obs:
+            raise ValueError(f"a slice of test has obs[{LABEL!r}], which models see; leave it out")
+    if problem.kind != "classes":
+        return
+    for part in (*problem.train, *problem.test):
+        if GROUP not in part.obs:
+            raise ValueError(f"a slice has no obs[{GROUP!r}]: the patient, block, ... of each cell")
     if not problem.apart:
         return
     train = {g for part in problem.train for g in part.obs.loc[part.obs[LABEL].notna(), GROUP]}

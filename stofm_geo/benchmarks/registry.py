@@ -40,7 +40,8 @@ class Registry(Mapping[str, T]):
             near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise KeyError(
-                f"no {self.what} is called {name!r}; {hint}there are {', '.join(self._entries)}"
+                f"no {self.what} is called {name!r}; {hint}there are {', '.join(self._entries)}; "
+                "one of your own is there if load (--load) names the file that registers it"
             )
         return self._entries[name]
 

@@ -12,8 +12,10 @@ import pandas as pd
 from stofm_geo._files import atomic_path
 from stofm_geo.benchmarks.records import read_rows
 from stofm_geo.benchmarks.scoring import MAIN
+from stofm_geo.benchmarks.tasks import TASKS
 
 NAME, SUMMARY = "report", "Summary"
+_KEPT = "task dataset split held_out apart splits model seed seconds peak_mib".split()
 _MARKS = "<!-- quality -->", "<!-- /quality -->"
 
 
@@ -49,6 +51,10 @@ def report(
     if not done:
         raise ValueError(f"{folder}: none of {len(rows)} cells is done; see their reasons there")
     frame = pd.DataFrame([_flat(row) for row in done])
+    place = {task: number for number, task in enumerate(TASKS)}
+    frame = frame.sort_values(
+        "task", key=lambda task: task.map(place).fillna(len(place)), kind="stable"
+    )
     frame["column"] = frame["dataset"] + ", " + frame["held_out"]
     frame.loc[~frame["apart"], "column"] += " (leaks)"
     parts = [f"# Results\n\n{_facts(rows, done)}", f"## {SUMMARY}", summary(frame)]
@@ -64,8 +70,7 @@ def report(
             _markdown(_with_costs(text, mean, of_task, more)),
             f"![{task}]({picture})",
         ]
-        if measure == "ari":
-            parts.append(_clusterings(of_task))
+        parts += _others(of_task, mean, measure)
     parts += _failures(rows)
     text = "\n\n".join(parts) + "\n"
     with atomic_path(output / f"{NAME}.md") as temporary:
@@ -86,7 +91,7 @@ def _put(text: str, output: Path, readme: Path) -> None:
     part = "\n### ".join([title.partition("\n\n")[2], *parts[:2]]).strip()
     part = part.replace(f"]({NAME}-", f"]({Path(pictures, NAME).as_posix()}-")
     with atomic_path(readme) as temporary:
-        temporary.write_text(f"{before}{start}\n{part}\n{end}{after}")
+        temporary.write_text(f"{before}{start}\n{part}\n\n{end}{after}")
 
 
 def summary(frame: pd.DataFrame) -> str:
@@ -115,8 +120,17 @@ def summary(frame: pd.DataFrame) -> str:
 
 
 def main_of(frame: pd.DataFrame) -> tuple[str, bool]:
-    """The measure of a task that tables show, and whether more is better."""
-    return next(main for main in MAIN.values() if main[0] in frame and frame[main[0]].notna().any())
+    """The measure of a task that tables show, and whether more is better.
+
+    Of a task whose scores are its own, the first; more is better.
+    """
+    mains = (main for main in MAIN.values() if main[0] in frame and frame[main[0]].notna().any())
+    return next(mains, (_scores(frame)[0], True))
+
+
+def _scores(frame: pd.DataFrame) -> list[str]:
+    known = {*_KEPT, "column", "parameters"}
+    return [name for name in frame.dropna(axis=1, how="all") if name not in known]
 
 
 def table(
@@ -139,9 +153,9 @@ def table(
         .agg(lambda values: values.std(ddof=1) if len(values) > 1 else np.nan)
     )
     spread = spread.unstack().reindex(index=mean.index, columns=mean.columns)
-    columns = list(dict.fromkeys(frame["column"]))
+    columns = _columns(frame)
     first = mean[columns[0]].sort_values(ascending=not more, kind="stable").index
-    order = ranks(mean, more).loc[first].sort_values(kind="stable").index
+    order = ranks(frame, mean, more).loc[first].sort_values(kind="stable").index
     mean, spread = mean.loc[order, columns], spread.loc[order, columns]
     text = mean.copy().astype(object)
     for model in order:
@@ -157,16 +171,25 @@ def table(
     return mean, spread, text
 
 
-def ranks(mean: pd.DataFrame, more: bool) -> pd.Series:
-    """Mean over columns, among models that have a number in each; NaN for the others."""
-    return mean.dropna().rank(ascending=not more).mean(axis=1).reindex(mean.index)
+def ranks(frame: pd.DataFrame, mean: pd.DataFrame, more: bool) -> pd.Series:
+    """Mean over columns that do not leak, of models that have a number in each; else NaN."""
+    fair = mean[_columns(frame[frame["apart"]] if frame["apart"].any() else frame)]
+    return fair.dropna().rank(ascending=not more).mean(axis=1).reindex(mean.index)
+
+
+def _columns(frame: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(frame["column"]))
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    keys = "task dataset split held_out apart splits model seed seconds peak_mib".split()
+    if missing := [key for key in _KEPT if key not in row]:
+        raise ValueError(
+            f"a row of {row['task']}, {row['model']} is of an older version, and has no "
+            f"{', '.join(missing)}; run into another folder"
+        )
     record = row.get("record") or {}
     return (
-        {key: row[key] for key in keys}
+        {key: row[key] for key in _KEPT}
         | row["scores"]
         | {"parameters": record.get("parameters", np.nan)}
     )
@@ -178,7 +201,7 @@ def _with_costs(
     """The table with ranks, times, memory and sizes; best first."""
     by = frame.groupby("model")
     text = text.assign(
-        rank=ranks(mean, more),
+        rank=ranks(frame, mean, more),
         seconds=by["seconds"].median(),
         MiB=by["peak_mib"].max(),
         parameters=by["parameters"].max(),
@@ -189,17 +212,19 @@ def _with_costs(
     return text
 
 
-def _clusterings(frame: pd.DataFrame) -> str:
-    """ARI under each clustering, mean over slices and seeds; of models that have all slices."""
-    names = [name for name in frame if name.startswith("ari, ")]
-    each = frame.groupby(["model", "dataset", "split"])[names].mean()
-    size = each.groupby("model").size()
-    whole = [name for name in dict.fromkeys(frame["model"]) if size[name] == size.max()]
-    found = each.groupby("model").mean().loc[whole].sort_values(names[0], ascending=False)
-    found.columns = [name.removeprefix("ari, ") for name in names]
-    return "Under each clustering, mean over slices:\n\n" + _markdown(
-        found.map(lambda value: f"{value:.3f}")
-    )
+def _others(frame: pd.DataFrame, mean: pd.DataFrame, measure: str) -> list[str]:
+    """The other scores of models that have all columns that do not leak, means over these."""
+    fair = frame[frame["apart"]]
+    whole = mean[_columns(fair)].dropna().index
+    names = [name for name in _scores(fair) if name != measure]
+    each = fair.groupby(["model", "column", "split"])[names].mean()
+    found = each.groupby(["model", "column"]).mean().groupby("model").mean().reindex(whole)
+    if found.empty or not names:
+        return []
+    return [
+        "Other scores, mean over columns that do not leak:",
+        _markdown(found.map(lambda value: f"{value:.3f}")),
+    ]
 
 
 def _markdown(frame: pd.DataFrame) -> str:

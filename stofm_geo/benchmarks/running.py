@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from multiprocessing import current_process
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -57,19 +58,28 @@ def run(
         The rows of this run.
 
     Raises:
-        TypeError, ValueError: ``seeds``, ``jobs`` or ``limit`` is unfit.
+        TypeError, ValueError: An argument is unfit.
+        FileNotFoundError: There is no folder ``data``, or a file of ``load`` is not there.
+        RuntimeError: A file of ``load`` raises, or the call is not under ``__main__``.
     """
     for name, value in (("seeds", seeds), ("jobs", jobs)):
         check_positive(name, value, whole=True)
     check_positive("limit", limit)
+    for name, value in (("tasks", tasks), ("models", models), ("datasets", datasets)):
+        if isinstance(value, str):
+            raise TypeError(f"{name} must be a list of names; found the string {value!r}")
+    if getattr(current_process(), "_inheriting", False):
+        raise RuntimeError('put benchmarks.run under if __name__ == "__main__":')
     output, data = Path(output), None if data is None else Path(data)
+    if data is not None and not data.is_dir():
+        raise FileNotFoundError(f"{data}: there is no such folder of data")
     load = [Path(file) for file in load]
     run_files(load)
     file = output / FILE
     done = set()
     if file.exists():
         done = {key_of(row) for row in read_rows(output) if row["status"] == "done"}
-    every, rows = [], []
+    every, rows, there = [], [], 0
 
     def keep(row: dict[str, Any]) -> None:
         append(row, file)
@@ -79,9 +89,11 @@ def run(
     for cell in _plan(tasks, models, datasets, data, seeds, say):
         if "reason" in cell:
             keep({**cell, "status": "failed", **environment()})
-        elif key_of(cell) not in done:
+        elif key_of(cell) in done:
+            there += 1
+        else:
             every.append(cell)
-    say(f"{len(every)} cells to run, {len(done)} are there")
+    say(f"{len(every)} cells to run, {there} more are there")
     idle: SimpleQueue[Worker] = SimpleQueue()
     workers = [Worker(data, load, limit) for _ in range(min(jobs, max(len(every), 1)))]
     lock = Lock()
@@ -174,18 +186,18 @@ def _plan(
                 yield failed(reason, model=name)
             continue
         usable[name] = model
-    table = []
+    table, used = [], set()
     for task in TASKS if tasks is None else tasks:
         try:
             known = TASKS[task]
         except KeyError as error:
             yield failed(error, task=task)
             continue
-        for dataset in known.datasets if datasets is None else datasets:
+        for dataset in known.datasets:
+            if datasets is not None and dataset not in datasets:
+                continue
+            used.add(dataset)
             try:
-                if dataset not in known.datasets:
-                    DATASETS[dataset]
-                    continue  # it is another task's
                 if datasets is None and (reason := DATASETS[dataset].missing(data)):
                     say(f"{task} of {dataset}: left out, {reason}")
                     continue
@@ -198,6 +210,8 @@ def _plan(
                 ]
             except Exception as error:  # of any data set: the others go on
                 yield failed(error, task=task, dataset=dataset)
+    for dataset in [name for name in datasets or () if name not in used]:
+        yield failed(_why_unused(dataset), dataset=dataset)
     for seed in range(seeds):
         for task, dataset, split, of_kind in table:
             for name, model in usable.items():
@@ -206,11 +220,23 @@ def _plan(
                     yield dict(zip(KEYS, values, strict=True)) | of_kind
 
 
+def _why_unused(dataset: str) -> Exception:
+    try:
+        DATASETS[dataset]
+    except KeyError as error:
+        return error
+    return ValueError(
+        f"no task that is asked for has the data set {dataset!r}; tasks run on those that they "
+        "were registered with, register_task(name, kind, datasets, cases)"
+    )
+
+
 def told(row: dict[str, Any]) -> str:
     """A line about a row."""
     where = ", ".join(str(row[key]) for key in KEYS[:4] if row[key]) + f", seed {row['seed']}"
     if row["status"] == "failed":
         return f"{where}: FAILED, {row['reason']}"
     name, _ = MAIN[TASKS[row["task"]].kind]
+    name = name if name in row["scores"] else next(iter(row["scores"]), "no score")
     value = row["scores"].get(name, math.nan)
     return f"{where}: {name} {value:.3f}, {row['seconds']:.0f} s, {row['peak_mib']} MiB"

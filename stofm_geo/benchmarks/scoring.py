@@ -23,13 +23,16 @@ MAIN = {
 }
 
 
-def check_answers(problem: Problem, answers: list[np.ndarray], columns: int | None) -> None:
-    """Whether there is an answer for every cell.
+def check_answers(problem: Problem, answers: list[np.ndarray]) -> None:
+    """Whether there is an answer for every cell, of the size that the kind of problem asks for.
 
     Raises:
         TypeError: An answer is no array.
         ValueError: Other sizes, or numbers that are not finite.
     """
+    columns = {"classes": None, "vectors": 0}.get(problem.kind, len(problem.names))
+    if not isinstance(answers, list | tuple):
+        raise TypeError(f"answers must be a list of arrays; found {type(answers).__name__}")
     if len(answers) != len(problem.test):
         raise ValueError(
             f"{len(problem.test)} answers are asked for, one a slice of test; found {len(answers)}"
@@ -49,7 +52,6 @@ def classes(
     problem: Problem, truth: list[np.ndarray], answers: list[np.ndarray]
 ) -> dict[str, float]:
     """Labels ``[n]`` a slice: macro-F1 over the labels of the test, accuracy, ARI."""
-    check_answers(problem, answers, None)
     right = np.concatenate([t[a] for t, a in zip(truth, problem.asked, strict=True)])
     found = np.concatenate([t[a] for t, a in zip(answers, problem.asked, strict=True)])
     result = scores(right, found)
@@ -60,7 +62,6 @@ def vectors(
     problem: Problem, truth: list[np.ndarray], answers: list[np.ndarray]
 ) -> dict[str, float]:
     """ARI and NMI under each clustering, means over its seeds; and the means over clusterings."""
-    check_answers(problem, answers, 0)
     (part,), (known,), (right,), (z,) = problem.test, problem.asked, truth, answers
     parts, pos, count = components(z), part.obsm["spatial"], len(problem.names)
     found = {
@@ -86,7 +87,6 @@ def shares(problem: Problem, truth: pd.DataFrame, answers: list[np.ndarray]) -> 
 
     Over all types of either side.
     """
-    check_answers(problem, answers, len(problem.names))
     found = pd.DataFrame(answers[0], index=truth.index, columns=problem.names)
     types = sorted(set(found) | set(truth))
     p, q = (part.reindex(columns=types, fill_value=0.0).to_numpy() for part in (found, truth))
@@ -105,7 +105,6 @@ def shares(problem: Problem, truth: pd.DataFrame, answers: list[np.ndarray]) -> 
 
 def values(problem: Problem, truth: np.ndarray, answers: list[np.ndarray]) -> dict[str, float]:
     """Pearson's and Spearman's correlation of each gene, means over genes; 0 for a constant."""
-    check_answers(problem, answers, len(problem.names))
     (found,) = answers
     r = correlations(found, truth)
     ranks = (np.apply_along_axis(rankdata, 0, x) for x in (found, truth))

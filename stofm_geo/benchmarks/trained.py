@@ -107,6 +107,8 @@ class Trained:
         }
         rate = min(tried, key=lambda rate: tried[rate][0])
         loss, steps = tried[rate]
+        if not np.isfinite(loss):
+            raise ValueError("the loss is finite at no learning rate: layers give NaN, or grow")
         final = net()
         _fit(final, problem.kind, data, np.ones_like(data.held_out), rate, steps, seed)
         record = {"parameters": count(final), "width": width, "rate": rate, "steps": steps}

@@ -7,6 +7,7 @@ import multiprocessing as mp
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,14 +21,16 @@ import torch
 from stofm_geo.benchmarks.datasets import DATASETS, Slices
 from stofm_geo.benchmarks.memory import forget_peak, memory
 from stofm_geo.benchmarks.models import MODELS
-from stofm_geo.benchmarks.problems import Case
+from stofm_geo.benchmarks.problems import Case, check_apart
 from stofm_geo.benchmarks.records import environment
+from stofm_geo.benchmarks.scoring import check_answers
 from stofm_geo.benchmarks.tasks import TASKS
 
 Cell = dict[str, Any]
 # One thread, so that times compare however many workers there are, and sums have one order.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _STARTING = Lock()
+_LOADED = "stofm_geo_benchmark_"  # names of modules that are loaded from a user's files
 
 
 class Worker:
@@ -47,10 +50,20 @@ class Worker:
         self._process: mp.process.BaseProcess | None = None
 
     def ask(self, cell: Cell) -> Cell:
-        """The cell's row."""
+        """The cell's row.
+
+        Raises:
+            RuntimeError: No process can be started.
+        """
         self._start()
         try:
             self._pipe.recv()  # ready: reading libraries is none of the cell's time
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError(
+                "a process for the cells ended as it started, see above; a script must call run "
+                'under if __name__ == "__main__":, as these processes import it'
+            ) from error
+        try:
             self._pipe.send(cell)
             if self._pipe.poll(self.limit):
                 return self._pipe.recv()
@@ -73,19 +86,18 @@ class Worker:
             return
         context = mp.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(other, self.data, self.load), daemon=True
-        )
+        process = context.Process(target=_serve, args=(other, self.data, self.load), daemon=True)
         with _STARTING:  # else one could start as another puts the environment back
             before = {name: os.environ[name] for name in _THREADS if name in os.environ}
             os.environ |= dict.fromkeys(_THREADS, "1")  # read when libraries are imported
             try:
-                self._process.start()
+                process.start()
             finally:
                 for name in _THREADS:
                     del os.environ[name]
                 os.environ |= before
         other.close()
+        self._process = process
 
 
 def _serve(pipe: Any, data: Path | None, load: Sequence[Path]) -> None:
@@ -104,23 +116,27 @@ def run_files(load: Sequence[Path]) -> None:
     """Run Python files for what they register, each once.
 
     Raises:
-        FileNotFoundError: It is none.
+        FileNotFoundError: There is none.
+        RuntimeError: It raises.
     """
     for file in load:
         path = Path(file).resolve()
-        name = f"stofm_geo_benchmark_{path.stem}"
+        name = f"{_LOADED}{path.stem}"
         if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, path)
-        if not path.is_file() or spec is None or spec.loader is None:
+        if not path.is_file():
+            raise FileNotFoundError(f"{file}: there is no such file")
+        if spec is None or spec.loader is None:
             raise FileNotFoundError(f"{file}: is no Python file; name one that registers something")
         # A module as any other: PyG's MessagePassing looks its layers' modules up.
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except Exception as error:
+            said = _told(error)
             del sys.modules[name]
-            raise
+            raise RuntimeError(f"{file} cannot be loaded: {said}") from error
 
 
 def answer(cell: Cell, data: Path | None) -> Cell:
@@ -129,24 +145,41 @@ def answer(cell: Cell, data: Path | None) -> Cell:
     try:
         case = case_of(cell["task"], cell["dataset"], cell["split"], data)
         problem, score = case.make()
+        check_apart(problem)
         row["digest"], row["version"] = problem.digest(), TASKS[cell["task"]].version
         row["apart"] = problem.apart
         model = MODELS[cell["model"]]
         forget_peak()
         start = time.perf_counter()
-        answers, record = model.solve(problem, cell["seed"])
+        found = model.solve(problem, cell["seed"])
         row["seconds"] = round(time.perf_counter() - start, 2)
         row["peak_mib"] = round(memory("VmHWM"))
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError("a model returns two things: answers, and a dict to be kept in the row")
+        answers, record = found
+        check_answers(problem, answers)
         row |= {"status": "done", "scores": score(answers), "record": record}
     except Exception as error:  # of any model: the next one goes on
-        said = (str(error).strip() or "no reason given").splitlines()[0]
-        row |= {"status": "failed", "reason": f"{type(error).__name__}: {said}"}
+        row |= {"status": "failed", "reason": _told(error)}
     row |= environment()
     model = MODELS.get(cell["model"])
     if model and model.needs:
         names = metadata.packages_distributions().get(model.needs, [])
         row["versions"] = row["versions"] | {name: metadata.version(name) for name in names}
     return row
+
+
+def _told(error: Exception) -> str:
+    """Kind and first line of an error, and the last line of a user's own file on the way to it."""
+    said = (str(error).strip() or "no reason given").splitlines()[0]
+    own = {
+        getattr(module, "__file__", None)
+        for name, module in list(sys.modules.items())
+        if name.startswith(_LOADED) or name in ("__main__", "__mp_main__")
+    }
+    places = [at for at in traceback.extract_tb(error.__traceback__) if at.filename in own]
+    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
+    return f"{type(error).__name__}: {said}{where}"
 
 
 @lru_cache(maxsize=1)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from stofm_geo import SToFM
 from stofm_geo.benchmarks import DATASETS, MODELS, TASKS, trained
 from stofm_geo.benchmarks.graphs import graphs
+from stofm_geo.benchmarks.layers import Stack
 from stofm_geo.benchmarks.problems import LABEL
-from stofm_geo.benchmarks.scoring import MAIN
+from stofm_geo.benchmarks.scoring import MAIN, check_answers
 from stofm_geo.benchmarks.trained import Net, Trained, count, width_of
 from stofm_geo.benchmarks.worker import run_files
 
@@ -74,9 +78,14 @@ def test_the_example_registers_a_layer_that_answers(problems, monkeypatch) -> No
 
 def test_files_that_are_none_are_told(tmp_path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    for name in ("a.txt", "b.py"):
-        with pytest.raises(FileNotFoundError, match=f"{name}: is no Python file"):
-            run_files([tmp_path / name])
+    with pytest.raises(FileNotFoundError, match=r"a\.txt: is no Python file"):
+        run_files([tmp_path / "a.txt"])
+    with pytest.raises(FileNotFoundError, match=r"b\.py: there is no such file"):
+        run_files([tmp_path / "b.py"])
+    (tmp_path / "c.py").write_text("x = 1\nraise OSError('boom')\n")
+    told = r"c.py cannot be loaded: OSError: boom \(c.py, line 2\)"
+    with pytest.raises(RuntimeError, match=told):
+        run_files([tmp_path / "c.py"])
 
 
 def test_a_model_of_real_genes_says_so(problems) -> None:
@@ -110,13 +119,38 @@ def test_graphs_keep_test_cells_and_labels_out(problems) -> None:
 
 
 def test_answers_of_other_sizes_are_refused(problems) -> None:
-    problem, score = problems["shares"]
+    problem, _ = problems["shares"]
     n, k = problem.test[0].n_obs, len(problem.names)
     with pytest.raises(ValueError, match=r"must be \[\d+, \d+\]; found"):
-        score([np.zeros((n, k + 1))])
+        check_answers(problem, [np.zeros((n, k + 1))])
     with pytest.raises(ValueError, match="1 answers are asked for"):
-        score([])
+        check_answers(problem, [])
     with pytest.raises(TypeError, match="must be a NumPy array; found list"):
-        score([[0.0]])
+        check_answers(problem, [[0.0]])
     with pytest.raises(ValueError, match="not finite"):
-        score([np.full((n, k), np.nan)])
+        check_answers(problem, [np.full((n, k), np.nan)])
+
+
+class Odd(torch.nn.Module):
+    """Gives what a layer must not give."""
+
+    def __init__(self, width: int, give: Callable) -> None:
+        super().__init__()
+        self.linear, self.give = torch.nn.Linear(width, width), give
+
+    def forward(self, x, edge_index, pos):
+        return self.give(self.linear(x))
+
+
+@pytest.mark.parametrize(
+    ("give", "told"),
+    [
+        (lambda x: x[:, 1:], r"a layer must give a tensor \[\d+, \d+\]; found \[\d+, \d+\]"),
+        (lambda x: (x, x), "a layer must give a tensor .* found tuple"),
+        (lambda x: x * torch.nan, "the loss is finite at no learning rate"),
+    ],
+)
+def test_layers_that_give_something_else_are_told(problems, give, told) -> None:
+    problem, _ = problems["classes"]
+    with pytest.raises(ValueError, match=told):
+        Trained(partial(Stack, partial(Odd, give=give)))(problem, 0)

@@ -92,6 +92,22 @@ def test_a_readme_carries_its_first_tables(folder, tmp_path) -> None:
         report(folder, readme=file)
 
 
+def test_rows_of_an_older_version_are_told(tmp_path) -> None:
+    old = row("PCA", "a", 0, 0.5)
+    del old["held_out"]
+    append(old, tmp_path / FILE)
+    with pytest.raises(ValueError, match="is of an older version, and has no held_out"):
+        report(tmp_path)
+
+
+def test_scores_of_a_task_of_ones_own(tmp_path) -> None:
+    own = row("PCA", "a", 0, 0.5) | {"scores": {"mine": 0.7, "other": 0.2}, "splits": 1}
+    append(own, tmp_path / FILE)
+    text = report(tmp_path)
+    assert "regions: mine (more is better)" in text and "| PCA | 0.700 | 1.0 |" in text
+    assert "Other scores" in text and "| PCA | 0.200 |" in text
+
+
 def test_no_results_is_told(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="has no results"):
         report(tmp_path)

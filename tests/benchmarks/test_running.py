@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from stofm_geo.benchmarks.records import FILE, KEYS, append, environment, read_r
 
 OWN = """
 import os, time
+import numpy as np
 from stofm_geo import benchmarks
 from stofm_geo.benchmarks import DATASETS
 from stofm_geo.benchmarks.tasks import domains
@@ -29,10 +32,22 @@ def sleeps(problem, seed):
 def dies(problem, seed):
     os._exit(3)
 
+def short(problem, seed):
+    return [np.zeros((part.n_obs - 1, 4)) for part in problem.test], {}
+
+def shows(slices, dataset):
+    (case,) = domains(slices, dataset)
+    def make():
+        problem, score = case.make()
+        problem.test[0].obs["label"] = "x"
+        return problem, score
+    yield benchmarks.Case("all", make)
+
 benchmarks.register_dataset("one slice", one)
 benchmarks.register_dataset("gone", one, files={"gone.h5ad": None})
 benchmarks.register_task("own", "vectors", ["one slice", "gone"], domains)
-for solve in (raises, sleeps, dies):
+benchmarks.register_task("shows", "vectors", ["one slice"], shows)
+for solve in (raises, sleeps, dies, short):
     benchmarks.register_model(solve.__name__, solve, seeded=False)
 benchmarks.register_model("absent", raises, needs="no_such_module")
 """
@@ -54,16 +69,20 @@ def results(own, tmp_path_factory) -> tuple[Path, dict[str, dict], list[str]]:
     folder, said = tmp_path_factory.mktemp("results"), []
     rows = benchmarks.run(
         folder,
-        tasks=["own", "nothing"],
-        models=["raises", "PCA", "sleeps", "dies", "PCB", "absent"],
-        datasets=["one slice", "gone", "nowhere"],
+        tasks=["own", "nothing", "shows"],
+        models=["raises", "PCA", "sleeps", "dies", "PCB", "absent", "short"],
+        datasets=["one slice", "gone", "nowhere", "toy"],
         data=folder,
         seeds=1,
         limit=5,
         load=[own],
         say=said.append,
     )
-    return folder, {row["model"] or row["dataset"] or row["task"]: row for row in rows}, said
+    by_name = {}
+    for row in rows:
+        name = row["task"] if row["task"] == "shows" else row["model"]
+        by_name[name or row["dataset"] or row["task"]] = row
+    return folder, by_name, said
 
 
 def test_what_fails_says_why_and_the_rest_goes_on(results) -> None:
@@ -71,7 +90,11 @@ def test_what_fails_says_why_and_the_rest_goes_on(results) -> None:
     assert rows["PCA"]["status"] == "done" and 0 < rows["PCA"]["scores"]["ari"] < 1
     assert rows["PCA"]["seconds"] < 5 and rows["PCA"]["peak_mib"] > 100
     reasons = {name: row["reason"] for name, row in rows.items() if row["status"] == "failed"}
-    assert reasons["raises"] == "ArithmeticError: no luck"
+    assert reasons["raises"] == "ArithmeticError: no luck (own.py, line 12)"
+    assert reasons["shows"] == (
+        "ValueError: a slice of test has obs['label'], which models see; leave it out"
+    )
+    assert reasons["short"] == "ValueError: an answer must be [300, D]; found [299, 4]"
     assert reasons["sleeps"] == "TimeoutError: it took more than 5 s"
     assert reasons["dies"] == "RuntimeError: its process ended with 3"
     assert reasons["PCB"].startswith("no model is called 'PCB'; did you mean 'PCA'?")
@@ -79,7 +102,8 @@ def test_what_fails_says_why_and_the_rest_goes_on(results) -> None:
     assert reasons["nothing"].startswith("no task is called 'nothing'")
     assert reasons["gone"] == f"{folder} has no gone.h5ad"
     assert reasons["nowhere"].startswith("no data set is called 'nowhere'")
-    assert any("FAILED" in line for line in said) and "4 cells to run" in "\n".join(said)
+    assert reasons["toy"].startswith("no task that is asked for has the data set 'toy'")
+    assert any("FAILED" in line for line in said) and "10 cells to run" in "\n".join(said)
     for row in rows.values():
         assert set(KEYS) | {"date", "commit", "machine", "versions"} <= set(row)
 
@@ -124,3 +148,19 @@ def test_unfit_arguments_are_refused(tmp_path) -> None:
         with pytest.raises(ValueError, match="must be above zero"):
             benchmarks.run(tmp_path, **bad)
     assert environment()["commit"] and not list(tmp_path.iterdir())
+    for bad in ({"models": "PCA"}, {"tasks": "regions"}, {"datasets": "toy"}):
+        with pytest.raises(TypeError, match="must be a list of names; found the string"):
+            benchmarks.run(tmp_path, **bad)
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder of data"):
+        benchmarks.run(tmp_path, data=tmp_path / "nowhere")
+
+
+def test_a_script_without_a_guard_ends_at_once_and_says_what_to_do(tmp_path) -> None:
+    script = tmp_path / "script.py"
+    call = f"benchmarks.run({str(tmp_path / 'out')!r}, tasks=['domains'], models=['PCA'], jobs=2)"
+    script.write_text(f"from stofm_geo import benchmarks\n{call}\n")
+    ended = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert ended.returncode == 1 and 'under if __name__ == "__main__":' in ended.stderr
+    assert not (tmp_path / "out").exists()
