@@ -97,7 +97,8 @@ class PCAFeatures:
             raise ValueError(
                 f"the model knows {len(self.genes)} genes ({examples(self.genes)}), of which "
                 f"var_names ({examples(adata.var_names)}) has {int(present.sum())}; it was "
-                "trained for another panel or another kind of gene names"
+                "trained for another panel or another kind of gene names; fit one to slices of "
+                "both, which takes the genes that they share, or one with encoder='panel'"
             )
         if not present.all():
             warnings.warn(
