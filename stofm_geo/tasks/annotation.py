@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
 from stofm_geo._checks import check_key, check_share
 from stofm_geo._files import atomic_folder
@@ -50,13 +51,15 @@ class Annotator(nn.Module):
 
     A classifier reads what the network says of a cell: for regions its embedding and the
     means of embeddings over 2, 4 and 8 steps on the graph, or as few of them as are best on what
-    is held out; for cell types its own features and, at
-    a tenth of their size, its embedding. Of regions, all of it is standardised within each slice,
-    which takes differences between slices away; learned from several slices, the classifier also
-    sees it standardised over all of them, and learns what to trust. So a slice to be labelled
-    should be as whole as those learned from: of a single region, the mean of the slice is that of
-    the region. Of cell types, it is centred over all of them alone: how many cells there are of
-    each differs between slices, and a slice's mean with it.
+    is held out; for cell types its own features and, at a tenth of their size, its embedding.
+
+    Of regions, all of it is standardised within each slice, which takes differences between slices
+    away. Learned from several slices, the classifier also sees it standardised over all of them,
+    and learns what to trust. Learned from one, it reads a new slice both ways, and takes the one of
+    which it is surer: the mean of a part of a tissue is not that of the whole, and standardised by
+    the slice learned from, a part is read as it is there. Of cell types, it is centred over all
+    slices alone: how many cells there are of each differs between slices, and a slice's mean with
+    it.
 
     Args:
         model: A fitted model; it becomes a part of the annotator.
@@ -231,9 +234,20 @@ class Annotator(nn.Module):
         found = np.empty((count, len(self.classes)), dtype=np.float32)
         for tissue in tissues:
             values = self.survey(tissue)
-            logits = self.head(self.read(values, Moments.of(values)))
-            found[tissue.rows] = (logits / self.temperature).softmax(dim=1).cpu().numpy()
+            found[tissue.rows] = self._logits(values).softmax(dim=1).cpu().numpy()
         return found
+
+    def _logits(self, values: Tensor) -> Tensor:
+        """Of a whole slice, ``[n, classes]``, in the reading of which the classifier is surer.
+
+        By the mean entropy of its probabilities, which Tent adapts normalisation by (Wang et al.,
+        ICLR 2021, arXiv 2006.10726).
+        """
+        ways = [Moments.of(values)]
+        if self.task == "region" and not self.absolute:
+            ways.append(Moments(self.mean, self.std))
+        each = [self.head(self.read(values, way)) / self.temperature for way in ways]
+        return min(each, key=lambda logits: float(Categorical(logits=logits).entropy().mean()))
 
     def save(self, folder: str | Path) -> None:
         """Write all that prediction needs: ``config.json`` and ``model.safetensors``.
