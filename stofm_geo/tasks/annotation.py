@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,25 +25,11 @@ from stofm_geo.tasks.calibration import label_of
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
 from stofm_geo.tasks.mlp import classifier
-from stofm_geo.tasks.surroundings import Tissue, around, check_task, columns, reaches, survey
+from stofm_geo.tasks.reading import Reading
+from stofm_geo.tasks.surroundings import Tissue, around, check_task, survey
 
-_HEAD, _SMALL = "annotation.", 1e-6
-
-
-class Moments(NamedTuple):
-    """Means and deviations of columns, ``[D]`` each."""
-
-    mean: Tensor
-    std: Tensor
-
-    @classmethod
-    def of(cls, values: Tensor) -> Moments:
-        """Of ``[n, D]``."""
-        return cls(values.mean(dim=0), values.std(dim=0, correction=0) + _SMALL)
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Values as deviations from the mean."""
-        return (values - self.mean) / self.std
+_HEAD = "annotation."
+_NO_FURTHER = 1.1
 
 
 class Annotator(nn.Module):
@@ -55,11 +41,10 @@ class Annotator(nn.Module):
 
     Of regions, all of it is standardised within each slice, which takes differences between slices
     away. Learned from several slices, the classifier also sees it standardised over all of them,
-    and learns what to trust. Learned from one, it reads a new slice both ways, and takes the one of
-    which it is surer: the mean of a part of a tissue is not that of the whole, and standardised by
-    the slice learned from, a part is read as it is there. Of cell types, it is centred over all
-    slices alone: how many cells there are of each differs between slices, and a slice's mean with
-    it.
+    and learns what to trust. Learned from one, it reads a new slice both ways, and takes that of
+    which it is surer, unless the slice then lies further from all it knows: the mean of a part of
+    a tissue is not that of the whole. Of cell types, it is centred over all slices alone: how many
+    cells there are of each differs between slices, and a slice's mean with it.
 
     Args:
         model: A fitted model; it becomes a part of the annotator.
@@ -74,9 +59,6 @@ class Annotator(nn.Module):
         temperature: Logits are divided by it.
     """
 
-    mean: Tensor
-    std: Tensor
-    scale: Tensor
     temperature: Tensor
 
     def __init__(
@@ -91,26 +73,10 @@ class Annotator(nn.Module):
         check_task(task)
         self.model, self.classes, self.task, self.absolute = model, list(classes), task, absolute
         self.record: dict[str, Any] = {}
-        scale = columns(model.network, task)
-        self.register_buffer("mean", torch.zeros_like(scale))
-        self.register_buffer("std", torch.ones_like(scale))
-        both = task == "region" and absolute
-        self.register_buffer("scale", torch.cat([scale, scale]) / 2**0.5 if both else scale)
+        self.read = Reading(model.network, task, absolute, len(classes))
         self.register_buffer("temperature", torch.ones(()))
         make = classifier if mlp else nn.Linear
-        self.mlp, self.head = mlp, make(len(self.scale), len(classes))
-
-    def read(self, values: Tensor, of_slice: Moments) -> Tensor:
-        """What the classifier reads, ``[n, inputs]``, of vectors and what is around them."""
-        parts = [of_slice(values)] if self.task == "region" else []
-        if self.absolute or not parts:
-            parts.append(Moments(self.mean, self.std)(values))
-        return torch.cat(parts, dim=1) * self.scale
-
-    def reaches(self) -> list[np.ndarray]:
-        """Inputs of the classifier by how far it looks, ``[inputs]`` bool each."""
-        each = reaches(self.model.network, self.task)
-        return [used.repeat(len(self.scale) // len(used)).numpy() for used in each]
+        self.mlp, self.head = mlp, make(len(self.read.scale), len(classes))
 
     def survey(self, tissue: Tissue) -> Tensor:
         """Vectors of all cells of a slice and what is around them, ``[n, D]``; no gradients."""
@@ -238,16 +204,19 @@ class Annotator(nn.Module):
         return found
 
     def _logits(self, values: Tensor) -> Tensor:
-        """Of a whole slice, ``[n, classes]``, in the reading of which the classifier is surer.
+        """Of a whole slice, ``[n, classes]``; of two ways to read it, in the one to be trusted.
 
-        By the mean entropy of its probabilities, which Tent adapts normalisation by (Wang et al.,
-        ICLR 2021, arXiv 2006.10726).
+        Read by the slice learned from, it must make the classifier surer (the mean entropy
+        of its probabilities, by which Tent adapts: Wang et al., ICLR 2021, arXiv 2006.10726), and
+        lie no further from the classes: far out, a classifier is sure of anything.
         """
-        ways = [Moments.of(values)]
-        if self.task == "region" and not self.absolute:
-            ways.append(Moments(self.mean, self.std))
-        each = [self.head(self.read(values, way)) / self.temperature for way in ways]
-        return min(each, key=lambda logits: float(Categorical(logits=logits).entropy().mean()))
+        ways = self.read.ways(values)
+        each = [self.head(x) / self.temperature for x in ways]
+        if len(ways) == 1:
+            return each[0]
+        surer = _entropy(each[1]) < _entropy(each[0])
+        near = self.read.far(ways[1]) < _NO_FURTHER * self.read.far(ways[0])
+        return each[1] if surer and near else each[0]
 
     def save(self, folder: str | Path) -> None:
         """Write all that prediction needs: ``config.json`` and ``model.safetensors``.
@@ -313,6 +282,10 @@ class Annotator(nn.Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.task}, {len(self.classes)} classes)"
+
+
+def _entropy(logits: Tensor) -> float:
+    return float(Categorical(logits=logits).entropy().mean())
 
 
 def _mean_coherence(codes: np.ndarray, tissues: list[Tissue]) -> float:

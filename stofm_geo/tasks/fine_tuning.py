@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
-from stofm_geo.tasks.annotation import Annotator, Moments
+from stofm_geo.tasks.annotation import Annotator
 from stofm_geo.tasks.labels import balanced
+from stofm_geo.tasks.reading import Moments
 from stofm_geo.tasks.surroundings import Tissue, cells, places
 
 _LEAST_GAIN = 0.01  # of the loss: less is luck, and the network rather stays as it is

@@ -17,14 +17,15 @@ from stofm_geo._keys import Keys
 from stofm_geo._training import run
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks import lora, mlp
-from stofm_geo.tasks.annotation import Annotator, Moments
+from stofm_geo.tasks.annotation import Annotator
 from stofm_geo.tasks.calibration import temperature
 from stofm_geo.tasks.fine_tuning import FineTuning, batches, one_by_one
 from stofm_geo.tasks.labels import codes_of, labels_to_learn
 from stofm_geo.tasks.metrics import scores
 from stofm_geo.tasks.probe import choose, learn
+from stofm_geo.tasks.reading import Moments
 from stofm_geo.tasks.splits import folds, tissue_groups
-from stofm_geo.tasks.surroundings import Tissue, check_task, units
+from stofm_geo.tasks.surroundings import Tissue, check_task
 
 METHODS = ("probe", "mlp", "lora", "full")
 _RATES = {"lora": 1e-3, "full": 1e-4}
@@ -139,8 +140,7 @@ class _Learning:
         self.of_slice, self.codes = codes, np.concatenate(codes)
         self.ends = np.cumsum([len(code) for code in codes])[:-1]
         surveys = [annotator.survey(tissue) for tissue in tissues]
-        annotator.mean, std = Moments.of(torch.cat(surveys))
-        annotator.std = units(annotator.model.network, std, annotator.task)
+        annotator.read.learn(torch.cat(surveys), annotator.model.network)
         read = [annotator.read(values, Moments.of(values)) for values in surveys]
         self.x = torch.cat(read).numpy()
         self.groups = np.concatenate(tissue_groups([tissue.positions for tissue in tissues]))
@@ -152,18 +152,20 @@ class _Learning:
         best, used = min(
             (
                 (choose(self.x[:, used], self.codes, count, parts, self.seed), used)
-                for used in annotator.reaches()
+                for used in annotator.read.options()
             ),
             key=lambda option: option[0].loss,
         )
         self.strength, rows, logits, _ = best
-        annotator.scale *= torch.from_numpy(used)
+        annotator.read.scale *= torch.from_numpy(used)
         self.x = self.x * used
+        known = self.codes >= 0
+        annotator.read.place(torch.from_numpy(self.x[known]), torch.from_numpy(self.codes[known]))
         annotator.record = {
             "method": method,
             "seed": self.seed,
             "slices": len(self.tissues),
-            "labelled_cells": int((self.codes >= 0).sum()),
+            "labelled_cells": int(known.sum()),
             "strength": self.strength,
             "steps": 0,
             "held_out": self._scores(rows, logits),
@@ -175,7 +177,6 @@ class _Learning:
                 "held_out_before": before,
                 "held_out": self._scores(rows, logits),
             }
-            known = self.codes >= 0
             annotator.head = mlp.learn(self.x[known], self.codes[known], count, self.seed)
         elif method != "probe":
             part = self._part(held_out)
