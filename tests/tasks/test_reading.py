@@ -1,0 +1,56 @@
+"""Ways to read a slice, and how far it then lies from what is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from stofm_geo import SToFM
+from stofm_geo.datasets import toy_tissue
+from stofm_geo.tasks.reading import Moments
+
+
+@pytest.fixture(scope="module")
+def slices():
+    tissue = toy_tissue(800, 80, 2, seed=1)
+    return [tissue[tissue.obs["slice_id"] == name].copy() for name in ("slice1", "slice2")]
+
+
+@pytest.fixture(scope="module")
+def annotator(slices):
+    small = dict(hidden_channels=32, heads=4, num_layers=2, n_components=8, out_channels=48)
+    model = SToFM(**small).fit(slices[0], max_steps=4, progress=False)
+    return model.fine_tune(slices[0], "region", progress=False)
+
+
+def surveyed(annotator, adata) -> torch.Tensor:
+    (tissue,) = annotator.tissues(adata)
+    return annotator.survey(tissue)
+
+
+def test_what_was_learned_from_reads_the_same_both_ways(annotator, slices) -> None:
+    own, other = annotator.read.ways(surveyed(annotator, slices[0]))
+    torch.testing.assert_close(own, other, atol=1e-3, rtol=1e-3)
+    assert annotator.read.far(own) < len(own.T) < annotator.read.far(own + 3)
+
+
+def test_inputs_that_are_not_used_are_zero(annotator, slices) -> None:
+    values = surveyed(annotator, slices[1])
+    x = annotator.read(values, Moments.of(values))
+    assert ((x == 0).all(dim=0) == (annotator.read.scale == 0)).all()
+    sizes = [int(used.sum()) for used in annotator.read.options()]
+    assert sizes == [96, 144, 192] and int((annotator.read.scale > 0).sum()) in sizes
+
+
+def test_another_platform_is_read_by_its_own_mean(annotator, slices) -> None:
+    random = np.random.default_rng(0)
+    adata = slices[1].copy()
+    gains = random.lognormal(0, 1.5, adata.n_vars)
+    adata.X = sp.csr_matrix(random.poisson(gains * adata.X.toarray()).astype(np.float32))
+    own, other = annotator.read.ways(surveyed(annotator, adata))
+    assert annotator.read.far(other) > 2 * annotator.read.far(own)
+    found = annotator.probabilities(adata).argmax(axis=1)
+    (tissue,) = annotator.tissues(adata)
+    assert (found[tissue.rows] == annotator.head(own).argmax(dim=1).numpy()).all()
