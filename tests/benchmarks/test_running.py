@@ -157,7 +157,7 @@ def test_unfit_arguments_are_refused(tmp_path) -> None:
 
 def test_a_script_without_a_guard_ends_at_once_and_says_what_to_do(tmp_path) -> None:
     script = tmp_path / "script.py"
-    call = f"benchmarks.run({str(tmp_path / 'out')!r}, tasks=['domains'], models=['PCA'], jobs=2)"
+    call = f"benchmarks.run({str(tmp_path / 'out')!r}, tasks=['domains'], models=['PCA'])"
     script.write_text(f"from stofm_geo import benchmarks\n{call}\n")
     ended = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, timeout=100, check=False
