@@ -29,6 +29,7 @@ from stofm_geo.tasks.reading import Reading
 from stofm_geo.tasks.surroundings import Tissue, around, check_task, survey
 
 _HEAD = "annotation."
+# A part of a slice lies as far from the classes either way; one of another patient, much further.
 _NO_FURTHER = 1.1
 
 
