@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import (
     GATv2Conv,
@@ -88,18 +89,24 @@ class EGNN(MessagePassing):
 
     def __init__(self, width: int) -> None:
         super().__init__(aggr="mean")
-        self.edge = nn.Sequential(nn.Linear(2 * width + 1, width), nn.SiLU())
+        self.edge = nn.Linear(2 * width + 1, width)
         self.gate = nn.Linear(width, 1)
         self.node = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
         """``[N, width]``."""
-        return self.node(torch.cat([x, self.propagate(edge_index, x=x, pos=pos)], dim=1))
+        # The first linear map of a message is a sum: what nodes add to it is known before edges.
+        own, other, square = self.edge.weight.split([x.size(1), x.size(1), 1], dim=1)
+        own, other = F.linear(x, own, self.edge.bias), F.linear(x, other)
+        sums = self.propagate(edge_index, own=own, other=other, pos=pos, square=square.t())
+        return self.node(torch.cat([x, sums], dim=1))
 
-    def message(self, x_i: Tensor, x_j: Tensor, pos_i: Tensor, pos_j: Tensor) -> Tensor:
+    def message(
+        self, own_i: Tensor, other_j: Tensor, pos_i: Tensor, pos_j: Tensor, square: Tensor
+    ) -> Tensor:
         """Of each edge."""
-        square = (pos_i - pos_j).square().sum(dim=1, keepdim=True)
-        message = self.edge(torch.cat([x_i, x_j, square], dim=1))
+        distance = (pos_i - pos_j).square().sum(dim=1, keepdim=True)
+        message = F.silu(own_i + other_j + distance * square)
         return self.gate(message).sigmoid() * message
 
 

@@ -16,7 +16,7 @@ from stofm_geo.nn.geometry import EdgeGeometry
 from stofm_geo.nn.irreps import planar_irreps
 from stofm_geo.nn.radial import GaussianRadial
 from stofm_geo.nn.vectors import VectorChannels
-from stofm_geo.ops import EdgeGraph, edge_attention
+from stofm_geo.ops import EdgeGraph, edge_attention, edge_sum
 
 
 class SE2TransformerConv(MessagePassing):
@@ -206,23 +206,28 @@ class SE2TransformerConv(MessagePassing):
             u, carried = self.vectors.values(x[0], vectors[0])
             v = v if carried is None else torch.cat([v, carried], dim=2)
 
-        # One pass over the edges for the values of nodes; as messages, what belongs to edges.
-        # Everything as messages, if someone looks at them or weights are dropped.
-        width = v.size(2) if self._may_fuse() else 0
+        # Sums over the edges without a message an edge, unless someone looks at the messages.
+        fused = self._may_fuse()
+        width = v.size(2) if fused and not (self.training and self.dropout) else 0
         out, logits, lse = edge_attention(q, k, v[..., :width], bias, graph)
-        by_edges = width < v.size(2) or waves is not None or edge_attr is not None
-        alpha = logits
+        alpha = weight = logits
+        by_edges = not width or u is not None or edge_attr is not None
         if by_edges or isinstance(return_attention_weights, bool):
             alpha = (logits - lse.index_select(0, edges[1])).exp().to(v.dtype)
-        if by_edges:
+            weight = F.dropout(alpha, self.dropout, self.training)
+        if fused and not width:
+            out = edge_sum(weight, v, graph)
+        if fused and self.vectors is not None:
+            out = torch.cat([out, self.vectors.directed(weight, waves, u, graph)], dim=2)
+        if not fused or edge_attr is not None:
             # propagate_type: (v: Tensor, u: OptTensor, alpha: Tensor, waves: OptTensor, edge_attr: OptTensor)  # noqa: E501
             rest = self.propagate(
                 edges,
                 size=(x[0].size(0), x[1].size(0)),
-                v=v[..., width:],
-                u=u,
-                alpha=F.dropout(alpha, self.dropout, self.training),
-                waves=waves,
+                v=v[..., :0] if fused else v,
+                u=None if fused else u,
+                alpha=weight,
+                waves=None if fused else waves,
                 edge_attr=edge_attr,
             )
             out = torch.cat([out, rest], dim=2)
@@ -255,7 +260,7 @@ class SE2TransformerConv(MessagePassing):
 
     def _may_fuse(self) -> bool:
         watched = self.explain or self._message_forward_hooks or self._message_forward_pre_hooks
-        return self.fuse and not watched and not (self.training and self.dropout)
+        return self.fuse and not watched
 
     def _edge_logits(self, q: Tensor, edges: Tensor, edge_attr: Tensor) -> Tensor:
         # q . (W e) is (W^T q) . e: no tensor of edges x heads x channels.

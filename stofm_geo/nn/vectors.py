@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.dense.linear import Linear
 
+from stofm_geo.ops import EdgeGraph, edge_sum
+
 
 class VectorChannels(nn.Module):
     r"""Vector features of circular order :math:`m = 1 \ldots M` under the attention of a layer.
@@ -93,6 +95,24 @@ class VectorChannels(nn.Module):
         carried = self.lin_vector(vectors).unflatten(2, (heads, channels))
         return factor, carried.transpose(1, 2).flatten(2)
 
+    def directed(self, weight: Tensor, waves: Tensor, factor: Tensor, graph: EdgeGraph) -> Tensor:
+        """Directions of the neighbours, summed over edges.
+
+        Args:
+            weight: Of the edges ``[E, H]``.
+            waves: Harmonics of their directions ``[E, H, M, 2]``.
+            factor: Of the sources, ``[N, H, M, V]``.
+            graph: The edges.
+
+        Returns:
+            ``[N, H, 2 M V]``.
+        """
+        # Cosine and sine both weigh the same numbers of a source.
+        turning = (weight[:, :, None, None] * waves).flatten(1)
+        twice = factor[:, :, :, None].expand(-1, -1, -1, 2, -1).flatten(1, 3)
+        sums = edge_sum(turning, twice, graph).unflatten(1, (*self.shape[:2], 2))
+        return sums.transpose(3, 4).flatten(2)
+
     def forward(
         self, out: Tensor, attended: Tensor, vectors: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
@@ -135,7 +155,12 @@ class _PerOrder(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return self.weight @ vectors
+        # Orders first: products of large matrices, not of a small one a node.
+        return (
+            (self.weight @ vectors.permute(1, 2, 0, 3).flatten(2))
+            .unflatten(2, (vectors.size(0), 2))
+            .permute(2, 0, 1, 3)
+        )
 
 
 def _norm(vectors: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,19 @@ def run(work: Callable[[int, int], None], ptr: np.ndarray, cost: int) -> None:
     _drain(work, todo)
     for helper in helpers:
         helper.result()
+
+
+def over_edges(loop: Any, ptr: np.ndarray, x: np.ndarray, *arguments: Any) -> None:
+    """Call ``loop(first, last, *arguments)`` for all rows; ``x`` is what each edge reads one of."""
+    cost = int(ptr[-1]) * x[:1].size // 1000
+    run(lambda first, last: loop(first, last, *arguments), ptr, cost)
+
+
+def arrays(kind: torch.dtype, *tensors: torch.Tensor) -> list[np.ndarray]:
+    """Contiguous arrays, numbers of type ``kind``, indices as they are."""
+    return [
+        (t.detach().to(kind) if t.is_floating_point() else t).contiguous().numpy() for t in tensors
+    ]
 
 
 def _drain(work: Callable[[int, int], None], todo: Iterator[tuple[int, int]]) -> None:

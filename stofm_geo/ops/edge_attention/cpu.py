@@ -6,15 +6,13 @@ and keeps them on disk; nothing is compiled at installation.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from stofm_geo.ops import threads
 
 try:
+    from stofm_geo.ops import sums
     from stofm_geo.ops.edge_attention import _loops
 except ImportError as error:  # no numba for this Python
     _REASON: str | None = f"numba cannot be imported ({error}); pip install numba"
@@ -48,11 +46,11 @@ def forward(
     n, heads, _ = q.shape
     logits, alpha = (bias.new_empty(src.size(0), heads) for _ in range(2))
     out, lse = bias.new_empty(n, heads, v.size(2)), bias.new_empty(n, heads)
-    q_, k_, v_, bias_ = _arrays(bias.dtype, q, k, v, bias)
-    logits_, alpha_, out_, lse_ = _arrays(bias.dtype, logits, alpha, out, lse)
-    src_, ptr_ = _arrays(bias.dtype, src, ptr)
-    _run(_loops.weights, ptr_, k_, q_, k_, bias_, src_, ptr_, logits_, alpha_, lse_)
-    _run(_loops.sums, ptr_, v_, alpha_, v_, src_, ptr_, 1.0, out_)
+    q_, k_, v_, bias_ = threads.arrays(bias.dtype, q, k, v, bias)
+    logits_, alpha_, out_, lse_ = threads.arrays(bias.dtype, logits, alpha, out, lse)
+    src_, ptr_ = threads.arrays(bias.dtype, src, ptr)
+    threads.over_edges(_loops.weights, ptr_, k_, q_, k_, bias_, src_, ptr_, logits_, alpha_, lse_)
+    threads.over_edges(sums.sums, ptr_, v_, alpha_, v_, src_, ptr_, 1.0, out_)
     return out.to(v.dtype), logits, lse
 
 
@@ -84,29 +82,18 @@ def backward(
     kind, scale = logits.dtype, q.size(2) ** -0.5
     made = tuple(torch.empty(t.shape, dtype=kind) for t in (q, k, v, logits))
     alpha = torch.empty_like(logits)
-    d_q, d_k, d_v, d_bias, alpha_ = _arrays(kind, *made, alpha)
-    q_, k_, v_, logits_, out_, lse_ = _arrays(kind, q, k, v, logits, out, lse)
-    grads = _arrays(kind, d_out, d_logits, d_lse)
-    src_, ptr_, reverse_ptr_ = _arrays(kind, src, ptr, reverse_ptr)
-    _run(_loops.slopes, ptr_, v_, v_, logits_, out_, lse_, src_, ptr_, *grads, d_bias, alpha_)
-    _run(_loops.sums, ptr_, k_, d_bias, k_, src_, ptr_, scale, d_q)
+    d_q, d_k, d_v, d_bias, alpha_ = threads.arrays(kind, *made, alpha)
+    q_, k_, v_, logits_, out_, lse_ = threads.arrays(kind, q, k, v, logits, out, lse)
+    grads = threads.arrays(kind, d_out, d_logits, d_lse)
+    src_, ptr_, reverse_ptr_ = threads.arrays(kind, src, ptr, reverse_ptr)
+    threads.over_edges(
+        _loops.slopes, ptr_, v_, v_, logits_, out_, lse_, src_, ptr_, *grads, d_bias, alpha_
+    )
+    threads.over_edges(sums.sums, ptr_, k_, d_bias, k_, src_, ptr_, scale, d_q)
     # By source; what belongs to edges is put into that order first: weights met here and there
     # took twice as long.
-    (dst_,) = _arrays(kind, dst.index_select(0, reverse_edges))
+    (dst_,) = threads.arrays(kind, dst.index_select(0, reverse_edges))
     for weight, x, factor, into in ((made[3], q_, scale, d_k), (alpha, grads[0], 1.0, d_v)):
-        (weight_,) = _arrays(kind, weight.index_select(0, reverse_edges))
-        _run(_loops.sums, reverse_ptr_, x, weight_, x, dst_, reverse_ptr_, factor, into)
+        (weight_,) = threads.arrays(kind, weight.index_select(0, reverse_edges))
+        threads.over_edges(sums.sums, reverse_ptr_, x, weight_, x, dst_, reverse_ptr_, factor, into)
     return made[0].to(q.dtype), made[1].to(k.dtype), made[2].to(v.dtype), made[3]
-
-
-def _arrays(kind: torch.dtype, *tensors: Tensor) -> list[np.ndarray]:
-    """Contiguous arrays, numbers of type ``kind``, indices as they are."""
-    return [
-        (t.detach().to(kind) if t.is_floating_point() else t).contiguous().numpy() for t in tensors
-    ]
-
-
-def _run(loop: Any, ptr: np.ndarray, x: np.ndarray, *arguments: Any) -> None:
-    """Over all rows; ``x`` are the rows read, one an edge."""
-    cost = int(ptr[-1]) * x[:1].size // 1000
-    threads.run(lambda first, last: loop(first, last, *arguments), ptr, cost)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stofm_geo.ops.edge_sum import scattered
 from stofm_geo.ops.graph import EdgeGraph
 
 
@@ -23,12 +24,7 @@ def edge_attention(
     product = (q.index_select(0, dst) * k.index_select(0, src)).sum(-1)
     logits = product * channels**-0.5 + bias
     alpha, lse = softmax(logits, dst, n)
-
-    message = (alpha.to(v.dtype)[..., None] * v.index_select(0, src)).flatten(1)
-    # A one-stride index takes scatter_add's parallel path, where index_add is serial.
-    out = v.new_zeros(n, message.shape[1])
-    out = out.scatter_add(0, dst[:, None].expand_as(message), message)
-    return out.view(n, v.shape[1], v.shape[2]), logits, lse
+    return scattered(alpha, v, graph), logits, lse
 
 
 def softmax(logits: Tensor, dst: Tensor, n: int) -> tuple[Tensor, Tensor]:

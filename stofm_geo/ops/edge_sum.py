@@ -1,0 +1,124 @@
+"""Weighted sums over edges: what messages come to, without a tensor of all messages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stofm_geo.ops import threads
+from stofm_geo.ops.graph import EdgeGraph
+
+try:
+    from stofm_geo.ops import sums as loops
+except ImportError:  # no numba for this Python
+    loops = None  # type: ignore[assignment]
+
+
+def edge_sum(weight: Tensor, values: Tensor, graph: EdgeGraph | Tensor) -> Tensor:
+    r"""Sums of what the sources say, each edge and head with its weight.
+
+    .. math::
+        o_{ih} = \sum_{j \to i} w_{jih} \, v_{jh}
+
+    Args:
+        weight: ``[E, H]``, of any sign.
+        values: Of the sources, ``[M, H, C]``.
+        graph: ``[2, E]`` int64, rows source and destination, with as many destinations as
+            sources; or an :class:`~stofm_geo.ops.EdgeGraph`.
+
+    Returns:
+        ``[N, H, C]``, with gradients to both; 0 where a node has no edge.
+
+    Raises:
+        ValueError: Shapes that do not fit together.
+    """
+    if not isinstance(graph, EdgeGraph):
+        graph = EdgeGraph(graph, values.size(0))
+    edges = graph.src.size(0)
+    if values.dim() != 3 or values.size(0) != graph.num_src:
+        raise ValueError(f"values must be [{graph.num_src}, H, C]; found {list(values.shape)}")
+    if weight.shape != (edges, values.size(1)):
+        expected = [edges, values.size(1)]
+        raise ValueError(f"weight must be [E, H] = {expected}; found {list(weight.shape)}")
+    weight = graph.sort(weight)
+    if loops is None or values.device.type != "cpu":
+        return scattered(weight, values, graph)
+    needs_gradients = torch.is_grad_enabled() and (weight.requires_grad or values.requires_grad)
+    reverse = graph.reverse if needs_gradients else (graph.ptr[:0], graph.src[:0])
+    return _sum(weight, values, graph.src, graph.dst, graph.ptr, *reverse)
+
+
+def scattered(weight: Tensor, values: Tensor, graph: EdgeGraph) -> Tensor:
+    """The specification of :func:`edge_sum`, ``weight`` by destination; any device, any type."""
+    message = (weight.to(values.dtype)[..., None] * values.index_select(0, graph.src)).flatten(1)
+    # A one-stride index takes scatter_add's parallel path, where index_add is serial.
+    out = values.new_zeros(graph.num_dst, message.shape[1])
+    out = out.scatter_add(0, graph.dst[:, None].expand_as(message), message)
+    return out.view(graph.num_dst, *values.shape[1:])
+
+
+def _kind(weight: Tensor, values: Tensor) -> torch.dtype:
+    """What is computed in: half precision in single."""
+    kind = torch.promote_types(weight.dtype, values.dtype)
+    return torch.float64 if kind == torch.float64 else torch.float32
+
+
+@torch.library.custom_op("stofm_geo::edge_sum_cpu", mutates_args=(), device_types="cpu")
+def _sum(
+    weight: Tensor,
+    values: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    ptr: Tensor,
+    reverse_ptr: Tensor,
+    reverse_edges: Tensor,
+) -> Tensor:
+    kind = _kind(weight, values)
+    out = values.new_empty(ptr.size(0) - 1, *values.shape[1:], dtype=kind)
+    given = threads.arrays(kind, weight, values, src, ptr, out)
+    weight_, values_, src_, ptr_, out_ = given
+    threads.over_edges(loops.sums, ptr_, values_, weight_, values_, src_, ptr_, 1.0, out_)
+    return out.to(values.dtype)
+
+
+@_sum.register_fake
+def _(weight, values, src, dst, ptr, *reverse):  # type: ignore[no-untyped-def]
+    return values.new_empty(ptr.size(0) - 1, *values.shape[1:])
+
+
+@torch.library.custom_op("stofm_geo::edge_sum_cpu_backward", mutates_args=(), device_types="cpu")
+def _sum_backward(
+    d_out: Tensor,
+    weight: Tensor,
+    values: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    ptr: Tensor,
+    reverse_ptr: Tensor,
+    reverse_edges: Tensor,
+) -> tuple[Tensor, Tensor]:
+    kind = _kind(weight, values)
+    d_weight, d_values = (torch.empty(t.shape, dtype=kind) for t in (weight, values))
+    into_weight, into_values = threads.arrays(kind, d_weight, d_values)
+    slope, values_, src_, ptr_ = threads.arrays(kind, d_out, values, src, ptr)
+    threads.over_edges(loops.products, ptr_, values_, slope, values_, src_, ptr_, into_weight)
+    by_source = (reverse_ptr, weight.index_select(0, reverse_edges), dst[reverse_edges])
+    ptr_, weight_, dst_ = threads.arrays(kind, *by_source)
+    threads.over_edges(loops.sums, ptr_, slope, weight_, slope, dst_, ptr_, 1.0, into_values)
+    return d_weight.to(weight.dtype), d_values.to(values.dtype)
+
+
+@_sum_backward.register_fake
+def _(d_out, weight, values, *graph):  # type: ignore[no-untyped-def]
+    return weight.new_empty(weight.shape), values.new_empty(values.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, d_out):  # type: ignore[no-untyped-def]
+    return (*_sum_backward(d_out, *ctx.saved_tensors), None, None, None, None, None)
+
+
+_sum.register_autograd(_backward, setup_context=_setup_context)
