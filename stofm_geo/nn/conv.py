@@ -217,7 +217,7 @@ class SE2TransformerConv(MessagePassing):
             weight = F.dropout(alpha, self.dropout, self.training)
         if fused and not width:
             out = edge_sum(weight, v, graph)
-        if fused and self.vectors is not None:
+        if fused and self.vectors and waves is not None and u is not None:
             out = torch.cat([out, self.vectors.directed(weight, waves, u, graph)], dim=2)
         if not fused or edge_attr is not None:
             # propagate_type: (v: Tensor, u: OptTensor, alpha: Tensor, waves: OptTensor, edge_attr: OptTensor)  # noqa: E501
