@@ -1,13 +1,22 @@
-"""Numbers of cells from features of cells: ridge regression and near cells, blended."""
+"""Numbers of cells from features of cells: ridge regression, near cells and kinds, blended."""
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+import scipy.sparse as sp
+from scipy.special import softmax
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 
 _NEAR = 50
 _STRENGTHS = (0.1, 1.0, 10.0)  # of the ridge, in mean variances of a feature
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the ridge beside the near cells
+_KINDS = (8, 16, 32, 64)
+_LEADING = 30  # features that kinds are told by
+_SHARPNESS = 4.0  # of their membership
 BLENDS = [(s, share) for s in range(len(_STRENGTHS)) for share in _SHARES]
 
 
@@ -41,6 +50,45 @@ class View:
         for column in self.near.T:  # a neighbour at a time: [n, 50, G] would not fit
             near += y[column]
         return np.stack([near / self.near.shape[1], *ridges])
+
+
+class Kinds:
+    """Kinds of cells, few to many, found among those of one side; the other's belong to several.
+
+    A kind's mean is of many cells, and so hardly noisy: of genes that are rarely counted it tells
+    more than near cells do.
+
+    Args:
+        known: Features of cells whose numbers are known, by falling variance, ``[m, F]``.
+        asked: Of cells whose numbers are asked for, ``[n, F]``.
+    """
+
+    def __init__(self, known: np.ndarray, asked: np.ndarray) -> None:
+        known, asked = known[:, :_LEADING], asked[:, :_LEADING]
+        self.kinds: list[tuple[np.ndarray, np.ndarray]] = []
+        for count in sorted({min(count, max(len(known) // 2, 1)) for count in _KINDS}):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different cells
+                found = KMeans(count, random_state=0).fit(known)
+            filled, kind = np.unique(found.labels_, return_inverse=True)
+            spread = max(found.inertia_ / len(known), 1e-12)
+            far = found.transform(asked)[:, filled] ** 2 / spread
+            self.kinds.append((kind, softmax(-_SHARPNESS * far, axis=1)))
+
+    def bases(self, y: np.ndarray) -> np.ndarray:
+        """What the kinds have that a cell belongs to, mean over their numbers: ``[1, n, G]``.
+
+        Args:
+            y: Known numbers, ``[m, G]``.
+        """
+        told = [share @ _means(y, kind, share.shape[1]) for kind, share in self.kinds]
+        return np.mean(told, axis=0)[None]
+
+
+def _means(y: np.ndarray, kind: np.ndarray, count: int) -> np.ndarray:
+    """Of the rows of each kind, ``[kinds, G]``."""
+    member = sp.csr_matrix((np.ones(len(kind)), (kind, np.arange(len(kind)))), (count, len(kind)))
+    return member @ y / np.bincount(kind)[:, None]
 
 
 def blend(bases: np.ndarray, which: tuple[int, float]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from stofm_geo._checks import check_key, check_positions, check_slice_key, examp
 from stofm_geo._keys import Keys
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche
-from stofm_geo.tasks._blends import BLENDS, View, blend, correlations
+from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations
 from stofm_geo.tasks._reference import (
     FEW,
     check_spatial_key,
@@ -28,6 +29,7 @@ from stofm_geo.transforms import SpatialKNN
 
 _COMPONENTS, _NEIGHBOURS = 100, 12
 _BLOCKS = 4  # of the reference, each held out once
+_OF_NICHES, _OF_KINDS = (0.0, 0.5, 1.0), (0.0, 0.25, 0.5, 0.75)  # shares
 _CHUNK = 200  # genes that are dense at once
 
 
@@ -48,7 +50,8 @@ def impute(
     by ridge regression and as the mean of the 50 most alike cells of the reference, which are
     blended. If both sides have positions, the same is done from the components beside their means
     over one and two steps on the tissue (:func:`stofm_geo.nn.niche`), and the two are blended.
-    Strengths and shares are those that do best on held-out blocks of the reference.
+    Beside them stand means of kinds of cells, 8 to 64 of them. Strengths and shares are those that
+    do best on held-out blocks of the reference.
 
     Args:
         adata: Cells, raw counts in ``X``.
@@ -115,16 +118,18 @@ def impute(
     logs = sp.csc_matrix(
         sp.diags(scale / np.where(total > 0, total, 1)) @ of_cell, dtype=np.float64
     ).log1p()
-    held_out = [_held_out(side, block) for side, _ in sides]
-    which, share = _choose(held_out, block, logs)
-    views = [View(*side) for side in sides]
+    # Kinds last: ways of telling that are blended, each of sides that it reads.
+    ways = [(View, side) for side in sides] + [(Kinds, sides[0])]
+    held_out = [_held_out(way, known, block) for way, (known, _) in ways]
+    recipe = _choose(held_out, block, logs)
+    tellers = [way(*side) for way, side in ways]
     values = np.empty((adata.n_obs, len(wanted)), dtype=np.float32)
     reliability = np.empty(len(wanted))
     for at in range(0, len(wanted), _CHUNK):
         y = logs[:, at : at + _CHUNK].toarray()
         told = [_told(folds, block, y) for folds in held_out]
-        reliability[at : at + _CHUNK] = correlations(_mean(told, which, share), y)
-        found = _mean([view.bases(y) for view in views], which, share)
+        reliability[at : at + _CHUNK] = correlations(recipe.mix(told), y)
+        found = recipe.mix([teller.bases(y) for teller in tellers])
         values[:, at : at + _CHUNK] = found.clip(min=0)
     adata.obsm[key_added] = pd.DataFrame(values, index=adata.obs_names, columns=wanted)
     adata.uns[key_added] = {
@@ -199,12 +204,12 @@ def _blocks(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | No
     return block
 
 
-def _held_out(features: np.ndarray, block: np.ndarray) -> list[View]:
-    """A view of each block from the others."""
-    return [View(features[block != b], features[block == b]) for b in np.unique(block)]
+def _held_out(way: type[View] | type[Kinds], features: np.ndarray, block: np.ndarray) -> list:
+    """What tells each block from the others."""
+    return [way(features[block != b], features[block == b]) for b in np.unique(block)]
 
 
-def _told(folds: list[View], block: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _told(folds: list, block: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Bases of each cell, from the other blocks, ``[bases, n, G]``."""
     parts = [fold.bases(y[block != b]) for b, fold in zip(np.unique(block), folds, strict=True)]
     told = np.empty((len(parts[0]), *y.shape))
@@ -213,24 +218,39 @@ def _told(folds: list[View], block: np.ndarray, y: np.ndarray) -> np.ndarray:
     return told
 
 
-def _choose(
-    held_out: list[list[View]], block: np.ndarray, logs: sp.csc_matrix
-) -> tuple[list[tuple[int, float]], float]:
-    """The blend of each view, and the share of the last view, with the best mean correlation."""
+@dataclass(frozen=True)
+class _Recipe:
+    """How what is told in several ways is mixed.
+
+    Attributes:
+        blends: Of :data:`BLENDS`, one a view.
+        niches: Share of the last view beside the first.
+        kinds: Share of the kinds beside the views.
+    """
+
+    blends: tuple[tuple[int, float], ...]
+    niches: float = 0.0
+    kinds: float = 0.0
+
+    def mix(self, told: list[np.ndarray]) -> np.ndarray:
+        """Of the bases of each view, then of the kinds, ``[n, G]``."""
+        *views, kinds = told
+        parts = [blend(bases, one) for bases, one in zip(views, self.blends, strict=True)]
+        views = (1 - self.niches) * parts[0] + self.niches * parts[-1]
+        return (1 - self.kinds) * views + self.kinds * kinds[0]
+
+
+def _choose(held_out: list[list], block: np.ndarray, logs: sp.csc_matrix) -> _Recipe:
+    """The recipe with the best mean correlation on held-out blocks; one choice after the other."""
     genes = np.linspace(0, logs.shape[1] - 1, min(_CHUNK, logs.shape[1])).astype(int)
     y = logs[:, genes].toarray()
     told = [_told(folds, block, y) for folds in held_out]
-    which = [
-        max(BLENDS, key=lambda one: correlations(blend(bases, one), y).mean()) for bases in told
-    ]
-    if len(told) == 1:
-        return which, 0.0
-    return which, max(
-        (0.0, 0.5, 1.0), key=lambda share: correlations(_mean(told, which, share), y).mean()
-    )
 
+    def best(recipes: list[_Recipe], told: list[np.ndarray]) -> _Recipe:
+        return max(recipes, key=lambda one: correlations(one.mix(told), y).mean())
 
-def _mean(bases: list[np.ndarray], which: list[tuple[int, float]], share: float) -> np.ndarray:
-    """Blends of the first and the last view, this share of the latter, ``[n, G]``."""
-    parts = [blend(base, one) for base, one in zip(bases, which, strict=True)]
-    return (1 - share) * parts[0] + share * parts[-1]
+    alone = [_Recipe((one,)) for one in BLENDS]
+    blends = tuple(best(alone, [bases, told[-1]]).blends[0] for bases in told[:-1])
+    niches = _OF_NICHES if len(blends) > 1 else (0.0,)
+    chosen = best([_Recipe(blends, share) for share in niches], told)
+    return best([replace(chosen, kinds=share) for share in _OF_KINDS], told)

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.tasks._blends import View, blend, correlations
+from stofm_geo.tasks._blends import Kinds, View, blend, correlations
 from stofm_geo.tl import impute
 
 KEY = "stofm_imputed"
@@ -47,6 +47,33 @@ def test_bases_are_those_of_scikit_learn() -> None:
         np.testing.assert_allclose(ridge, Ridge(strength * size).fit(known, y).predict(asked))
     bases = np.stack([near, *ridges])
     np.testing.assert_allclose(blend(bases, (2, 0.25)), 0.75 * near + 0.25 * ridges[2])
+
+
+def test_kinds_tell_their_means() -> None:
+    rng = np.random.default_rng(0)
+    centres = 100 * rng.normal(size=(8, 5))  # so far apart that no cell belongs to two
+    known, asked = (np.repeat(centres, n, axis=0) for n in (2, 3))
+    known = known + rng.normal(scale=1e-3, size=known.shape)
+    y = rng.normal(size=(16, 4))
+    (told,) = Kinds(known, asked).bases(y)
+    np.testing.assert_allclose(told, np.repeat((y[::2] + y[1::2]) / 2, 3, axis=0))
+
+
+@pytest.mark.parametrize("cells", [1, 2, 6])
+def test_few_or_equal_cells_are_of_one_kind(cells: int) -> None:
+    y = np.arange(2.0 * cells).reshape(cells, 2)
+    (told,) = Kinds(np.ones((cells, 3)), np.zeros((4, 3))).bases(y)
+    np.testing.assert_allclose(told, np.tile(y.mean(axis=0), (4, 1)))
+
+
+def test_kinds_tell_more_of_rare_genes_than_near_cells_do() -> None:
+    rng = np.random.default_rng(0)
+    level = rng.gamma(1.0, size=(6, 200))  # of six kinds; half of the genes are known
+    kind = [rng.integers(6, size=size) for size in (600, 200)]
+    known, asked = (np.log1p(rng.poisson(level[k, :100])) for k in kind)
+    y, truth = (np.log1p(rng.poisson(0.1 * level[k, 100:])) for k in kind)
+    near, *ridges = (correlations(base, truth).mean() for base in View(known, asked).bases(y))
+    assert correlations(Kinds(known, asked).bases(y)[0], truth).mean() > max(near, *ridges)
 
 
 def test_correlations_are_pearson_s_and_0_of_constants() -> None:
