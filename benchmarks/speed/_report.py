@@ -41,7 +41,7 @@ def report(folder: Path, file: Path) -> None:
         lines += [f"![Times over sizes]({picture.name})", ""]
     for name, section in sections.items():
         lines += [f"## {name}", "", _about(name), ""]
-        for part, reason in found[name]["without"].items():
+        for part, reason in found[name].get("without", {}).items():
             lines += [f"Left out: {part}: {' '.join(reason.split())}", ""]
         for table in section.tables:
             lines += [f"### {table.title}", "", *_table(table), ""]
