@@ -29,12 +29,14 @@ class Dataset:
         files: Of the folder, with their SHA-256; ``None``: any.
         source: Where it comes from.
         licence: Its terms.
+        synthetic: Whether it was made up; then it is in no mean or rank over real ones.
     """
 
     load: Callable[[Path | None], Slices]
     files: Mapping[str, str | None] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
+    synthetic: bool = False
 
     def read(self, folder: Path | None) -> Slices:
         """The slices; names of cells are made unique by that of their slice.
@@ -81,13 +83,14 @@ def register_dataset(
     files: Mapping[str, str | None] | None = None,
     source: str = "",
     licence: str = "",
+    synthetic: bool = False,
 ) -> None:
     """Make slices known to the suite; see :class:`Dataset`.
 
     Raises:
         TypeError, ValueError: ``name`` is unfit or taken.
     """
-    DATASETS.add(name, Dataset(load, files or {}, source, licence))
+    DATASETS.add(name, Dataset(load, files or {}, source, licence, synthetic))
 
 
 def read(folder: Path, files: tuple[str, ...], group: str | None = None) -> Slices:
@@ -118,7 +121,13 @@ def _toy(folder: Path | None) -> Slices:
     return _by_slice(toy_tissue(1000, 60, 2, seed=0))
 
 
-register_dataset("toy", _toy, source="stofm_geo.datasets.toy_tissue(1000, 60, 2)", licence="MIT")
+register_dataset(
+    "toy",
+    _toy,
+    source="stofm_geo.datasets.toy_tissue(1000, 60, 2)",
+    licence="MIT",
+    synthetic=True,
+)
 
 
 # Name, column of obs that is held out as one (None: the slice), source, licence, files.

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stofm_geo._files import atomic_path
+from stofm_geo.benchmarks.datasets import DATASETS
 from stofm_geo.benchmarks.records import read_rows
 from stofm_geo.benchmarks.scoring import MAIN
 from stofm_geo.benchmarks.tasks import TASKS
@@ -27,7 +28,8 @@ def report(
     A number is the mean over the splits of a data set of the mean over seeds; its spread is the
     standard deviation over seeds of the mean over splits, where there are two seeds or more. Of a
     model that has not answered all splits of a column there is no number there, but how many it
-    has. The rank is the mean over columns, among models that have a number in each.
+    has. The rank is the mean over columns, among models that have a number in each. Ranks and
+    means over columns leave out those that leak and, beside real data sets, synthetic ones.
 
     Args:
         folder: Of :func:`stofm_geo.benchmarks.run`.
@@ -55,6 +57,7 @@ def report(
     frame = frame.sort_values(
         "task", key=lambda task: task.map(place).fillna(len(place)), kind="stable"
     )
+    frame["counts"] = frame["apart"] & ~_beside_real(frame)
     frame["column"] = frame["dataset"] + ", " + frame["held_out"]
     frame.loc[~frame["apart"], "column"] += " (leaks)"
     parts = [f"# Results\n\n{_facts(rows, done)}", f"## {SUMMARY}", summary(frame)]
@@ -94,14 +97,21 @@ def _put(text: str, output: Path, readme: Path) -> None:
         temporary.write_text(f"{before}{start}\n{part}\n\n{end}{after}")
 
 
+def _beside_real(frame: pd.DataFrame) -> pd.Series:
+    """Whether a cell is of a synthetic data set, and its task has others."""
+    made_up = {name for name, dataset in DATASETS.items() if dataset.synthetic}
+    real = ~frame["dataset"].isin(made_up)
+    return ~real & real.groupby(frame["task"]).transform("any")
+
+
 def summary(frame: pd.DataFrame) -> str:
-    """A row a model: of each task, the mean over columns of splits that do not leak.
+    """A row a model: of each task, the mean over columns that count.
 
     Of a model without all of them, how many it has. Best first, by the mean rank over tasks, of
     models with the same tasks; those with most tasks first.
     """
     texts, means, order = {}, {}, {}
-    for task, of_task in frame[frame["apart"]].groupby("task", sort=False):
+    for task, of_task in frame[frame["counts"]].groupby("task", sort=False):
         measure, more = main_of(of_task)
         mean, _, _ = table(of_task, measure, more)
         has, name = mean.notna().sum(axis=1), f"{task} ({measure})"
@@ -129,7 +139,7 @@ def main_of(frame: pd.DataFrame) -> tuple[str, bool]:
 
 
 def _scores(frame: pd.DataFrame) -> list[str]:
-    known = {*_KEPT, "column", "parameters"}
+    known = {*_KEPT, "column", "counts", "parameters"}
     return [name for name in frame.dropna(axis=1, how="all") if name not in known]
 
 
@@ -172,8 +182,8 @@ def table(
 
 
 def ranks(frame: pd.DataFrame, mean: pd.DataFrame, more: bool) -> pd.Series:
-    """Mean over columns that do not leak, of models that have a number in each; else NaN."""
-    fair = mean[_columns(frame[frame["apart"]] if frame["apart"].any() else frame)]
+    """Mean over columns that count, of models that have a number in each; else NaN."""
+    fair = mean[_columns(frame[frame["counts"]] if frame["counts"].any() else frame)]
     return fair.dropna().rank(ascending=not more).mean(axis=1).reindex(mean.index)
 
 
@@ -213,8 +223,8 @@ def _with_costs(
 
 
 def _others(frame: pd.DataFrame, mean: pd.DataFrame, measure: str) -> list[str]:
-    """The other scores of models that have all columns that do not leak, means over these."""
-    fair = frame[frame["apart"]]
+    """The other scores of models that have all columns that count, means over these."""
+    fair = frame[frame["counts"]]
     whole = mean[_columns(fair)].dropna().index
     names = [name for name in _scores(fair) if name != measure]
     each = fair.groupby(["model", "column", "split"])[names].mean()
@@ -222,7 +232,7 @@ def _others(frame: pd.DataFrame, mean: pd.DataFrame, measure: str) -> list[str]:
     if found.empty or not names:
         return []
     return [
-        "Other scores, mean over columns that do not leak:",
+        "Other scores, mean over columns that count:",
         _markdown(found.map(lambda value: f"{value:.3f}")),
     ]
 
@@ -248,7 +258,8 @@ def _facts(rows: list[dict[str, Any]], done: list[dict[str, Any]]) -> str:
         f"{of('python')}. "
         f"Commits: {of('commit')}. Mean over splits and seeds ± standard deviation over seeds; "
         "times are medians, memory is the most of any cell. *Random cells* are scored with their "
-        "neighbours' labels known: that column shows what such a split hides."
+        "neighbours' labels known: that column shows what such a split hides, and counts in no "
+        "mean or rank; nor does synthetic tissue beside real slices."
     )
 
 

@@ -65,6 +65,18 @@ def test_tables_and_pictures(folder) -> None:
     assert "bad, seed 0: ValueError: oh" in text and "1 failed" in text
 
 
+def test_synthetic_tissue_counts_only_by_itself(folder) -> None:
+    before = report(folder)
+    for model, value in (("GCN", 0.8), ("PCA", 0.7)):
+        append({**row(model, "a", 0, value), "dataset": "slides", "splits": 1}, folder / FILE)
+    text = report(folder)
+    head = text.split("## Summary")[1].split("## regions")[0]
+    assert "| GCN | **0.800** |" in head and "| PCA | 0.700 |" in head
+    assert "| PCA | **0.650** |" in before
+    (gcn,) = (line for line in text.splitlines() if line.startswith("| GCN | 0.5"))
+    assert "| 0.800 | 1.0 |" in gcn  # the rank, too
+
+
 def test_the_summary_is_of_splits_that_do_not_leak(folder) -> None:
     for model, value in (("GCN", 9.0), ("PCA", 9.5)):
         append(row(model, "a, random cells", 0, value), folder / FILE)
