@@ -205,6 +205,15 @@ def test_subslices(speed) -> None:
     assert row["subslices"] > 1 and row["times"]["ours"]["runs"] == 2
 
 
+def test_layers(speed) -> None:
+    given = speed("_measurements").Given(quick=True)
+    forward, training = checked(speed, "layers", speed("layers").measure(given))["rows"]
+    ways = [("ours" + option, *way) for option in ("", ", vectors") for way in ((), ("messages",))]
+    names = {"TransformerConv", "GATv2Conv", *(", ".join(way) for way in ways)}
+    assert set(forward["times"]) == names
+    assert set(training["times"]) == names | {"ours, dropout", "ours, dropout, messages"}
+
+
 def test_scale(speed, alone) -> None:
     given = speed("_measurements").Given(quick=True)
     (row,) = checked(speed, "scale", alone("scale").measure(given))["rows"]
