@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +12,6 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from torch_geometric.data import Data
-
-# Tensors are small here, and threads that wait for each other on a busy machine wait long; tests
-# of threads ask for as many as they need. Processes that tests start read the environment.
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

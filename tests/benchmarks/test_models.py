@@ -31,6 +31,15 @@ def problems():
 
 
 @pytest.fixture(autouse=True)
+def one_thread():
+    """As the suite runs them; two wait for each other, and on a busy machine for minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def few_steps(monkeypatch) -> None:
     monkeypatch.setattr(trained, "STEPS", 10)
     monkeypatch.setattr(trained, "PARAMETERS", 5000)
