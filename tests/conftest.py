@@ -80,6 +80,14 @@ def make_slice() -> Callable[..., AnnData]:
 
 
 @pytest.fixture
+def thread_count() -> Iterator[Callable[[int], None]]:
+    """Sets PyTorch's threads for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def unchanged() -> Callable:
     """A context in which a ``Data`` must keep its keys, its tensors and what is in them."""
 

@@ -57,10 +57,9 @@ def scattered(weight: Tensor, values: Tensor, graph: EdgeGraph) -> Tensor:
     return out.view(graph.num_dst, *values.shape[1:])
 
 
-def _kind(weight: Tensor, values: Tensor) -> torch.dtype:
+def wide(dtype: torch.dtype) -> torch.dtype:
     """What is computed in: half precision in single."""
-    kind = torch.promote_types(weight.dtype, values.dtype)
-    return torch.float64 if kind == torch.float64 else torch.float32
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @torch.library.custom_op("stofm_geo::edge_sum_cpu", mutates_args=(), device_types="cpu")
@@ -73,7 +72,7 @@ def _sum(
     reverse_ptr: Tensor,
     reverse_edges: Tensor,
 ) -> Tensor:
-    kind = _kind(weight, values)
+    kind = wide(torch.promote_types(weight.dtype, values.dtype))
     out = values.new_empty(ptr.size(0) - 1, *values.shape[1:], dtype=kind)
     given = threads.arrays(kind, weight, values, src, ptr, out)
     weight_, values_, src_, ptr_, out_ = given
@@ -97,7 +96,7 @@ def _sum_backward(
     reverse_ptr: Tensor,
     reverse_edges: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    kind = _kind(weight, values)
+    kind = wide(torch.promote_types(weight.dtype, values.dtype))
     d_weight, d_values = (torch.empty(t.shape, dtype=kind) for t in (weight, values))
     into_weight, into_values = threads.arrays(kind, d_weight, d_values)
     slope, values_, src_, ptr_ = threads.arrays(kind, d_out, values, src, ptr)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.special import softmax
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
+
+from stofm_geo._members import members
 
 _NEAR = 50
 _STRENGTHS = (0.1, 1.0, 10.0)  # of the ridge, in mean variances of a feature
@@ -81,14 +82,10 @@ class Kinds:
         Args:
             y: Known numbers, ``[m, G]``.
         """
-        told = [share @ _means(y, kind, share.shape[1]) for kind, share in self.kinds]
+        told = [
+            share @ (members(kind) @ y / np.bincount(kind)[:, None]) for kind, share in self.kinds
+        ]
         return np.mean(told, axis=0)[None]
-
-
-def _means(y: np.ndarray, kind: np.ndarray, count: int) -> np.ndarray:
-    """Of the rows of each kind, ``[kinds, G]``."""
-    member = sp.csr_matrix((np.ones(len(kind)), (kind, np.arange(len(kind)))), (count, len(kind)))
-    return member @ y / np.bincount(kind)[:, None]
 
 
 def blend(bases: np.ndarray, which: tuple[int, float]) -> np.ndarray:

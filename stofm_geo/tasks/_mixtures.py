@@ -6,6 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import KMeans
 
+from stofm_geo._members import members
+
 _CELLS, _MOST = 30, 10  # of a profile, at least; profiles of a type, at most
 _STEPS, _BEFORE_FACTORS, _EVERY = 150, 30, 10
 _BLOCK = 4096
@@ -24,8 +26,7 @@ def informative(counts: sp.csr_matrix, code: np.ndarray, n_types: int, most: int
 
     Differences are those of roots of mean shares, Hellinger's: loud genes do not decide alone.
     """
-    member = sp.csr_matrix((np.ones(len(code)), (code, np.arange(len(code)))), (n_types, len(code)))
-    spread = root_shares((member @ counts).toarray()).var(axis=0)
+    spread = root_shares((members(code, n_types) @ counts).toarray()).var(axis=0)
     return np.sort(np.argsort(-spread, kind="stable")[:most])
 
 

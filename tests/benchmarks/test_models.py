@@ -31,12 +31,9 @@ def problems():
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread(thread_count) -> None:
     """As the suite runs them; two wait for each other, and on a busy machine for minutes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    thread_count(1)
 
 
 @pytest.fixture(autouse=True)

@@ -33,13 +33,6 @@ def gradients(tensors: list[Tensor], backend: str = "cpu") -> list[Tensor]:
     return [out.detach(), logits.detach(), lse.detach(), *(leaf.grad for leaf in leaves)]
 
 
-@pytest.fixture
-def thread_count():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def test_it_is_a_registered_op() -> None:
     tensors = example(n=12, edges=40, heads=3, channels=5)
     graph = EdgeGraph(tensors[4], 12)

@@ -63,16 +63,13 @@ def test_it_is_a_registered_op() -> None:
     torch.library.opcheck(torch.ops.stofm_geo.edge_sum_cpu, args)
 
 
-def test_any_number_of_threads_gives_the_same_bytes(monkeypatch) -> None:
-    before, given = torch.get_num_threads(), example(edges=3000, dtype=torch.float32)
+def test_any_number_of_threads_gives_the_same_bytes(thread_count, monkeypatch) -> None:
+    given = example(edges=3000, dtype=torch.float32)
     monkeypatch.setattr(threads, "_SMALL", 0)
-    try:
-        torch.set_num_threads(1)
-        expected = results(edge_sum, *given)
-        torch.set_num_threads(3)
-        assert all(map(torch.equal, results(edge_sum, *given), expected))
-    finally:
-        torch.set_num_threads(before)
+    thread_count(1)
+    expected = results(edge_sum, *given)
+    thread_count(3)
+    assert all(map(torch.equal, results(edge_sum, *given), expected))
 
 
 def test_half_precision_is_computed_in_single() -> None:

@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 
 from stofm_geo._checks import check_positive, check_share
+from stofm_geo._members import members
 from stofm_geo.models.official.slices import normalized
 from stofm_geo.transforms._leiden import leiden
 
@@ -59,7 +60,7 @@ def macro_nodes(
     pairs = np.stack([graph.row, graph.col], axis=1)
     label = leiden(n, pairs, graph.data, resolution=resolution, seed=seed)
     count = np.bincount(label)[:, None]
-    member = sp.csr_matrix((np.ones(n), (label, np.arange(n))))
+    member = members(label)
     return member @ pos / count, (member @ features / count).astype(features.dtype)
 
 

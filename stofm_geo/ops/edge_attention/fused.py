@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from stofm_geo.ops.edge_attention import cpu, triton
+from stofm_geo.ops.edge_sum import wide
 from stofm_geo.ops.graph import EdgeGraph
 
 KERNELS = {"cpu": cpu, "triton": triton}
@@ -22,7 +23,7 @@ def edge_attention(
         q.to(kind),
         k.to(kind),
         v.to(kind),
-        bias.to(_wide(kind)),
+        bias.to(wide(kind)),
         graph.src,
         graph.dst,
         graph.ptr,
@@ -30,11 +31,6 @@ def edge_attention(
         kernel,
     )
     return out.to(v.dtype), logits, lse
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """What logits are kept in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @torch.library.custom_op("stofm_geo::edge_attention", mutates_args=())
@@ -56,11 +52,11 @@ def _attend(
 @_attend.register_fake
 def _(q, k, v, bias, src, *rest):  # type: ignore[no-untyped-def]
     n, heads, _ = q.shape
-    wide = _wide(q.dtype)
+    kind = wide(q.dtype)
     return (
         v.new_empty(n, heads, v.size(2)),
-        q.new_empty(src.size(0), heads, dtype=wide),
-        q.new_empty(n, heads, dtype=wide),
+        q.new_empty(src.size(0), heads, dtype=kind),
+        q.new_empty(n, heads, dtype=kind),
     )
 
 
