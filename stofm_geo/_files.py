@@ -146,6 +146,21 @@ def targets(slices: list[Path], output: Path) -> list[Path]:
     return files
 
 
+def write_between(file: Path, name: str, text: str) -> None:
+    """Replace what is between ``<!-- name -->`` and ``<!-- /name -->`` in a file.
+
+    Raises:
+        ValueError: It lacks them.
+    """
+    marks = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, start, rest = file.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    if not end:
+        raise ValueError(f"{file} lacks {' and '.join(marks)}, between which the tables go")
+    with atomic_path(file) as temporary:
+        temporary.write_text(f"{before}{start}\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+
+
 def read_json(file: Path) -> Any:
     """What a file holds.
 

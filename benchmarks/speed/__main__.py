@@ -66,10 +66,14 @@ def report(
         Path | None,
         typer.Option("-o", "--output", help="A .md file.", show_default="report.md in FOLDER"),
     ] = None,
+    readme: Annotated[
+        Path | None,
+        typer.Option(help="File that gets the summary and the picture, between its marks."),
+    ] = None,
 ) -> None:
     """Write one report of all measurements: Markdown, and a picture (.png) beside it."""
     file = output or folder / "report.md"
-    _report.report(folder, file)
+    _report.report(folder, file, readme)
     say(f"{file}, {file.with_suffix('.png').name}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,21 @@ from benchmarks.speed._measurements import NAMES, module
 from benchmarks.speed._picture import draw
 from benchmarks.speed._runner import measured, state
 from benchmarks.speed._section import Section, Table
-from stofm_geo._files import atomic_path, read_json
+from stofm_geo._files import atomic_path, read_json, write_between
 
 
-def report(folder: Path, file: Path) -> None:
+def report(folder: Path, file: Path, readme: Path | None = None) -> None:
     """Write ``file`` and, with its ending in place of ``.md``, a ``.png``.
 
     Args:
         folder: With ``NAME.json`` of measurements, made or not.
         file: Ends in ``.md``.
+        readme: File in which what is between ``<!-- speed -->`` and ``<!-- /speed -->`` becomes a
+            line a measurement, and the picture.
 
     Raises:
         FileNotFoundError: ``folder`` has no measurement.
-        ValueError: ``file`` ends otherwise; a result cannot be read.
+        ValueError: ``file`` ends otherwise; a result cannot be read; ``readme`` lacks the marks.
     """
     if file.suffix != ".md":
         raise ValueError(f"{file}: a report is Markdown; let its name end in .md")
@@ -34,7 +37,8 @@ def report(folder: Path, file: Path) -> None:
     sections = {name: _section(name, result) for name, result in found.items() if measured(result)}
     panels = [panel for section in sections.values() for panel in section.panels]
     picture = file.with_suffix(".png")
-    lines = ["# Speed", "", *_table(_summary(found)), ""]
+    summary = _summary(found)
+    lines = ["# Speed", "", *_table(summary), ""]
     if panels:
         with atomic_path(picture) as temporary:
             draw(panels, temporary)
@@ -47,6 +51,12 @@ def report(folder: Path, file: Path) -> None:
             lines += [f"### {table.title}", "", *_table(table), ""]
     with atomic_path(file) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
+    if readme is not None:
+        lines = _table(_headlines(sections, summary))
+        if panels:
+            path = Path(os.path.relpath(picture, readme.parent)).as_posix()
+            lines += ["", f"![Times over sizes]({path})"]
+        write_between(readme, "speed", "\n".join(lines))
 
 
 def _section(name: str, result: dict[str, Any]) -> Section:
@@ -72,6 +82,16 @@ def _summary(found: dict[str, dict[str, Any]]) -> Table:
         rows.append((name, state(result), made["date"], made["machine"], threads, versions, commit))
     columns = ("measurement", "state", "date", "machine", "threads", "Python, PyTorch", "commit")
     return Table("All measurements", columns, rows)
+
+
+def _headlines(sections: dict[str, Section], summary: Table) -> Table:
+    """A line or some of each measurement, with when and of what it was made."""
+    made = {row[0]: (row[2], row[-1]) for row in summary.rows}
+    rows = [
+        (*line, *made[name]) for name, section in sections.items() for line in section.headlines
+    ]
+    where = "; ".join(dict.fromkeys(f"{row[3]}; Python, PyTorch {row[5]}" for row in summary.rows))
+    return Table("", (where, "ours", "others, times as long", "date", "commit"), rows)
 
 
 def _each(key: str, *places: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a measurement has for the report: tables, and panels of the picture."""
+"""What a measurement has for the report: tables, panels of the picture, and headlines."""
 
 from __future__ import annotations
 
@@ -28,11 +28,20 @@ class Panel(NamedTuple):
     joined: bool = True
 
 
+class Headline(NamedTuple):
+    """A line of the summary: what was measured, what ours takes, how others compare; text."""
+
+    what: str
+    ours: str
+    others: str = ""
+
+
 class Section(NamedTuple):
     """All of one measurement."""
 
     tables: list[Table]
     panels: list[Panel]
+    headlines: list[Headline]
 
 
 def brief(value: float) -> str:
@@ -41,6 +50,11 @@ def brief(value: float) -> str:
     if isinstance(value, float) and 0 < abs(value) < 100:
         digits = 2 - math.floor(math.log10(abs(value)))
     return f"{value:,.{digits}f}".replace(",", " ")
+
+
+def beside(ratios: dict[str, float]) -> str:
+    """How many times as long as ours others take."""
+    return ", ".join(f"{name} {brief(ratio)}" for name, ratio in ratios.items())
 
 
 def spread(row: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ from torch import Tensor
 from benchmarks.speed._cases import Case, cases
 from benchmarks.speed._contenders import Contender, contenders
 from benchmarks.speed._measurements import Given
-from benchmarks.speed._section import Panel, Section, Table, brief, line, spread
+from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line, spread
 from benchmarks.speed._timing import clock, interleaved, peaks
 from stofm_geo.ops import EdgeGraph, available_backends
 
@@ -113,8 +113,20 @@ def report(result: dict[str, Any]) -> Section:
         (graph["graph"], brief(graph["edges"]), *(brief(graph["ms"][kind]) for kind in kinds))
         for graph in result["building"]
     ]
+    # Of training, the last of the two; the table has the rest.
+    headlines = [_headline(*each) for each in of.items() if each[0][0] == "near"]
     tables.append(Table("The graph made once for all layers, ms", ("graph", "edges", *kinds), made))
-    return Section(tables, panels)
+    return Section(tables, panels, headlines)
+
+
+def _headline(shape: tuple, found: dict[str, dict]) -> Headline:
+    """Beside PyG's layer as it is, and whatever is fastest of the others."""
+    _, _, edges, heads, channels = shape
+    others = {k: row["ratio"] for k, row in found.items() if k != "ours" and "ratio" in row}
+    shown = dict.fromkeys(("TransformerConv", min(others, key=lambda name: others[name])))
+    what = f"attention, {brief(edges)} edges, {heads} x {channels}, forward and backward"
+    ratios = beside({name: others[name] for name in shown})
+    return Headline(what, f"{brief(found['ours']['median_ms'])} ms", ratios)
 
 
 def _times(title: str, of: dict[tuple, dict[str, dict]], others: list[str]) -> Table:

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.speed._measurements import Given, LeftOut
 from benchmarks.speed._process import fresh
-from benchmarks.speed._section import Panel, Section, Table, brief, line
+from benchmarks.speed._section import Headline, Panel, Section, Table, brief, line
 
 TARGETS = {"build_peak_gb": 3.0, "load_peak_gb": 1.5, "loader_to_training": 3.0}
 SOURCES = ("toy", "files")
@@ -127,7 +127,15 @@ def report(result: dict[str, Any]) -> Section:
             name = f"an epoch loaded, workers: {one['workers']}"
             points.setdefault(name, []).append((one["cells"], seconds))
     points = {name: line(own) for name, own in points.items()}
-    return Section(tables, [Panel("Corpus, two sources", "cells", "seconds", points, joined=False)])
+    headlines = [
+        Headline(
+            f"corpus built, {brief(row['built']['cells'])} cells, one core",
+            f"{brief(row['built']['cpu_seconds'])} s, {brief(row['built']['peak_gb'])} GB",
+        )
+        for row in of.values()
+    ]
+    panel = Panel("Corpus, two sources", "cells", "seconds", points, joined=False)
+    return Section(tables, [panel], headlines)
 
 
 def _range(values: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.speed._measurements import Given
 from benchmarks.speed._process import fresh
-from benchmarks.speed._section import Panel, Section, Table, brief, line
+from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line
 from stofm_geo.benchmarks.memory import forget_peak, memory
 
 SECONDS = 10.0  # of ours
@@ -143,7 +143,18 @@ def report(result: dict[str, Any]) -> Section:
         )
         for model, mode in itertools.product(NAMES.values(), MODES)
     }
-    return Section(tables, [Panel("Encoder, one sub-slice", "cells", "seconds", points)])
+    headlines = [
+        Headline(
+            f"encoder, {brief(row['cells'])} cells, {row['model'].removeprefix('ours, ')}, "
+            + row["mode"],
+            f"{brief(row['median_s'])} s, {brief(row['added_mb'])} MB",
+            beside({"published code": row["times_faster"]} if "times_faster" in row else {}),
+        )
+        for row in found
+        if row["model"] != "published"
+    ]
+    panel = Panel("Encoder, one sub-slice", "cells", "seconds", points)
+    return Section(tables, [panel], headlines)
 
 
 def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GATv2Conv, TransformerConv
 
 from benchmarks.speed._measurements import Given
-from benchmarks.speed._section import Panel, Section, Table, brief, line, spread
+from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line, spread
 from benchmarks.speed._timing import interleaved
 from stofm_geo.nn import SE2TransformerConv
 from stofm_geo.transforms import SpatialKNN
@@ -123,4 +123,20 @@ def report(result: dict[str, Any]) -> Section:
             for name in names
         }
         panels.append(Panel(f"One layer, {title.lower()}", "nodes", "ms", points))
-    return Section([Table("One layer", columns, lines)], panels)
+    largest = max(rows, key=lambda row: (row["nodes"], row["mode"] == "training"))
+    return Section([Table("One layer", columns, lines)], panels, _headlines(**largest))
+
+
+def _headlines(nodes: int, times: dict[str, dict[str, Any]], **_: Any) -> list[Headline]:
+    """Of training, our layer without and with vectors, beside PyG's."""
+    found = []
+    for name in ("ours", "ours, vectors"):
+        own = times[name]
+        others = {
+            other: row["ratio"] / own["ratio"]
+            for other, row in times.items()
+            if not other.startswith("ours")
+        }
+        what = f"layer{name.removeprefix('ours')}, {brief(nodes)} nodes, forward and backward"
+        found.append(Headline(what, f"{brief(own['median_ms'])} ms", beside(others)))
+    return found

@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.speed._measurements import Given
 from benchmarks.speed._process import fresh
-from benchmarks.speed._section import Panel, Section, Table, brief, line
+from benchmarks.speed._section import Headline, Panel, Section, Table, brief, line
 from stofm_geo import SToFM, tl
 from stofm_geo.benchmarks.memory import forget_peak, memory
 from stofm_geo.data import read_slice_file, write_h5ad
@@ -73,7 +73,15 @@ def report(result: dict[str, Any]) -> Section:
         for name in STAGES
     }
     table = Table("Seconds of each stage, and peak memory", columns, lines)
-    return Section([table], [Panel("From file to file", "cells", "seconds", points)])
+    headlines = [
+        Headline(
+            f"file to file: fit, embed, domains; {brief(row['cells'])} cells",
+            f"{brief(total['seconds'])} s, {brief(total['peak_gb'])} GiB",
+        )
+        for row in rows
+        for total in [row["stages"]["all"]]
+    ]
+    return Section([table], [Panel("From file to file", "cells", "seconds", points)], headlines)
 
 
 @contextmanager

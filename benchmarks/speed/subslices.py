@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.speed._measurements import Given
 from benchmarks.speed._reference import published_extraction
-from benchmarks.speed._section import Panel, Section, Table, brief, line, spread
+from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line, spread
 from benchmarks.speed._timing import interleaved
 from stofm_geo.models.official import subslices
 from stofm_geo.models.official.slices import NOT_TOLD, normalized
@@ -88,7 +88,15 @@ def report(result: dict[str, Any]) -> Section:
         for name in ("ours", "published")
     }
     table = Table("Sub-slices made", columns, lines)
-    return Section([table], [Panel("Sub-slices made", "cells", "ms", points)])
+    headlines = [
+        Headline(
+            f"published sub-slices, {brief(row['cells'])} cells",
+            f"{brief(row['times']['ours']['median_ms'])} ms",
+            beside({f"{k} code": own["ratio"] for k, own in row["times"].items() if k != "ours"}),
+        )
+        for row in rows
+    ]
+    return Section([table], [Panel("Sub-slices made", "cells", "ms", points)], headlines)
 
 
 def published(extraction: ModuleType, given: list[np.ndarray]) -> list[dict[str, torch.Tensor]]:

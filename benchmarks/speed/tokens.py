@@ -16,7 +16,7 @@ import scipy.sparse as sp
 import torch
 
 from benchmarks.speed._measurements import Given, LeftOut
-from benchmarks.speed._section import Panel, Section, Table, brief, line, spread
+from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line, spread
 from benchmarks.speed._timing import interleaved
 from stofm_geo.benchmarks.memory import forget_peak, memory
 from stofm_geo.genes import Vocabulary, as_counts, ensembl_ids, rank_tokens
@@ -65,9 +65,16 @@ def report(result: dict[str, Any]) -> Section:
         for name in names
     }
     table = Table("Tokens of whole files", columns, lines)
-    return Section(
-        [table], [Panel("Rank-value tokens, a file each", "tokens", "ms", points, joined=False)]
-    )
+    headlines = [
+        Headline(
+            f"rank-value tokens, {brief(row['cells'])} cells, {brief(row['genes'])} genes",
+            f"{brief(row['times']['ours']['median_ms'])} ms",
+            beside({"a loop over cells": row["times"]["loop"]["ratio"]}),
+        )
+        for row in rows
+    ]
+    panel = Panel("Rank-value tokens, a file each", "tokens", "ms", points, joined=False)
+    return Section([table], [panel], headlines)
 
 
 def loop(counts: sp.csr_matrix, genes: np.ndarray, vocabulary: Vocabulary) -> list[np.ndarray]:

@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stofm_geo._files import atomic_path
+from stofm_geo._files import atomic_path, write_between
 from stofm_geo.benchmarks.datasets import DATASETS
 from stofm_geo.benchmarks.records import read_rows
 from stofm_geo.benchmarks.scoring import MAIN
 from stofm_geo.benchmarks.tasks import TASKS
 
-NAME, SUMMARY = "report", "Summary"
+NAME = "report"
+_ACROSS = 5  # panels of a picture, at most
 _KEPT = "task dataset split held_out apart splits model seed seconds peak_mib".split()
-_MARKS = "<!-- quality -->", "<!-- /quality -->"
 
 
 def report(
     folder: str | Path, output: str | Path | None = None, *, readme: str | Path | None = None
 ) -> str:
-    """Write ``report.md`` and a picture of each task, ``report-TASK.png``.
+    """Write ``report.md``, its picture, ``report.png``, and one of each task, ``report-TASK.png``.
 
     A number is the mean over the splits of a data set of the mean over seeds; its spread is the
     standard deviation over seeds of the mean over splits, where there are two seeds or more. Of a
@@ -35,7 +35,7 @@ def report(
         folder: Of :func:`stofm_geo.benchmarks.run`.
         output: Folder to write to; ``None``: the same.
         readme: File in which what is between ``<!-- quality -->`` and ``<!-- /quality -->`` becomes
-            the summary and the table and picture of the first task.
+            the summary and its picture.
 
     Returns:
         The Markdown.
@@ -60,7 +60,8 @@ def report(
     frame["counts"] = frame["apart"] & ~_beside_real(frame)
     frame["column"] = frame["dataset"] + ", " + frame["held_out"]
     frame.loc[~frame["apart"], "column"] += " (leaks)"
-    parts = [f"# Results\n\n{_facts(rows, done)}", f"## {SUMMARY}", summary(frame)]
+    head = [_facts(rows, done), *_summary(frame, output)]
+    parts = ["# Results", *head]
     for task in dict.fromkeys(frame["task"]):
         of_task = frame[frame["task"] == task]
         measure, more = main_of(of_task)
@@ -70,7 +71,7 @@ def report(
         arrow = "more is better" if more else "less is better"
         parts += [
             f"## {task}: {measure} ({arrow})",
-            _markdown(_with_costs(text, mean, of_task, more)),
+            _markdown(_with_costs(text, ranks(of_task, mean, more), of_task)),
             f"![{task}]({picture})",
         ]
         parts += _others(of_task, mean, measure)
@@ -79,22 +80,19 @@ def report(
     with atomic_path(output / f"{NAME}.md") as temporary:
         temporary.write_text(text)
     if readme is not None:
-        _put(text, output, Path(readme))
+        path = Path(os.path.relpath(output, Path(readme).parent), f"{NAME}.png").as_posix()
+        head = [part.replace(f"]({NAME}.png)", f"]({path})") for part in head]
+        write_between(Path(readme), "quality", "\n\n".join(head))
     return text
 
 
-def _put(text: str, output: Path, readme: Path) -> None:
-    """The first two parts of a report into another file."""
-    before, start, rest = readme.read_text().partition(_MARKS[0])
-    _, end, after = rest.partition(_MARKS[1])
-    if not end:
-        raise ValueError(f"{readme} lacks {' and '.join(_MARKS)}, between which the tables go")
-    title, *parts = text.split("\n## ")
-    pictures = os.path.relpath(output, readme.parent)
-    part = "\n### ".join([title.partition("\n\n")[2], *parts[:2]]).strip()
-    part = part.replace(f"]({NAME}-", f"]({Path(pictures, NAME).as_posix()}-")
-    with atomic_path(readme) as temporary:
-        temporary.write_text(f"{before}{start}\n{part}\n\n{end}{after}")
+def _summary(frame: pd.DataFrame, output: Path) -> list[str]:
+    """Its table and its picture, where there is anything that counts."""
+    text, means = summary(frame)
+    if text.empty:
+        return []
+    _paint(means, means * np.nan, "Means over columns that count", output / f"{NAME}.png")
+    return [_markdown(text), f"![summary]({NAME}.png)"]
 
 
 def _beside_real(frame: pd.DataFrame) -> pd.Series:
@@ -104,17 +102,18 @@ def _beside_real(frame: pd.DataFrame) -> pd.Series:
     return ~real & real.groupby(frame["task"]).transform("any")
 
 
-def summary(frame: pd.DataFrame) -> str:
-    """A row a model: of each task, the mean over columns that count.
+def summary(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row a model: of each task, the mean over columns that count, as text and as numbers.
 
     Of a model without all of them, how many it has. Best first, by the mean rank over tasks, of
-    models with the same tasks; those with most tasks first.
+    models with the same tasks; those with most tasks first. A rank is among all models that have
+    the task whole.
     """
     texts, means, order = {}, {}, {}
     for task, of_task in frame[frame["counts"]].groupby("task", sort=False):
         measure, more = main_of(of_task)
         mean, _, _ = table(of_task, measure, more)
-        has, name = mean.notna().sum(axis=1), f"{task} ({measure})"
+        has, name = mean.notna().sum(axis=1), f"{task} ({measure} {'↑' if more else '↓'})"
         means[name] = mean.mean(axis=1).where(has == mean.shape[1])
         order[name] = means[name].rank(ascending=not more)
         some = has.map(lambda n, of=mean.shape[1]: f"{n} of {of}" if n else "")
@@ -125,8 +124,8 @@ def summary(frame: pd.DataFrame) -> str:
     keys = pd.DataFrame({"tasks": -ranks.notna().sum(axis=1), "rank": ranks.mean(axis=1)})
     keys = keys[keys["tasks"] < 0].sort_values(["tasks", "rank"], kind="stable")
     found = pd.DataFrame(texts).reindex(keys.index).fillna("")
-    found["seconds"] = frame.groupby("model")["seconds"].median().map("{:.0f}".format)
-    return _markdown(found)
+    found = _with_costs(found, keys["rank"], frame)
+    return found, pd.DataFrame(means).reindex(keys.index)
 
 
 def main_of(frame: pd.DataFrame) -> tuple[str, bool]:
@@ -205,19 +204,18 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _with_costs(
-    text: pd.DataFrame, mean: pd.DataFrame, frame: pd.DataFrame, more: bool
-) -> pd.DataFrame:
-    """The table with ranks, times, memory and sizes; best first."""
+def _with_costs(text: pd.DataFrame, rank: pd.Series, frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with ranks, times, memory and sizes."""
     by = frame.groupby("model")
     text = text.assign(
-        rank=ranks(frame, mean, more),
+        rank=rank,
         seconds=by["seconds"].median(),
         MiB=by["peak_mib"].max(),
         parameters=by["parameters"].max(),
     )
-    for name, form in (("rank", "{:.1f}"), ("seconds", "{:.0f}"), ("MiB", "{:.0f}")):
+    for name, form in (("rank", "{:.1f}"), ("MiB", "{:.0f}")):
         text[name] = text[name].map(form.format).replace("nan", "")
+    text["seconds"] = text["seconds"].map(lambda s: f"{s:.0f}" if s >= 10 else f"{s:.1f}")
     text["parameters"] = text["parameters"].map(lambda n: "" if np.isnan(n) else f"{n:,.0f}")
     return text
 
@@ -256,11 +254,19 @@ def _facts(rows: list[dict[str, Any]], done: list[dict[str, Any]]) -> str:
         f"{len(done)} cells done, {len(rows) - len(done)} failed; {minutes:.0f} "
         f"minutes on one core. Dates: {of('date')}. Machine: {of('machine')}, Python "
         f"{of('python')}. "
-        f"Commits: {of('commit')}. Mean over splits and seeds ± standard deviation over seeds; "
+        f"{_commits(done)}. Mean over splits and seeds ± standard deviation over seeds; "
         "times are medians, memory is the most of any cell. *Random cells* are scored with their "
         "neighbours' labels known: that column shows what such a split hides, and counts in no "
         "mean or rank; nor does synthetic tissue beside real slices."
     )
+
+
+def _commits(done: list[dict[str, Any]]) -> str:
+    """Those few that there are, or the last of many."""
+    found = list(dict.fromkeys(row["commit"] for row in done))
+    if len(found) <= 3:
+        return f"Commits: {', '.join(found)}"
+    return f"Commits: {len(found)}, the last {found[-1]}; each row of cells.jsonl has its own"
 
 
 def _failures(rows: list[dict[str, Any]]) -> list[str]:
@@ -282,8 +288,8 @@ def _paint(mean: pd.DataFrame, spread: pd.DataFrame, title: str, path: Path) -> 
     from matplotlib.figure import Figure
 
     columns = [column for column in mean if mean[column].notna().any()]
-    across = min(len(columns), 4)
-    down = -(-len(columns) // across)
+    down = -(-len(columns) // _ACROSS)
+    across = -(-len(columns) // down)
     size = 3.0 + 2.4 * across, 1.2 + down * (0.6 + 0.21 * len(mean))
     figure = Figure(size, layout="constrained")
     FigureCanvasAgg(figure)

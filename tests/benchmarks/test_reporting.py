@@ -70,7 +70,7 @@ def test_synthetic_tissue_counts_only_by_itself(folder) -> None:
     for model, value in (("GCN", 0.8), ("PCA", 0.7)):
         append({**row(model, "a", 0, value), "dataset": "slides", "splits": 1}, folder / FILE)
     text = report(folder)
-    head = text.split("## Summary")[1].split("## regions")[0]
+    head = text.split("## regions")[0]
     assert "| GCN | **0.800** |" in head and "| PCA | 0.700 |" in head
     assert "| PCA | **0.650** |" in before
     (gcn,) = (line for line in text.splitlines() if line.startswith("| GCN | 0.5"))
@@ -81,22 +81,24 @@ def test_the_summary_is_of_splits_that_do_not_leak(folder) -> None:
     for model, value in (("GCN", 9.0), ("PCA", 9.5)):
         append(row(model, "a, random cells", 0, value), folder / FILE)
     lines = report(folder).splitlines()
-    head = lines.index("| | regions (macro_f1) | deconvolution (rmse) | seconds |")
+    costs = " | rank | seconds | MiB | parameters |"
+    head = lines.index("| | regions (macro_f1 ↑) | deconvolution (rmse ↓)" + costs)
     assert lines[head + 2 : head + 5] == [
-        "| GCN | 0.550 | **0.100** | 2 |",
-        "| PCA | **0.650** | 0.200 | 2 |",
+        "| GCN | 0.550 | **0.100** | 1.5 | 2.0 | 100 | 3,000 |",
+        "| PCA | **0.650** | 0.200 | 1.5 | 2.0 | 100 | 3,000 |",
         "",  # the third has no task whole
     ]
 
 
-def test_a_readme_carries_its_first_tables(folder, tmp_path) -> None:
+def test_a_readme_carries_the_summary(folder, tmp_path) -> None:
     file = tmp_path / "README.md"
     file.write_text("before\n<!-- quality -->\nold\n<!-- /quality -->\nafter\n")
     report(folder, tmp_path / "out", readme=file)
     new = file.read_text()
     assert new.startswith("before\n<!-- quality -->\n") and new.endswith("-->\nafter\n")
-    assert "old" not in new and "### Summary" in new and "### deconvolution" not in new
-    assert "| PCA | 0.650" in new and "![regions](out/report-regions.png)" in new
+    assert "old" not in new and "Commits: abc. Mean" in new and "deconvolution:" not in new
+    assert "| PCA | **0.650**" in new and "![summary](out/report.png)" in new
+    assert (tmp_path / "out" / "report.png").stat().st_size > 5000
     report(folder, tmp_path / "out", readme=file)
     assert file.read_text() == new
     file.write_text("no place")

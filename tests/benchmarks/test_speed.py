@@ -54,6 +54,7 @@ def checked(speed, name: str, result: dict) -> dict:
     """The result, once it has been through JSON and has been reported."""
     result = json.loads(json.dumps(result))
     section = speed(name).report(result)
+    assert section.headlines
     for table in section.tables:
         assert {len(row) for row in table.rows} <= {len(table.columns)}
         assert all(isinstance(cell, str) for row in table.rows for cell in row)
@@ -125,13 +126,23 @@ def test_one_that_runs_out_of_time_fails(command, tmp_path) -> None:
 
 
 def test_report_of_the_committed_results(speed, command, tmp_path) -> None:
-    status, words = command("report", RESULTS, "-o", tmp_path / "speed.md")
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n")
+    status, words = command("report", RESULTS, "-o", tmp_path / "speed.md", "--readme", readme)
     assert status == 0, words
     text = (tmp_path / "speed.md").read_text()
     assert text == (RESULTS / "report.md").read_text().replace("report.png", "speed.png")
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
     for name in speed("_measurements").NAMES:
         assert f"## {name}\n" in text and f"| {name} | measured | 2026-" in text
+    lines = readme.read_text().splitlines()
+    assert lines[:2] == ["before", "<!-- speed -->"] and lines[-2:] == ["<!-- /speed -->", "after"]
+    assert "![Times over sizes](speed.png)" in lines and "old" not in lines
+    (layer,) = (line for line in lines if line.startswith("| layer, 10 000 nodes"))
+    assert "TransformerConv 3." in layer and "| 2026-" in layer
+    readme.write_text("no place")
+    status, words = command("report", RESULTS, "-o", tmp_path / "speed.md", "--readme", readme)
+    assert status == 1 and "lacks <!-- speed --> and <!-- /speed -->" in words
 
 
 def test_report_of_what_was_not_measured(command, tmp_path) -> None:
