@@ -1,16 +1,29 @@
-"""Lightning's trainer, without its chatter, and the schedule that all training here goes by."""
+"""Lightning's trainer, without its chatter, and the schedule that all training here goes by.
+
+Imported by functions that train, not with the library: Lightning takes seconds.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from stofm_geo._quiet import quiet
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of this seed; afterwards those of before go on."""
+    with isolate_rng():
+        L.seed_everything(seed, verbose=False)
+        yield
 
 
 def run(

@@ -1,6 +1,6 @@
 """Gene scale: from counts to one vector a cell."""
 
-from stofm_geo.genes.adaptation import AdaptationSettings
+from stofm_geo.genes.adaptation_settings import AdaptationSettings
 from stofm_geo.genes.adapting import adapt, save_adapted
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.features import CellFeatures, ObsmFeatures, PCAFeatures

@@ -9,20 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from anndata import AnnData
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from stofm_geo._checks import check_positive, naming
 from stofm_geo._files import atomic_folder
-from stofm_geo._training import run
 from stofm_geo._version import __version__
 from stofm_geo.genes import _bert
-from stofm_geo.genes.adaptation import Adaptation, AdaptationSettings
+from stofm_geo.genes.adaptation_settings import AdaptationSettings
 from stofm_geo.genes.rank_encoder import (
     BERT,
     PROJECTION,
@@ -76,12 +73,14 @@ def adapt(
         FileNotFoundError: ``init`` is not there.
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
     """
+    from stofm_geo._training import run, seeded
+    from stofm_geo.genes.adaptation import Adaptation
+
     settings = settings or AdaptationSettings()
     check_positive("max_steps", max_steps, whole=True)
     if MASK not in vocabulary.tokens:
         raise ValueError(f"the vocabulary has no {MASK!r}, which hidden genes are shown as")
-    with isolate_rng():
-        L.seed_everything(seed, verbose=False)
+    with seeded(seed):
         module = Adaptation(*_start(init, vocabulary, settings), settings)
         cells = _cells(slices, vocabulary, settings.max_length, names)
         order = torch.randperm(len(cells)).tolist()

@@ -7,12 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import numpy as np
 import torch
 from anndata import AnnData
 from huggingface_hub import ModelHubMixin
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 from torch_geometric.data import Data
@@ -20,7 +18,6 @@ from torch_geometric.data import Data
 from stofm_geo._checks import check_anndatas, check_key, check_positive
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
-from stofm_geo._training import run
 from stofm_geo._version import __version__
 from stofm_geo.data.pieces import pieces
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, Vocabulary
@@ -28,7 +25,6 @@ from stofm_geo.models import official, storage
 from stofm_geo.models.inputs import split, untrained_features
 from stofm_geo.models.locations import locate
 from stofm_geo.models.network import Network
-from stofm_geo.models.pretraining import Pretraining
 from stofm_geo.models.puzzles import puzzles
 from stofm_geo.models.settings import Settings
 from stofm_geo.models.warm_start import warm_start
@@ -109,6 +105,9 @@ class SToFM(nn.Module, ModelHubMixin):
         Raises:
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         """
+        from stofm_geo._training import run, seeded
+        from stofm_geo.models.pretraining import Pretraining
+
         check_positive("max_steps", max_steps, whole=True)
         adatas = check_anndatas(adata)
         keys = {"spatial_key": spatial_key, "slice_key": slice_key}
@@ -116,8 +115,7 @@ class SToFM(nn.Module, ModelHubMixin):
         for i, one in enumerate(adatas):
             name = names[i] if names else f"AnnData {i}" if len(adatas) > 1 else "AnnData"
             slices += split(one, self.settings, features, name=name, **keys)
-        with isolate_rng():
-            L.seed_everything(seed, verbose=False)
+        with seeded(seed):
             self.features = untrained_features(self.settings, features, slices)
             encoder = self.features if isinstance(self.features, PanelEncoder) else None
             self.network = Network(self.features.out_channels, self.settings, encoder)

@@ -10,15 +10,18 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
+from stofm_geo._training import run
 from stofm_geo.tasks.annotation import Annotator
 from stofm_geo.tasks.labels import balanced
 from stofm_geo.tasks.reading import Moments
 from stofm_geo.tasks.surroundings import Tissue, cells, places
 
+_CHECK, _PATIENCE = 10, 5  # steps from check to check, checks without a better one
 _LEAST_GAIN = 0.01  # of the loss: less is luck, and the network rather stays as it is
 
 
@@ -116,6 +119,21 @@ class FineTuning(L.LightningModule):
         return torch.optim.AdamW(trained, lr=self.rate, weight_decay=0.01)
 
 
+def train(module: FineTuning, max_steps: int, progress: bool) -> None:
+    """Up to so many steps; fewer, if what is held out gets no better."""
+    module.train()  # dropout, too; models rest without it
+    stop = EarlyStopping(FineTuning.MONITOR, patience=_PATIENCE)
+    run(
+        module,
+        _batches(module.tissues, module.shown, max_steps),
+        max_steps=max_steps,
+        progress=progress,
+        held_out=_one_by_one(range(len(module.tissues))),
+        check_every=min(_CHECK, max_steps),
+        callbacks=[] if module.held_out is None else [stop],
+    )
+
+
 class _Labelled(torch.utils.data.Dataset):
     """Sub-slices with labelled core cells, each with the number of its slice."""
 
@@ -134,7 +152,7 @@ class _Labelled(torch.utils.data.Dataset):
         return self.pieces[index]
 
 
-def batches(tissues: Sequence[Tissue], shown: Sequence[Tensor], max_steps: int) -> DataLoader:
+def _batches(tissues: Sequence[Tissue], shown: Sequence[Tensor], max_steps: int) -> DataLoader:
     """Sub-slices, one at a time, all before any comes again."""
     data = _Labelled(tissues, shown)
     rounds = -(-max_steps // len(data))
@@ -142,7 +160,7 @@ def batches(tissues: Sequence[Tissue], shown: Sequence[Tensor], max_steps: int) 
     return DataLoader(data, batch_size=None, sampler=order.tolist(), collate_fn=_as_is)
 
 
-def one_by_one(numbers: range) -> DataLoader:
+def _one_by_one(numbers: range) -> DataLoader:
     """Numbers, as they are."""
     return DataLoader(numbers, batch_size=None, collate_fn=_as_is)
 

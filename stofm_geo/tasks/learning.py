@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import numpy as np
 import torch
 from anndata import AnnData
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from stofm_geo._checks import check_anndatas, check_positive
 from stofm_geo._keys import Keys
-from stofm_geo._training import run
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks import lora, mlp
 from stofm_geo.tasks.annotation import Annotator
 from stofm_geo.tasks.calibration import temperature
-from stofm_geo.tasks.fine_tuning import FineTuning, batches, one_by_one
 from stofm_geo.tasks.labels import codes_of, labels_to_learn
 from stofm_geo.tasks.metrics import scores
 from stofm_geo.tasks.probe import choose, learn
@@ -27,10 +22,12 @@ from stofm_geo.tasks.reading import Moments
 from stofm_geo.tasks.splits import folds, tissue_groups
 from stofm_geo.tasks.surroundings import Tissue, check_task
 
+if TYPE_CHECKING:
+    from stofm_geo.tasks.fine_tuning import FineTuning
+
 METHODS = ("probe", "mlp", "lora", "full")
 _RATES = {"lora": 1e-3, "full": 1e-4}
 _FOLDS = 4
-_CHECK, _PATIENCE = 10, 5  # steps from check to check, checks without a better one
 
 
 def fine_tune(
@@ -242,9 +239,11 @@ class _Learning:
         max_steps: int,
         progress: bool,
     ) -> FineTuning:
+        from stofm_geo._training import seeded
+        from stofm_geo.tasks.fine_tuning import FineTuning, train
+
         network = self.annotator.model.network
-        with isolate_rng():
-            L.seed_everything(self.seed, verbose=False)
+        with seeded(self.seed):
             if method == "lora":
                 self.annotator.model.network = lora.added(network)
             module = FineTuning(
@@ -255,18 +254,7 @@ class _Learning:
                 rate=_RATES[method],
                 strength=self.strength,
             )
-            module.train()  # dropout, too; models rest without it
-            loader = batches(self.tissues, module.shown, max_steps)
-            stop = EarlyStopping(FineTuning.MONITOR, patience=_PATIENCE)
-            run(
-                module,
-                loader,
-                max_steps=max_steps,
-                progress=progress,
-                held_out=one_by_one(range(len(self.tissues))),
-                check_every=min(_CHECK, max_steps),
-                callbacks=[stop] if part is not None else [],
-            )
+            train(module, max_steps, progress)
             self.annotator.cpu()
             if method == "lora":
                 self.annotator.model.network = lora.merged(self.annotator.model.network)

@@ -14,7 +14,6 @@ from sklearn.metrics import (
 )
 from torch_geometric.data import Data
 from torch_geometric.utils import scatter
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from stofm_geo.transforms import SpatialKNN
 
@@ -48,6 +47,10 @@ def calibration_error(probability: np.ndarray, codes: np.ndarray) -> float:
         probability: ``[n, C]``.
         codes: Known classes ``[n]``; -1 for one that is none of them, where any guess is wrong.
     """
+    from torchmetrics.functional.classification import (
+        multiclass_calibration_error,  # slow to import
+    )
+
     # A column for what no guess can be.
     none = np.zeros((len(probability), 1), dtype=probability.dtype)
     padded = torch.from_numpy(np.concatenate([probability, none], axis=1))

@@ -1,0 +1,63 @@
+"""Sizes and rates of the adaptation of a cell encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stofm_geo._checks import check_positive, check_share
+
+
+@dataclass(frozen=True)
+class AdaptationSettings:
+    """Settings of :func:`~stofm_geo.genes.adapt`.
+
+    Attributes:
+        max_length: Tokens of a cell in training, ``<cls>`` counted; the rest is cut.
+        hidden_size: Width of a new BERT, a multiple of ``heads``.
+        layers: Of a new BERT.
+        heads: Of a new BERT.
+        out_channels: Length of a cell's vector where the projection is new; the published
+            model takes 256.
+        freeze_layers: Layers, from the embeddings on, that stay as they are; 0: none, and the
+            embeddings are trained, too.
+        mask_share: Share of the genes that are to be guessed.
+        temperature: Of the contrastive loss.
+        contrast_weight: Weight of the contrastive loss beside the other.
+        batch_size: Cells of a step.
+        learning_rate: Peak of the one-cycle schedule of AdamW.
+        weight_decay: Of AdamW.
+
+    Raises:
+        TypeError: A setting of another type.
+        ValueError: A setting out of range.
+    """
+
+    max_length: int = 512
+    hidden_size: int = 256
+    layers: int = 4
+    heads: int = 4
+    out_channels: int = 256
+    freeze_layers: int = 0
+    mask_share: float = 0.15
+    temperature: float = 0.05
+    contrast_weight: float = 0.1
+    batch_size: int = 16
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "hidden_size", "layers", "heads", "out_channels", "batch_size"):
+            check_positive(name, getattr(self, name), whole=True)
+        check_positive("freeze_layers", self.freeze_layers, whole=True, or_zero=True)
+        for name in ("temperature", "learning_rate"):
+            check_positive(name, getattr(self, name))
+        for name in ("contrast_weight", "weight_decay"):
+            check_positive(name, getattr(self, name), or_zero=True)
+        check_share("mask_share", self.mask_share)
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of heads={self.heads}"
+            )
+        for name in ("max_length", "batch_size"):  # a gene beside <cls>; a cell to tell apart
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} must be 2 or more; found {getattr(self, name)}")
