@@ -150,9 +150,12 @@ def write_between(file: Path, name: str, text: str) -> None:
     """Replace what is between ``<!-- name -->`` and ``<!-- /name -->`` in a file.
 
     Raises:
+        FileNotFoundError: There is no such file.
         ValueError: It lacks them.
     """
     marks = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: is no file; make it, with {' and '.join(marks)} in it")
     before, start, rest = file.read_text(encoding="utf-8").partition(marks[0])
     _, end, after = rest.partition(marks[1])
     if not end:

@@ -41,7 +41,7 @@ def report(
         The Markdown.
 
     Raises:
-        FileNotFoundError: There are no results.
+        FileNotFoundError: There are no results, or no ``readme``.
         ValueError: None of them is done, a file is no file of results, or ``readme`` lacks the two
             marks.
     """
