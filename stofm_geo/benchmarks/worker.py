@@ -30,6 +30,7 @@ Cell = dict[str, Any]
 # One thread, so that times compare however many workers there are, and sums have one order.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _STARTING = Lock()
+_GRACE = 3.0  # seconds that a process has to end by itself
 _LOADED = "stofm_geo_benchmark_"  # names of modules that are loaded from a user's files
 
 
@@ -71,12 +72,15 @@ class Worker:
         except (EOFError, ConnectionError):
             self._process.join()
             reason = f"RuntimeError: its process ended with {self._process.exitcode}"
+        self._process.kill()
         self.stop()
         return {**cell, "status": "failed", "reason": reason, **environment()}
 
     def stop(self) -> None:
-        """End the process."""
+        """End the process: one that waits by itself, without a trace; one that works is killed."""
         if self._process is not None:
+            self._pipe.close()
+            self._process.join(_GRACE)
             self._process.kill()
             self._process.join()
             self._process = None
@@ -109,7 +113,7 @@ def _serve(pipe: Any, data: Path | None, load: Sequence[Path]) -> None:
         try:
             pipe.send("ready")
             pipe.send(answer(pipe.recv(), data))
-        except (EOFError, BrokenPipeError):  # the one who asked is gone
+        except (EOFError, ConnectionError):  # the one who asked is gone
             return
 
 
