@@ -24,7 +24,7 @@ from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.calibration import label_of
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
-from stofm_geo.tasks.mlp import classifier
+from stofm_geo.tasks.mlp import Classifier
 from stofm_geo.tasks.reading import Reading
 from stofm_geo.tasks.surroundings import Tissue, around, check_task, survey
 
@@ -76,7 +76,7 @@ class Annotator(nn.Module):
         self.record: dict[str, Any] = {}
         self.read = Reading(model.network, task, absolute, len(classes))
         self.register_buffer("temperature", torch.ones(()))
-        make = classifier if mlp else nn.Linear
+        make = Classifier if mlp else nn.Linear
         self.mlp, self.head = mlp, make(len(self.read.scale), len(classes))
 
     def survey(self, tissue: Tissue) -> Tensor:

@@ -49,20 +49,20 @@ def fine_tune(
 
     First, the classifier is fitted to the frozen network, by logistic regression; how strongly it
     is regularised is chosen on parts of the tissue that are held out in turns. With ``"mlp"``, a
-    classifier with one hidden layer takes its place. With ``"lora"`` or
-    ``"full"``, training goes on from there, end to end, for as many steps as are best on what is
-    held out; then the same is done with all labels. Classes weigh the same, however many cells they
-    have. What is held out are whole slices, where four or more have labels, else contiguous blocks
-    of at most 200 cells. Scores in ``record`` are of it, and a little too good, since choices were
-    made by it; :meth:`Annotator.evaluate` on slices never seen is the test.
+    classifier with one hidden layer has a say beside it, as large as is best there. With
+    ``"lora"`` or ``"full"``, training goes on from there, end to end, for as many steps as are best
+    on what is held out; then the same is done with all labels. Classes weigh the same, however many
+    cells they have. What is held out are whole slices, where four or more have labels, else
+    contiguous blocks of at most 200 cells. Scores in ``record`` are of it, and a little too good,
+    since choices were made by it; :meth:`Annotator.evaluate` on slices never seen is the test.
 
     Args:
         model: Fitted; it stays as it is.
         adata: One or several AnnData with labels.
         label_key: Column of ``obs`` with labels; cells without one are not learned from.
         method: What is trained: ``"probe"``, a linear classifier alone (default); ``"mlp"``,
-            one with a hidden layer of 64; ``"lora"``, low-rank additions to the Transformer's
-            linear layers, too (needs peft); ``"full"``, all weights.
+            beside it one with a hidden layer of 64; ``"lora"``, low-rank additions to the
+            Transformer's linear layers, too (needs peft); ``"full"``, all weights.
         task: ``"region"`` (default): a cell's label is that of the tissue around it; or
             ``"cell_type"``: it is its own.
         spatial_key: Key in ``obsm`` of the positions.
@@ -169,12 +169,18 @@ class _Learning:
         }
         if method == "mlp":
             before = annotator.record["held_out"]
-            rows, logits = mlp.out_of_fold(self.x, self.codes, count, parts, self.seed)
+            hidden = mlp.out_of_fold(self.x, self.codes, count, parts, self.seed)[rows]
+            share = mlp.choose_share(logits, hidden, self.codes[rows])
+            logits = mlp.mixed(logits, hidden, share)
             annotator.record |= {
+                "hidden_share": share,
                 "held_out_before": before,
                 "held_out": self._scores(rows, logits),
             }
-            annotator.head = mlp.learn(self.x[known], self.codes[known], count, self.seed)
+            self._start(np.ones(len(self.codes), dtype=bool))
+            trained = mlp.learn(self.x[known], self.codes[known], count, self.seed)
+            annotator.head.hidden.load_state_dict(trained.state_dict())
+            annotator.head.share.fill_(share)
         elif method != "probe":
             part = self._part(held_out)
             steps, before, logits, rows = self._until_best(method, part, max_steps, progress)
@@ -218,7 +224,9 @@ class _Learning:
         """The classifier of the frozen network, by cells that are shown."""
         rows = np.flatnonzero(shown & (self.codes >= 0))
         head = learn(self.x[rows], self.codes[rows], len(self.annotator.classes), self.strength)
-        self.annotator.head.load_state_dict(head._asdict())
+        own = self.annotator.head
+        own = own.linear if isinstance(own, mlp.Classifier) else own
+        own.load_state_dict(head._asdict())
 
     def _until_best(
         self, method: str, part: np.ndarray, max_steps: int, progress: bool

@@ -1,20 +1,49 @@
-"""A classifier with one hidden layer on what a frozen network says."""
+"""A classifier with one hidden layer beside the linear one, on what a frozen network says."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from scipy.special import softmax
+from sklearn.metrics import log_loss
+from torch import Tensor, nn
 
+from stofm_geo.tasks.calibration import temperature
 from stofm_geo.tasks.labels import balanced
 
 _WIDTH, _DROPOUT = 64, 0.5
 _ROUNDS, _BATCH, _RATE, _DECAY = 30, 128, 1e-3, 1e-2
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the hidden layer's logits
 
 
-def classifier(inputs: int, count: int) -> nn.Sequential:
-    """``[n, inputs]`` to logits ``[n, count]``, untrained."""
+class Classifier(nn.Module):
+    """Logits of a linear classifier and of one with a hidden layer, mixed.
+
+    Where labels are few, or many kinds of them, the hidden layer alone is far behind; how much it
+    says is chosen on what is held out.
+
+    Args:
+        inputs: Length of what it is given.
+        count: Classes.
+    """
+
+    share: Tensor
+
+    def __init__(self, inputs: int, count: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, count)
+        self.hidden = _layers(inputs, count)
+        self.register_buffer("share", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[n, inputs]`` to ``[n, count]``."""
+        return mixed(self.linear(x), self.hidden(x), self.share)
+
+
+def _layers(inputs: int, count: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Dropout(_DROPOUT),
         nn.Linear(inputs, _WIDTH),
@@ -24,8 +53,33 @@ def classifier(inputs: int, count: int) -> nn.Sequential:
     )
 
 
+def mixed(linear: Any, hidden: Any, share: Any) -> Any:
+    """Logits of both, tensors or arrays."""
+    return linear + share * (hidden - linear)
+
+
+def choose_share(linear: np.ndarray, hidden: np.ndarray, codes: np.ndarray) -> float:
+    """The share of the hidden layer with the least cross-entropy, classes balanced.
+
+    Of calibrated logits: how sure the hidden layer is of itself says nothing of what it knows.
+
+    Args:
+        linear, hidden: Logits of cells that were held out, ``[m, C]``.
+        codes: Their classes ``[m]``.
+    """
+    count = linear.shape[1]
+    weights = balanced(codes, count)[codes]
+
+    def loss(share: float) -> float:
+        logits = mixed(linear, hidden, share)
+        found = softmax(logits / temperature(logits, codes), axis=1)
+        return log_loss(codes, found, labels=range(count), sample_weight=weights)
+
+    return min(_SHARES, key=loss)
+
+
 def learn(x: np.ndarray, codes: np.ndarray, count: int, seed: int) -> nn.Sequential:
-    """A classifier of cells ``[n, D]`` that all have a class, ``[n]``; classes weigh the same.
+    """The hidden layer's part, of cells ``[n, D]`` that all have a class, ``[n]``, of one weight.
 
     AdamW, 30 rounds of batches of 128; dropout of a half of what it sees and of the hidden layer
     keeps it from learning the tissue by heart, so that nothing has to be chosen.
@@ -34,7 +88,7 @@ def learn(x: np.ndarray, codes: np.ndarray, count: int, seed: int) -> nn.Sequent
     weight = torch.from_numpy(balanced(codes, count)).float()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        net = classifier(x.shape[1], count)
+        net = _layers(x.shape[1], count)
         optimizer = torch.optim.AdamW(net.parameters(), _RATE, weight_decay=_DECAY)
         for _ in range(_ROUNDS):
             for rows in torch.randperm(len(x)).split(_BATCH):
@@ -47,8 +101,8 @@ def learn(x: np.ndarray, codes: np.ndarray, count: int, seed: int) -> nn.Sequent
 @torch.no_grad()
 def out_of_fold(
     x: np.ndarray, codes: np.ndarray, count: int, held_out: list[np.ndarray], seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows with a class (-1: none), and their logits when their fold was held out.
+) -> np.ndarray:
+    """Its logits of each cell when its fold was held out.
 
     Args:
         x: ``[n, D]``.
@@ -58,14 +112,13 @@ def out_of_fold(
         seed: Of weights and dropout.
 
     Returns:
-        ``[m]``, ``[m, count]``.
+        ``[n, count]``; NaN where there is none.
     """
-    rows, logits = [], []
+    logits = np.full((len(x), count), np.nan)
     for fold in held_out:
         train, test = np.flatnonzero(~fold & (codes >= 0)), np.flatnonzero(fold & (codes >= 0))
         if len(np.unique(codes[train])) < 2:
             continue
         net = learn(x[train], codes[train], count, seed)
-        rows.append(test)
-        logits.append(net(torch.from_numpy(x[test]).float()).double().numpy())
-    return np.concatenate(rows), np.concatenate(logits)
+        logits[test] = net(torch.from_numpy(x[test]).float()).double().numpy()
+    return logits

@@ -94,6 +94,7 @@ def test_a_hidden_layer_learns_and_is_saved(model, first, second, tmp_path) -> N
     found = model.fine_tune(first, "region", "mlp", progress=False)
     assert found.evaluate(second, "region")["accuracy"] > 0.7
     assert found.record["held_out"]["accuracy"] > 0.6 < found.record["held_out_before"]["accuracy"]
+    assert 0 <= found.record["hidden_share"] <= 1
     found.save(tmp_path / "a")
     again = Annotator.load(tmp_path / "a")
     np.testing.assert_array_equal(found.probabilities(second), again.probabilities(second))
