@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# Of small sums: two threads wait for each other, and on a busy machine for minutes. It is read as
+# libraries are imported, and by the processes that tests start.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

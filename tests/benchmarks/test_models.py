@@ -31,12 +31,6 @@ def problems():
 
 
 @pytest.fixture(autouse=True)
-def one_thread(thread_count) -> None:
-    """As the suite runs them; two wait for each other, and on a busy machine for minutes."""
-    thread_count(1)
-
-
-@pytest.fixture(autouse=True)
 def few_steps(monkeypatch) -> None:
     monkeypatch.setattr(trained, "STEPS", 10)
     monkeypatch.setattr(trained, "PARAMETERS", 5000)
