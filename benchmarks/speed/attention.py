@@ -92,13 +92,15 @@ def report(result: dict[str, Any]) -> Section:
     """How many times as long as ours the others take, forward and backward, and graphs made."""
     rows, shape = result["rows"], ("graph", "nodes", "edges", "heads", "channels")
     names = list(dict.fromkeys(row["contender"] for row in rows))
-    tables, panels = [], []
+    tables, panels, headlines = [], [], []
     for mode, title in MODES.items():
         of: dict[tuple, dict[str, dict]] = {}
         for row in rows:
             if row["mode"] == mode:
                 of.setdefault(tuple(row[key] for key in shape), {})[row["contender"]] = row
         tables.append(_times(title, of, [name for name in names if name != "ours"]))
+        if mode == "training":  # the table has the rest
+            headlines = [_headline(*each) for each in of.items() if each[0][0] == "near"]
         near = {k[3] * k[4]: found for k, found in of.items() if k[0] == "near"}
         points = {
             name: line(
@@ -113,8 +115,6 @@ def report(result: dict[str, Any]) -> Section:
         (graph["graph"], brief(graph["edges"]), *(brief(graph["ms"][kind]) for kind in kinds))
         for graph in result["building"]
     ]
-    # Of training, the last of the two; the table has the rest.
-    headlines = [_headline(*each) for each in of.items() if each[0][0] == "near"]
     tables.append(Table("The graph made once for all layers, ms", ("graph", "edges", *kinds), made))
     return Section(tables, panels, headlines)
 
@@ -123,9 +123,9 @@ def _headline(shape: tuple, found: dict[str, dict]) -> Headline:
     """Beside PyG's layer as it is, and whatever is fastest of the others."""
     _, _, edges, heads, channels = shape
     others = {k: row["ratio"] for k, row in found.items() if k != "ours" and "ratio" in row}
-    shown = dict.fromkeys(("TransformerConv", min(others, key=lambda name: others[name])))
+    shown = dict.fromkeys(("TransformerConv", *sorted(others, key=lambda name: others[name])[:1]))
     what = f"attention, {brief(edges)} edges, {heads} x {channels}, forward and backward"
-    ratios = beside({name: others[name] for name in shown})
+    ratios = beside({name: others[name] for name in shown if name in others})
     return Headline(what, f"{brief(found['ours']['median_ms'])} ms", ratios)
 
 

@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from sklearn.metrics import (
     accuracy_score,
     adjusted_rand_score,
     f1_score,
+    log_loss,
     normalized_mutual_info_score,
 )
 from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
+from stofm_geo.tasks.labels import balanced
 from stofm_geo.transforms import SpatialKNN
 
 _NEAR = 6
@@ -38,6 +41,14 @@ def scores(truth: np.ndarray, found: np.ndarray) -> dict[str, Any]:
         "ari": float(adjusted_rand_score(truth, found)),
         "nmi": float(normalized_mutual_info_score(truth, found)),
     }
+
+
+def balanced_loss(logits: np.ndarray, codes: np.ndarray) -> float:
+    """Cross-entropy of logits ``[n, C]`` against classes ``[n]``, which weigh the same."""
+    count = logits.shape[1]
+    weights = balanced(codes, count)[codes]
+    found = softmax(logits, axis=1)
+    return float(log_loss(codes, found, labels=range(count), sample_weight=weights))
 
 
 def calibration_error(probability: np.ndarray, codes: np.ndarray) -> float:

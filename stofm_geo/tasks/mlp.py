@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import softmax
-from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
 from stofm_geo.tasks.calibration import temperature
 from stofm_geo.tasks.labels import balanced
+from stofm_geo.tasks.metrics import balanced_loss
 
 _WIDTH, _DROPOUT = 64, 0.5
 _ROUNDS, _BATCH, _RATE, _DECAY = 30, 128, 1e-3, 1e-2
@@ -67,22 +66,19 @@ def choose_share(linear: np.ndarray, hidden: np.ndarray, codes: np.ndarray) -> f
         linear, hidden: Logits of cells that were held out, ``[m, C]``.
         codes: Their classes ``[m]``.
     """
-    count = linear.shape[1]
-    weights = balanced(codes, count)[codes]
 
     def loss(share: float) -> float:
         logits = mixed(linear, hidden, share)
-        found = softmax(logits / temperature(logits, codes), axis=1)
-        return log_loss(codes, found, labels=range(count), sample_weight=weights)
+        return balanced_loss(logits / temperature(logits, codes), codes)
 
     return min(_SHARES, key=loss)
 
 
 def learn(x: np.ndarray, codes: np.ndarray, count: int, seed: int) -> nn.Sequential:
-    """The hidden layer's part, of cells ``[n, D]`` that all have a class, ``[n]``, of one weight.
+    """The hidden layer's part, of cells ``[n, D]`` with a class each, ``[n]``; classes weigh alike.
 
     AdamW, 30 rounds of batches of 128; dropout of a half of what it sees and of the hidden layer
-    keeps it from learning the tissue by heart, so that nothing has to be chosen.
+    keeps it from learning the tissue by heart.
     """
     x, y = torch.from_numpy(x).float(), torch.from_numpy(codes)
     weight = torch.from_numpy(balanced(codes, count)).float()

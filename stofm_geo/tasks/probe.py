@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from torch import Tensor
 
-from stofm_geo.tasks.labels import balanced
+from stofm_geo.tasks.metrics import balanced_loss
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 _NEVER = -5.0  # logit of a class that a fold has not shown
@@ -81,14 +79,10 @@ def choose(
             "label cells of more of the slice, or give more slices"
         )
     cells = np.concatenate(cells)
-    weights = balanced(codes[cells], count)[codes[cells]]
     each = [np.concatenate(parts).astype(np.float64) for parts in zip(*logits, strict=True)]
-    losses = [
-        log_loss(codes[cells], softmax(one, axis=1), labels=range(count), sample_weight=weights)
-        for one in each
-    ]
+    losses = [balanced_loss(one, codes[cells]) for one in each]
     best = int(np.argmin(losses))
-    return Choice(STRENGTHS[best], cells, each[best], float(losses[best]))
+    return Choice(STRENGTHS[best], cells, each[best], losses[best])
 
 
 def _path(
