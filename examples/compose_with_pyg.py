@@ -42,7 +42,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
         """Three numbers a node."""
-        return self.second(self.first(x, edge_index, pos).relu(), edge_index, pos)
+        return self.second(self.first(x, edge_index, pos=pos).relu(), edge_index, pos=pos)
 
 
 def main() -> None:
@@ -53,10 +53,10 @@ def main() -> None:
 
     # One layer, as any of PyG's; with attention weights; on an EdgeIndex.
     conv = SE2TransformerConv(size, 8, heads=4, vector_channels=2)
-    show("alone", conv(x, edge_index, pos))
-    out, (_, alpha) = conv(x, edge_index, pos, return_attention_weights=True)
+    show("alone", conv(x, edge_index, pos=pos))
+    out, (_, alpha) = conv(x, edge_index, pos=pos, return_attention_weights=True)
     show("attention weights", alpha)
-    show("on an EdgeIndex", conv(x, EdgeIndex(edge_index).sort_by("col")[0], pos))
+    show("on an EdgeIndex", conv(x, EdgeIndex(edge_index).sort_by("col")[0], pos=pos))
 
     # In GPS, the recipe of local attention beside global attention.
     gps = GPSConv(32, SE2TransformerConv(32, 8, heads=4), heads=4)
@@ -64,23 +64,23 @@ def main() -> None:
 
     # In a Sequential after a GATv2Conv, vectors handed from layer to layer, and jumping knowledge.
     model = Sequential(
-        "x, edge_index, pos, edge_attr",
+        "x, edge_index, edge_attr, pos",
         [
             (GATv2Conv(size, 32), "x, edge_index -> x0"),
             (SE2TransformerConv(32, 8, 4, vector_channels=2, out_vectors=True),
-             "x0, edge_index, pos -> x1, v"),
+             "x0, edge_index, edge_attr, pos -> x1, v"),
             (SE2TransformerConv(32, 8, 4, vector_channels=2, in_vector_channels=8),
-             "x1, edge_index, pos, edge_attr, v -> x2"),
+             "x1, edge_index, edge_attr, pos, v -> x2"),
             (lambda *all: list(all), "x0, x1, x2 -> xs"),
             (JumpingKnowledge("cat"), "xs -> x"),
         ],
     )  # fmt: skip
-    show("Sequential, GATv2Conv, JumpingKnowledge", model(x, edge_index, pos, None))
+    show("Sequential, GATv2Conv, JumpingKnowledge", model(x, edge_index, None, pos))
 
     # Before an e3nn layer: vectors of order 1 are 1o with z = 0, those of order 2 lie in 2e.
     turning = SE2TransformerConv(size, 8, heads=4, vector_channels=2, out_vectors=True)
     linear = o3.Linear(turning.irreps_out, "4x0e + 2x1o")
-    show(f"{turning.irreps_out} to 4x0e+2x1o", linear(to_irreps(*turning(x, edge_index, pos))))
+    show(f"{turning.irreps_out} to 4x0e+2x1o", linear(to_irreps(*turning(x, edge_index, pos=pos))))
 
     # Cells and virtual cells as two node types, by HeteroConv and by to_hetero.
     hetero = Compose([T.MacroNodes(max_nodes=8), T.HeteroView()])(data)

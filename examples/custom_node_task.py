@@ -43,14 +43,14 @@ class Net(nn.Module):
         self.second = layer(4 * channels, channels, heads=4)
         self.out = nn.Linear(4 * channels, classes)
 
-    def forward(self, x, edge_index, *pos):
+    def forward(self, x, edge_index, **where):
         """Logits ``[N, classes]``."""
         for layer in (self.first, self.second):
-            x = F.dropout(layer(x, edge_index, *pos).relu(), 0.3, self.training)
+            x = F.dropout(layer(x, edge_index, **where).relu(), 0.3, self.training)
         return self.out(x)
 
 
-def run(layer, channels, *pos, seed):
+def run(layer, channels, seed, **where):
     torch.manual_seed(seed)
     count = int(block.max()) + 1
     test = torch.isin(block, torch.randperm(count)[: max(count // 3, 1)])
@@ -58,21 +58,21 @@ def run(layer, channels, *pos, seed):
     optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
     for _ in range(100):
         optimizer.zero_grad()
-        F.cross_entropy(net(data.x, data.edge_index, *pos)[~test], label[~test]).backward()
+        F.cross_entropy(net(data.x, data.edge_index, **where)[~test], label[~test]).backward()
         optimizer.step()
-    found = net.eval()(data.x, data.edge_index, *pos)[test].argmax(dim=1)
+    found = net.eval()(data.x, data.edge_index, **where)[test].argmax(dim=1)
     return accuracy_score(label[test], found), f1_score(label[test], found, average="macro")
 
 
 # --- to here ---
 near = partial(GaussianRadial, num_gaussians=8, max_distance=5.0)  # in cell spacings
 print(f"{'layer':20}{'parameters':>12}{'accuracy':>18}{'macro-F1':>18}")
-for name, layer, channels, *pos in (
-    ("GATv2Conv", partial(GATv2Conv, residual=True), 12),
-    ("TransformerConv", TransformerConv, 10),
-    ("SE2TransformerConv", partial(SE2TransformerConv, radial=near), 10, data.pos),
+for name, layer, channels, where in (
+    ("GATv2Conv", partial(GATv2Conv, residual=True), 12, {}),
+    ("TransformerConv", TransformerConv, 10, {}),
+    ("SE2TransformerConv", partial(SE2TransformerConv, radial=near), 10, {"pos": data.pos}),
 ):
-    scores = torch.tensor([run(layer, channels, *pos, seed=seed) for seed in range(5)])
+    scores = torch.tensor([run(layer, channels, seed, **where) for seed in range(5)])
     size = sum(parameter.numel() for parameter in Net(layer, channels).parameters())
     mean, std = scores.mean(dim=0), scores.std(dim=0)
     cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, std, strict=True)]

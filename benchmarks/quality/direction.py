@@ -45,9 +45,9 @@ class Net(nn.Module):
 
     def forward(self, data: Data) -> Tensor:
         """Logits of each graph's centre, its first node."""
-        sees = (data.pos,) if isinstance(self.first, SE2TransformerConv) else ()
-        x = self.first(data.x, data.edge_index, *sees).relu()
-        x = self.second(x, data.edge_index, *sees).relu()
+        sees = {"pos": data.pos} if isinstance(self.first, SE2TransformerConv) else {}
+        x = self.first(data.x, data.edge_index, **sees).relu()
+        x = self.second(x, data.edge_index, **sees).relu()
         return self.out(x[data.ptr[:-1]])
 
 

@@ -64,12 +64,12 @@ def compared(nodes: int, mode: str, sizes: Sizes) -> dict[str, Any]:
     x = torch.randn(nodes, sizes.width)
     training = mode == "training"
 
-    def work(layer: nn.Module, *where: torch.Tensor) -> Callable[[], None]:
+    def work(layer: nn.Module, **where: torch.Tensor) -> Callable[[], None]:
         layer.train(training)
 
         def once() -> None:
             with torch.set_grad_enabled(training):
-                out = layer(x, edge_index, *where)
+                out = layer(x, edge_index, **where)
             if training:
                 out.sum().backward()
 
@@ -77,7 +77,7 @@ def compared(nodes: int, mode: str, sizes: Sizes) -> dict[str, Any]:
         return once
 
     works = {name: work(layer) for name, layer in theirs(sizes).items()}
-    works |= {name: work(layer, pos) for name, layer in ours(sizes, training).items()}
+    works |= {name: work(layer, pos=pos) for name, layer in ours(sizes, training).items()}
     times = interleaved(works, "ours", sizes.rounds, sizes.seconds)
     return {"nodes": nodes, "edges": edge_index.size(1), "mode": mode, "times": times}
 

@@ -142,7 +142,7 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
         """``[N, width]``."""
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            out = layer(norm(x), edge_index, pos)
+            out = layer(norm(x), edge_index, pos=pos)
             if not isinstance(out, Tensor) or out.shape != x.shape:
                 found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise ValueError(f"a layer must give a tensor {list(x.shape)}; found {found}")

@@ -20,7 +20,6 @@ from stofm_geo.models.pretraining import Pretraining
 from stofm_geo.models.settings import Settings
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.models.warm_start import warm_start
-from stofm_geo.nn.geometry import EdgeGeometry
 
 DEFAULTS = Settings(encoder="panel", organism="auto", n_components=50)
 _SETTINGS = "stofm_settings"  # in a checkpoint
@@ -140,10 +139,6 @@ class CorpusPretraining(Pretraining):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See ``LightningModule``."""
-        # Who starts from this checkpoint lays the knots of the radial functions anew; so do we.
-        for module in self.network.modules():
-            if isinstance(module, EdgeGeometry):
-                module.forget()
         checkpoint[_SETTINGS] = asdict(self.settings)
         checkpoint["first_rank"] = self.first_rank
 

@@ -1,22 +1,29 @@
 """The layer: multi-head attention over edges that knows how far and where neighbours are."""
 
-from collections.abc import Callable, Iterable
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from e3nn import o3
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.nn.inits import reset
 from torch_geometric.typing import Adj, OptTensor
 
+from stofm_geo.nn import _checks as checks
 from stofm_geo.nn.adjacency import graph_of, with_values
 from stofm_geo.nn.geometry import EdgeGeometry
 from stofm_geo.nn.irreps import planar_irreps
 from stofm_geo.nn.radial import GaussianRadial
 from stofm_geo.nn.vectors import VectorChannels
 from stofm_geo.ops import EdgeGraph, edge_attention, edge_sum
+from stofm_geo.ops.edge_attention import BACKENDS
+from stofm_geo.ops.edge_sum import scatter_sum
 
 
 class SE2TransformerConv(MessagePassing):
@@ -29,8 +36,9 @@ class SE2TransformerConv(MessagePassing):
         \, (W_v x_j + W_e e_{ji})
 
     with a radial bias :math:`b` and the pair state :math:`s` (the logits :math:`a` of a layer
-    before). Turning or shifting the positions changes nothing. Without positions, it is PyG's
-    ``TransformerConv``, and takes its state dict.
+    before). Turning or shifting the positions changes nothing. It is a drop-in replacement for
+    PyG's ``TransformerConv``: the same arguments in the same order, the same state dict where
+    ``radial=None``.
 
     With ``vector_channels``, the directions of the neighbours count too: messages carry *vectors*
     of circular order 1 to ``max_order``, which turn with the positions, and their invariants flow
@@ -38,16 +46,25 @@ class SE2TransformerConv(MessagePassing):
     a tissue from its mirror image, unless ``reflections`` (it takes two vectors an order: a vector
     has no cross product with itself).
 
+    Where nothing observes the messages (hooks, explainers, a subclass with methods of its own),
+    none are made: kernels sum over the edges. Gradients of any order are right. For
+    ``torch.func`` transforms and forward-mode AD, the layer takes PyTorch's own operations by
+    itself; ``backend="reference"`` always does, which ONNX and AOTInductor need. TorchScript is
+    not supported.
+
     Args:
         in_channels: Size of the node features, or of those of source and destination; -1 to read
             it off the first input.
         out_channels: ``C``, output features a head.
         heads: ``H`` (default 1).
         concat: Heads side by side (default), else their mean.
+        beta: Weigh :math:`W_r x_i` against the attended part by a learned gate
+            :math:`\beta_i \in (0, 1)`, as ``TransformerConv`` does (default: add them).
         dropout: Share of the attention weights dropped in training (default 0).
         edge_dim: Size of the edge features (default: none).
         bias: Whether the linear maps have one (default).
-        root_weight: Whether :math:`W_r x_i` is added (default).
+        root_weight: Whether :math:`W_r x_i` is added (default). Without it ``lin_skip``, which
+            ``TransformerConv`` has all the same, is frozen.
         radial: Makes the radial functions, from their number: :class:`GaussianRadial` (default),
             ``functools.partial(SoftOneHotRadial, cutoff=5.0)``, or any module ``[E] -> [E, n]``
             (one with a method ``log_envelope`` fades out edges, too). ``None``: distances do not
@@ -59,6 +76,9 @@ class SE2TransformerConv(MessagePassing):
         reflections: Whether a mirror image is the same, that is E(2) and not SE(2) (default no).
         tolerance: On 10 000 edges or more, a :class:`GaussianRadial` is read from a table, to this
             share of the range of its values (default 1e-5); ``None``: always exact.
+        backend: ``"auto"`` (default), or a name of :func:`stofm_geo.ops.available_backends`.
+        **kwargs: Of PyG's ``MessagePassing``; ``aggr`` other than ``"add"`` and ``flow`` other
+            than ``"source_to_target"`` are refused.
 
     Shapes:
         - ``x`` ``[N, in_channels]`` (or a pair of them), ``edge_index`` ``[2, E]``, ``pos``
@@ -68,7 +88,8 @@ class SE2TransformerConv(MessagePassing):
           (``[N, M, V, 2]``)
 
     Raises:
-        ValueError: Sizes below 1 or out of range, or vector options without ``vector_channels``.
+        ValueError: Sizes below 1 or out of range, vector options without ``vector_channels``, or
+            options of ``MessagePassing`` that attention cannot follow.
     """
 
     def __init__(
@@ -76,12 +97,13 @@ class SE2TransformerConv(MessagePassing):
         in_channels: int | tuple[int, int],
         out_channels: int,
         heads: int = 1,
-        *,
         concat: bool = True,
+        beta: bool = False,
         dropout: float = 0.0,
         edge_dim: int | None = None,
         bias: bool = True,
         root_weight: bool = True,
+        *,
         radial: Callable[[int], nn.Module] | None = GaussianRadial,
         vector_channels: int = 0,
         max_order: int = 2,
@@ -89,38 +111,46 @@ class SE2TransformerConv(MessagePassing):
         out_vectors: bool = False,
         reflections: bool = False,
         tolerance: float | None = 1e-5,
+        backend: str = "auto",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(aggr="add", node_dim=0)
-        for name, size, least in (
-            ("out_channels", out_channels, 1),
-            ("heads", heads, 1),
-            ("vector_channels", vector_channels, 0),
-            ("in_vector_channels", in_vector_channels, 0),
-            ("edge_dim", 1 if edge_dim is None else edge_dim, 1),
-        ):
-            if size < least:
-                raise ValueError(f"{name} must be {least} or more; found {size}")
+        checks.check_message_passing(kwargs)
+        super().__init__(**{**kwargs, "aggr": "add", "node_dim": 0})
+        checks.check_sizes(
+            out_channels=(out_channels, 1),
+            heads=(heads, 1),
+            vector_channels=(vector_channels, 0),
+            in_vector_channels=(in_vector_channels, 0),
+            edge_dim=(1 if edge_dim is None else edge_dim, 1),
+            max_order=(max_order if vector_channels else 1, 1),
+        )
         if (in_vector_channels or out_vectors) and not vector_channels:
             raise ValueError("in_vector_channels and out_vectors need vector_channels of 1 or more")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.heads = heads
         self.concat = concat
+        self.beta = beta and root_weight
         self.dropout = dropout
         self.edge_dim = edge_dim
+        self.root_weight = root_weight
         self.in_vector_channels = in_vector_channels
         self.vector_channels = vector_channels
         self.max_order = max_order if vector_channels else 0
         self.out_vectors = out_vectors
+        self.backend = checks.check_choice("backend", backend, ("auto", *BACKENDS))
         self.fuse = True
         source, own = (in_channels,) * 2 if isinstance(in_channels, int) else in_channels
         width = heads * out_channels
+        out_width = width if concat else out_channels
         self.lin_key = Linear(source, width, bias=bias)
         self.lin_query = Linear(own, width, bias=bias)
         self.lin_value = Linear(source, width, bias=bias)
         self.lin_edge = None if edge_dim is None else Linear(edge_dim, width, bias=False)
-        out_width = width if concat else out_channels
-        self.lin_skip = Linear(own, out_width, bias=bias) if root_weight else None
+        self.lin_skip = Linear(own, out_width, bias=bias)
+        for parameter in self.lin_skip.parameters():
+            parameter.requires_grad = root_weight
+        self.lin_beta = Linear(3 * out_width, 1, bias=False) if self.beta else None
         self.geometry = self.vectors = None
         if radial is not None or vector_channels:
             self.geometry = EdgeGeometry(
@@ -141,20 +171,20 @@ class SE2TransformerConv(MessagePassing):
             )
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew."""
+        """Reset all learnable parameters."""
         super().reset_parameters()
-        for part in self.children():
-            if part is not self.aggr_module:
-                reset(part)
+        for module in self.children():
+            if module is not self.aggr_module:
+                reset(module)
 
     def forward(
         self,
         x: Tensor | tuple[Tensor, Tensor],
         edge_index: Adj | EdgeGraph,
+        edge_attr: OptTensor = None,
         pos: Tensor | tuple[Tensor, Tensor] | None = None,
-        edge_attr: Tensor | None = None,
         vectors: Tensor | tuple[Tensor, Tensor] | None = None,
-        pair: Tensor | None = None,
+        pair: OptTensor = None,
         return_pair: bool = False,
         return_attention_weights: bool | None = None,
     ) -> Tensor | tuple:
@@ -165,73 +195,51 @@ class SE2TransformerConv(MessagePassing):
             edge_index: From source to destination: ``[2, E]`` int64, an ``EdgeIndex``, the
                 transposed adjacency as a ``torch.sparse`` tensor or a ``SparseTensor``, or an
                 :class:`~stofm_geo.ops.EdgeGraph` that several layers share.
-            pos: Positions. Needed with ``radial`` or ``vector_channels``. A node with NaN has no
-                place: its edges have neither length nor direction.
             edge_attr: Edge features (``[E]`` where ``edge_dim`` is 1).
+            pos: Positions. Needed with ``radial`` or ``vector_channels``. Edges of a node with NaN
+                have neither length nor direction.
             vectors: Vector features, where ``in_vector_channels``.
             pair: Pair state, added to the logits.
             return_pair: Whether to return the logits, the next pair state, too.
             return_attention_weights: If a bool, return ``(edge_index, weights [E, H])``, too.
 
         Returns:
-            The new node features; with what else was asked for, a tuple in the order: features,
+            The new node features; with what else was requested, a tuple in the order: features,
             vectors (``out_vectors``), pair state, attention weights.
 
         Raises:
             ValueError: Something is missing or of a shape that does not fit.
+            IndexError: An edge names a node that does not exist.
         """
-        x, pos, vectors = _both(x), _both(pos), _both(vectors)
+        x, pos, vectors = _as_pair(x), _as_pair(pos), _as_pair(vectors)
+        checks.check_nodes(x, (self.lin_key.in_channels, self.lin_query.in_channels))
         graph, values = graph_of(edge_index, x[1].size(0), x[0].size(0))
-        edges = graph.edge_index
-        if edge_attr is None and self.edge_dim is not None:
-            edge_attr = values
-        if edge_attr is not None and edge_attr.dim() == 1:
+        edge_attr = values if edge_attr is None and self.edge_dim is not None else edge_attr
+        if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
             edge_attr = edge_attr[:, None]
-        self._check(x, edges, pos, edge_attr, vectors, pair)
+        if self.lin_skip is not None and not self.root_weight and is_lazy(self.lin_skip.weight):
+            self.lin_skip(x[1][:0])  # takes its size, although it is not used
+        self._check(x, graph.edge_index.size(1), pos, edge_attr, vectors, pair)
 
-        q = self.lin_query(x[1]).unflatten(1, (self.heads, self.out_channels))
-        k = self.lin_key(x[0]).unflatten(1, (self.heads, self.out_channels))
-        v = self.lin_value(x[0]).unflatten(1, (self.heads, self.out_channels))
-        bias, waves = pair, None
-        if self.geometry is not None:
-            bias, waves = self.geometry(pos, edges, self.lin_key.weight.dtype)
-            bias = bias if pair is None else bias + pair
-        if bias is None:
-            bias = q.new_zeros(edges.size(1), self.heads)
-        if edge_attr is not None:
-            edge_attr = edge_attr.to(q.dtype)
-            bias = bias + self._edge_logits(q, edges, edge_attr)
-        u = None
+        query, key, value = (
+            linear(x[side]).unflatten(1, (self.heads, self.out_channels))
+            for linear, side in ((self.lin_query, 1), (self.lin_key, 0), (self.lin_value, 0))
+        )
+        edge_weight = None
+        if self.lin_edge is not None:
+            # By a call, so that hooks on the module (pruning, adapters) have their say.
+            eye = torch.eye(self.edge_dim, dtype=query.dtype, device=query.device)
+            edge_weight = self.lin_edge(eye).t().unflatten(0, (self.heads, self.out_channels))
+            edge_attr = edge_attr.to(query.dtype)
+        bias, harmonics = self._bias(query, graph.edge_index, pos, edge_attr, edge_weight, pair)
+        gain = None
         if self.vectors is not None:
-            u, carried = self.vectors.values(x[0], vectors[0])
-            v = v if carried is None else torch.cat([v, carried], dim=2)
+            gain, propagated = self.vectors.values(x[0], vectors[0])
+            value = value if propagated is None else torch.cat([value, propagated], dim=2)
 
-        # Sums over the edges without a message an edge, unless someone looks at the messages.
-        fused = self._may_fuse()
-        width = v.size(2) if fused and not (self.training and self.dropout) else 0
-        out, logits, lse = edge_attention(q, k, v[..., :width], bias, graph)
-        alpha = weight = logits
-        by_edges = not width or u is not None or edge_attr is not None
-        if by_edges or isinstance(return_attention_weights, bool):
-            alpha = (logits - lse.index_select(0, edges[1])).exp().to(v.dtype)
-            weight = F.dropout(alpha, self.dropout, self.training)
-        if fused and not width:
-            out = edge_sum(weight, v, graph)
-        if fused and self.vectors and waves is not None and u is not None:
-            out = torch.cat([out, self.vectors.directed(weight, waves, u, graph)], dim=2)
-        if not fused or edge_attr is not None:
-            # propagate_type: (v: Tensor, u: OptTensor, alpha: Tensor, waves: OptTensor, edge_attr: OptTensor)  # noqa: E501
-            rest = self.propagate(
-                edges,
-                size=(x[0].size(0), x[1].size(0)),
-                v=v[..., :0] if fused else v,
-                u=None if fused else u,
-                alpha=weight,
-                waves=None if fused else waves,
-                edge_attr=edge_attr,
-            )
-            out = torch.cat([out, rest], dim=2)
-        out, new_vectors = self._update(out, x[1], vectors[1])
+        aggregate = self._by_messages if self._messages_are_observed() else self._fused
+        out, logits, lse = aggregate(query, key, value, bias, graph, harmonics, gain, edge_attr)
+        out, new_vectors = self._update(out, x[1], vectors[1], edge_weight)
 
         results: list = [out]
         if self.out_vectors:
@@ -239,105 +247,167 @@ class SE2TransformerConv(MessagePassing):
         if return_pair:
             results.append(logits)
         if isinstance(return_attention_weights, bool):
-            results.append(with_values(edge_index, alpha))
+            results.append(with_values(edge_index, _softmax(logits, lse, graph, value.dtype)))
         return results[0] if len(results) == 1 else tuple(results)
 
     def message(
         self,
-        v_j: Tensor,
-        u_j: OptTensor,
+        value_j: Tensor,
+        gain_j: OptTensor,
         alpha: Tensor,
-        waves: OptTensor,
+        harmonics: OptTensor,
         edge_attr: OptTensor,
     ) -> Tensor:
-        """Values, directions and edge features, weighted; ``[E, H, ...]``."""
-        parts = [v_j]
-        if waves is not None:
-            parts.append((waves[:, :, :, None] * u_j[..., None]).flatten(2))
+        """Weigh values, directions and edge features; ``[E, H, ...]``."""
+        parts = [value_j]
+        if harmonics is not None:
+            parts.append((harmonics[:, :, :, None] * gain_j[..., None]).flatten(2))
         if edge_attr is not None:
             parts.append(edge_attr[:, None].expand(-1, self.heads, -1))
         return alpha[..., None] * torch.cat(parts, dim=2)
 
-    def _may_fuse(self) -> bool:
-        watched = self.explain or self._message_forward_hooks or self._message_forward_pre_hooks
-        return self.fuse and not watched
+    def _messages_are_observed(self) -> bool:
+        """Return whether messages must be made: somebody looks at them, or makes their own."""
+        hooks = (
+            self._propagate_forward_pre_hooks, self._propagate_forward_hooks,
+            self._message_forward_pre_hooks, self._message_forward_hooks,
+            self._aggregate_forward_pre_hooks, self._aggregate_forward_hooks,
+        )  # fmt: skip
+        methods = ("propagate", "message", "aggregate", "update", "explain_message")
+        own = any(
+            getattr(type(self), name) is not getattr(SE2TransformerConv, name) for name in methods
+        )
+        return bool(not self.fuse or self.explain or own or any(hooks))
 
-    def _edge_logits(self, q: Tensor, edges: Tensor, edge_attr: Tensor) -> Tensor:
-        # q . (W e) is (W^T q) . e: no tensor of edges x heads x channels.
-        turned = torch.einsum("nhc,hcd->nhd", q, self._edge_weight(q.dtype))
-        product = (turned.index_select(0, edges[1]) * edge_attr[:, None]).sum(-1)
-        return product * self.out_channels**-0.5
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor,
+        graph: EdgeGraph,
+        harmonics: OptTensor,
+        gain: OptTensor,
+        edge_attr: OptTensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Aggregate without a tensor of messages.
 
-    def _edge_weight(self, dtype: torch.dtype) -> Tensor:
-        weight = self.lin_edge.weight  # type: ignore[union-attr]
-        return weight.view(self.heads, self.out_channels, -1).to(dtype)
+        Returns:
+            What was attended to, ``[N, H, values | directions | edge features]``; the logits
+            ``[E, H]``, and their log-sum-exp ``[N, H]``.
+        """
+        dropout = self.dropout if self.training else 0.0
+        attended = value[..., :0] if dropout else value
+        out, logits, lse = edge_attention(query, key, attended, bias, graph, backend=self.backend)
+        if not dropout and harmonics is None and edge_attr is None:
+            return out, logits, lse
+        weight = F.dropout(_softmax(logits, lse, graph, value.dtype), dropout, self.training)
+        sums = "reference" if self.backend == "reference" else "auto"
+        parts = [edge_sum(weight, value, graph, backend=sums) if dropout else out]
+        if harmonics is not None:
+            parts.append(self.vectors.aggregate_directions(weight, harmonics, gain, graph, sums))
+        if edge_attr is not None:
+            features = weight[..., None] * edge_attr[:, None]
+            parts.append(scatter_sum(features, graph.edge_index[1], query.size(0)))
+        return torch.cat(parts, dim=2), logits, lse
+
+    def _by_messages(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor,
+        graph: EdgeGraph,
+        harmonics: OptTensor,
+        gain: OptTensor,
+        edge_attr: OptTensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Aggregate as :meth:`_fused` does, through ``propagate``."""
+        _, logits, lse = edge_attention(
+            query, key, value[..., :0], bias, graph, backend=self.backend
+        )
+        alpha = _softmax(logits, lse, graph, value.dtype)
+        # propagate_type: (value: Tensor, gain: OptTensor, alpha: Tensor, harmonics: OptTensor, edge_attr: OptTensor)  # noqa: E501
+        out = self.propagate(
+            graph.edge_index,
+            size=(key.size(0), query.size(0)),
+            value=value,
+            gain=gain,
+            alpha=F.dropout(alpha, self.dropout, self.training),
+            harmonics=harmonics,
+            edge_attr=edge_attr,
+        )
+        return out, logits, lse
+
+    def _bias(
+        self,
+        query: Tensor,
+        edges: Tensor,
+        pos: tuple,
+        edge_attr: OptTensor,
+        edge_weight: OptTensor,
+        pair: OptTensor,
+    ) -> tuple[Tensor, OptTensor]:
+        """Return all that is added to the logits ``[E, H]``, and the weighted harmonics."""
+        terms = [] if pair is None else [pair]
+        harmonics = None
+        if self.geometry is not None:
+            bias, harmonics = self.geometry(pos, edges, self.lin_key.weight.dtype)
+            terms.append(bias)
+        if edge_attr is not None:
+            # q . (W e) is (W^T q) . e: no tensor of edges x heads x channels.
+            turned = torch.einsum("nhc,hcd->nhd", query, edge_weight)
+            product = (turned.index_select(0, edges[1]) * edge_attr[:, None]).sum(-1)
+            terms.append(product * self.out_channels**-0.5)
+        return sum(terms) if terms else query.new_zeros(edges.size(1), self.heads), harmonics
 
     def _update(
-        self, out: Tensor, x: Tensor, vectors: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Node features and vectors from all that was attended, ``[N, H, ...]``."""
+        self, out: Tensor, x: Tensor, vectors: OptTensor, edge_weight: OptTensor
+    ) -> tuple[Tensor, OptTensor]:
+        """Return node features and vectors from all that was attended to, ``[N, H, ...]``."""
         turning = 2 * self.max_order * self.vector_channels
         sizes = [self.out_channels, turning * (self.in_vector_channels > 0), turning]
-        out, carried, directed, edge = out.split([*sizes, self.edge_dim or 0], dim=2)
-        if self.edge_dim is not None:
-            out = out + torch.einsum("nhd,hcd->nhc", edge, self._edge_weight(edge.dtype))
+        out, propagated, directed, edge = out.split([*sizes, self.edge_dim or 0], dim=2)
+        if edge_weight is not None:
+            out = out + torch.einsum("nhd,hcd->nhc", edge, edge_weight)
         out = out.flatten(1) if self.concat else out.mean(dim=1)
-        if self.lin_skip is not None:
-            out = out + self.lin_skip(x)
+        if self.root_weight:
+            root = self.lin_skip(x)
+            if self.lin_beta is None:
+                out = out + root
+            else:
+                beta = self.lin_beta(torch.cat([out, root, out - root], dim=1)).sigmoid()
+                out = beta * root + (1 - beta) * out
         if self.vectors is None:
             return out, None
-        attended = directed if not self.in_vector_channels else directed + carried
+        attended = directed if not self.in_vector_channels else directed + propagated
         return self.vectors(out, attended, vectors)
 
     def _check(
         self,
         x: tuple,
-        edges: Tensor,
+        edges: int,
         pos: tuple,
-        edge_attr: Tensor | None,
+        edge_attr: OptTensor,
         vectors: tuple,
-        pair: Tensor | None,
+        pair: OptTensor,
     ) -> None:
-        if self.geometry is not None and any(p is None for p in pos):
-            raise ValueError(
-                "pos is missing: this layer looks at distances or directions; hand in pos, or "
-                "build it with radial=None and without vector_channels"
-            )
-        if self.geometry is not None and any(
-            p.dim() != 2 or p.size(1) != 2 or p.size(0) != rows.size(0)
-            for p, rows in zip(pos, x, strict=True)
-        ):
-            raise ValueError(f"pos must be [N, 2] for x {_shapes(x)}; found {_shapes(pos)}")
-        if (edge_attr is None) != (self.edge_dim is None) or (
-            edge_attr is not None
-            and (edge_attr.size(0) != edges.size(1) or edge_attr.size(1) != self.edge_dim)
-        ):
-            raise ValueError(
-                f"edge_attr must have {edges.size(1)} rows (edges) of edge_dim={self.edge_dim}; "
-                f"found {_shapes([edge_attr])}"
-            )
-        shape = (self.max_order, self.in_vector_channels, 2) if self.in_vector_channels else None
-        if any((None if v is None else v.shape[1:]) != shape for v in vectors):
-            raise ValueError(
-                f"vectors must be [N, *{shape}] (orders, channels, plane) for max_order="
-                f"{self.max_order} and in_vector_channels={self.in_vector_channels}; "
-                f"found {_shapes(vectors)}"
-            )
-        if pair is not None and pair.shape != (edges.size(1), self.heads):
-            raise ValueError(
-                f"pair must be [E, H] = [{edges.size(1)}, {self.heads}]; found {_shapes([pair])}"
-            )
+        checks.check_edge_attr(edge_attr, edges, self.edge_dim)
+        if self.geometry is not None:
+            checks.check_positions(pos, x)
+        checks.check_vectors(vectors, self.max_order, self.in_vector_channels)
+        checks.check_pair(pair, edges, self.heads)
 
     @property
     def irreps_in(self) -> o3.Irreps:
-        """e3nn's irreps of ``x`` and ``vectors`` (:func:`~stofm_geo.nn.from_irreps`)."""
+        """Return e3nn's irreps of ``x`` and ``vectors`` (:func:`~stofm_geo.nn.from_irreps`)."""
         if not isinstance(self.in_channels, int) or self.in_channels < 0:
             raise ValueError(f"irreps_in of in_channels={self.in_channels} are not one thing")
         return planar_irreps(self.in_channels, self.in_vector_channels, self.max_order)
 
     @property
     def irreps_out(self) -> o3.Irreps:
-        """e3nn's irreps of the output (:func:`~stofm_geo.nn.to_irreps`)."""
+        """Return e3nn's irreps of the output (:func:`~stofm_geo.nn.to_irreps`)."""
         heads = self.heads if self.concat else 1
         vectors = heads * self.vector_channels if self.out_vectors else 0
         return planar_irreps(heads * self.out_channels, vectors, self.max_order)
@@ -350,10 +420,11 @@ class SE2TransformerConv(MessagePassing):
         )
 
 
-def _both(value: Tensor | tuple | None) -> tuple:
-    """The same for sources and destinations, unless told apart."""
+def _softmax(logits: Tensor, lse: Tensor, graph: EdgeGraph, dtype: torch.dtype) -> Tensor:
+    """Return attention weights ``[E, H]``."""
+    return (logits - lse.index_select(0, graph.edge_index[1])).exp().to(dtype)
+
+
+def _as_pair(value: Tensor | tuple | None) -> tuple:
+    """Return a pair as it is; one tensor for sources and for destinations."""
     return value if isinstance(value, tuple | list) else (value, value)
-
-
-def _shapes(tensors: Iterable[Tensor | None]) -> list:
-    return [None if tensor is None else list(tensor.shape) for tensor in tensors]

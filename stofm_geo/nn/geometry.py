@@ -1,38 +1,38 @@
-"""Where neighbours lie: distances, directions, and their circular harmonics."""
+"""Geometry of the edges: distances, directions, and their circular harmonics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
-from stofm_geo.nn.radial import GaussianRadial
-from stofm_geo.nn.tabulated import Tabulated
+from stofm_geo.nn.tabulated import tabulated
+from stofm_geo.ops.edge_sum import wide
 
 _MANY = 10_000  # edges from which a table pays
-MAX_ORDER = 12  # as far as e3nn's spherical harmonics go
 
 
 def edge_geometry(
     pos: tuple[Tensor, Tensor], edge_index: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Length and direction of each edge, seen from its destination.
+    """Compute length and direction of each edge, seen from its destination.
 
     Args:
         pos: Positions of the sources ``[M, 2]`` and of the destinations ``[N, 2]``. A node with
-            NaN has no place.
+            NaN or infinity has no position.
         edge_index: ``[2, E]``, rows source and destination.
         dtype: Of the result; differences are taken in the positions' own.
 
     Returns:
         Lengths ``[E]``, and unit vectors towards the source ``[E, 2]``. Both are 0 where source
-        and destination are at the same place, or one of them has no place.
+        and destination are at the same position, or one of them has none.
     """
-    delta = pos[0].index_select(0, edge_index[0]) - pos[1].index_select(0, edge_index[1])
-    delta = torch.where(delta.isnan().any(dim=1, keepdim=True), 0, delta)
+    kinds = [wide(p.dtype) if p.is_floating_point() else torch.float64 for p in pos]
+    source, own = (p.to(kind) for p, kind in zip(pos, kinds, strict=True))
+    delta = source.index_select(0, edge_index[0]) - own.index_select(0, edge_index[1])
+    delta = torch.where(delta.isfinite().all(dim=1, keepdim=True), delta, 0)
     square = delta.square().sum(dim=1)
     apart = square > 0
     # The root of a stand-in, so that the gradient is 0 and not NaN where the length is 0.
@@ -41,53 +41,36 @@ def edge_geometry(
     return torch.where(apart, length, 0).to(dtype), unit.to(dtype)
 
 
-class CircularHarmonics(nn.Module):
-    r"""Unit vectors of angle :math:`\theta` to :math:`(\cos m\theta, \sin m\theta)`.
+def circular_harmonics(unit: Tensor, max_order: int) -> Tensor:
+    r"""Compute :math:`(\cos m\theta, \sin m\theta)` of unit vectors of angle :math:`\theta`.
 
-    For orders :math:`m = 1 \ldots M`, read from e3nn's spherical harmonics of the plane ``z = 0``:
-    those of degree :math:`m` hold one pair of components that turn :math:`m` times as fast as the
-    plane. A vector of length 0 gives 0.
+    By the recursion :math:`z^m = z^{m-1} z` of complex numbers. A vector of length 0 gives 0.
 
     Args:
-        max_order: ``M``, 1 to 12.
+        unit: ``[E, 2]``.
+        max_order: Highest order ``M``; orders are :math:`m = 1 \ldots M`.
 
-    Raises:
-        ValueError: ``max_order`` is not 1 to 12.
+    Returns:
+        ``[E, M, 2]``.
     """
-
-    planes: Tensor
-
-    def __init__(self, max_order: int) -> None:
-        super().__init__()
-        if not 1 <= max_order <= MAX_ORDER:
-            raise ValueError(f"max_order must be 1 to {MAX_ORDER}; found {max_order}")
-        self.max_order = max_order
-        self.spherical = o3.SphericalHarmonics(
-            list(range(1, max_order + 1)), normalize=False, normalization="norm"
-        )
-        planes = [plane_of(order) for order in range(1, max_order + 1)]
-        # In double, so that a layer made in single precision is exact once it is .double().
-        exact = torch.block_diag(*(plane / scale for plane, scale in planes))
-        self.register_buffer("planes", exact, persistent=False)
-
-    def forward(self, unit: Tensor) -> Tensor:
-        """``[E, 2]`` to ``[E, M, 2]``."""
-        flat = torch.cat([unit, torch.zeros_like(unit[:, :1])], dim=1)
-        return (self.spherical(flat) @ self.planes.to(unit)).unflatten(1, (self.max_order, 2))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(max_order={self.max_order})"
+    x, y = unit.unbind(dim=1)
+    cos, sin = x, y
+    orders = [unit]
+    for _ in range(max_order - 1):
+        cos, sin = cos * x - sin * y, cos * y + sin * x
+        orders.append(torch.stack([cos, sin], dim=1))
+    return torch.stack(orders, dim=1)
 
 
 class EdgeGeometry(nn.Module):
-    """What a layer of attention sees of the positions.
+    """What an attention layer sees of the positions.
 
     Args:
         heads: Number of heads ``H``.
         radial: Makes the radial functions, from their number; ``None`` for directions alone.
         max_order: Highest circular order ``M``; ``None`` for distances alone.
-        tolerance: Largest error of a :class:`GaussianRadial` on many edges, where it is read from a
-            table, as a share of the range of its values; ``None`` for exact evaluation.
+        tolerance: Largest error of a :class:`GaussianRadial` on 10 000 edges or more, where it is
+            read from a table, as a share of the range of its values; ``None`` for exact evaluation.
     """
 
     def __init__(
@@ -100,80 +83,55 @@ class EdgeGeometry(nn.Module):
         super().__init__()
         self.heads = heads
         self.max_order = max_order or 0
+        self.tolerance = tolerance
         # A bias of the logits for each head, then a weight of the directions for each and order.
         self.radial: nn.Module | None = radial(heads * (1 + self.max_order)) if radial else None
-        self.tabulated = None
-        if tolerance is not None and isinstance(self.radial, GaussianRadial):
-            self.tabulated = Tabulated(tolerance)
-        self.harmonics = None if max_order is None else CircularHarmonics(max_order)
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew."""
+        """Reset all learnable parameters."""
         reset(self.radial)
 
     def forward(
         self, pos: tuple[Tensor, Tensor], edge_index: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None]:
-        """See.
+        """Compute what depends on positions.
 
         Args:
             pos: Positions of sources and destinations, in double where they are large.
             edge_index: ``[2, E]``.
-            dtype: Of the result.
+            dtype: Of the parameters. Half precision is computed in single, under autocast, too:
+                a bias rounded to 8 bits would change the attention weights by percents.
 
         Returns:
             Bias of the logits ``[E, H]``, and harmonics of the directions, weighted by distance,
             ``[E, H, M, 2]`` (``None`` without ``max_order``).
         """
-        distance, unit = edge_geometry(pos, edge_index, dtype)
+        with torch.autocast(pos[0].device.type, enabled=False):
+            distance, unit = edge_geometry(pos, edge_index, wide(dtype))
+            return self._weighted(distance, unit)
+
+    def _weighted(self, distance: Tensor, unit: Tensor) -> tuple[Tensor, Tensor | None]:
         shape = (distance.size(0), self.heads)  # len() would fix it for torch.export
-        waves = None
-        if self.harmonics is not None:
-            waves = self.harmonics(unit)[:, None].expand(*shape, -1, -1)
+        harmonics = None
+        if self.max_order:
+            harmonics = circular_harmonics(unit, self.max_order)[:, None].expand(*shape, -1, -1)
         if self.radial is None:
-            return distance.new_zeros(shape), waves
+            return distance.new_zeros(shape), harmonics
         values = self._values(self.radial, distance)
         bias, weight = values.split([self.heads, self.heads * self.max_order], 1)
         if hasattr(self.radial, "log_envelope"):
             bias = bias + self.radial.log_envelope(distance)[:, None]  # type: ignore[operator]
-        if waves is not None:
-            waves = waves * (1 + weight.unflatten(1, (self.heads, -1))[..., None])
-        return bias, waves
-
-    def forget(self) -> None:
-        """Keep nothing of earlier calls, which in training moves results within the tolerance.
-
-        For training that is to go on, bit for bit, from weights alone.
-        """
-        if self.tabulated is not None:
-            self.tabulated.forget()
+        if harmonics is not None:
+            harmonics = harmonics * (1 + weight.unflatten(1, (self.heads, -1))[..., None])
+        return bias, harmonics
 
     def _values(self, radial: nn.Module, distance: Tensor) -> Tensor:
-        if (
-            self.tabulated is None
-            or torch.compiler.is_compiling()  # knots depend on values
-            or distance.size(0) < _MANY
-            or distance.requires_grad
-        ):
-            return radial(distance)
-        return self.tabulated(radial, distance)
-
-
-@torch.inference_mode(False)
-def plane_of(order: int) -> tuple[Tensor, float]:
-    """Where in e3nn's irreducible representation of degree ``order`` the planar vectors are.
-
-    Returns:
-        Orthonormal columns ``[2 order + 1, 2]`` float64: the components that a planar unit vector
-        of angle ``theta`` fills with ``cos(order theta)`` and ``sin(order theta)``; and the factor
-        they have in the spherical harmonics.
-    """
-    theta = torch.arange(4 * order + 4, dtype=torch.float64, device="cpu") * (
-        torch.pi / (2 * order + 2)
-    )
-    circle = torch.stack([theta.cos(), theta.sin(), torch.zeros_like(theta)], dim=1)
-    harmonics = o3.spherical_harmonics(order, circle, normalize=False, normalization="norm")
-    waves = torch.stack([(order * theta).cos(), (order * theta).sin()], dim=1)
-    columns = harmonics.t() @ waves * (2 / len(theta))
-    scale = columns[:, 0].norm().item()
-    return columns / scale, scale
+        # A compiled program is exact for any number of edges: a table's size depends on values.
+        tables = self.tolerance is not None and not torch.compiler.is_compiling()
+        if tables and distance.size(0) >= _MANY:
+            return tabulated(radial, distance, self.tolerance)
+        if any(parameter.dtype.itemsize < 4 for parameter in radial.parameters()):
+            state = {**dict(radial.named_parameters()), **dict(radial.named_buffers())}
+            single = {key: value.float() for key, value in state.items()}
+            return torch.func.functional_call(radial, single, (distance,))
+        return radial(distance)

@@ -8,11 +8,11 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from stofm_geo.nn.geometry import plane_of
+MAX_ORDER = 12  # the highest degree of e3nn's spherical harmonics
 
 
 def planar_irreps(channels: int, vector_channels: int = 0, max_order: int = 0) -> o3.Irreps:
-    """The e3nn irreps of scalars and of vectors of order 1 to ``max_order``.
+    """Return the e3nn irreps of scalars and of vectors of order 1 to ``max_order``.
 
     ``planar_irreps(16, 4, 2)`` is ``16x0e+4x1o+4x2e``.
     """
@@ -79,5 +79,23 @@ def from_irreps(features: Tensor, irreps: o3.Irreps | str) -> tuple[Tensor, Tens
 
 
 @cache
+@torch.inference_mode(False)
 def _plane(order: int) -> Tensor:
-    return plane_of(order)[0]
+    """Return where in e3nn's irrep of degree ``order`` the planar vectors are.
+
+    Returns:
+        Orthonormal columns ``[2 order + 1, 2]`` float64: the components that a planar unit vector
+        of angle ``theta`` fills with ``cos(order theta)`` and ``sin(order theta)``.
+
+    Raises:
+        ValueError: ``order`` is above 12, as far as e3nn's spherical harmonics go.
+    """
+    if order > MAX_ORDER:
+        raise ValueError(f"e3nn has spherical harmonics up to order {MAX_ORDER}; found {order}")
+    theta = torch.arange(4 * order + 4, dtype=torch.float64, device="cpu") * (
+        torch.pi / (2 * order + 2)
+    )
+    circle = torch.stack([theta.cos(), theta.sin(), torch.zeros_like(theta)], dim=1)
+    spherical = o3.spherical_harmonics(order, circle, normalize=False, normalization="norm")
+    columns = spherical.t() @ torch.stack([(order * theta).cos(), (order * theta).sin()], dim=1)
+    return columns / columns[:, 0].norm()

@@ -1,112 +1,173 @@
-"""Radial functions from a table: their cost no longer grows with the number of edges."""
+"""Radial functions from a table: their cost no longer grows with the number of edges.
+
+A :class:`GaussianRadial` is a sum of ReLUs of sums of Gaussians: smooth, but for kinks where a
+hidden unit changes its sign. The table has a knot at each kink, with values and derivatives of
+both sides, and in between as many as cubic Hermite interpolation needs. It is a differentiable
+function of the parameters, computed in each call; nothing is kept.
+"""
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stofm_geo.ops.interpolation import cubic, interpolate
+from stofm_geo.nn.radial import GaussianRadial
+from stofm_geo.ops import interpolate
+from stofm_geo.ops.autodiff import needs_plain_operations
 
-_FIRST = 128  # intervals to begin with
-_ROUNDS = 24  # most halvings of an interval
-_REFRESH = 100  # training steps that share their knots
+try:
+    from stofm_geo.ops.interpolation.knots import REACH, cubic_roots, gaussian_knots
+except ImportError:  # no numba for this Python
+    cubic_roots = None  # type: ignore[assignment]
+
+_STEP = 0.25  # standard deviations, from which the error is estimated
+_SAFETY = 0.25  # share of the tolerance that the estimated error may take
+_MOST_PARTS = 64  # of an interval of _STEP
 
 
-class Tabulated:
-    """A radial function, evaluated on knots and interpolated in between.
+def tabulated(
+    radial: nn.Module, distance: Tensor, tolerance: float, *, scaled: bool = False
+) -> Tensor:
+    """Evaluate radial functions, from a table where that is cheaper and can be done.
 
-    Knots lie as densely as the function needs: intervals are halved until the interpolation, tried
-    at five places in each, is within half the tolerance. In evaluation, knots
-    and table are kept as long as the parameters stay. In training, the table is made anew each time
-    and carries gradients to the parameters; the knots are kept for some steps.
+    Within ``tolerance`` of the range of the values. Gradients of the parameters are those of the
+    table: within some ten times ``tolerance`` of their size, and a thousandth where a kink lies so
+    close to another one that the table does not tell them apart.
 
     Args:
-        tolerance: Largest error, as a share of the range of the function's values.
+        radial: ``[E]`` to ``[E, n]``. What is not exactly a :class:`GaussianRadial` (a subclass,
+            pruned, quantised, with hooks) is evaluated as it is.
+        distance: ``[E]``, not negative. Where it requires gradients, there is no table.
+        tolerance: Largest error, as a share of the range of the values.
+        scaled: ``distance`` is what the Gaussians are functions of,
+            :meth:`GaussianRadial.of_scaled`, of any sign.
+
+    Returns:
+        ``[E, n]``.
     """
-
-    def __init__(self, tolerance: float) -> None:
-        self.tolerance = tolerance
-        self._kept: dict[object, _Kept] = {}
-
-    def __call__(self, radial: nn.Module, distance: Tensor) -> Tensor:
-        """``[E]`` distances to ``[E, n]``, as ``radial`` would; no gradients to distances.
-
-        Numbers below 0 are read from a table of their own range, too.
-        """
-        training = torch.is_grad_enabled() and any(p.requires_grad for p in radial.parameters())
-        # A power of two, and a table for each: what came before does not change what comes out.
-        low, high = -_bound(-float(distance.min())), _bound(float(distance.max()))
-        key = low, high, distance.dtype, distance.device, training
-        state = None if training else [(p.data_ptr(), p._version) for p in radial.parameters()]
-        kept = self._kept.get(key)
-        if kept is None or kept.state != state or (training and kept.uses == _REFRESH):
-            # In double: the rounding of single precision may be above the tolerance, and no
-            # number of knots below it.
-            exact = copy.deepcopy(radial).double()
-            with torch.no_grad():
-                knots = _knots(exact, low, high, distance.double(), self.tolerance)
-                knots = knots.to(distance.dtype)
-                if low == 0:  # 0 itself is a case of its own
-                    knots = knots.clamp_min(torch.finfo(distance.dtype).tiny)
-                knots = knots.unique()
-                table = None if training else _table(exact, knots.double()).to(distance.dtype)
-                kept = _Kept(state, knots, table)
-            self._kept[key] = kept
-        kept.uses += 1
-        table = _table(radial, kept.knots) if kept.table is None else kept.table
-        value = interpolate(distance, kept.knots, table)
-        # No distance at all is a case of its own, not the limit of short ones.
-        return torch.where((distance == 0)[:, None], radial(distance.new_zeros(1)), value)
-
-    def forget(self) -> None:
-        """Lay all knots anew."""
-        self._kept.clear()
+    found = None
+    if _can_be_tabulated(radial, distance):
+        found = _knots(radial, tolerance, scaled, most=distance.size(0) // 4)  # type: ignore[arg-type]
+    if found is None:
+        return radial.of_scaled(distance) if scaled else radial(distance)  # type: ignore[operator]
+    knots, active = (torch.from_numpy(values).to(distance.device) for values in found)
+    knots = knots.to(distance.dtype)  # rounded first: the table is of where the knots then are
+    table = _table(radial, knots.double(), active.double(), scaled)  # type: ignore[arg-type]
+    value = interpolate(distance, knots, table.to(distance.dtype))
+    return value if scaled else value.masked_fill((distance == 0)[:, None], 0)
 
 
-@dataclass
-class _Kept:
-    state: object
-    knots: Tensor
-    table: Tensor | None
-    uses: int = 0
+def _can_be_tabulated(radial: nn.Module, distance: Tensor) -> bool:
+    if type(radial) is not GaussianRadial or cubic_roots is None:
+        return False
+    if torch.compiler.is_compiling() or needs_plain_operations():  # knots depend on values
+        return False
+    if distance.requires_grad or distance.dtype not in (torch.float32, torch.float64):
+        return False
+    linear = (radial.hidden, radial.out)
+    if not all(type(module) is nn.Linear and "weight" in module._parameters for module in linear):
+        return False
+    if any(module._forward_hooks or module._forward_pre_hooks for module in (radial, *linear)):
+        return False
+    tensors = [*radial.parameters(), distance]
+    # Neither fake, nor sharded, nor on a device without double precision.
+    plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+    return plain and all(tensor.device.type in ("cpu", "cuda") for tensor in tensors)
 
 
-def _table(radial: nn.Module, at: Tensor) -> Tensor:
-    """Values and derivatives ``[T, 2, n]``."""
-    return torch.stack(torch.func.jvp(radial, (at,), (torch.ones_like(at),)), dim=1)
+def _knots(
+    radial: GaussianRadial, tolerance: float, scaled: bool, most: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return knots ``[T]``, and which hidden units are active right of each, ``[T, K]`` bool.
+
+    At a kink there are two: of the first, the activity is that on its left. ``None`` where a
+    table would have more than ``most`` knots, or parameters are not finite.
+    """
+    parameters = [
+        radial.scale, radial.shift, radial.mean, radial.std,
+        radial.hidden.weight, radial.hidden.bias, radial.out.weight,
+    ]  # fmt: skip
+    sizes = [parameter.numel() for parameter in parameters]
+    with torch.no_grad():  # one transfer from a GPU
+        flat = torch.cat([parameter.detach().double().view(-1) for parameter in parameters]).cpu()
+    scale, shift, mean, std, weight, offset, out = np.split(flat.numpy(), np.cumsum(sizes)[:-1])
+    if not np.isfinite(flat.numpy()).all() or (scale == 0 and not scaled):
+        return None
+    std = np.abs(std) + 1e-5
+    height = 1 / (math.sqrt(2 * math.pi) * std)
+    weight = np.ascontiguousarray(weight.reshape(len(offset), -1).T)
+    if not scaled:
+        mean, std = (mean - shift) / scale, std / abs(scale[0])
+    low = float((mean - REACH * std).min()) if scaled else 0.0
+    high = max(float((mean + REACH * std).max()), low + std.max())
+
+    def hidden(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return values and derivatives of the hidden units."""
+        y = (at[:, None] - mean) / std
+        gaussians = height * np.exp(np.maximum(-0.5 * y * y, -80))
+        return gaussians @ weight + offset, (gaussians * (-y / std)) @ weight
+
+    coarse = gaussian_knots(mean, std, low, high, _STEP)
+    if len(coarse) > most:
+        return None
+    fine = _refined(coarse, hidden, out.reshape(-1, len(offset)), tolerance)
+    # One more, so that the last knot is no kink.
+    fine = np.append(fine, fine[-1] + max(std.max(), 1e-3 * abs(fine[-1])))
+    value, slope = hidden(fine)
+    kinks, unit = cubic_roots(fine, value, slope)
+    kinks = kinks.clip(None, fine[-2])
+    if len(fine) + 2 * len(kinks) > most:
+        return None
+    knots = np.concatenate([fine, np.repeat(kinks, 2)])
+    changes = np.zeros((len(knots), len(offset)), dtype=bool)
+    changes[len(fine) + 1 + 2 * np.arange(len(kinks)), unit] = True
+    order = np.argsort(knots, kind="stable")
+    changes = changes[order]
+    changes[0] ^= value[0] > 0
+    return knots[order], np.logical_xor.accumulate(changes, axis=0)
 
 
-def _bound(most: float) -> float:
-    """The power of two above; 0 where all are below."""
-    return 2.0 ** math.ceil(math.log2(max(most, 1e-3))) if most > 0 else 0.0
+def _refined(coarse: np.ndarray, hidden, out: np.ndarray, tolerance: float) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """Return knots so dense that the error, which falls with the fourth power, is tolerable."""
+    step = np.diff(coarse)
+    (value, slope), (middle, _) = hidden(coarse), hidden(coarse[:-1] + 0.5 * step)
+    cubic = 0.5 * (value[:-1] + value[1:]) + step[:, None] / 8 * (slope[:-1] - slope[1:])
+    error = np.abs(((middle - cubic) * (middle > 0)) @ out.T).max(axis=1)
+    # The error of an interval may happen to be 0 in the middle: that of its neighbours counts, too.
+    padded = np.pad(error, 1)
+    error = np.maximum(error, np.maximum(padded[:-2], padded[2:]))
+    everywhere = np.maximum(np.concatenate([value, middle]), 0) @ out.T
+    span = np.ptp(everywhere, axis=0).max()
+    if span == 0:
+        return coarse
+    parts = np.ceil((error / (_SAFETY * tolerance * span)) ** 0.25).clip(1, _MOST_PARTS)
+    parts = parts.astype(np.int64)
+    within = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    fine = np.repeat(coarse[:-1], parts) + np.repeat(step / parts, parts) * within
+    return np.append(fine, coarse[-1])
 
 
-def _knots(radial: nn.Module, low: float, high: float, like: Tensor, tolerance: float) -> Tensor:
-    """Knots from ``low``, or just above 0, to ``high``."""
-    knots = torch.linspace(low, high, _FIRST + 1, dtype=like.dtype, device=like.device)
-    if low == 0:
-        knots[0] = torch.finfo(like.dtype).tiny
-    done: list[Tensor] = []
-    left, right = knots[:-1], knots[1:]
-    values = radial(knots)
-    span = (values.amax(0) - values.amin(0)).amax().clamp_min(torch.finfo(like.dtype).tiny)
-    for _ in range(_ROUNDS):
-        done.append(left)
-        ends = torch.cat([left, right])
-        start, end = _table(radial, ends).split(len(left))
-        worst = torch.zeros_like(left)
-        for share in (0.1, 0.3, 0.5, 0.7, 0.9):
-            at = left + share * (right - left)
-            found = cubic(share, (right - left)[:, None], start, end)
-            worst = torch.maximum(worst, (found - radial(at)).abs().amax(1))
-        middle = left + 0.5 * (right - left)
-        bad = (worst > 0.5 * tolerance * span) & (middle > left) & (middle < right)
-        if not bad.any():
-            break
-        left, middle, right = left[bad], middle[bad], right[bad]
-        left, right = torch.cat([left, middle]), torch.cat([middle, right])
-    return torch.cat([*done, knots[-1:]]).unique()
+def _table(radial: GaussianRadial, at: Tensor, active: Tensor, scaled: bool) -> Tensor:
+    """Return values and derivatives ``[T, 2, n]`` in double, with gradients to the parameters.
+
+    Args:
+        radial: The functions.
+        at: Knots ``[T]``.
+        active: 1 for the hidden units that are active at a knot, ``[T, K]``.
+        scaled: As of :func:`tabulated`.
+    """
+    scale, shift, mean = radial.scale.double(), radial.shift.double(), radial.mean.double()
+    std = radial.std.double().abs() + 1e-5
+    y = ((at if scaled else scale * at + shift)[:, None] - mean) / std
+    gaussians = (-0.5 * y * y).clamp_min(-80).exp() / (math.sqrt(2 * math.pi) * std)
+    slopes = gaussians * (-y / std if scaled else -y / std * scale)
+    weight, out = radial.hidden.weight.double(), radial.out.weight.double()
+    value = F.linear(gaussians, weight, radial.hidden.bias.double()) * active
+    slope = F.linear(slopes, weight) * active
+    return torch.stack(
+        [F.linear(value, out, radial.out.bias.double()), F.linear(slope, out)], dim=1
+    )

@@ -44,6 +44,7 @@ class SE2Transformer(nn.Module):
         reflections: Whether a mirror image is the same (default no).
         norm: ``"pre"`` (default) or ``"post"``.
         dropout: Share of the outputs of each sub-block dropped in training (default 0.1).
+        tolerance, backend: See :class:`SE2TransformerConv`.
 
     Raises:
         ValueError: Sizes that are no multiples of ``heads``, or another ``norm``.
@@ -61,6 +62,8 @@ class SE2Transformer(nn.Module):
         reflections: bool = False,
         norm: Literal["pre", "post"] = "pre",
         dropout: float = 0.1,
+        tolerance: float | None = 1e-5,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         for name, count in (("heads", heads), ("num_layers", num_layers)):
@@ -76,7 +79,7 @@ class SE2Transformer(nn.Module):
         self.vector_shape = (max_order, vector_channels, 2) if vector_channels else None
 
         def attention(index: int) -> SE2TransformerConv:
-            return SE2TransformerConv(
+            conv = SE2TransformerConv(
                 channels,
                 channels // heads,
                 heads,
@@ -87,7 +90,11 @@ class SE2Transformer(nn.Module):
                 in_vector_channels=vector_channels if index else 0,
                 out_vectors=vector_channels > 0,
                 reflections=reflections,
+                tolerance=tolerance,
+                backend=backend,
             )
+            conv.lin_skip = None  # never used
+            return conv
 
         self.blocks = nn.ModuleList(
             _Block(attention(index), channels, norm == "pre", dropout)
@@ -177,7 +184,7 @@ class _Block(nn.Module):
         message, *new, pair = self.attention(
             self.norm1(x) if self.pre else x,
             graph,
-            pos,
+            pos=pos,
             vectors=shrunk,
             pair=pair,
             return_pair=True,

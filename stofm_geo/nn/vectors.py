@@ -74,49 +74,52 @@ class VectorChannels(nn.Module):
             self.lin_gate = Linear(out_channels, max_order * width)
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew."""
+        """Reset all learnable parameters."""
         for part in self.children():
             part.reset_parameters()  # type: ignore[operator]
 
     def values(self, x: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What the sources say.
+        """Compute what the sources send.
 
         Args:
             x: Their scalars ``[N, C]``.
             vectors: Their vectors ``[N, M, V', 2]``, or ``None`` where none come in.
 
         Returns:
-            Factors of directions ``[N, H, M, V]``, and vectors ``[N, H, 2 M V]`` or ``None``.
+            Gains of directions ``[N, H, M, V]``, and vectors ``[N, H, 2 M V]`` or ``None``.
         """
         heads, _, channels = self.shape
-        factor = self.lin_direction(x).unflatten(1, self.shape)
+        gain = self.lin_direction(x).unflatten(1, self.shape)
         if self.lin_vector is None:
-            return factor, None
-        carried = self.lin_vector(vectors).unflatten(2, (heads, channels))
-        return factor, carried.transpose(1, 2).flatten(2)
+            return gain, None
+        propagated = self.lin_vector(vectors).unflatten(2, (heads, channels))
+        return gain, propagated.transpose(1, 2).flatten(2)
 
-    def directed(self, weight: Tensor, waves: Tensor, factor: Tensor, graph: EdgeGraph) -> Tensor:
-        """Directions of the neighbours, summed over edges.
+    def aggregate_directions(
+        self, weight: Tensor, harmonics: Tensor, gain: Tensor, graph: EdgeGraph, backend: str
+    ) -> Tensor:
+        """Sum directions of the neighbours over edges.
 
         Args:
             weight: Of the edges ``[E, H]``.
-            waves: Harmonics of their directions ``[E, H, M, 2]``.
-            factor: Of the sources, ``[N, H, M, V]``.
+            harmonics: Of their directions ``[E, H, M, 2]``.
+            gain: Factors of the sources, ``[N, H, M, V]``.
             graph: The edges.
+            backend: See :func:`stofm_geo.ops.edge_sum`.
 
         Returns:
             ``[N, H, 2 M V]``.
         """
         # Cosine and sine both weigh the same numbers of a source.
-        turning = (weight[:, :, None, None] * waves).flatten(1)
-        twice = factor[:, :, :, None].expand(-1, -1, -1, 2, -1).flatten(1, 3)
-        sums = edge_sum(turning, twice, graph).unflatten(1, (*self.shape[:2], 2))
+        turning = (weight[:, :, None, None] * harmonics).flatten(1).to(gain.dtype)
+        twice = gain[:, :, :, None].expand(-1, -1, -1, 2, -1).flatten(1, 3)
+        sums = edge_sum(turning, twice, graph, backend=backend).unflatten(1, (*self.shape[:2], 2))
         return sums.transpose(3, 4).flatten(2)
 
     def forward(
         self, out: Tensor, attended: Tensor, vectors: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Let the attended vectors flow back.
+        """Update the scalars from the attended vectors, and the vectors.
 
         Args:
             out: Scalars of the layer, ``[N, out_channels]``.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from stofm_geo.ops import threads
+from stofm_geo.ops.autodiff import needs_plain_operations
 from stofm_geo.ops.graph import EdgeGraph
 
 try:
@@ -13,9 +14,13 @@ try:
 except ImportError:  # no numba for this Python
     loops = None  # type: ignore[assignment]
 
+BACKENDS = ("auto", "reference")
 
-def edge_sum(weight: Tensor, values: Tensor, graph: EdgeGraph | Tensor) -> Tensor:
-    r"""Sums of what the sources say, each edge and head with its weight.
+
+def edge_sum(
+    weight: Tensor, values: Tensor, graph: EdgeGraph | Tensor, *, backend: str = "auto"
+) -> Tensor:
+    r"""Sum the values of the sources over the edges, each edge and head with its weight.
 
     .. math::
         o_{ih} = \sum_{j \to i} w_{jih} \, v_{jh}
@@ -25,40 +30,55 @@ def edge_sum(weight: Tensor, values: Tensor, graph: EdgeGraph | Tensor) -> Tenso
         values: Of the sources, ``[M, H, C]``.
         graph: ``[2, E]`` int64, rows source and destination, with as many destinations as
             sources; or an :class:`~stofm_geo.ops.EdgeGraph`.
+        backend: ``"auto"`` (default): a kernel where there is one for the tensors at hand;
+            ``"reference"``: PyTorch's own operations.
 
     Returns:
-        ``[N, H, C]``, with gradients to both; 0 where a node has no edge.
+        ``[N, H, C]``, with gradients to both, of any order; 0 where a node has no edge.
 
     Raises:
-        ValueError: Shapes that do not fit together.
+        ValueError: Shapes that do not fit together, or an unknown backend.
+        IndexError: An edge names a node that does not exist.
     """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; choose one of {list(BACKENDS)}")
     if not isinstance(graph, EdgeGraph):
         graph = EdgeGraph(graph, values.size(0))
-    edges = graph.src.size(0)
+    edges = graph.edge_index.size(1)
     if values.dim() != 3 or values.size(0) != graph.num_src:
         raise ValueError(f"values must be [{graph.num_src}, H, C]; found {list(values.shape)}")
     if weight.shape != (edges, values.size(1)):
         expected = [edges, values.size(1)]
         raise ValueError(f"weight must be [E, H] = {expected}; found {list(weight.shape)}")
-    weight = graph.sort(weight)
-    if loops is None or values.device.type != "cpu":
+    plain = backend == "reference" or loops is None or needs_plain_operations()
+    if plain or values.device.type != "cpu":
         return scattered(weight, values, graph)
     needs_gradients = torch.is_grad_enabled() and (weight.requires_grad or values.requires_grad)
     reverse = graph.reverse if needs_gradients else (graph.ptr[:0], graph.src[:0])
-    return _sum(weight, values, graph.src, graph.dst, graph.ptr, *reverse)
+    return _sum(graph.sort(weight), values, graph.src, graph.dst, graph.ptr, *reverse)
 
 
 def scattered(weight: Tensor, values: Tensor, graph: EdgeGraph) -> Tensor:
-    """The specification of :func:`edge_sum`, ``weight`` by destination; any device, any type."""
-    message = (weight.to(values.dtype)[..., None] * values.index_select(0, graph.src)).flatten(1)
+    """Sum as :func:`edge_sum` specifies; any device, any type; half precision in single."""
+    src, dst = graph.edge_index[0], graph.edge_index[1]
+    kind = wide(torch.promote_types(weight.dtype, values.dtype))
+    summed = scatter_sum(
+        weight.to(kind)[..., None] * values.to(kind).index_select(0, src), dst, graph.num_dst
+    )
+    return summed.to(values.dtype)
+
+
+def scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """Sum rows ``[E, ...]`` with the same index, ``[size, ...]``."""
+    flat = values.flatten(1)
     # A one-stride index takes scatter_add's parallel path, where index_add is serial.
-    out = values.new_zeros(graph.num_dst, message.shape[1])
-    out = out.scatter_add(0, graph.dst[:, None].expand_as(message), message)
-    return out.view(graph.num_dst, *values.shape[1:])
+    out = flat.new_zeros(size, flat.shape[1])
+    out = out.scatter_add(0, index[:, None].expand_as(flat), flat)
+    return out.unflatten(1, values.shape[1:])
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """What is computed in: half precision in single."""
+    """Return the type to compute in: half precision is computed in single."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -117,7 +137,16 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, d_out):  # type: ignore[no-untyped-def]
-    return (*_sum_backward(d_out, *ctx.saved_tensors), None, None, None, None, None)
+    if torch.is_grad_enabled():  # create_graph: this gradient is differentiated, too
+        weight, values, src, dst, *_ = ctx.saved_tensors
+        kind = wide(torch.promote_types(weight.dtype, values.dtype))
+        slope = d_out.to(kind).index_select(0, dst)
+        d_weight = (slope * values.to(kind).index_select(0, src)).sum(-1)
+        d_values = scatter_sum(weight.to(kind)[..., None] * slope, src, values.size(0))
+        gradients = d_weight.to(weight.dtype), d_values.to(values.dtype)
+    else:
+        gradients = _sum_backward(d_out, *ctx.saved_tensors)
+    return (*gradients, None, None, None, None, None)
 
 
 _sum.register_autograd(_backward, setup_context=_setup_context)

@@ -54,7 +54,7 @@ class Net(nn.Module):
         self.second = SE2TransformerConv(8 if size > 0 else -1, 3, **options)
 
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
-        return self.second(self.first(x, edge_index, pos).relu(), edge_index, pos)
+        return self.second(self.first(x, edge_index, pos=pos).relu(), edge_index, pos=pos)
 
 
 @pytest.fixture
@@ -88,19 +88,19 @@ def test_in_a_sequential_after_gatv2_with_vectors_handed_on_and_jumping_knowledg
         SE2TransformerConv(8, 4, 2, vector_channels=2, in_vector_channels=4),
     ]
     model = Sequential(
-        "x, edge_index, pos, edge_attr",
+        "x, edge_index, edge_attr, pos",
         [
             (layers[0], "x, edge_index -> x0"),
-            (layers[1], "x0, edge_index, pos -> x1, v"),
-            (layers[2], "x1, edge_index, pos, edge_attr, v -> x2"),
+            (layers[1], "x0, edge_index, edge_attr, pos -> x1, v"),
+            (layers[2], "x1, edge_index, edge_attr, pos, v -> x2"),
             (lambda *xs: list(xs), "x0, x1, x2 -> xs"),
             (JumpingKnowledge("cat"), "xs -> x"),
         ],
     )
     x0 = layers[0](data.x, data.edge_index)
-    x1, v = layers[1](x0, data.edge_index, data.pos)
-    x2 = layers[2](x1, data.edge_index, data.pos, vectors=v)
-    out = model(data.x, data.edge_index, data.pos, None)
+    x1, v = layers[1](x0, data.edge_index, pos=data.pos)
+    x2 = layers[2](x1, data.edge_index, pos=data.pos, vectors=v)
+    out = model(data.x, data.edge_index, None, data.pos)
     torch.testing.assert_close(out, torch.cat([x0, x1, x2], dim=1))
 
 
@@ -108,8 +108,8 @@ def test_before_an_e3nn_layer(data: Data) -> None:
     torch.manual_seed(0)
     conv = SE2TransformerConv(data.num_features, 4, heads=2, vector_channels=3, out_vectors=True)
     linear = o3.Linear(conv.irreps_out, "4x0e + 2x1o + 1x2e")
-    out = linear(to_irreps(*conv(data.x, data.edge_index, data.pos)))
-    again = linear(to_irreps(*conv(data.x, data.edge_index, turned(data.pos))))
+    out = linear(to_irreps(*conv(data.x, data.edge_index, pos=data.pos)))
+    again = linear(to_irreps(*conv(data.x, data.edge_index, pos=turned(data.pos))))
     turn = torch.tensor([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]])
     expected = out @ linear.irreps_out.D_from_matrix(turn).t()
     torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
@@ -133,7 +133,7 @@ def test_in_hetero_conv(hetero: HeteroData) -> None:
         layers[one, "to", "macro"](
             (hetero[one].x, hetero["macro"].x),
             hetero[one, "to", "macro"].edge_index,
-            (hetero[one].pos, hetero["macro"].pos),
+            pos=(hetero[one].pos, hetero["macro"].pos),
         )
         for one in ("cell", "macro")
     )
@@ -240,7 +240,7 @@ def test_explained_by_attention(data: Data, net: Net) -> None:
     mask = explainer(data.x, data.edge_index, pos=data.pos).edge_mask
     alphas, x = [], data.x
     for layer in (net.first, net.second):
-        x, (_, alpha) = layer(x, data.edge_index, data.pos, return_attention_weights=True)
+        x, (_, alpha) = layer(x, data.edge_index, pos=data.pos, return_attention_weights=True)
         alphas.append(alpha.mean(dim=1))
         x = x.relu()
     torch.testing.assert_close(mask, torch.stack(alphas).mean(dim=0))

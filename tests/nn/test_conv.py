@@ -138,10 +138,8 @@ def test_without_positions_it_is_torch_geometrics_transformer_conv(
     options = {"edge_dim": edge_dim, "concat": concat, "root_weight": root_weight}
     theirs = TransformerConv(in_channels, 4, 3, **options).double()
     ours = make_conv(in_channels, radial=None, **options)
-    state = theirs.state_dict()
-    if not root_weight:  # they make a map that they do not use
-        state = {key: value for key, value in state.items() if "lin_skip" not in key}
-    ours.load_state_dict(state)
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
     x: Tensor | tuple[Tensor, Tensor] = torch.randn(9, 5, dtype=torch.float64)
     if in_channels != 5:
         x = (x, torch.randn(6, 7, dtype=torch.float64))
@@ -196,6 +194,9 @@ def test_every_parameter_has_a_gradient(make_conv, make_graph, attend, options: 
     result = attend(conv, make_graph(conv, n=30, edges=200))
     sum(part.sin().sum() for part in result if part is not None).backward()
     for name, parameter in conv.named_parameters():
+        if not parameter.requires_grad:
+            assert name.startswith("lin_skip") and not conv.root_weight
+            continue
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
 
@@ -313,8 +314,7 @@ def test_repr() -> None:
         ({"heads": -2}, "heads must be 1 or more; found -2"),
         ({"out_vectors": True}, "need vector_channels of 1 or more"),
         ({"in_vector_channels": 2}, "need vector_channels of 1 or more"),
-        ({"vector_channels": 1, "max_order": 13}, "max_order must be 1 to 12; found 13"),
-        ({"vector_channels": 1, "max_order": 0}, "max_order must be 1 to 12; found 0"),
+        ({"vector_channels": 1, "max_order": 0}, "max_order must be 1 or more; found 0"),
         ({"vector_channels": -1}, "^vector_channels must be 0 or more; found -1"),
         ({"in_vector_channels": -1}, "^in_vector_channels must be 0 or more; found -1"),
         ({"edge_dim": -1}, "edge_dim must be 1 or more; found -1"),

@@ -215,3 +215,30 @@ def test_between_linear_layers_of_e3nn_it_stays_equivariant(
         tolerance=1e-9,
         ntrials=3,
     )
+
+
+@pytest.mark.parametrize("order", range(1, 13))
+def test_the_plane_of_an_order_is_orthonormal_and_filled_by_its_waves(order: int) -> None:
+    columns = irreps._plane(order)
+    assert columns.shape == (2 * order + 1, 2) and columns.dtype == torch.float64
+    eye = torch.eye(2, dtype=torch.float64)
+    torch.testing.assert_close(columns.t() @ columns, eye, atol=1e-12, rtol=0)
+    theta = torch.linspace(-3, 3, 60, dtype=torch.float64)
+    flat = torch.stack([theta.cos(), theta.sin(), torch.zeros_like(theta)], dim=1)
+    harmonics = o3.spherical_harmonics(order, flat, normalize=False, normalization="norm")
+    waves = torch.stack([(order * theta).cos(), (order * theta).sin()], dim=1)
+    along = harmonics @ columns
+    scale = along[:, :1].norm() / waves[:, :1].norm()
+    torch.testing.assert_close(along, scale * waves, atol=1e-12, rtol=0)
+
+
+def test_the_plane_of_order_1_is_the_plane() -> None:
+    columns = irreps._plane(1)
+    expected = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(columns, expected, atol=1e-12, rtol=0)
+
+
+def test_orders_beyond_those_of_e3nn() -> None:
+    vectors = torch.randn(2, 13, 1, 2)
+    with pytest.raises(ValueError, match="up to order 12; found 13"):
+        to_irreps(torch.randn(2, 3), vectors)

@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 
 from stofm_geo.models.official.slices import NOT_TOLD
 from stofm_geo.nn import GaussianRadial
-from stofm_geo.nn.tabulated import Tabulated
+from stofm_geo.nn.tabulated import tabulated
 from stofm_geo.ops import EdgeGraph, dense_attention, edge_attention
 
 ATTENTION = ("slice", "edges")
@@ -129,7 +129,6 @@ class OfficialNetwork(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.lm_head = _head(width, width) if heads else None
         self.pair_head = _head(num_heads, 1) if heads else None
-        self._tabulated = Tabulated(_TOLERANCE)
 
     def forward(
         self, data: Data, return_pairs: Tensor | None = None
@@ -203,16 +202,17 @@ class OfficialNetwork(nn.Module):
         if not distance.numel():
             return self.gaussian(distance)
         if self.training:
-            return self._tabulated(self.gaussian, distance)
+            return tabulated(self.gaussian, distance, _TOLERANCE)
         # Where Gaussians are narrow, much comes of how single precision rounds what they are
         # functions of; this is rounded as published, and the table is one of its functions.
         with torch.no_grad():
             scaled = self.gaussian.scale * distance + self.gaussian.shift
-            value = self._tabulated(_OfScaled(self.gaussian), scaled)
+            value = tabulated(self.gaussian, scaled, _TOLERANCE, scaled=True)
             value = value.masked_fill((distance == 0)[:, None], 0)
         if not torch.is_grad_enabled():
             return value
-        sloped = self._tabulated(self.gaussian, distance)  # the gradients of scale and shift, too
+        # With the gradients of scale and shift, too.
+        sloped = tabulated(self.gaussian, distance, _TOLERANCE)
         return sloped + (value - sloped).detach()
 
     def _elsewhere(self, like: Tensor) -> Tensor:
@@ -229,17 +229,6 @@ class OfficialNetwork(nn.Module):
         place = torch.searchsorted(code, wanted).clamp_max(len(code) - 1)
         told = (code[place] == wanted)[:, None]
         return torch.where(told, bias[order[place]], elsewhere)
-
-
-class _OfScaled(nn.Module):
-    """The radial functions of what their Gaussians are functions of."""
-
-    def __init__(self, radial: GaussianRadial) -> None:
-        super().__init__()
-        self.radial = radial
-
-    def forward(self, y: Tensor) -> Tensor:
-        return self.radial.of_scaled(y)
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:

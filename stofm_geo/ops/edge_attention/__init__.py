@@ -8,15 +8,17 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from stofm_geo.ops.autodiff import check_reverse_mode, needs_plain_operations
 from stofm_geo.ops.edge_attention import fused, reference, scatter
 from stofm_geo.ops.graph import EdgeGraph
 
 # In order of preference: "auto" takes the first that can run on the tensors at hand.
 _BACKENDS = {**fused.KERNELS, "scatter": scatter, "reference": reference}
+BACKENDS = tuple(_BACKENDS)
 
 
 def available_backends() -> dict[str, str | None]:
-    """Say which backends work here.
+    """Return which backends work here.
 
     Returns:
         Backend name -> ``None`` where it works, else the reason why it does not.
@@ -33,7 +35,7 @@ def edge_attention(
     *,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Attention of every node over its incoming edges.
+    r"""Let every node attend over its incoming edges.
 
     .. math::
         a_{ji} = \frac{q_i \cdot k_j}{\sqrt{C}} + b_{ji}, \qquad
@@ -48,30 +50,33 @@ def edge_attention(
         graph: ``[2, E]`` int64, rows source and destination, in any order; an edge that is there
             twice counts twice. Or an :class:`~stofm_geo.ops.EdgeGraph` of it, made once for
             several calls.
-        backend: ``"auto"``, or a name of :func:`available_backends`.
+        backend: A name of :func:`available_backends`, or ``"auto"`` (default): the fastest that
+            runs on these tensors; under ``torch.func`` transforms or forward-mode AD, which the
+            kernels have no formulas for, ``"reference"``.
 
     Returns:
         The attended values :math:`o` ``[N, H, D]``, the logits :math:`a` ``[E, H]`` and their
-        log-sum-exp :math:`l` ``[N, H]``, all with gradients. Where a node has no edge, or all are
-        hidden, :math:`o` and :math:`l` are 0.
+        log-sum-exp :math:`l` ``[N, H]``, all with gradients, of any order. Where a node has no
+        edge, or all are hidden, :math:`o` and :math:`l` are 0.
 
     Raises:
         ValueError: Shapes that do not fit together, or an unknown backend.
-        RuntimeError: A backend asked for by name that is not available here.
+        IndexError: An edge names a node that does not exist.
+        RuntimeError: A backend asked for by name that is not available here, or not under the
+            transforms that are active.
     """
     if not isinstance(graph, EdgeGraph):
         graph = EdgeGraph(graph, q.size(0), k.size(0))
     _check(q, k, v, bias, graph)
     name = _select(backend, q)
-    bias = graph.sort(bias)
     if name in fused.KERNELS:
-        out, logits, lse = fused.edge_attention(q, k, v, bias, graph, name)
-    else:
-        out, logits, lse = _BACKENDS[name].edge_attention(q, k, v, bias, graph)
-    return out, graph.unsort(logits), lse
+        return fused.edge_attention(q, k, v, bias, graph, name)
+    return _BACKENDS[name].edge_attention(q, k, v, bias, graph)
 
 
 def _select(name: str, q: Tensor) -> str:
+    if name == "auto" and needs_plain_operations():
+        return "reference"
     if name == "auto":
         name = next(name for name, backend in _BACKENDS.items() if backend.unavailable(q) is None)
         if name not in fused.KERNELS and not torch.compiler.is_compiling():
@@ -82,12 +87,14 @@ def _select(name: str, q: Tensor) -> str:
         raise ValueError(f"unknown backend {name!r}; choose 'auto' or one of {list(_BACKENDS)}")
     if (reason := _BACKENDS[name].unavailable(q)) is not None:
         raise RuntimeError(f"backend {name!r} is not available: {reason}")
+    if name != "reference":
+        check_reverse_mode(f"backend {name!r}")
     return name
 
 
 @cache
 def _tell(name: str, reasons: str) -> None:
-    """Once, that there is no fused kernel."""
+    """Warn once that there is no fused kernel."""
     warnings.warn(f"edge attention falls back on {name!r} ({reasons})", stacklevel=4)
 
 
@@ -103,6 +110,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph) -> N
             f"the graph is of {graph.num_src} sources and {graph.num_dst} destinations; found "
             f"q {list(q.shape)}, k {list(k.shape)}"
         )
-    edges = graph.src.size(0)
+    edges = graph.edge_index.size(1)
     if bias.dim() != 2 or bias.size(0) != edges or bias.size(1) != q.size(1):
         raise ValueError(f"bias must be [E, H] = [{edges}, {q.size(1)}]; found {list(bias.shape)}")

@@ -49,18 +49,18 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
 
 @compiled
 def slopes(  # type: ignore[no-untyped-def]
-    first, last, v, logits, out, lse, src, ptr, d_out, d_logits, d_lse, d_bias, alpha
+    first, last, v, logits, lse, src, ptr, d_out, d_logits, d_lse, d_bias, alpha
 ):
     """Gradients of the logits, which are those of the bias; the softmax once more."""
     known = np.empty(v.shape[1], v.dtype)
     for i in range(first, last):
         products_of(i, ptr[i], ptr[i + 1], d_out, v, src, d_bias)
         for h in range(v.shape[1]):
-            p = v.dtype.type(0)
-            for c in range(v.shape[2]):
-                p += d_out[i, h, c] * out[i, h, c]
-            known[h] = d_lse[i, h] - p
+            known[h] = d_lse[i, h]
         for e in range(ptr[i], ptr[i + 1]):
             for h in range(v.shape[1]):
                 alpha[e, h] = exp(logits[e, h] - lse[i, h])
+                known[h] -= alpha[e, h] * d_bias[e, h]
+        for e in range(ptr[i], ptr[i + 1]):
+            for h in range(v.shape[1]):
                 d_bias[e, h] = alpha[e, h] * (d_bias[e, h] + known[h]) + d_logits[e, h]

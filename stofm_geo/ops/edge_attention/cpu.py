@@ -21,7 +21,7 @@ else:
 
 
 def unavailable(q: Tensor | None = None) -> str | None:
-    """Why the kernel cannot run here (on ``q``), or ``None`` where it can."""
+    """Return why the kernel cannot run here (on ``q``), or ``None`` where it can."""
     if _REASON is None and q is not None and q.device.type != "cpu":
         return f"the tensors are on {q.device}"
     return _REASON
@@ -61,7 +61,6 @@ def backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
     logits: Tensor,
     lse: Tensor,
     src: Tensor,
@@ -74,7 +73,7 @@ def backward(
 
     Args:
         d_out: Gradient of the output; ``d_logits``, ``d_lse`` accordingly.
-        q: As in :func:`forward`, with what it returned.
+        q: As in :func:`forward`, with the logits and ``lse`` that it returned.
         dst: Destinations of the edges ``[E]``, ascending.
         reverse_ptr: Where each source's edges start ``[M + 1]``.
         reverse_edges: Numbers of the edges, by source ``[E]``.
@@ -83,11 +82,11 @@ def backward(
     made = tuple(torch.empty(t.shape, dtype=kind) for t in (q, k, v, logits))
     alpha = torch.empty_like(logits)
     d_q, d_k, d_v, d_bias, alpha_ = threads.arrays(kind, *made, alpha)
-    q_, k_, v_, logits_, out_, lse_ = threads.arrays(kind, q, k, v, logits, out, lse)
+    q_, k_, v_, logits_, lse_ = threads.arrays(kind, q, k, v, logits, lse)
     grads = threads.arrays(kind, d_out, d_logits, d_lse)
     src_, ptr_, reverse_ptr_ = threads.arrays(kind, src, ptr, reverse_ptr)
     threads.over_edges(
-        _loops.slopes, ptr_, v_, v_, logits_, out_, lse_, src_, ptr_, *grads, d_bias, alpha_
+        _loops.slopes, ptr_, v_, v_, logits_, lse_, src_, ptr_, *grads, d_bias, alpha_
     )
     threads.over_edges(sums.sums, ptr_, k_, d_bias, k_, src_, ptr_, scale, d_q)
     # By source; what belongs to edges is put into that order first: weights met here and there

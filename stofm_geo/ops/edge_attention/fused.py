@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stofm_geo.ops.edge_attention import cpu, triton
-from stofm_geo.ops.edge_sum import wide
+from stofm_geo.ops.edge_sum import scatter_sum, wide
 from stofm_geo.ops.graph import EdgeGraph
 
 KERNELS = {"cpu": cpu, "triton": triton}
@@ -23,14 +23,14 @@ def edge_attention(
         q.to(kind),
         k.to(kind),
         v.to(kind),
-        bias.to(wide(kind)),
+        graph.sort(bias).to(wide(kind)),
         graph.src,
         graph.dst,
         graph.ptr,
         *reverse,
         kernel,
     )
-    return out.to(v.dtype), logits, lse
+    return out.to(v.dtype), graph.unsort(logits), lse
 
 
 @torch.library.custom_op("stofm_geo::edge_attention", mutates_args=())
@@ -68,7 +68,6 @@ def _attend_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
     logits: Tensor,
     lse: Tensor,
     src: Tensor,
@@ -78,23 +77,54 @@ def _attend_backward(
     reverse_edges: Tensor,
     kernel: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    given = (d_out, d_logits, d_lse, q, k, v, out, logits, lse)
+    given = (d_out, d_logits, d_lse, q, k, v, logits, lse)
     return KERNELS[kernel].backward(*given, src, dst, ptr, reverse_ptr, reverse_edges)
 
 
 @_attend_backward.register_fake
-def _(d_out, d_logits, d_lse, q, k, v, out, logits, *rest):  # type: ignore[no-untyped-def]
+def _(d_out, d_logits, d_lse, q, k, v, logits, *rest):  # type: ignore[no-untyped-def]
     return tuple(t.new_empty(t.shape) for t in (q, k, v, logits))
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     q, k, v, _, *graph, ctx.kernel = inputs
-    ctx.save_for_backward(q, k, v, *output, *graph)
+    # Not the attended values: users change them in place, as nn.ReLU(inplace=True) does.
+    ctx.save_for_backward(q, k, v, *output[1:], *graph)
 
 
 def _backward(ctx, d_out, d_logits, d_lse):  # type: ignore[no-untyped-def]
-    gradients = _attend_backward(d_out, d_logits, d_lse, *ctx.saved_tensors, ctx.kernel)
+    slopes = d_out, d_logits, d_lse
+    if torch.is_grad_enabled():  # create_graph: this gradient is differentiated, too
+        gradients = _differentiable_backward(*slopes, *ctx.saved_tensors[:7])
+    else:
+        gradients = _attend_backward(*slopes, *ctx.saved_tensors, ctx.kernel)
     return (*gradients, None, None, None, None, None, None)
+
+
+def _differentiable_backward(
+    d_out: Tensor,
+    d_logits: Tensor,
+    d_lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    logits: Tensor,
+    lse: Tensor,
+    src: Tensor,
+    dst: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute what the kernels' backward does, by operations that have gradients themselves."""
+    kind, scale = logits.dtype, q.size(2) ** -0.5
+    own_q, own_d_out = q.to(kind).index_select(0, dst), d_out.to(kind).index_select(0, dst)
+    alpha = (logits - lse.index_select(0, dst)).exp()
+    slope = (own_d_out * v.to(kind).index_select(0, src)).sum(-1)
+    known = d_lse - scatter_sum(alpha * slope, dst, q.size(0))
+    d_bias = alpha * (slope + known.index_select(0, dst)) + d_logits
+    weight = d_bias[..., None] * scale
+    d_q = scatter_sum(weight * k.to(kind).index_select(0, src), dst, q.size(0))
+    d_k = scatter_sum(weight * own_q, src, k.size(0))
+    d_v = scatter_sum(alpha[..., None] * own_d_out, src, v.size(0))
+    return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype), d_bias
 
 
 _attend.register_autograd(_backward, setup_context=_setup_context)

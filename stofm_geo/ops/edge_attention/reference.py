@@ -5,30 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stofm_geo.ops.edge_sum import scattered
+from stofm_geo.ops.edge_sum import scattered, wide
 from stofm_geo.ops.graph import EdgeGraph
 
 
 def unavailable(q: Tensor | None = None) -> str | None:
-    """The reference runs wherever PyTorch runs."""
+    """Return ``None``: the reference runs wherever PyTorch runs."""
     return None
 
 
 def edge_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`stofm_geo.ops.edge_attention`."""
-    src, dst = graph.src, graph.dst
+    """See :func:`stofm_geo.ops.edge_attention`; half precision is computed in single."""
+    src, dst = graph.edge_index[0], graph.edge_index[1]
     n, _, channels = q.shape
+    kind = wide(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
     # index_select, not q[dst]: its backward is several times faster on a CPU.
-    product = (q.index_select(0, dst) * k.index_select(0, src)).sum(-1)
-    logits = product * channels**-0.5 + bias
+    product = (q.to(kind).index_select(0, dst) * k.to(kind).index_select(0, src)).sum(-1)
+    logits = product * channels**-0.5 + bias.to(kind)
     alpha, lse = softmax(logits, dst, n)
     return scattered(alpha, v, graph), logits, lse
 
 
 def softmax(logits: Tensor, dst: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Attention weights of logits.
+    """Return attention weights of logits.
 
     Args:
         logits: ``[E, H]``; ``-inf`` hides an edge.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stofm_geo.ops.edge_sum import wide
 from stofm_geo.ops.graph import EdgeGraph
 
 try:
@@ -19,26 +20,27 @@ else:
 
 
 def unavailable(q: Tensor | None = None) -> str | None:
-    """Why torch-scatter cannot be used, or ``None`` where it can."""
+    """Return why torch-scatter cannot be used, or ``None`` where it can."""
     return _REASON
 
 
 def edge_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`stofm_geo.ops.edge_attention`."""
-    src, dst = graph.src, graph.dst
+    """See :func:`stofm_geo.ops.edge_attention`; half precision is computed in single."""
+    src, dst = graph.edge_index[0], graph.edge_index[1]
     n, heads, channels = q.shape
-    product = (q.index_select(0, dst) * k.index_select(0, src)).sum(-1)
-    logits = product * channels**-0.5 + bias
+    kind = wide(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
+    product = (q.to(kind).index_select(0, dst) * k.to(kind).index_select(0, src)).sum(-1)
+    logits = product * channels**-0.5 + bias.to(kind)
     # Where every edge is hidden (a bias of -inf) nothing is attended to, and nothing is NaN.
     hidden = logits == -torch.inf
     finite = logits.clamp_min(torch.finfo(logits.dtype).min / 2)
     lse = torch_scatter.scatter_logsumexp(finite, dst, dim=0, dim_size=n)
     top = torch_scatter.scatter_max(logits.detach(), dst, dim=0, dim_size=n)[0]
-    nothing = (top == -torch.inf) | (graph.ptr.diff() == 0)[:, None]
+    nothing = (top == -torch.inf) | (torch.bincount(dst, minlength=n) == 0)[:, None]
     lse = lse.masked_fill(nothing, 0)
-    alpha = (finite - lse.index_select(0, dst)).exp().masked_fill(hidden, 0).to(v.dtype)
-    message = (alpha[..., None] * v.index_select(0, src)).flatten(1)
+    alpha = (finite - lse.index_select(0, dst)).exp().masked_fill(hidden, 0)
+    message = (alpha[..., None] * v.to(kind).index_select(0, src)).flatten(1)
     out = torch_scatter.scatter_sum(message, dst, dim=0, dim_size=n)
-    return out.view(n, heads, v.shape[2]), logits, lse
+    return out.view(n, heads, v.shape[2]).to(v.dtype), logits, lse

@@ -84,7 +84,6 @@ def backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
     logits: Tensor,
     lse: Tensor,
     src: Tensor,
@@ -102,8 +101,7 @@ def backward(
         q: As in :func:`forward`; so are ``k``, ``v``, ``src`` and ``ptr``.
         k: ``[M, H, C]``.
         v: ``[M, H, D]``.
-        out: As :func:`forward` gave it, ``[N, H, D]``; so are ``logits`` and ``lse``.
-        logits: ``[E, H]``.
+        logits: As :func:`forward` gave them, ``[E, H]``; so is ``lse``.
         lse: ``[N, H]``.
         src: ``[E]``.
         dst: Destinations of the edges ``[E]``, ascending.
@@ -116,8 +114,8 @@ def backward(
         type of ``logits``.
     """
     sizes = (*q.shape[1:], v.size(2))
-    grad_out, grad_logits, grad_lse, q, k, v, out, logits, lse = (
-        t.contiguous() for t in (grad_out, grad_logits, grad_lse, q, k, v, out, logits, lse)
+    grad_out, grad_logits, grad_lse, q, k, v, logits, lse = (
+        t.contiguous() for t in (grad_out, grad_logits, grad_lse, q, k, v, logits, lse)
     )
     src, dst, ptr, reverse_ptr, reverse_edges = (
         t.contiguous() for t in (src, dst, ptr, reverse_ptr, reverse_edges)
@@ -125,7 +123,7 @@ def backward(
     dq, dk, dv, dbias = (torch.empty_like(t) for t in (q, k, v, logits))
     grads = (grad_out, grad_logits, grad_lse)
     made = (logits, lse)
-    _launch(_to_destinations, len(q), sizes, k, v, src, ptr, *made, out, *grads, dq, dbias)
+    _launch(_to_destinations, len(q), sizes, k, v, src, ptr, *made, *grads, dq, dbias)
     edges = (dst, reverse_ptr, reverse_edges)
     _launch(_to_sources, len(k), sizes, q, *edges, *made, grad_out, dbias, dk, dv)
     return dq, dk, dv, dbias
@@ -253,7 +251,7 @@ def _attend(
 @_jit
 @no_type_check
 def _to_destinations(
-    k, v, src, ptr, logits, lse, out, d_out, d_logits, d_lse, d_q, d_bias,
+    k, v, src, ptr, logits, lse, d_out, d_logits, d_lse, d_q, d_bias,
     scale: tl.constexpr, H: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -263,19 +261,30 @@ def _to_destinations(
     own, own_inside = _places(row, row >= 0, heads, H)
     slope = _load_channels(d_out, own, own_inside, D, BLOCK_D, kind)
     known = _load(d_lse, own, own_inside, kind)
-    known -= tl.sum(slope * _load_channels(out, own, own_inside, D, BLOCK_D, kind), 2)
     level = _load(lse, own, own_inside, kind)
     summed = tl.zeros([1, BLOCK_H, BLOCK_C], kind)
-    end = tl.load(ptr + tl.program_id(0) + 1)
-    for first in range(tl.load(ptr + tl.program_id(0)), end, BLOCK_E):
+    start, end = tl.load(ptr + tl.program_id(0)), tl.load(ptr + tl.program_id(0) + 1)
+    # The slope of the softmax needs a sum over all edges first; d_bias holds its terms meanwhile.
+    for first in range(start, end, BLOCK_E):
         e = first + tl.arange(0, BLOCK_E)
         j = tl.load(src + e, mask=e < end, other=0)
         edge, inside = _places(e, e < end, heads, H)
         there, _ = _places(j, e < end, heads, H)
+        tile = _load_channels(v, there, inside, D, BLOCK_D, kind)
+        product = tl.sum(slope * tile, 2)
         # Outside, the weight is 0, and not the exponential of minus the level, which may be inf.
         alpha = tl.exp(_load(logits, edge, inside, kind, float("-inf")) - level)
-        tile = _load_channels(v, there, inside, D, BLOCK_D, kind)
-        d_logit = alpha * (tl.sum(slope * tile, 2) + known) + _load(d_logits, edge, inside, kind)
+        known -= tl.sum(alpha * product, 0, keep_dims=True)
+        tl.store(d_bias + edge, product, mask=inside)
+    tl.debug_barrier()  # other threads of this program read what was stored
+    for first in range(start, end, BLOCK_E):
+        e = first + tl.arange(0, BLOCK_E)
+        j = tl.load(src + e, mask=e < end, other=0)
+        edge, inside = _places(e, e < end, heads, H)
+        there, _ = _places(j, e < end, heads, H)
+        alpha = tl.exp(_load(logits, edge, inside, kind, float("-inf")) - level)
+        product = _load(d_bias, edge, inside, kind)
+        d_logit = alpha * (product + known) + _load(d_logits, edge, inside, kind)
         tl.store(d_bias + edge, d_logit, mask=inside)
         tile = _load_channels(k, there, inside, C, BLOCK_C, kind)
         summed += tl.sum(d_logit[:, :, None] * tile, 0, keep_dims=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stofm_geo.ops import threads
+from stofm_geo.ops.autodiff import needs_plain_operations
 
 try:
     from stofm_geo.ops.interpolation import _loops as loops
@@ -18,7 +19,7 @@ _PARTS = 4  # of the edges in the backward; fixed, so that threads do not change
 
 
 def interpolate(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
-    r"""Cubic Hermite interpolation.
+    r"""Interpolate by cubic Hermite polynomials.
 
     Between two knots of distance :math:`h`, with :math:`t` the share of the way,
 
@@ -27,13 +28,15 @@ def interpolate(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
 
     Args:
         at: Where, ``[E]``; what is beyond the knots is put at the first or last.
-        knots: Ascending, ``[T]``, at least two.
+        knots: Ascending, ``[T]``, at least two. A knot that occurs twice separates what lies left
+            of it from what lies right of it (a kink or a jump); the last one occurs once.
         table: Values and derivatives there, ``[T, 2, K]``.
 
     Returns:
         ``[E, K]``, with gradients to ``table`` alone.
     """
-    if loops is None or at.device.type != "cpu" or at.dtype not in (torch.float32, torch.float64):
+    plain = loops is None or needs_plain_operations()
+    if plain or at.device.type != "cpu" or at.dtype not in (torch.float32, torch.float64):
         return _reference(at, knots, table)
     return _interpolate(at.detach(), knots, table)
 
@@ -47,7 +50,7 @@ def _reference(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
 
 
 def cubic(t: Tensor | float, step: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Between knots with values and derivatives ``left`` and ``right``, ``[E, 2, K]``.
+    """Interpolate between knots with values and derivatives ``left`` and ``right``, ``[E, 2, K]``.
 
     Args:
         t: Share of the way, a number or ``[E, 1]``.
@@ -112,7 +115,13 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, d_out):  # type: ignore[no-untyped-def]
-    return None, None, _interpolate_backward(d_out, *ctx.saved_tensors)
+    at, knots, table = ctx.saved_tensors
+    if not torch.is_grad_enabled():
+        return None, None, _interpolate_backward(d_out, at, knots, table)
+    # create_graph: linear in the table, so this gradient depends on d_out alone.
+    leaf = table.detach().requires_grad_()
+    (d_table,) = torch.autograd.grad(_reference(at, knots, leaf), leaf, d_out, create_graph=True)
+    return None, None, d_table
 
 
 _interpolate.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,141 @@
+"""Checks of a layer's arguments. Each message names the thing, what was found, and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+
+def check_sizes(**sizes: tuple[int, int]) -> None:
+    """Check whole numbers: of each name, the number and the least it may be.
+
+    Raises:
+        ValueError: One is too small; the message names it.
+    """
+    for name, (size, least) in sizes.items():
+        if size < least:
+            raise ValueError(f"{name} must be {least} or more; found {size}")
+
+
+def check_choice(name: str, value: str, known: tuple[str, ...]) -> str:
+    """Return ``value``, which must be one of ``known``.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if value not in known:
+        raise ValueError(f"{name} must be one of {list(known)}; found {value!r}")
+    return value
+
+
+def check_message_passing(options: dict[str, Any]) -> None:
+    """Check options of PyG's ``MessagePassing`` that attention cannot follow.
+
+    Raises:
+        ValueError: An aggregation other than the sum, the reverse flow, or decomposed layers.
+    """
+    if options.get("aggr", "add") not in ("add", "sum"):
+        raise ValueError(
+            f"aggr must be 'add', since attention weights sum to 1; found {options['aggr']!r}"
+        )
+    if options.get("flow", "source_to_target") != "source_to_target":
+        raise ValueError(
+            f"flow must be 'source_to_target'; found {options['flow']!r}; hand in "
+            "edge_index.flip(0) instead"
+        )
+    if options.get("decomposed_layers", 1) != 1:
+        raise ValueError(
+            f"decomposed_layers must be 1; found {options['decomposed_layers']}; the kernels make "
+            "no messages that it could split"
+        )
+
+
+def check_nodes(x: tuple, channels: tuple[int, int]) -> None:
+    """Check the node features of sources and destinations.
+
+    Raises:
+        ValueError: One is missing, is not ``[N, F]``, or has another number of features.
+    """
+    for side, rows, wanted in zip(("sources", "destinations"), x, channels, strict=True):
+        if rows is None:
+            raise ValueError(
+                f"x of the {side} is missing; attention needs that of both, (x_src, x_dst)"
+            )
+        if rows.dim() != 2:
+            raise ValueError(
+                f"x must be [N, F]; found {list(rows.shape)}; put several graphs into one "
+                "torch_geometric.data.Batch, or map over x with torch.func.vmap"
+            )
+        if wanted >= 0 and rows.size(1) != wanted:
+            raise ValueError(
+                f"x of the {side} must have in_channels={wanted} columns; found {list(rows.shape)}"
+            )
+
+
+def check_positions(pos: tuple, x: tuple) -> None:
+    """Check the positions of sources and destinations.
+
+    Raises:
+        ValueError: They are missing, or not ``[N, 2]``.
+    """
+    if any(not isinstance(p, Tensor) for p in pos):
+        raise ValueError(
+            "pos is missing: this layer looks at distances or directions; hand in pos=..., or "
+            "build it with radial=None and without vector_channels"
+        )
+    if any(
+        p.dim() != 2 or p.size(1) != 2 or p.size(0) != rows.size(0)
+        for p, rows in zip(pos, x, strict=True)
+    ):
+        raise ValueError(f"pos must be [N, 2] for x {shapes(x)}; found {shapes(pos)}")
+
+
+def check_edge_attr(edge_attr: Tensor | None, edges: int, edge_dim: int | None) -> None:
+    """Check edge features.
+
+    Raises:
+        ValueError: They are there without ``edge_dim``, or missing with it, or not
+            ``[E, edge_dim]``.
+    """
+    if (edge_attr is None) != (edge_dim is None) or (
+        isinstance(edge_attr, Tensor) and tuple(edge_attr.shape) != (edges, edge_dim)
+    ):
+        hint = "; positions go by keyword: pos=..." if edge_dim is None else ""
+        raise ValueError(
+            f"edge_attr must have {edges} rows (edges) of edge_dim={edge_dim}; "
+            f"found {shapes([edge_attr])}{hint}"
+        )
+
+
+def check_vectors(vectors: tuple, max_order: int, channels: int) -> None:
+    """Check vector features of sources and destinations.
+
+    Raises:
+        ValueError: They are missing, not asked for, or of another shape.
+    """
+    shape = (max_order, channels, 2) if channels else None
+    if any((None if v is None else tuple(v.shape[1:])) != shape for v in vectors):
+        raise ValueError(
+            f"vectors must be [N, *{shape}] (orders, channels, plane) for max_order={max_order} "
+            f"and in_vector_channels={channels}; found {shapes(vectors)}"
+        )
+
+
+def check_pair(pair: Tensor | None, edges: int, heads: int) -> None:
+    """Check the pair state.
+
+    Raises:
+        ValueError: It is not ``[E, H]``.
+    """
+    if pair is not None and tuple(pair.shape) != (edges, heads):
+        raise ValueError(f"pair must be [E, H] = [{edges}, {heads}]; found {shapes([pair])}")
+
+
+def shapes(tensors: Iterable[Tensor | None]) -> list:
+    """Return the shapes, for a message; the type of what is no tensor."""
+    return [
+        list(value.shape) if isinstance(value, Tensor) else value and type(value).__name__
+        for value in tensors
+    ]
