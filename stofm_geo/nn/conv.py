@@ -365,9 +365,11 @@ class SE2TransformerConv(MessagePassing):
         self, out: Tensor, x: Tensor, vectors: OptTensor, edge_weight: OptTensor
     ) -> tuple[Tensor, OptTensor]:
         """Return node features and vectors from all that was attended to, ``[N, H, ...]``."""
-        turning = 2 * self.max_order * self.vector_channels
-        sizes = [self.out_channels, turning * (self.in_vector_channels > 0), turning]
-        out, propagated, directed, edge = out.split([*sizes, self.edge_dim or 0], dim=2)
+        # Slices: what split() returns cannot be changed in place, as nn.ReLU(inplace=True) does.
+        end = out.size(2) - (self.edge_dim or 0)
+        out, vector_sums, edge = (
+            out[..., : self.out_channels], out[..., self.out_channels : end], out[..., end:]
+        )  # fmt: skip
         if edge_weight is not None:
             out = out + torch.einsum("nhd,hcd->nhc", edge, edge_weight)
         out = out.flatten(1) if self.concat else out.mean(dim=1)
@@ -380,8 +382,9 @@ class SE2TransformerConv(MessagePassing):
                 out = beta * root + (1 - beta) * out
         if self.vectors is None:
             return out, None
-        attended = directed if not self.in_vector_channels else directed + propagated
-        return self.vectors(out, attended, vectors)
+        if self.in_vector_channels:
+            vector_sums = sum(vector_sums.chunk(2, dim=2))
+        return self.vectors(out, vector_sums, vectors)
 
     def _check(
         self,
