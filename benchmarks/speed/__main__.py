@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from benchmarks._record import write
 from benchmarks.speed import _report, _runner
 from benchmarks.speed._measurements import NAMES, Given
+from benchmarks.speed.against import compare
+from stofm_geo._files import check_writable
 from stofm_geo._plainly import plainly, say
 
 app = typer.Typer(
@@ -75,6 +78,21 @@ def report(
     file = output or folder / "report.md"
     _report.report(folder, file, readme)
     say(f"{file}, {file.with_suffix('.png').name}")
+
+
+@app.command()
+@plainly
+def against(
+    checkout: Annotated[
+        Path, typer.Argument(help="Root of another checkout (git worktree add).", exists=True)
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .json file.")],
+    rounds: Annotated[int, typer.Option(help="Runs of each work.", min=2)] = 31,
+) -> None:
+    """Compare layers, stack and attention with another checkout's, in turns."""
+    check_writable(output)
+    write(compare(checkout, rounds), output)
+    say(str(output))
 
 
 if __name__ == "__main__":
