@@ -1,4 +1,4 @@
-"""This checkout against another one: the same pieces of work, in turns, so noise hits both alike."""
+"""This checkout against another one: the same work of both, in turns, so noise hits both alike."""
 
 from __future__ import annotations
 
