@@ -86,9 +86,12 @@ class Graphs:
         if data.edge_index is not None:
             _check_edges(data.edge_index, batch)
             order, sizes = group(batch[data.edge_index[1]], len(self.sizes))
-            of_edge = {key: self._parts(key, order, sizes) for key in self.of_edge}
+            of_edge = {
+                key: self._parts(key, order, sizes) for key in self.of_edge if key != "edge_index"
+            }
             place = torch.empty_like(batch)
-            place[torch.cat(self.rows)] = torch.cat([_arange_like(rows) for rows in self.rows])
+            start = self.ptr.to(batch.device)[batch[self.order]]
+            place[self.order] = torch.arange(len(batch), device=batch.device) - start
             of_edge["edge_index"] = place[data.edge_index][:, order].split(sizes, dim=1)
         graphs = []
         for number, size in enumerate(self.sizes):
@@ -112,7 +115,7 @@ class Graphs:
             value = value.index_select(dim, order)
         parts = value.split(sizes, dim)
         added = self.increments.get(key)
-        if isinstance(added, Tensor) and added.any():
+        if isinstance(added, Tensor) and len(added) == len(parts) and added.any():
             return [part - one.to(part.device) for part, one in zip(parts, added, strict=True)]
         return list(parts)
 
@@ -132,10 +135,37 @@ class Graphs:
     def merge(self, results: list[Data]) -> Data:
         """Put into the batch what a transform made of each graph of :attr:`bare`.
 
-        The order of nodes stays. New nodes, which come last in their graphs, do so in a batch that
-        is sorted, too; in one that is not, they come last of all.
+        Nodes keep their order. New nodes, which come last in their graphs, do so in a sorted batch,
+        too; in one that is not sorted, they come last of all.
         """
         data, sizes = self.data, [result.num_nodes for result in results]
+        values = self._changes(results, sizes)
+        for key in [key for key, parts in values.items() if parts[0] is None]:
+            del values[key]
+            for name in (key, f"{key}_batch", f"{key}_ptr"):
+                data[name] = None
+        joined = {
+            key: torch.cat(parts, data.__cat_dim__(key, parts[0])) for key, parts in values.items()
+        }
+        ptr = cumsum(torch.tensor(sizes))
+        if "edge_index" in joined:
+            count = torch.tensor([part.size(1) for part in values["edge_index"]])
+            shift = ptr[:-1].repeat_interleave(count)
+            joined["edge_index"] = joined["edge_index"] + shift.to(joined["edge_index"].device)
+        if sizes != self.sizes:
+            joined["batch"] = _numbers(torch.tensor(sizes)).to(data.batch)
+        if not self.in_order:
+            self._restore_order(joined, sizes)
+        for key, value in joined.items():
+            data[key] = value
+        if sizes != self.sizes:
+            self._resize(sizes, ptr)
+        if self.in_order:
+            self._tell_slices(values, ptr)
+        return data
+
+    def _changes(self, results: list[Data], sizes: list[int]) -> dict[str, list[Tensor | None]]:
+        """What is no longer as in :attr:`bare`, by name, a value a graph; ``None``: removed."""
         pairs = list(zip(self.bare, results, strict=True))
         changed = {
             key: None
@@ -144,32 +174,8 @@ class Graphs:
             if key != "num_nodes" and before.get(key) is not after.get(key)
         }
         if sizes != self.sizes:
-            changed |= dict.fromkeys(self.of_edge)  # nodes have other numbers
-        values = {key: [after.get(key) for after in results] for key in changed}
-        gone = [key for key in values if values[key][0] is None]
-        for key in gone:
-            del values[key]
-            data[key] = None
-        joined = {
-            key: torch.cat(parts, data.__cat_dim__(key, parts[0])) for key, parts in values.items()
-        }
-        ptr = cumsum(torch.tensor(sizes))
-        if "edge_index" in joined:
-            edges = torch.tensor([part.size(1) for part in values["edge_index"]])
-            shift = ptr[:-1].repeat_interleave(edges).to(joined["edge_index"].device)
-            joined["edge_index"] = joined["edge_index"] + shift
-        graph = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        if sizes != self.sizes:
-            joined["batch"] = graph.to(data.batch)
-        if not self.in_order:
-            self._restore_order(joined, sizes)
-        for key, value in joined.items():
-            data[key] = value
-        if sizes != self.sizes:
-            self._resize(sizes, ptr)
-        if self.in_order:
-            self._tell_slices(values, gone, ptr)
-        return data
+            changed |= dict.fromkeys(self.of_edge)  # their nodes have other numbers
+        return {key: [after.get(key) for after in results] for key in changed}
 
     def _restore_order(self, joined: dict[str, Tensor], sizes: list[int]) -> None:
         """Nodes as they were in the batch, new ones last; edges sorted by destination."""
@@ -179,20 +185,20 @@ class Graphs:
             numbers += [rows, new]
             end += len(new)
         number = torch.cat(numbers)
-        edge_keys = [key for key in self.of_edge if key in joined and key != "edge_index"]
-        for key in joined.keys() - {"edge_index", *edge_keys}:
+        of_edge = [key for key in self.of_edge if key in joined and key != "edge_index"]
+        for key in joined.keys() - {"edge_index", *of_edge}:
             joined[key] = joined[key][number.argsort()]
         if "edge_index" in joined:
             joined["edge_index"], attributes = sort_edge_index(
                 number[joined["edge_index"]],
-                [joined[key] for key in edge_keys],
+                [joined[key] for key in of_edge],
                 num_nodes=end,
                 sort_by_row=False,
             )
-            joined.update(zip(edge_keys, attributes, strict=True))
+            joined.update(zip(of_edge, attributes, strict=True))
 
     def _resize(self, sizes: list[int], ptr: Tensor) -> None:
-        """Tell how many nodes graphs have, and renumber what names nodes."""
+        """Tell how many nodes graphs have, and renumber whatever else names nodes."""
         data = self.data
         if "num_nodes" in data:
             data.num_nodes = sum(sizes)
@@ -201,36 +207,38 @@ class Graphs:
         if "ptr" in data:
             data.ptr = ptr.to(data.ptr.device) if self.in_order else None
         for key, added in self.increments.items():
-            if key != "edge_index" and isinstance(added, Tensor) and added.equal(self.ptr[:-1]):
-                value = data[key]
-                count = self.slices[key].diff()
+            if key in data and key != "edge_index" and _is_like(added, self.ptr[:-1]):
+                value, count = data[key], self.slices[key].diff()
                 shift = (ptr - self.ptr)[:-1].repeat_interleave(count).to(value.device)
                 dim = data.__cat_dim__(key, value)
                 data[key] = (value.movedim(dim, -1) + shift).movedim(-1, dim)
                 self.increments = {**self.increments, key: ptr[:-1]}
 
-    def _tell_slices(self, values: dict[str, list[Tensor]], gone: list[str], ptr: Tensor) -> None:
+    def _tell_slices(self, values: dict[str, list[Tensor]], ptr: Tensor) -> None:
         """Keep what ``to_data_list`` and ``follow_batch`` need."""
         data = self.data
-        slices, increments = dict(self.slices), dict(self.increments)
-        for key in gone:
-            slices.pop(key, None), increments.pop(key, None)
-            data[f"{key}_batch"] = data[f"{key}_ptr"] = None
+        slices = {key: value for key, value in self.slices.items() if key in data}
+        increments = {key: value for key, value in self.increments.items() if key in data}
         for key, parts in values.items():
             dim = data.__cat_dim__(key, parts[0])
             count = torch.tensor([part.size(dim) for part in parts])
             slices[key] = cumsum(count)
             increments[key] = ptr[:-1] if key == "edge_index" else torch.zeros_like(count)
             if f"{key}_batch" in data:
-                graph = torch.arange(len(count)).repeat_interleave(count)
-                data[f"{key}_batch"] = graph.to(data[f"{key}_batch"])
+                data[f"{key}_batch"] = _numbers(count).to(data[f"{key}_batch"])
                 data[f"{key}_ptr"] = slices[key].to(data[f"{key}_ptr"])
         if hasattr(data, "_slice_dict"):
             data._slice_dict, data._inc_dict = slices, increments
 
 
-def _arange_like(rows: Tensor) -> Tensor:
-    return torch.arange(len(rows), device=rows.device)
+def _numbers(sizes: Tensor) -> Tensor:
+    """The number of each item's graph, for graphs of these sizes."""
+    return torch.arange(len(sizes)).repeat_interleave(sizes)
+
+
+def _is_like(added: object, ptr: Tensor) -> bool:
+    """Whether a batch adds to an attribute what it adds to ``edge_index``: it names nodes."""
+    return isinstance(added, Tensor) and bool(added.any()) and added.equal(ptr)
 
 
 def _check_batch(data: Data) -> Tensor:

@@ -35,12 +35,19 @@ def rows_by_slice(data: Data, nodes: Tensor | None = None) -> list[Tensor]:
     return list(nodes[order].split(sizes))
 
 
-def number_of_slice(data: Data, rows: list[Tensor]) -> Tensor:
-    """Which of :func:`rows_by_slice` each node is in, ``[num_nodes]``; -1 for none."""
-    number = torch.full((data.num_nodes,), -1, device=cell_mask(data).device)
-    for i, nodes in enumerate(rows):
+def edges_by_slice(data: Data, slices: list[Tensor]) -> list[Tensor]:
+    """Indices of the edges inside each of these sets of nodes, in the order of ``edge_index``."""
+    src, dst = data.edge_index
+    if len(slices) == 1:
+        here = torch.zeros(data.num_nodes, dtype=torch.bool, device=src.device)
+        here[slices[0]] = True
+        return [(here[src] & here[dst]).nonzero().view(-1)]
+    number = torch.full((data.num_nodes,), -1, device=src.device)
+    for i, nodes in enumerate(slices):
         number[nodes] = i
-    return number
+    inside = ((number[src] == number[dst]) & (number[dst] >= 0)).nonzero().view(-1)
+    order, sizes = group(number[dst[inside]], len(slices))
+    return list(inside[order].split(sizes))
 
 
 def group(number: Tensor, count: int = 0) -> tuple[Tensor | slice, list[int]]:

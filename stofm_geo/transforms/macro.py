@@ -19,8 +19,7 @@ from stofm_geo.transforms._leiden import leiden
 from stofm_geo.transforms._slices import (
     cell_mask,
     drop_edge_attributes,
-    group,
-    number_of_slice,
+    edges_by_slice,
     rows_by_slice,
 )
 
@@ -143,10 +142,7 @@ def _edges_of(data: Data, slices: list[Tensor]) -> list[Tensor]:
     place = torch.empty(data.num_nodes, dtype=torch.long, device=data.edge_index.device)
     for rows in slices:
         place[rows] = torch.arange(len(rows), device=place.device)
-    src, dst = number_of_slice(data, slices)[data.edge_index]
-    inside = src == dst
-    order, sizes = group(dst[inside], len(slices))
-    return list(place[data.edge_index[:, inside]][:, order].split(sizes, dim=1))
+    return [place[data.edge_index[:, edges]] for edges in edges_by_slice(data, slices)]
 
 
 def _means(values: Tensor, label: Tensor) -> Tensor:

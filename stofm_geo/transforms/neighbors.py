@@ -18,8 +18,7 @@ from stofm_geo.transforms._slices import (
     cell_mask,
     drop_edge_attributes,
     edge_keys,
-    group,
-    number_of_slice,
+    edges_by_slice,
     rows_by_slice,
 )
 
@@ -143,16 +142,10 @@ class PruneLongEdges(GraphTransform):
         length = (data.pos[src] - data.pos[dst]).norm(dim=1)
         cells = cell_mask(data)
         keep = ~(cells[src] & cells[dst])
-        number = number_of_slice(data, rows_by_slice(data))
-        inside = ((number[src] == number[dst]) & ~keep).nonzero().view(-1)
-        of_edge = number[dst[inside]]
-        order, sizes = group(of_edge)
-        own = length[inside]
-        medians = [part.median() for part in own[order].split(sizes) if len(part)]
-        if medians:
-            present = torch.tensor(sizes, device=keep.device) > 0
-            median = own.new_zeros(len(sizes)).masked_scatter(present, torch.stack(medians))
-            keep[inside] = own <= (self.factor * median * (1 + _search.TIE))[of_edge]
+        for edges in edges_by_slice(data, rows_by_slice(data)):
+            if len(edges):
+                limit = self.factor * length[edges].median() * (1 + _search.TIE)
+                keep[edges] = length[edges] <= limit
         kept = keep.nonzero().view(-1)
         for key in edge_keys(data):
             data[key] = data[key].index_select(data.__cat_dim__(key, data[key]), kept)
