@@ -75,7 +75,7 @@ class Graphs:
         own = [key for key in data.keys() if key not in {"batch", "ptr", "num_nodes", *follow}]
         tensors = [key for key in own if isinstance(data[key], Tensor)]
         self.of_node = [key for key in tensors if data.is_node_attr(key)]
-        self.of_edge = edge_keys(data)
+        self.of_edge = [key for key in edge_keys(data) if key in own]
         self.others = [key for key in own if key not in {*self.of_node, *self.of_edge}]
         self.bare = self._bare(batch)
 

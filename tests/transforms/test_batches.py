@@ -1,207 +1,183 @@
-"""A batch gives what its graphs give one by one, in every transform."""
+"""Batches as people have them: changed after collation, of real sizes, of many graphs."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+import time
 
 import pytest
 import torch
-from torch_geometric.data import Batch, Data, HeteroData
-from torch_geometric.transforms import BaseTransform, Compose
+from torch_geometric.data import Batch, Data
+from torch_geometric.loader import DataLoader
+from torch_geometric.transforms import Compose
 
 import stofm_geo.transforms as T
-
-JOINED = Compose([T.SpatialKNN(4), T.MacroNodes(max_nodes=3)])
-NOT_JOINED = Compose([T.SpatialKNN(4), T.MacroNodes(max_nodes=3, join=False)])
-
-# Each transform, and what comes before it.
-CASES: list[tuple[BaseTransform, Callable[[Data], Data]]] = [
-    (T.SpatialKNN(3), copy.copy),
-    (T.SpatialKNN(3), JOINED),
-    (T.SpatialRadius(1.5), copy.copy),
-    (T.SpatialDelaunay(), copy.copy),
-    (T.PruneLongEdges(1.2), T.SpatialKNN(6)),
-    (T.PruneLongEdges(1.2), JOINED),
-    (T.NormalizePositions(), T.SpatialKNN(3)),
-    (T.RandomSE2(3.0), T.SpatialKNN(3)),
-    (T.RandomSE2(3.0), JOINED),
-    (T.PerturbPositions(0.4, 2.0), T.SpatialKNN(3)),
-    (T.PerturbPositions(0.4, 2.0), JOINED),
-    (T.MacroNodes(max_nodes=3), T.SpatialKNN(4)),
-    (T.MacroNodes(max_nodes=3, join=False), T.SpatialKNN(4)),
-    (T.JoinMacroNodes(), NOT_JOINED),
-    (T.MaskCells(0.4), T.SpatialKNN(3)),
-    (T.MaskCells(0.4), JOINED),
-    (T.SubSlices(12, halo=1), T.SpatialKNN(4)),
-    (T.SubSlices(12, halo=2), JOINED),
-    (T.HeteroView(), JOINED),
-]
-WITHOUT_POS = (T.MaskCells, T.JoinMacroNodes, T.HeteroView)
+from stofm_geo._keys import NodeType
 
 
-def name(value: object) -> str:
-    return {copy.copy: "bare", JOINED: "joined", NOT_JOINED: "unjoined"}.get(value, repr(value))
-
-
-def graph(n: int, seed: int, *, slices: bool = False) -> Data:
-    """Random cells in an outline that depends on the seed, with what people put into a graph."""
+def graph(n: int, seed: int = 0) -> Data:
     draw = torch.Generator().manual_seed(seed)
-    data = Data(
-        x=torch.randn(n, 5, generator=draw),
-        pos=(1 + seed) * torch.rand(n, 2, generator=draw, dtype=torch.float64) * n**0.5,
-        n_id=100 * seed + torch.arange(n),
-        y=torch.tensor([[seed, 2.0]]),
-        name=f"graph {seed}",
-        parent_index=torch.randint(max(n, 1), (n,), generator=draw),
-    )
-    if slices:
-        data.slice_id = torch.randint(3, (n,), generator=draw)
-    return data
+    pos = torch.rand(n, 2, generator=draw, dtype=torch.float64) * n**0.5
+    return Data(x=torch.randn(n, 6, generator=draw), pos=pos)
 
 
-def graphs(prepare: Callable[[Data], Data], *, slices: bool = False) -> list[Data]:
-    """Graphs of several sizes, an empty one and one of a single node among them."""
-    found = []
-    for seed, n in enumerate([40, 0, 31, 1, 2, 55, 0]):
-        data = prepare(graph(n, seed, slices=slices))
-        if data.edge_index is not None:
-            data.edge_attr = torch.arange(2.0 * data.num_edges).view(-1, 2)
-            data.edge_weight = torch.arange(data.num_edges) / 7
-        found.append(data)
-    return found
+def same(found: Data, expected: Data) -> None:
+    assert sorted(found.keys()) == sorted(expected.keys())
+    for key, value in expected:
+        assert torch.equal(found[key], value) if torch.is_tensor(value) else found[key] == value
 
 
-def one_by_one(transform: BaseTransform, parts: list[Data]) -> list:
-    torch.manual_seed(3)
-    return [transform(part) for part in parts]
+def test_in_the_loop_of_a_loader() -> None:
+    parts = [T.SpatialKNN(4)(graph(n, n)) for n in (30, 1, 0, 22, 35, 8)]
+    transform = Compose([T.NormalizePositions(), T.SpatialDelaunay(), T.MacroNodes(max_nodes=2)])
+    found = [transform(batch) for batch in DataLoader(parts, batch_size=4)]
+    expected = [transform(part) for part in parts]
+    assert [batch.num_graphs for batch in found] == [4, 2]
+    for batch in found:
+        assert torch.equal(batch.batch.bincount(minlength=batch.num_graphs), batch.ptr.diff())
+        assert int(batch.ptr[-1]) == batch.num_nodes == len(batch.batch)
+    for one, other in zip((g for b in found for g in b.to_data_list()), expected, strict=True):
+        same(one, other)
 
 
-def of_batch(transform: BaseTransform, batch: Data) -> Data:
-    torch.manual_seed(3)
-    return transform(batch)
-
-
-def check_same(found: Data | HeteroData, expected: Data | HeteroData) -> None:
-    """Every attribute, byte by byte."""
-    assert type(found) is type(expected)
-    one, other = found.to_dict(), expected.to_dict()
-    check_values(one, other, "")
-
-
-def check_values(found: object, expected: object, where: str) -> None:
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-        for key in expected:
-            check_values(found[key], expected[key], f"{where}.{key}")
-    elif isinstance(expected, torch.Tensor):
-        assert found.dtype == expected.dtype, where
-        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True, msg=where)
-    else:
-        assert found == expected, where
-
-
-def test_all_transforms_are_here() -> None:
-    public = [getattr(T, each) for each in T.__all__]
-    kinds = {one for one in public if isinstance(one, type) and issubclass(one, BaseTransform)}
-    assert kinds == {type(transform) for transform, _ in CASES}
-
-
-@pytest.mark.parametrize("slices", [False, True], ids=["", "slices"])
-@pytest.mark.parametrize(("transform", "prepare"), CASES, ids=name)
-def test_a_batch_is_as_one_by_one(transform, prepare, slices: bool, unchanged) -> None:
-    parts = graphs(prepare, slices=slices)
-    if isinstance(transform, T.NormalizePositions) and slices:  # cells of a slice at two places
-        parts = [part for part in parts if part.num_nodes != 2]
-    if isinstance(transform, T.HeteroView):  # is of cells alone, which no size tells of no cells
-        for part in parts:
-            del part.parent_index
-    expected = one_by_one(transform, parts)
+def test_real_sizes() -> None:
+    parts = [graph(4000, seed) for seed in range(3)]
+    chain = [
+        T.NormalizePositions(),
+        T.SpatialKNN(12),
+        T.PruneLongEdges(2.0),
+        T.MacroNodes(),
+        T.MaskCells(0.2),
+    ]
     batch = Batch.from_data_list(parts)
-    stored = copy.deepcopy((batch._slice_dict, batch._inc_dict))
-    with unchanged(batch):
-        found = of_batch(transform, batch)
-    check_values((batch._slice_dict, batch._inc_dict)[0], stored[0], "slices")
-    check_values(batch._inc_dict, stored[1], "increments")
-    if isinstance(transform, T.SubSlices):
-        check_pieces(found, [piece for pieces in expected for piece in pieces])
-        return
-    again = Batch.from_data_list(expected)
-    assert found.num_graphs == again.num_graphs == len(parts)
-    check_same(found, again)
-    check_values(found._slice_dict, again._slice_dict, "slices")
-    check_values(found._inc_dict, again._inc_dict, "increments")
+    for transform in chain:
+        torch.manual_seed(0)
+        parts = [transform(part) for part in parts]
+        torch.manual_seed(0)
+        batch = transform(batch)
+        assert (batch.edge_index is None) == (transform is chain[0])
+    assert batch.num_edges > 100_000
+    assert (batch.edge_index[1].diff() >= 0).all()
+    for one, other in zip(batch.to_data_list(), parts, strict=True):
+        same(one, other)
+    pieces = T.SubSlices(1000)(batch)
+    expected = [piece for part in parts for piece in T.SubSlices(1000)(part)]
+    assert len(pieces) == len(expected) == 12
+    for one, other in zip(pieces, expected, strict=True):
+        assert torch.equal(one.edge_index, other.edge_index) and torch.equal(one.x, other.x)
+
+
+@pytest.mark.parametrize("kind", ["graphs", "slices"])
+def test_time_is_proportional_to_how_many_there_are(kind: str) -> None:
+    def seconds(count: int) -> float:
+        if kind == "graphs":
+            data = Batch.from_data_list([T.SpatialKNN(3)(graph(6, seed)) for seed in range(count)])
+        else:
+            data = graph(6 * count)
+            data.slice_id = torch.arange(6 * count) // 6
+            data = T.SpatialKNN(3)(data)
+        start = time.process_time()
+        T.JoinMacroNodes()(T.MacroNodes(max_nodes=1, join=False)(T.PruneLongEdges()(data)))
+        return time.process_time() - start
+
+    seconds(10)
+    few, many = seconds(30), seconds(240)
+    assert many < 30 * few  # eight times, and room for a busy machine; 64 times were it quadratic
+
+
+def test_slices_of_different_graphs_are_different() -> None:
+    parts = [graph(40, seed) for seed in range(3)]
+    for part in parts:
+        part.slice_id = torch.arange(40) % 2
+    batch = Batch.from_data_list(parts)
+    found = T.MacroNodes(max_nodes=2)(T.SpatialKNN(4)(batch))
+    src, dst = found.edge_index
+    assert (found.batch[src] == found.batch[dst]).all()
+    assert (found.slice_id[src] == found.slice_id[dst]).all()
+    assert (found.node_type == NodeType.CLS).sum() == 6
+    pieces = T.SubSlices(10)(found)
+    assert all(len(found.batch[piece.n_id[piece.core_mask]].unique()) == 1 for piece in pieces)
+
+
+def test_pieces_number_nodes_as_the_batch_does() -> None:
+    batch = T.SpatialKNN(3)(Batch.from_data_list([graph(n, n) for n in (20, 31)]))
+    pieces = T.SubSlices(8)(batch)
+    assert sorted(i for p in pieces for i in p.n_id[p.core_mask].tolist()) == list(range(51))
+    for piece in pieces:
+        assert torch.equal(piece.x, batch.x[piece.n_id])
+        assert "n_id" not in batch
+
+
+def test_what_was_changed_after_collation_is_honoured() -> None:
+    parts = [graph(n, n) for n in (20, 31, 25)]
+    batch = Batch.from_data_list([T.SpatialKNN(6)(part) for part in parts])
+    batch.h = torch.rand(76, 4)  # which to_data_list does not know of
+    # Other edges than those that were collated, as any transform of PyG leaves them.
+    own = [T.SpatialKNN(3)(part).edge_index for part in parts]
+    batch.edge_index = torch.cat([edges + batch.ptr[i] for i, edges in enumerate(own)], dim=1)
+    batch.edge_attr = torch.rand(batch.num_edges)
+    found = T.PruneLongEdges(1.2)(batch)
+    assert found.h is batch.h
+    for number, one in enumerate(found.to_data_list()):
+        other = T.PruneLongEdges(1.2)(Data(pos=parts[number].pos, edge_index=own[number]))
+        assert torch.equal(one.edge_index, other.edge_index)
+    pieces = T.SubSlices(10)(batch)
+    assert all(torch.equal(piece.h, batch.h[piece.n_id]) for piece in pieces)
+
+
+def test_follow_batch() -> None:
+    parts = [T.SpatialKNN(3)(graph(n, n)) for n in (20, 0, 31)]
+    keys = ["x", "edge_index", "edge_attr"]
+    for part in parts:
+        part.edge_attr = torch.rand(part.num_edges)
+    found = T.MacroNodes(max_nodes=2)(Batch.from_data_list(parts, follow_batch=keys))
+    expected = [T.MacroNodes(max_nodes=2)(part) for part in parts]
+    same(found, Batch.from_data_list(expected, follow_batch=keys[:2]))
+
+
+def test_num_nodes_that_is_told() -> None:
+    parts = [T.SpatialKNN(3)(graph(n, n)) for n in (20, 31)]
+    for part in parts:
+        part.num_nodes = len(part.x)
+    expected = [T.MacroNodes(max_nodes=2)(part) for part in parts]
+    assert all(part.num_nodes == len(part.x) == len(part.cluster_size) for part in expected)
+    found = T.MacroNodes(max_nodes=2)(Batch.from_data_list(parts))
+    assert found.num_nodes == sum(part.num_nodes for part in expected)
     for one, other in zip(found.to_data_list(), expected, strict=True):
-        check_same(one, other)
+        same(one, other)
 
 
-def check_pieces(found: list[Data], expected: list[Data]) -> None:
-    assert len(found) == len(expected) > 5
-    for one, other in zip(found, expected, strict=True):
-        check_same(one, other)
+def test_attributes_of_edges_that_go_go_with_them() -> None:
+    data = T.SpatialKNN(3)(graph(20))
+    data.edge_attr, data.edge_weight = torch.rand(data.num_edges, 2), torch.rand(data.num_edges)
+    for one in (data, Batch.from_data_list([data, data])):
+        assert T.PruneLongEdges(1.1)(one).edge_weight.numel() < one.num_edges
+        for transform in (T.SpatialKNN(2), T.MacroNodes()):
+            out = transform(one)
+            assert out.edge_attr is None and "edge_weight" not in out
 
 
-def flattened(parts: list[Data], seed: int | None) -> Data:
-    """The graphs in one ``Data`` with ``batch`` alone; with a seed, their nodes mixed.
-
-    Nodes of one graph keep their order, and the edges theirs.
-    """
-    whole = Batch.from_data_list(parts)
-    place = torch.arange(whole.num_nodes)
-    if seed is not None:
-        draw = torch.Generator().manual_seed(seed)
-        place = whole.batch[torch.randperm(len(place), generator=draw)].argsort(stable=True)
-    order = place.argsort()
-    data = Data(batch=whole.batch[order])
-    for key in OF_NODES:
-        if key in whole:
-            data[key] = whole[key][order]
-    if "edge_index" in whole:
-        data.edge_index, data.edge_attr = place[whole.edge_index], whole.edge_attr
-    return data
-
-
-OF_NODES = ("x", "pos", "n_id", "node_type", "cluster", "cluster_size")
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (torch.zeros(3, dtype=torch.long), r"each of 4 nodes, \[4\]; found torch.int64 \[3\]"),
+        (torch.zeros(4), r"data\.batch must number the graph .*; found torch.float32 \[4\]"),
+        (torch.tensor([0, 0, -1, 0]), "must number graphs from 0; found -1"),
+        ([0, 0, 1, 1], r"data\.batch must number the graph .*; found \[0, 0, 1, 1\]"),
+        (
+            torch.tensor([0, 0, 1, 1]),
+            "1 of 2 edges join nodes of different graphs, such as 1 and 2, of graphs 0 and 1 by "
+            r"data\.batch; build the edges of each graph before batching",
+        ),
+    ],
+)
+def test_batches_that_do_not_fit(batch, message: str) -> None:
+    data = Data(pos=torch.rand(4, 2), edge_index=torch.tensor([[0, 1], [1, 2]]), batch=batch)
+    with pytest.raises(ValueError, match=message):
+        T.SpatialKNN(2)(data)
 
 
-def check_alike(found: Data, expected: Data) -> None:
-    """Same nodes and edges, whatever the order of edges."""
-    for key in (*OF_NODES, "mask", "x_target", "moved", "pos_target", "core_mask"):
-        assert (key in found) == (key in expected), key
-        assert key not in expected or torch.equal(found[key], expected[key]), key
-    code, other = (of.edge_index[1] * of.num_nodes + of.edge_index[0] for of in (found, expected))
-    assert torch.equal(code.sort()[0], other.sort()[0])
-    assert (found.edge_attr is None) == (expected.edge_attr is None)
-    if expected.edge_attr is not None:
-        attributes = found.edge_attr[code.argsort()], expected.edge_attr[other.argsort()]
-        assert torch.equal(*attributes)
-
-
-@pytest.mark.parametrize("seed", [None, 1], ids=["sorted", "mixed"])
-@pytest.mark.parametrize(("transform", "prepare"), CASES, ids=name)
-def test_batch_without_ptr(transform, prepare, seed: int | None) -> None:
-    parts = [part for part in graphs(prepare) if part.num_nodes]
-    expected = one_by_one(transform, parts)
-    data = flattened(parts, seed)
-    found = of_batch(transform, data)
-    if isinstance(transform, T.SubSlices):
-        for one, other in zip(found, [p for pieces in expected for p in pieces], strict=True):
-            check_alike(one, other)
-            assert "batch" not in one
-        return
-    if isinstance(transform, T.HeteroView):
-        for one, other in zip(found.to_data_list(), expected, strict=True):
-            assert one["macro"].cluster_size.equal(other["macro"].cluster_size)
-            assert one["cell"].cluster.equal(other["cell"].cluster)
-            for kind in ("cell", "macro"):
-                check_values(one[kind].x, other[kind].x, kind)
-                check_values(one[kind].pos, other[kind].pos, kind)
-            for kind in other.edge_types:
-                assert one[kind].num_edges == other[kind].num_edges
-        return
-    assert "ptr" not in found
-    assert torch.equal(found.batch[: data.num_nodes], data.batch) or seed is None
-    assert seed is not None or torch.equal(found.batch, found.batch.sort()[0])
-    assert found.edge_index is data.edge_index or (found.edge_index[1].diff() >= 0).all()
-    for number, other in enumerate(expected):
-        check_alike(found.subgraph(found.batch == number), other)
+def test_gradients_reach_each_graph() -> None:
+    batch = Batch.from_data_list([graph(5, seed) for seed in range(2)])
+    batch.pos.requires_grad_()
+    T.RandomSE2()(T.NormalizePositions()(batch)).pos[:, 0].square().sum().backward()
+    assert batch.pos.grad.abs().sum(dim=1).min() > 0
