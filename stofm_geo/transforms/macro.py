@@ -42,9 +42,9 @@ class MacroNodes(GraphTransform):
 
     The new nodes come after the cells, a slice's CLS before its virtual cells. Sets
     ``data.node_type`` (:class:`~stofm_geo._keys.NodeType` codes), ``data.cluster`` (for a cell the
-    index of its virtual node, else -1) and ``data.cluster_size`` (for a virtual cell the number of
-    its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where
-    there, ``n_id`` (by -1) and ``slice_id``. Every virtual node is also joined to the others.
+    index of its virtual node in its graph, else -1) and ``data.cluster_size`` (for a virtual cell
+    the number of its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where there,
+    ``n_id`` (by -1) and ``slice_id``. Every virtual node is also joined to the others.
 
     Args:
         resolution: Of the Leiden modularity; higher gives more clusters (default 1).
