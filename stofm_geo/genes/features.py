@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -194,19 +195,23 @@ class ObsmFeatures:
         return f"{type(self).__name__}({self.key!r})"
 
 
+_KINDS: dict[str, type] = {"panel": PanelEncoder, "pca": PCAFeatures, "obsm": ObsmFeatures}
+
+
 def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellFeatures:
-    """The encoder whose :meth:`CellFeatures.state` this is.
+    """The encoder whose :meth:`CellFeatures.state` this is; a panel encoder without its weights.
 
     Raises:
         ValueError: An unknown kind of encoder, or another number of genes than of its arrays.
         KeyError: Something is missing.
     """
-    encoder: Any
-    if settings["kind"] == "panel":
-        sizes = {k: settings[k] for k in ("out_channels", "hidden_channels", "technologies")}
-        return PanelEncoder(settings["genes"], **sizes)
-    if settings["kind"] == "pca":
-        encoder = PCAFeatures(settings["n_components"])
+    if settings["kind"] not in _KINDS:
+        known = ", ".join(map(repr, _KINDS))
+        raise ValueError(f"unknown kind of features {settings['kind']!r}; known: {known}")
+    make = _KINDS[settings["kind"]]
+    # Every argument, from the signature: one that is left out here would fall back to its default.
+    encoder = make(**{name: settings[name] for name in inspect.signature(make).parameters})
+    if isinstance(encoder, PCAFeatures):
         encoder.genes = np.asarray(settings["genes"], dtype=str)
         encoder.target_sum, encoder.scale = settings["target_sum"], arrays["scale"]
         encoder.mean, encoder.components = arrays["mean"], arrays["components"]
@@ -215,13 +220,8 @@ def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellF
                 f"there are {encoder.genes.size} genes, and components of "
                 f"{encoder.components.shape[-1]}"
             )
-    elif settings["kind"] == "obsm":
-        encoder = ObsmFeatures(settings["key"])
+    elif isinstance(encoder, ObsmFeatures):
         encoder.out_channels, encoder.scale = settings["out_channels"], settings["scale"]
-    else:
-        raise ValueError(
-            f"unknown kind of features {settings['kind']!r}; known: 'panel', 'pca', 'obsm'"
-        )
     return encoder
 
 

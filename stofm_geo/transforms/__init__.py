@@ -1,4 +1,9 @@
-"""Macro and micro scale as PyG transforms; none changes its input."""
+"""Macro and micro scale as PyG transforms; none changes its input.
+
+A batch (``data.batch``, with or without ``ptr``) gives what its graphs give one by one, with the
+same random numbers, and ``to_data_list`` takes it apart. Positions are ``[N, 2]`` and finite for
+cells; whole numbers and half precision become the default dtype.
+"""
 
 from stofm_geo.transforms._search import gpu_search_unavailable
 from stofm_geo.transforms.hetero import HeteroView

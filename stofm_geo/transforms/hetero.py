@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import torch
-from torch_geometric.data import Data, HeteroData
+from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.datapipes import functional_transform
-from torch_geometric.transforms import BaseTransform
 
 from stofm_geo._keys import NodeType
+from stofm_geo.transforms._graphs import Graphs, GraphTransform
 
 _NAMES = {NodeType.CELL: "cell", NodeType.MACRO: "macro"}
 
 
 @functional_transform("hetero_view")
-class HeteroView(BaseTransform):
+class HeteroView(GraphTransform):
     """A graph with virtual nodes (:class:`MacroNodes`) as ``HeteroData``, for ``HeteroConv``.
 
     Node types are ``"cell"`` and ``"macro"``, edge types ``("cell", "to", "cell")``,
     ``("cell", "to", "macro")``, ``("macro", "to", "cell")`` and ``("macro", "to", "macro")``. CLS,
     which has no place, is left out. What was of a node or of an edge goes with it, in the same
     order; ``cluster`` becomes, of a cell, the index of its virtual node in ``"macro"``, and
-    ``cluster_size`` is of ``"macro"`` alone.
+    ``cluster_size`` is of ``"macro"`` alone. A batch becomes the ``Batch`` of its graphs' views.
 
     Raises:
         ValueError: ``data`` has no virtual nodes.
     """
 
-    def forward(self, data: Data) -> HeteroData:
-        """Return the view."""
+    reads_pos = False
+
+    def check(self, data: Data) -> None:
+        """See :class:`GraphTransform`."""
+        super().check(data)
         if "node_type" not in data or data.edge_index is None:
             raise ValueError("HeteroView needs virtual nodes; run MacroNodes() first")
+
+    def forward(self, data: Data) -> HeteroData:
+        """Return the view, or the batch of views."""
+        self.check(data)
+        if "batch" not in data:
+            return self.of_graph(data)
+        return Batch.from_data_list([self.of_graph(graph) for graph in Graphs(data).whole()])
+
+    def of_graph(self, data: Data) -> HeteroData:
+        """See :class:`GraphTransform`."""
         out = HeteroData()
         rows = {name: (data.node_type == code).nonzero().view(-1) for code, name in _NAMES.items()}
         place = torch.full((data.num_nodes,), -1, device=data.node_type.device)

@@ -9,13 +9,19 @@ from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
-from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import scatter, sort_edge_index
 
 from stofm_geo._checks import check_positive
 from stofm_geo._keys import NodeType
+from stofm_geo.transforms._checks import check_attribute
+from stofm_geo.transforms._graphs import GraphTransform
 from stofm_geo.transforms._leiden import leiden
-from stofm_geo.transforms._slices import cell_mask, rows_by_slice
+from stofm_geo.transforms._slices import (
+    cell_mask,
+    drop_edge_attributes,
+    edges_by_slice,
+    rows_by_slice,
+)
 
 # The columns of x the clustering looks at: principal components come first, noise last.
 _COLUMNS = 20
@@ -24,20 +30,21 @@ _EDGES = 2**18
 
 
 @functional_transform("macro_nodes")
-class MacroNodes(BaseTransform):
+class MacroNodes(GraphTransform):
     """Add one CLS node and one virtual node a cluster to each slice, joined to all its cells.
 
     Clusters are Leiden communities of the neighbour graph, its edges weighted by how alike the
     surroundings of two cells are; communities beyond ``max_nodes`` are merged by the likeness of
     their mean features (Ward). Only features and the graph enter, never coordinates, so a turned
     slice has the same clusters. A virtual node lies at its cells' mean position and has their mean
-    feature; CLS lies at the slice's mean position and has feature 0.
+    feature; CLS lies at the slice's mean position and has feature 0. Whole-number features become
+    floats. A graph without cells stays without nodes.
 
     The new nodes come after the cells, a slice's CLS before its virtual cells. Sets
     ``data.node_type`` (:class:`~stofm_geo._keys.NodeType` codes), ``data.cluster`` (for a cell the
-    index of its virtual node, else -1) and ``data.cluster_size`` (for a virtual cell the number of
-    its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where
-    there, ``n_id`` (by -1) and ``slice_id``. Every virtual node is also joined to the others.
+    index of its virtual node in its graph, else -1) and ``data.cluster_size`` (for a virtual cell
+    the number of its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where there,
+    ``n_id`` (by -1) and ``slice_id``. Every virtual node is also joined to the others.
 
     Args:
         resolution: Of the Leiden modularity; higher gives more clusters (default 1).
@@ -48,7 +55,7 @@ class MacroNodes(BaseTransform):
             (:class:`JoinMacroNodes`).
 
     Raises:
-        ValueError: ``data`` has no ``edge_index`` or has virtual nodes already.
+        ValueError: ``data`` has no ``x`` or ``edge_index``, or has virtual nodes already.
     """
 
     def __init__(
@@ -61,50 +68,52 @@ class MacroNodes(BaseTransform):
         self.seed = seed
         self.join = join
 
-    def forward(self, data: Data) -> Data:
-        """Return ``data`` with its virtual nodes."""
-        if data.edge_index is None:
-            raise ValueError("MacroNodes needs data.edge_index; run SpatialKNN() first")
+    def check(self, data: Data) -> None:
+        """See :class:`GraphTransform`."""
+        super().check(data)
+        name = type(self).__name__
+        check_attribute(data, "edge_index", name, "run SpatialKNN() first")
+        check_attribute(data, "x", name, "cells are clustered by their features")
         if "node_type" in data:
             raise ValueError("data has virtual nodes already; run MacroNodes once")
+        if not data.x.is_floating_point():
+            data.x = data.x.to(torch.get_default_dtype())
+
+    def of_graph(self, data: Data) -> Data:
+        """See :class:`GraphTransform`."""
         n, device = data.num_nodes, data.pos.device
         cluster = torch.full((n,), -1, device=device)
         x, pos = [data.x], [data.pos]
         kind, slice_of = [torch.full((n,), NodeType.CELL, device=device)], []
-        for rows in rows_by_slice(data):
-            label = self.cluster(data, rows.cpu()).to(device)
-            count = int(label.max()) + 1 if len(label) else 0
-            first = sum(map(len, x))
-            cluster[rows] = label + first + 1
-            x += [torch.zeros_like(data.x[:1]), scatter(data.x[rows], label, reduce="mean")]
-            pos += [
-                data.pos[rows].mean(dim=0, keepdim=True),
-                scatter(data.pos[rows], label, reduce="mean"),
-            ]
+        total = n
+        slices = rows_by_slice(data)
+        for rows, edge_index in zip(slices, _edges_of(data, slices), strict=True):
+            label = self.cluster(data.x[rows].cpu(), edge_index.cpu()).to(device)
+            count = int(label.max()) + 1
+            cluster[rows] = label + total + 1
+            x += [torch.zeros_like(data.x[:1]), _means(data.x[rows], label)]
+            pos += [data.pos[rows].mean(dim=0, keepdim=True), _means(data.pos[rows], label)]
             kind.append(torch.tensor([NodeType.CLS] + [NodeType.MACRO] * count, device=device))
             if "slice_id" in data:
                 slice_of.append(data.slice_id[rows[:1]].expand(1 + count))
+            total += 1 + count
         data.x, data.pos, data.node_type = torch.cat(x), torch.cat(pos), torch.cat(kind)
-        none = torch.full((data.num_nodes - n,), -1, device=device)
+        if "num_nodes" in data:
+            data.num_nodes = total
+        none = torch.full((total - n,), -1, device=device)
         data.cluster = torch.cat([cluster, none])
-        data.cluster_size = torch.bincount(cluster[cluster >= 0], minlength=data.num_nodes)
+        data.cluster_size = torch.bincount(cluster[cluster >= 0], minlength=total)
         if "n_id" in data:
             data.n_id = torch.cat([data.n_id, none])
         if "slice_id" in data:
             data.slice_id = torch.cat([data.slice_id, *slice_of])
         return JoinMacroNodes()(data) if self.join else data
 
-    def cluster(self, data: Data, rows: Tensor) -> Tensor:
-        """Cluster numbers from 0 for the cells ``rows`` of one slice; all on the CPU."""
-        n = len(rows)
-        edge_index = data.edge_index.cpu()
-        if n < data.num_nodes:
-            place = torch.full((data.num_nodes,), -1)
-            place[rows] = torch.arange(n)
-            edge_index = place[edge_index]
-            edge_index = edge_index[:, (edge_index >= 0).all(dim=0)]
+    def cluster(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """Cluster numbers from 0 for the cells of one slice, ``[n]``; all on the CPU."""
+        n = len(x)
         src, dst = edge_index
-        around, weight = _likeness(data.x.cpu()[rows, :_COLUMNS].double(), src, dst)
+        around, weight = _likeness(x[:, :_COLUMNS].double(), src, dst)
         once = src < dst
         label = leiden(
             n,
@@ -113,7 +122,7 @@ class MacroNodes(BaseTransform):
             resolution=self.resolution,
             seed=self.seed,
         )
-        if n and label.max() >= self.max_nodes:
+        if label.max() >= self.max_nodes:
             label = self._merge(around, torch.from_numpy(label))[label]
         return torch.from_numpy(np.unique(label, return_inverse=True)[1]).view(-1)
 
@@ -124,6 +133,22 @@ class MacroNodes(BaseTransform):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(resolution={self.resolution}, max_nodes={self.max_nodes})"
+
+
+def _edges_of(data: Data, slices: list[Tensor]) -> list[Tensor]:
+    """The edges of each slice, its nodes numbered from 0."""
+    if len(slices) == 1:
+        return [data.edge_index]
+    place = torch.empty(data.num_nodes, dtype=torch.long, device=data.edge_index.device)
+    for rows in slices:
+        place[rows] = torch.arange(len(rows), device=place.device)
+    return [place[data.edge_index[:, edges]] for edges in edges_by_slice(data, slices)]
+
+
+def _means(values: Tensor, label: Tensor) -> Tensor:
+    """Mean of the values of each label; in half precision, sums would overflow."""
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    return scatter(wide, label, reduce="mean").to(values.dtype)
 
 
 def _likeness(x: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +165,7 @@ def _likeness(x: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @functional_transform("join_macro_nodes")
-class JoinMacroNodes(BaseTransform):
+class JoinMacroNodes(GraphTransform):
     """Join each virtual node to all cells of its slice, and to its other virtual nodes.
 
     What is left to do after ``MacroNodes(join=False)``; in a piece of a slice
@@ -150,23 +175,25 @@ class JoinMacroNodes(BaseTransform):
         ValueError: ``data`` has no virtual nodes, or they have edges already.
     """
 
-    def forward(self, data: Data) -> Data:
-        """Return ``data`` with the edges of its virtual nodes."""
+    reads_pos = False
+
+    def check(self, data: Data) -> None:
+        """See :class:`GraphTransform`."""
+        super().check(data)
         if "node_type" not in data or data.edge_index is None:
             raise ValueError("JoinMacroNodes needs virtual nodes; run MacroNodes(join=False) first")
-        virtual = ~cell_mask(data)
-        if virtual[data.edge_index].any():
+        if (~cell_mask(data))[data.edge_index].any():
             raise ValueError("the virtual nodes have edges already; join them once")
+
+    def of_graph(self, data: Data) -> Data:
+        """See :class:`GraphTransform`."""
+        n, cells = data.num_nodes, cell_mask(data)
         edges = [data.edge_index]
-        for cells in rows_by_slice(data):
-            own = virtual
-            if "slice_id" in data:
-                own = virtual & (data.slice_id == data.slice_id[cells[0]])
-            edges.append(_joined(cells, own.nonzero().view(-1)))
+        for rows in rows_by_slice(data, torch.arange(n, device=cells.device)):
+            edges.append(_joined(rows[cells[rows]], rows[~cells[rows]]))
+        drop_edge_attributes(data)
         edge_index = torch.cat(edges, dim=1)
-        n = data.num_nodes
         data.edge_index = sort_edge_index(edge_index, num_nodes=n, sort_by_row=False)
-        data.edge_attr = None
         return data
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
-from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import scatter
 
 from stofm_geo._checks import check_share
 from stofm_geo._keys import NodeType
+from stofm_geo.transforms._checks import check_attribute
+from stofm_geo.transforms._graphs import GraphTransform
 from stofm_geo.transforms._slices import cell_mask
 
 
 @functional_transform("mask_cells")
-class MaskCells(BaseTransform):
+class MaskCells(GraphTransform):
     """Hide the features of some cells, and of the virtual nodes what came from them.
 
     Sets ``data.x_target`` (the features before) and ``data.mask`` (bool, the hidden cells, whose
@@ -26,17 +27,22 @@ class MaskCells(BaseTransform):
         p: Share of the cells that are hidden (default 0.12, as published).
 
     Raises:
-        ValueError: ``data`` is a batch with virtual nodes; mask each graph before batching.
+        ValueError: ``data`` has no ``x``.
     """
+
+    reads_pos = False
 
     def __init__(self, p: float = 0.12) -> None:
         check_share("p", p)
         self.p = p
 
-    def forward(self, data: Data) -> Data:
-        """Return ``data`` with new ``x``, and ``x_target`` and ``mask``."""
-        if "cluster" in data and "batch" in data:
-            raise ValueError("MaskCells takes one graph at a time; mask before batching")
+    def check(self, data: Data) -> None:
+        """See :class:`GraphTransform`."""
+        super().check(data)
+        check_attribute(data, "x", type(self).__name__, "it hides features")
+
+    def of_graph(self, data: Data) -> Data:
+        """See :class:`GraphTransform`."""
         may_hide = data.core_mask if "core_mask" in data else cell_mask(data)
         mask = may_hide & (torch.rand(data.num_nodes, device=data.x.device) < self.p)
         data.x_target, data.mask = data.x, mask
@@ -44,10 +50,13 @@ class MaskCells(BaseTransform):
         if "cluster" in data:
             hidden = (data.cluster >= 0) & mask
             of = data.cluster[hidden]
-            lost = scatter(data.x_target[hidden], of, dim_size=data.num_nodes, reduce="sum")
+            x = data.x_target.to(torch.promote_types(data.x.dtype, torch.float32))  # for sums
+            lost = scatter(x[hidden], of, dim_size=data.num_nodes, reduce="sum")
             left = data.cluster_size - torch.bincount(of, minlength=data.num_nodes)
-            mean = (data.x * data.cluster_size[:, None] - lost) / left.clamp_min(1)[:, None]
-            data.x = torch.where((data.node_type == NodeType.MACRO)[:, None], mean, data.x)
+            mean = (x * data.cluster_size[:, None] - lost) / left.clamp_min(1)[:, None]
+            dtype = data.x.dtype if data.x.is_floating_point() else x.dtype
+            macro = (data.node_type == NodeType.MACRO)[:, None]
+            data.x = torch.where(macro, mean.to(dtype), data.x)
         return data
 
     def __repr__(self) -> str:

@@ -8,33 +8,43 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
-from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._checks import check_positive
 from stofm_geo.transforms import _search
-from stofm_geo.transforms._slices import cell_mask, rows_by_slice
+from stofm_geo.transforms._checks import check_attribute
+from stofm_geo.transforms._graphs import GraphTransform
+from stofm_geo.transforms._slices import (
+    cell_mask,
+    drop_edge_attributes,
+    edge_keys,
+    edges_by_slice,
+    rows_by_slice,
+)
 
 
-class _CellGraph(BaseTransform):
+class _CellGraph(GraphTransform):
     """Replace the cell-cell edges of ``data``, slice by slice; edges of virtual nodes stay."""
 
     @abstractmethod
     def search(self, pos: Tensor) -> Tensor:
         """Edges ``[2, E]`` of points ``[n, 2]``, undirected."""
 
-    def forward(self, data: Data) -> Data:
-        edges = []
+    def of_graph(self, data: Data) -> Data:
+        """See :class:`GraphTransform`."""
+        edges = [rows[self.search(data.pos[rows])] for rows in rows_by_slice(data)]
         if data.edge_index is not None:
             virtual = ~cell_mask(data)
-            edges.append(data.edge_index[:, virtual[data.edge_index].any(dim=0)])
-        for rows in rows_by_slice(data):
-            edges.append(rows[self.search(data.pos[rows])])
+            stay = virtual[data.edge_index].any(dim=0)
+            if stay.any():
+                edges.append(data.edge_index[:, stay])
+        if not edges:  # no cells
+            edges.append(torch.empty(2, 0, dtype=torch.long, device=data.pos.device))
         edge_index = torch.cat(edges, dim=1)
         if len(edges) > 1:  # the edges of one slice are sorted
             edge_index = sort_edge_index(edge_index, num_nodes=data.num_nodes, sort_by_row=False)
+        drop_edge_attributes(data)
         data.edge_index = edge_index
-        data.edge_attr = None  # belonged to the edges that are gone
         return data
 
 
@@ -106,7 +116,7 @@ class SpatialDelaunay(_CellGraph):
 
 
 @functional_transform("prune_long_edges")
-class PruneLongEdges(BaseTransform):
+class PruneLongEdges(GraphTransform):
     """Drop cell-cell edges much longer than usual: across holes, tears and the outline.
 
     Args:
@@ -121,24 +131,24 @@ class PruneLongEdges(BaseTransform):
         check_positive("factor", factor)
         self.factor = factor
 
-    def forward(self, data: Data) -> Data:
-        """Return ``data`` without its long edges."""
-        if data.edge_index is None:
-            raise ValueError("PruneLongEdges needs data.edge_index; run SpatialDelaunay() first")
+    def check(self, data: Data) -> None:
+        """See :class:`GraphTransform`."""
+        super().check(data)
+        check_attribute(data, "edge_index", type(self).__name__, "run SpatialDelaunay() first")
+
+    def of_graph(self, data: Data) -> Data:
+        """See :class:`GraphTransform`."""
         src, dst = data.edge_index
         length = (data.pos[src] - data.pos[dst]).norm(dim=1)
         cells = cell_mask(data)
         keep = ~(cells[src] & cells[dst])
-        for rows in rows_by_slice(data):
-            here = torch.zeros(data.num_nodes, dtype=torch.bool, device=data.pos.device)
-            here[rows] = True
-            inside = here[src] & here[dst]
-            if inside.any():
-                limit = self.factor * length[inside].median() * (1 + _search.TIE)
-                keep |= inside & (length <= limit)
-        data.edge_index = data.edge_index[:, keep]
-        if data.edge_attr is not None:
-            data.edge_attr = data.edge_attr[keep]
+        for edges in edges_by_slice(data, rows_by_slice(data)):
+            if len(edges):
+                limit = self.factor * length[edges].median() * (1 + _search.TIE)
+                keep[edges] = length[edges] <= limit
+        kept = keep.nonzero().view(-1)
+        for key in edge_keys(data):
+            data[key] = data[key].index_select(data.__cat_dim__(key, data[key]), kept)
         return data
 
     def __repr__(self) -> str:

@@ -7,15 +7,15 @@ import math
 import torch
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
-from torch_geometric.transforms import BaseTransform
 
 from stofm_geo._checks import check_positive, check_share
 from stofm_geo.transforms import _search
+from stofm_geo.transforms._graphs import GraphTransform
 from stofm_geo.transforms._slices import cell_mask, rows_by_slice
 
 
 @functional_transform("normalize_positions")
-class NormalizePositions(BaseTransform):
+class NormalizePositions(GraphTransform):
     """Centre each slice at its mean position and measure it in cell spacings.
 
     One unit is the median distance from a cell to its 6th nearest, so that micrometres, pixels
@@ -27,10 +27,14 @@ class NormalizePositions(BaseTransform):
         ValueError: All cells of a slice are at one place, or ``data`` has virtual nodes already.
     """
 
-    def forward(self, data: Data) -> Data:
-        """Return ``data`` with new ``pos``."""
+    def check(self, data: Data) -> None:
+        """See :class:`GraphTransform`."""
+        super().check(data)
         if "node_type" in data:
             raise ValueError("data has virtual nodes; run NormalizePositions before MacroNodes")
+
+    def of_graph(self, data: Data) -> Data:
+        """See :class:`GraphTransform`."""
         pos = data.pos.clone()
         for rows in rows_by_slice(data):
             unit = _search.spacing(pos[rows])
@@ -46,8 +50,10 @@ class NormalizePositions(BaseTransform):
 
 
 @functional_transform("random_se2")
-class RandomSE2(BaseTransform):
+class RandomSE2(GraphTransform):
     """Turn and shift all positions together, at random: an augmentation, and a test of invariance.
+
+    Each graph of a batch is moved on its own.
 
     Args:
         shift: Standard deviation of the shift in x and y, in the units of ``data.pos``
@@ -58,8 +64,8 @@ class RandomSE2(BaseTransform):
         check_positive("shift", shift, or_zero=True)
         self.shift = shift
 
-    def forward(self, data: Data) -> Data:
-        """Return ``data`` with new ``pos``."""
+    def of_graph(self, data: Data) -> Data:
+        """See :class:`GraphTransform`."""
         angle = 2 * math.pi * torch.rand((), dtype=torch.float64)
         cos, sin = angle.cos(), angle.sin()
         turn = torch.stack([torch.stack([cos, sin]), torch.stack([-sin, cos])])
@@ -73,7 +79,7 @@ class RandomSE2(BaseTransform):
 
 
 @functional_transform("perturb_positions")
-class PerturbPositions(BaseTransform):
+class PerturbPositions(GraphTransform):
     """Move some cells at random; a model shall tell from their features where they belong.
 
     Sets ``data.pos_target`` (the positions before) and ``data.moved`` (bool). Build the neighbour
@@ -92,8 +98,8 @@ class PerturbPositions(BaseTransform):
         self.p = p
         self.sigma = sigma
 
-    def forward(self, data: Data) -> Data:
-        """Return ``data`` with new ``pos``, and ``pos_target`` and ``moved``."""
+    def of_graph(self, data: Data) -> Data:
+        """See :class:`GraphTransform`."""
         may_move = data.core_mask if "core_mask" in data else cell_mask(data)
         moved = may_move & (torch.rand(data.num_nodes, device=data.pos.device) < self.p)
         noise = self.sigma * torch.randn(data.pos.shape, device=data.pos.device)

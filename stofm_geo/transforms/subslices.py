@@ -16,6 +16,8 @@ from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._checks import check_positive
 from stofm_geo.transforms import _search
+from stofm_geo.transforms._checks import check_attribute, check_data, check_pos
+from stofm_geo.transforms._graphs import Graphs
 from stofm_geo.transforms._slices import cell_mask, rows_by_slice
 
 
@@ -30,7 +32,8 @@ class SubSlices(BaseTransform):
     virtual nodes of the slice (:class:`MacroNodes`) are in every piece.
 
     Returns a ``list[Data]``; each has the induced edges, ``core_mask`` (bool) and ``n_id`` (the
-    node's number in ``data``, or ``data.n_id`` where that is set).
+    node's number in ``data``, or ``data.n_id`` where that is set). Of a batch, they are the pieces
+    of its first graph, then those of the next; a piece has no ``batch``.
 
     Args:
         num_cells: Most core cells of a piece (default 1000); pieces have at least half as many
@@ -58,14 +61,22 @@ class SubSlices(BaseTransform):
             data: As for the call.
             transform: Of each piece, once cut.
         """
-        if data.edge_index is None:
-            raise ValueError("SubSlices needs data.edge_index; run SpatialKNN() first")
-        cores = [
-            rows[torch.from_numpy(part)]
-            for rows in rows_by_slice(data)
-            for part in _parts(data.pos[rows].double().cpu().numpy(), self.num_cells)
-        ]
-        return Pieces(_Scissors(data), cores, self.halo, transform)
+        check_data(data, type(self).__name__)
+        check_attribute(data, "edge_index", type(self).__name__, "run SpatialKNN() first")
+        data = copy.copy(data)
+        data.pos = check_pos(data)
+        graphs = [data]
+        if "batch" in data:
+            if "n_id" not in data:
+                data.n_id = torch.arange(data.num_nodes, device=data.pos.device)
+            graphs = Graphs(data).whole()
+        cuts = []
+        for graph in graphs:
+            scissors = _Scissors(graph)
+            for rows in rows_by_slice(graph):
+                pos = graph.pos[rows].detach().double().cpu().numpy()
+                cuts += [(scissors, rows[torch.from_numpy(p)]) for p in _parts(pos, self.num_cells)]
+        return Pieces(cuts, self.halo, transform)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_cells={self.num_cells}, halo={self.halo})"
@@ -76,21 +87,20 @@ class Pieces(Sequence[Data]):
 
     def __init__(
         self,
-        scissors: _Scissors,
-        cores: list[Tensor],
+        cuts: list[tuple[_Scissors, Tensor]],
         halo: int,
         transform: Callable[[Data], Data] | None,
     ) -> None:
-        self.scissors = scissors
-        self.cores = cores
+        self.cuts = cuts
         self.halo = halo
         self.transform = transform
 
     def __len__(self) -> int:
-        return len(self.cores)
+        return len(self.cuts)
 
     def __getitem__(self, index: int) -> Data:
-        piece = self.scissors.cut(self.cores[index], self.halo)
+        scissors, core = self.cuts[index]
+        piece = scissors.cut(core, self.halo)
         return piece if self.transform is None else self.transform(piece)
 
 

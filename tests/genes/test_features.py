@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -149,18 +147,6 @@ def test_counts_stay_as_they_were(make_slice) -> None:
     before = adata.X.toarray()
     PCAFeatures().fit([adata]).transform(adata)
     np.testing.assert_array_equal(adata.X.toarray(), before)
-
-
-@pytest.mark.parametrize("kind", ["pca", "obsm"])
-def test_state_makes_the_encoder_again(make_slice, kind: str) -> None:
-    adata = make_slice(40, 12)
-    adata.obsm["X_scVI"] = np.random.default_rng(0).normal(size=(40, 6)) * 7
-    features = (PCAFeatures(5) if kind == "pca" else ObsmFeatures("X_scVI")).fit([adata])
-    settings, arrays = features.state()
-    again = from_state(json.loads(json.dumps(settings)), arrays)
-    assert again.out_channels == features.out_channels
-    assert repr(again) == repr(features)
-    assert again.transform(adata).tobytes() == features.transform(adata).tobytes()
 
 
 def test_state_of_an_unknown_kind() -> None:

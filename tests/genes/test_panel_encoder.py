@@ -10,7 +10,6 @@ from stofm_geo import from_anndata
 from stofm_geo.data import read_slice_file
 from stofm_geo.genes import PanelEncoder, harmonize
 from stofm_geo.genes.components import Components
-from stofm_geo.genes.features import from_state
 from stofm_geo.genes.panel_encoder import unit_axes
 
 FILES = 14
@@ -131,13 +130,6 @@ def test_components_embeddings_have_the_roots_of_their_singular_values(make_slic
     found = encoder.axes(panel, filled)
     assert not found[6:].any()
     torch.testing.assert_close(found[:6], encoder.axes(panel, loadings))
-
-
-def test_state_makes_an_encoder_of_the_same_form(encoder) -> None:
-    settings, arrays = encoder.state()
-    again = from_state(settings, arrays)
-    again.load_state_dict(encoder.state_dict())
-    assert again.genes.equals(encoder.genes) and repr(again) == repr(encoder)
 
 
 def test_it_takes_the_place_of_other_features(make_slice, encoder) -> None:

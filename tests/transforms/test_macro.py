@@ -9,7 +9,13 @@ from torch_geometric.transforms import Compose
 from stofm_geo._keys import NodeType
 from stofm_geo.data import slice_graph, split_slices
 from stofm_geo.genes import PCAFeatures
-from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialDelaunay, SpatialKNN
+from stofm_geo.transforms import (
+    JoinMacroNodes,
+    MacroNodes,
+    MaskCells,
+    SpatialDelaunay,
+    SpatialKNN,
+)
 
 
 def tissue(pos: np.ndarray, **more: torch.Tensor) -> Data:
@@ -165,6 +171,33 @@ def test_alike_cells_and_no_edges() -> None:
     assert (MacroNodes(max_nodes=4)(alone).node_type == NodeType.MACRO).sum() == 4
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)
+def test_means_of_whole_numbers_are_not_cut(dtype: torch.dtype) -> None:
+    data = tissue(scattered(60))
+    data.x = (5 * data.x.abs()).round()
+    expected = MacroNodes(max_nodes=4)(data)
+    assert not torch.equal(expected.x, expected.x.round())
+    data.x = data.x.to(dtype)
+    found = MacroNodes(max_nodes=4)(data)
+    assert found.x.dtype == torch.float32 and torch.equal(found.x, expected.x)
+
+
+def test_sums_of_half_precision_do_not_overflow() -> None:
+    data = tissue(scattered(2000))
+    data.x = torch.full((2000, 3), 250.0, dtype=torch.float16)  # 65504 is the most it holds
+    whole = MacroNodes(max_nodes=2)(data)
+    assert whole.x.dtype == torch.float16
+    hidden = MaskCells(0.3)(whole)
+    macro = whole.node_type == NodeType.MACRO
+    assert (whole.x[macro] == 250).all() and (hidden.x[macro] == 250).all()
+
+
+def test_no_cells_no_nodes() -> None:
+    empty = SpatialKNN()(Data(x=torch.rand(0, 4), pos=torch.rand(0, 2)))
+    out = MacroNodes()(empty)
+    assert out.num_nodes == len(out.node_type) == len(out.cluster) == out.num_edges == 0
+
+
 def test_same_seed_same_clusters_whatever_was_drawn_before() -> None:
     data = tissue(scattered())
     first = MacroNodes(seed=3)(data)
@@ -177,6 +210,8 @@ def test_errors() -> None:
     data = Data(x=torch.rand(5, 2), pos=torch.rand(5, 2))
     with pytest.raises(ValueError, match=r"needs data.edge_index; run SpatialKNN\(\) first"):
         MacroNodes()(data)
+    with pytest.raises(ValueError, match=r"needs data.x; cells are clustered by their features"):
+        MacroNodes()(SpatialKNN(2)(Data(pos=data.pos)))
     with pytest.raises(ValueError, match="virtual nodes already"):
         MacroNodes()(MacroNodes()(SpatialKNN(2)(data)))
     with pytest.raises(ValueError, match="max_nodes must be above zero; found 0"):

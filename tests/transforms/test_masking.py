@@ -92,3 +92,9 @@ def test_same_seed_same_cells(whole: Data) -> None:
 def test_bad_share(p: object, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"p must be .*; found {p!r}"):
         MaskCells(p)  # type: ignore[arg-type]
+
+
+def test_positions_are_not_needed_and_features_are() -> None:
+    assert MaskCells(1.0)(Data(x=torch.ones(4, 2))).mask.all()
+    with pytest.raises(ValueError, match=r"MaskCells needs data\.x; it hides features"):
+        MaskCells()(Data(pos=torch.rand(4, 2)))

@@ -1,0 +1,65 @@
+"""What transforms need of a graph, checked before they start."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from stofm_geo._checks import examples
+from stofm_geo.transforms._slices import cell_mask
+
+
+def check_data(data: object, name: str) -> None:
+    """A ``Data`` or a batch of them, for the transform ``name``."""
+    if not isinstance(data, Data):
+        raise TypeError(f"{name} takes a Data or a Batch of them; found {type(data).__name__}")
+
+
+def check_attribute(data: Data, key: str, name: str, fix: str) -> None:
+    """``data[key]`` is there."""
+    if key not in data:
+        raise ValueError(f"{name} needs data.{key}; {fix}")
+
+
+def check_pos(data: Data) -> Tensor:
+    """``data.pos`` in floating point, float32 or wider, ``[num_nodes, 2]``, finite for cells.
+
+    Whole numbers and half precision become the default dtype, which holds what a transform makes
+    of them. A virtual node may be without a place (NaN), as CLS is in some models.
+
+    Raises:
+        TypeError: It does not hold real numbers.
+        ValueError: It is missing, has another shape, is NaN or infinite for a cell, or holds whole
+            numbers that the default dtype cannot.
+    """
+    pos = data.pos
+    if pos is None:
+        raise ValueError("data.pos is missing; build the graph with stofm_geo.from_anndata")
+    if not isinstance(pos, Tensor) or pos.dtype == torch.bool or pos.is_complex():
+        found = pos.dtype if isinstance(pos, Tensor) else type(pos).__name__
+        raise TypeError(f"data.pos must be a tensor of real numbers; found {found}")
+    if pos.shape != (data.num_nodes, 2):
+        raise ValueError(
+            f"data.pos must be [{data.num_nodes}, 2], the x and y of each node; "
+            f"found {list(pos.shape)}"
+        )
+    if not pos.sum().isfinite():  # a tenth of the time of a mask; finite positions may do it, too
+        cells = cell_mask(data)
+        bad = (cells & ~pos.isfinite().all(dim=1)).nonzero().view(-1)
+        if len(bad):
+            raise ValueError(
+                f"data.pos is NaN or infinite for {len(bad)} of {int(cells.sum())} cells "
+                f"(node {examples(bad[:4].tolist())}); drop them, before batching: "
+                "data.subgraph(data.pos.isfinite().all(dim=1))"
+            )
+    if pos.dtype in (torch.float32, torch.float64):
+        return pos
+    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+    wide = pos.to(dtype)
+    if not pos.is_floating_point() and (wide.to(pos.dtype) != pos).any():
+        raise ValueError(
+            f"data.pos holds whole numbers up to {int(pos.abs().max())}, more digits than {dtype} "
+            "has; convert them: data.pos = data.pos.double()"
+        )
+    return wide

@@ -1,0 +1,268 @@
+"""Transforms of one graph, and what they make of a batch: the batch of what its graphs become."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+from torch_geometric.data.separate import separate
+from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import cumsum, sort_edge_index
+
+from stofm_geo.transforms._checks import check_data, check_pos
+from stofm_geo.transforms._slices import edge_keys, group
+
+
+class GraphTransform(BaseTransform):
+    """A transform that is written for one graph; a batch it takes apart and puts together again.
+
+    Batches are told by ``data.batch``, with or without ``ptr``, sorted or not.
+    """
+
+    reads_pos: ClassVar[bool] = True
+
+    @abstractmethod
+    def of_graph(self, data: Data) -> Data:
+        """Transform one graph, a copy already."""
+
+    def forward(self, data: Data) -> Data:
+        """Return the transformed graph, or the batch of the transformed graphs."""
+        self.check(data)
+        if "batch" not in data:
+            return self.of_graph(data)
+        graphs = Graphs(data)
+        return graphs.merge([self.of_graph(copy.copy(graph)) for graph in graphs.bare])
+
+    def check(self, data: Data) -> None:
+        """Check ``data``, a copy already, and make its positions floats."""
+        check_data(data, type(self).__name__)
+        if self.reads_pos:
+            data.pos = check_pos(data)
+
+
+class Graphs:
+    """The graphs of a batch.
+
+    Nodes and edges are sorted by graph once, so the time does not depend on how many graphs there
+    are beyond that of their making.
+
+    Args:
+        data: With ``batch``.
+
+    Raises:
+        ValueError: ``batch`` does not number the nodes' graphs, or an edge joins two graphs.
+
+    Attributes:
+        rows: Numbers in ``data`` of the nodes of each graph, ascending.
+        bare: The graphs with what is of a node or of an edge, and nothing else.
+    """
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        batch = _check_batch(data)
+        known = getattr(data, "_num_graphs", 0) if "ptr" not in data else data.ptr.numel() - 1
+        self.order, self.sizes = group(batch, known)
+        self.rows = torch.arange(data.num_nodes, device=batch.device)[self.order].split(self.sizes)
+        self.ptr = cumsum(torch.tensor(self.sizes))
+        self.in_order = isinstance(self.order, slice)
+        self.slices: dict[str, Tensor] = getattr(data, "_slice_dict", {})
+        self.increments: dict[str, Tensor] = getattr(data, "_inc_dict", {})
+        follow = {f"{key}{end}" for key in data.keys() for end in ("_batch", "_ptr")}
+        own = [key for key in data.keys() if key not in {"batch", "ptr", "num_nodes", *follow}]
+        tensors = [key for key in own if isinstance(data[key], Tensor)]
+        self.of_node = [key for key in tensors if data.is_node_attr(key)]
+        self.of_edge = [key for key in edge_keys(data) if key in own]
+        self.others = [key for key in own if key not in {*self.of_node, *self.of_edge}]
+        self.bare = self._bare(batch)
+
+    def _bare(self, batch: Tensor) -> list[Data]:
+        data = self.data
+        of_node = {key: self._parts(key, self.order, self.sizes) for key in self.of_node}
+        of_edge = {}
+        if data.edge_index is not None:
+            _check_edges(data.edge_index, batch)
+            order, sizes = group(batch[data.edge_index[1]], len(self.sizes))
+            of_edge = {
+                key: self._parts(key, order, sizes) for key in self.of_edge if key != "edge_index"
+            }
+            place = torch.empty_like(batch)
+            start = self.ptr.to(batch.device)[batch[self.order]]
+            place[self.order] = torch.arange(len(batch), device=batch.device) - start
+            of_edge["edge_index"] = place[data.edge_index][:, order].split(sizes, dim=1)
+        graphs = []
+        for number, size in enumerate(self.sizes):
+            graph = self._class()
+            for key, parts in (of_node | of_edge).items():
+                graph[key] = parts[number]
+            if "num_nodes" in data or graph.num_nodes != size:
+                graph.num_nodes = size
+            graphs.append(graph)
+        return graphs
+
+    @property
+    def _class(self) -> type[Data]:
+        return type(self.data).__bases__[-1] if isinstance(self.data, Batch) else type(self.data)
+
+    def _parts(self, key: str, order: Tensor | slice, sizes: list[int]) -> list[Tensor]:
+        """What ``data[key]`` is of each graph."""
+        value = self.data[key]
+        dim = self.data.__cat_dim__(key, value)
+        if not isinstance(order, slice):
+            value = value.index_select(dim, order)
+        parts = value.split(sizes, dim)
+        added = self.increments.get(key)
+        if isinstance(added, Tensor) and len(added) == len(parts) and added.any():
+            return [part - one.to(part.device) for part, one in zip(parts, added, strict=True)]
+        return list(parts)
+
+    def whole(self) -> list[Data]:
+        """The graphs with all they have; what a batch does not tell apart, each has whole."""
+        stored = {key: self.slices[key] for key in self.others if key in self.slices}
+        for number, graph in enumerate(self.bare):
+            if stored:
+                rest = separate(self._class, self.data, number, stored, self.increments)
+                for key in stored:
+                    graph[key] = rest[key]
+            for key in self.others:
+                if key not in stored:
+                    graph[key] = self.data[key]
+        return self.bare
+
+    def merge(self, results: list[Data]) -> Data:
+        """Put into the batch what a transform made of each graph of :attr:`bare`.
+
+        Nodes keep their order. New nodes, which come last in their graphs, do so in a sorted batch,
+        too; in one that is not sorted, they come last of all.
+        """
+        data, sizes = self.data, [result.num_nodes for result in results]
+        values = self._changes(results, sizes)
+        for key in [key for key, parts in values.items() if parts[0] is None]:
+            del values[key]
+            for name in (key, f"{key}_batch", f"{key}_ptr"):
+                data[name] = None
+        joined = {
+            key: torch.cat(parts, data.__cat_dim__(key, parts[0])) for key, parts in values.items()
+        }
+        ptr = cumsum(torch.tensor(sizes))
+        if "edge_index" in joined:
+            count = torch.tensor([part.size(1) for part in values["edge_index"]])
+            shift = ptr[:-1].repeat_interleave(count)
+            joined["edge_index"] = joined["edge_index"] + shift.to(joined["edge_index"].device)
+        if sizes != self.sizes:
+            joined["batch"] = _numbers(torch.tensor(sizes)).to(data.batch)
+        if not self.in_order:
+            self._restore_order(joined, sizes)
+        for key, value in joined.items():
+            data[key] = value
+        if sizes != self.sizes:
+            self._resize(sizes, ptr)
+        if self.in_order:
+            self._tell_slices(values, ptr)
+        return data
+
+    def _changes(self, results: list[Data], sizes: list[int]) -> dict[str, list[Tensor | None]]:
+        """What is no longer as in :attr:`bare`, by name, a value a graph; ``None``: removed."""
+        pairs = list(zip(self.bare, results, strict=True))
+        changed = {
+            key: None
+            for before, after in pairs
+            for key in (*before.keys(), *after.keys())
+            if key != "num_nodes" and before.get(key) is not after.get(key)
+        }
+        if sizes != self.sizes:
+            changed |= dict.fromkeys(self.of_edge)  # their nodes have other numbers
+        return {key: [after.get(key) for after in results] for key in changed}
+
+    def _restore_order(self, joined: dict[str, Tensor], sizes: list[int]) -> None:
+        """Nodes as they were in the batch, new ones last; edges sorted by destination."""
+        numbers, end = [], self.data.num_nodes
+        for rows, size in zip(self.rows, sizes, strict=True):
+            new = torch.arange(end, end + size - len(rows), device=rows.device)
+            numbers += [rows, new]
+            end += len(new)
+        number = torch.cat(numbers)
+        of_edge = [key for key in self.of_edge if key in joined and key != "edge_index"]
+        for key in joined.keys() - {"edge_index", *of_edge}:
+            joined[key] = joined[key][number.argsort()]
+        if "edge_index" in joined:
+            joined["edge_index"], attributes = sort_edge_index(
+                number[joined["edge_index"]],
+                [joined[key] for key in of_edge],
+                num_nodes=end,
+                sort_by_row=False,
+            )
+            joined.update(zip(of_edge, attributes, strict=True))
+
+    def _resize(self, sizes: list[int], ptr: Tensor) -> None:
+        """Tell how many nodes graphs have, and renumber whatever else names nodes."""
+        data = self.data
+        if "num_nodes" in data:
+            data.num_nodes = sum(sizes)
+            if hasattr(data, "_num_nodes"):
+                data._num_nodes = sizes
+        if "ptr" in data:
+            data.ptr = ptr.to(data.ptr.device) if self.in_order else None
+        for key, added in self.increments.items():
+            if key in data and key != "edge_index" and _is_like(added, self.ptr[:-1]):
+                value, count = data[key], self.slices[key].diff()
+                shift = (ptr - self.ptr)[:-1].repeat_interleave(count).to(value.device)
+                dim = data.__cat_dim__(key, value)
+                data[key] = (value.movedim(dim, -1) + shift).movedim(-1, dim)
+                self.increments = {**self.increments, key: ptr[:-1]}
+
+    def _tell_slices(self, values: dict[str, list[Tensor]], ptr: Tensor) -> None:
+        """Keep what ``to_data_list`` and ``follow_batch`` need."""
+        data = self.data
+        slices = {key: value for key, value in self.slices.items() if key in data}
+        increments = {key: value for key, value in self.increments.items() if key in data}
+        for key, parts in values.items():
+            dim = data.__cat_dim__(key, parts[0])
+            count = torch.tensor([part.size(dim) for part in parts])
+            slices[key] = cumsum(count)
+            increments[key] = ptr[:-1] if key == "edge_index" else torch.zeros_like(count)
+            if f"{key}_batch" in data:
+                data[f"{key}_batch"] = _numbers(count).to(data[f"{key}_batch"])
+                data[f"{key}_ptr"] = slices[key].to(data[f"{key}_ptr"])
+        if hasattr(data, "_slice_dict"):
+            data._slice_dict, data._inc_dict = slices, increments
+
+
+def _numbers(sizes: Tensor) -> Tensor:
+    """The number of each item's graph, for graphs of these sizes."""
+    return torch.arange(len(sizes)).repeat_interleave(sizes)
+
+
+def _is_like(added: object, ptr: Tensor) -> bool:
+    """Whether a batch adds to an attribute what it adds to ``edge_index``: it names nodes."""
+    return isinstance(added, Tensor) and bool(added.any()) and added.equal(ptr)
+
+
+def _check_batch(data: Data) -> Tensor:
+    """The number of each node's graph, ``[num_nodes]`` int64."""
+    batch, n = data.batch, data.num_nodes
+    whole = isinstance(batch, Tensor) and not (batch.is_floating_point() or batch.is_complex())
+    if not whole or batch.shape != (n,):
+        found = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else repr(batch)
+        raise ValueError(
+            f"data.batch must number the graph of each of {n} nodes, [{n}]; found {found}"
+        )
+    if len(batch) and int(batch.min()) < 0:
+        raise ValueError(f"data.batch must number graphs from 0; found {int(batch.min())}")
+    return batch.long()
+
+
+def _check_edges(edge_index: Tensor, batch: Tensor) -> None:
+    """Each edge lies in one graph."""
+    src, dst = edge_index
+    across = (batch[src] != batch[dst]).nonzero().view(-1)
+    if len(across):
+        a, b = edge_index[:, across[0]].tolist()
+        raise ValueError(
+            f"{len(across)} of {edge_index.size(1)} edges join nodes of different graphs, such as "
+            f"{a} and {b}, of graphs {int(batch[a])} and {int(batch[b])} by data.batch; "
+            "build the edges of each graph before batching"
+        )
