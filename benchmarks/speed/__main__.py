@@ -11,6 +11,7 @@ from benchmarks._record import write
 from benchmarks.speed import _report, _runner
 from benchmarks.speed._measurements import NAMES, Given
 from benchmarks.speed.against import compare
+from benchmarks.speed.gpu import measure
 from stofm_geo._files import check_writable
 from stofm_geo._plainly import plainly, say
 
@@ -90,8 +91,21 @@ def against(
     rounds: Annotated[int, typer.Option(help="Runs of each work.", min=2)] = 31,
 ) -> None:
     """Compare layers, stack and attention with another checkout's, in turns."""
-    check_writable(output)
+    check_writable(output, make=True)
     write(compare(checkout, rounds), output)
+    say(str(output))
+
+
+@app.command()
+@plainly
+def gpu(
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .json file.")],
+    device: Annotated[str, typer.Option(help="cuda, or cpu to try this command.")] = "cuda",
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: does it work?")] = False,
+) -> None:
+    """Time attention and layers on a GPU, beside PyG's."""
+    check_writable(output, make=True)
+    write(measure(device, quick), output)
     say(str(output))
 
 

@@ -61,7 +61,7 @@ def compare(checkout: Path, rounds: int) -> dict[str, Any]:
     Raises:
         ValueError: A checkout has uncommitted changes, or a worker fails.
     """
-    commits = [_commit(root) for root in (_HERE, checkout)]
+    other, own = _commit(checkout), _commit(_HERE)
     workers = [_Worker(root) for root in (_HERE, checkout)]
     rows = []
     try:
@@ -79,8 +79,8 @@ def compare(checkout: Path, rounds: int) -> dict[str, Any]:
             worker.close()
     return {
         "environment": environment(),
-        "commit": commits[0],
-        "other": commits[1],
+        "commit": own,
+        "other": other,
         "rounds": rounds,
         "rows": rows,
     }

@@ -241,3 +241,37 @@ def test_corpus(speed, alone) -> None:
     training = found["training"]
     assert training["steps"] == 1 and training["loader_to_training"] > 0
     assert training["training_cells_per_second"] > 0
+
+
+def test_on_a_gpu_in_small(speed, command, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    code, text = command("gpu", "-o", tmp_path / "gpu.json", "--device", "cpu", "--quick")
+    assert code == 0, text
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert len(rows) == 4
+    assert all(row["times"]["ours"]["ratio"] == 1 for row in rows)
+    gpu = speed("gpu")
+    with pytest.raises(ValueError, match="other numbers than the reference: off by 5"):
+        gpu._check(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 2.0]), 1e-4)
+    if not torch.cuda.is_available():
+        code, text = command("gpu", "-o", tmp_path / "other.json")
+        assert code == 1 and "there is no CUDA device" in text
+
+
+def test_against_another_checkout(speed, command, tmp_path) -> None:
+    works = speed("_works").works(60, 4)
+    assert {"layer, forward", "stack of 3, training", "attention, training"} < works.keys()
+    row = speed("against")._summary([[1.0, 2.0], [3.0, 2.0], [2.0, 2.0]])
+    assert row["ms"] == row["other_ms"] == 2000 and row["ratio"] == 1
+    code, text = command("against", tmp_path, "-o", tmp_path / "found.json")
+    assert code == 1 and "is no git checkout" in text
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "file").write_text("a")
+    subprocess.run([*git, "add", "file"], check=True)
+    subprocess.run([*git, "commit", "-qm", "a"], check=True)
+    against = speed("against")
+    assert len(against._commit(tmp_path)) == 40
+    (tmp_path / "file").write_text("b")
+    with pytest.raises(ValueError, match="has changes; commit them first: M file"):
+        against._commit(tmp_path)
