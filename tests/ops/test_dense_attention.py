@@ -108,3 +108,33 @@ def test_what_does_not_fit_is_named() -> None:
         dense_attention(q, k, v, bias, elsewhere, edges, ptr[:-1])
     with pytest.raises(ValueError, match="dropout must be at least 0"):
         dense_attention(q, k, v, bias, elsewhere, EdgeGraph(edges, 20), ptr, dropout=1.0)
+
+
+def test_gradients_of_gradients_and_transforms() -> None:
+    tensors, graph, ptr = example((4, 1, 3), 2, 3, 2)
+    tensors = tuple(tensors)
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+
+    def function(*given: Tensor) -> Tensor:
+        return dense_attention(*given, graph, ptr)
+
+    assert torch.autograd.gradgradcheck(function, leaves)
+    expected = torch.autograd.grad(function(*leaves).sin().sum(), leaves)
+    found = torch.func.grad(lambda *given: function(*given).sin().sum(), (0, 1, 2, 3, 4))(*tensors)
+    torch.testing.assert_close(found, expected)
+    ones = tuple(torch.ones_like(tensor) for tensor in tensors)
+    _, tangent = torch.func.jvp(lambda *given: function(*given).sin().sum(), tensors, ones)
+    torch.testing.assert_close(tangent, sum(part.sum() for part in expected))
+    out = dense_attention(*leaves, graph, ptr, dropout=0.5)
+    with pytest.raises(RuntimeError, match=r"found dropout=0.5; set it to 0"):
+        torch.autograd.grad(out.sum(), leaves, create_graph=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
+    tensors, graph, ptr = example()
+    halves = [10 * tensor.to(dtype) for tensor in tensors[:3]]
+    expected = dense_attention(*(t.float() for t in (*halves, *tensors[3:])), graph, ptr)
+    out = dense_attention(*halves, *tensors[3:], graph, ptr)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), expected, atol=0.1, rtol=1e-2)

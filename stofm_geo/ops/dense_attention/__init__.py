@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stofm_geo.ops.dense_attention.blocks import blockwise
+from stofm_geo.ops.autodiff import needs_plain_operations
+from stofm_geo.ops.dense_attention.blocks import blockwise, check_no_dropout
+from stofm_geo.ops.dense_attention.reference import dense
+from stofm_geo.ops.edge_sum import wide
 from stofm_geo.ops.graph import EdgeGraph
 
 
@@ -43,10 +46,14 @@ def dense_attention(
         dropout: Share of the weights that is dropped, drawn from PyTorch's global generator.
 
     Returns:
-        ``[N, H, D]``, with gradients to ``q``, ``k``, ``v``, ``bias`` and ``elsewhere``.
+        ``[N, H, D]``, with gradients of any order to ``q``, ``k``, ``v``, ``bias`` and
+        ``elsewhere``. Half precision is computed in single. Gradients of gradients, ``torch.func``
+        transforms and forward-mode AD make matrices of nodes x nodes, and take no dropout.
 
     Raises:
         ValueError: Shapes that do not fit.
+        IndexError: An edge names a node that does not exist.
+        RuntimeError: Dropout where matrices are made.
     """
     if not isinstance(graph, EdgeGraph):
         graph = EdgeGraph(graph, q.size(0))
@@ -54,9 +61,10 @@ def dense_attention(
     if k.shape != q.shape or v.shape[:2] != q.shape[:2]:
         found = ", ".join(str(list(t.shape)) for t in (q, k, v))
         raise ValueError(f"q, k must be [N, H, C] and v [N, H, D]; found {found}")
-    if bias.shape != (graph.src.size(0), heads) or elsewhere.shape != (heads,):
+    edges = graph.edge_index.size(1)
+    if bias.shape != (edges, heads) or elsewhere.shape != (heads,):
         raise ValueError(
-            f"bias must be [{graph.src.size(0)}, {heads}] and elsewhere [{heads}]; "
+            f"bias must be [{edges}, {heads}] and elsewhere [{heads}]; "
             f"found {list(bias.shape)} and {list(elsewhere.shape)}"
         )
     bounds = [0, n] if ptr is None else ptr.tolist()
@@ -65,7 +73,13 @@ def dense_attention(
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1; found {dropout}")
     scale = q.size(2) ** -0.5 if scale is None else scale
-    q, k, v, bias = (t.transpose(0, 1).contiguous() for t in (q, k, v, graph.sort(bias)))
+    kind = wide(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
+    dtype, given = v.dtype, (q, k, v, graph.sort(bias))
+    q, k, v, bias = (tensor.to(kind).transpose(0, 1).contiguous() for tensor in given)
+    elsewhere = elsewhere.to(kind)
+    if needs_plain_operations():
+        check_no_dropout(dropout)
+        return dense(q, k, v, bias, elsewhere, graph, bounds, scale).transpose(0, 1).to(dtype)
     seed = int(torch.randint(2**62, ())) if dropout else 0
     out = blockwise(q, k, v, bias, elsewhere, graph, bounds, scale, dropout, seed)
-    return out.transpose(0, 1)
+    return out.transpose(0, 1).to(dtype)

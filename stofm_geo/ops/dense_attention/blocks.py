@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stofm_geo.ops.dense_attention.reference import dense
 from stofm_geo.ops.graph import EdgeGraph
 
 _BLOCK = 2**20  # numbers of a block: with its copies, about what a core's caches hold
@@ -63,10 +64,16 @@ class _Blockwise(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, elsewhere = ctx.saved_tensors
         graph, bounds, scale, dropout, seed = ctx.rest
+        if torch.is_grad_enabled():  # create_graph: this gradient is differentiated, too
+            check_no_dropout(dropout)
+            out = dense(*ctx.saved_tensors, graph, bounds, scale)
+            given = [tensor for tensor in ctx.saved_tensors if tensor.requires_grad]
+            found = iter(torch.autograd.grad(out, given, d_out, create_graph=True))
+            gradients = [next(found) if t.requires_grad else None for t in ctx.saved_tensors]
+            return *gradients, *[None] * 5
         d_q, d_bias = torch.empty_like(q), torch.empty_like(bias)
         d_k, d_v = torch.zeros_like(k), torch.zeros_like(v)
         room, other = _room(q, bounds), _room(q, bounds)
@@ -87,6 +94,19 @@ class _Blockwise(torch.autograd.Function):
             torch.gather(slope.flatten(1), 1, place, out=d_bias[:, block.edges])
         # A softmax does not feel what all of a row gain: the slopes of a row sum to 0.
         return d_q.mul_(scale), d_k, d_v, d_bias, -d_bias.sum(1), *[None] * 5
+
+
+def check_no_dropout(dropout: float) -> None:
+    """Refuse dropout where attention is computed by plain operations.
+
+    Raises:
+        RuntimeError: There is some.
+    """
+    if dropout:
+        raise RuntimeError(
+            f"dense_attention drops no weights under torch.func transforms, in forward-mode AD or "
+            f"for gradients of gradients; found dropout={dropout}; set it to 0"
+        )
 
 
 def _blocks(graph: EdgeGraph, bounds: list[int], heads: int) -> Iterator[_Block]:
