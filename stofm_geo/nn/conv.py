@@ -147,7 +147,9 @@ class SE2TransformerConv(MessagePassing):
         self.lin_query = Linear(own, width, bias=bias)
         self.lin_value = Linear(source, width, bias=bias)
         self.lin_edge = None if edge_dim is None else Linear(edge_dim, width, bias=False)
-        self.lin_skip = Linear(own, out_width, bias=bias)
+        # What is not used draws nothing from the generator that others depend on.
+        with torch.random.fork_rng(devices=(), enabled=not root_weight):
+            self.lin_skip = Linear(own, out_width, bias=bias)
         for parameter in self.lin_skip.parameters():
             parameter.requires_grad = root_weight
         self.lin_beta = Linear(3 * out_width, 1, bias=False) if self.beta else None

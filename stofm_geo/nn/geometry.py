@@ -127,9 +127,9 @@ class EdgeGeometry(nn.Module):
 
     def _values(self, radial: nn.Module, distance: Tensor) -> Tensor:
         # A compiled program is exact for any number of edges: a table's size depends on values.
-        tables = self.tolerance is not None and not torch.compiler.is_compiling()
-        if tables and distance.size(0) >= _MANY:
-            return tabulated(radial, distance, self.tolerance)
+        if self.tolerance is not None and not torch.compiler.is_compiling():
+            if distance.size(0) >= _MANY:
+                return tabulated(radial, distance, self.tolerance)
         if any(parameter.dtype.itemsize < 4 for parameter in radial.parameters()):
             state = {**dict(radial.named_parameters()), **dict(radial.named_buffers())}
             single = {key: value.float() for key, value in state.items()}

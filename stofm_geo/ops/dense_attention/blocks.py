@@ -69,7 +69,7 @@ class _Blockwise(torch.autograd.Function):
         graph, bounds, scale, dropout, seed = ctx.rest
         if torch.is_grad_enabled():  # create_graph: this gradient is differentiated, too
             check_no_dropout(dropout)
-            out = dense(*ctx.saved_tensors, graph, bounds, scale)
+            out = dense(q, k, v, bias, elsewhere, graph, bounds, scale)
             given = [tensor for tensor in ctx.saved_tensors if tensor.requires_grad]
             found = iter(torch.autograd.grad(out, given, d_out, create_graph=True))
             gradients = [next(found) if t.requires_grad else None for t in ctx.saved_tensors]
