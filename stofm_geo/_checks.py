@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from stofm_geo._names import read_names
+
 
 def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bool = False) -> None:
     """A finite number above zero (or at least zero)."""
@@ -113,18 +115,18 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
 
 
 def check_slice_key(obs: pd.DataFrame, key: str) -> pd.Categorical:
-    """``obs[key]`` as a categorical without missing values, categories sorted by name."""
+    """``obs[key]`` as a categorical of str without missing values, categories sorted by name."""
     if key not in obs:
         raise KeyError(
             f"obs has no {key!r}; it has {sorted(obs)}; name the column that tells slices "
             "apart, or leave the key out where all cells are one slice"
         )
-    if (missing := int(obs[key].isna().sum())) > 0:
+    names = pd.Series(read_names(obs[key]), dtype=object)
+    if (missing := int(names.isna().sum())) > 0:
         raise ValueError(
-            f"obs[{key!r}] is missing for {missing} of {len(obs)} cells; "
-            "fill it in, or leave those cells out"
+            f"obs[{key!r}] is missing for {missing} of {len(obs)} cells ('nan', 'None' and 'NA' "
+            "are missing, too); fill it in, or leave those cells out"
         )
-    names = obs[key].astype(str)
     return pd.Categorical(names, categories=sorted(names.unique()))
 
 

@@ -191,7 +191,9 @@ class SToFM(nn.Module, ModelHubMixin):
 
         Args:
             adata: Slices with labels, one or several AnnData.
-            label_key: Column of ``obs`` with labels; cells without one are not learned from.
+            label_key: Column of ``obs`` with labels; cells without one are not learned from. The
+                words ``nan``, ``None``, ``NA`` and the like are no labels, and whole numbers are
+                the same label as integers, floats and text.
             method: ``"probe"`` (default), ``"mlp"``, ``"lora"`` or ``"full"``: what is trained.
             options: Of :func:`stofm_geo.tasks.fine_tune`: ``task``, ``slice_key``, ``held_out``,
                 ``max_steps``, ``seed``, ...

@@ -14,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_hex, to_rgb, to_rgba_array
 
 from stofm_geo._checks import check_obsm, examples
+from stofm_geo._names import read_names
 
 MISSING = "#d9d9d9"
 # Okabe & Ito 2008 (https://jfly.uni-koeln.de/color): told apart with every colour vision. Black is
@@ -40,7 +41,7 @@ def column_of(adata: ad.AnnData, key: str) -> pd.Series:
 
 def names_of(column: pd.Series) -> np.ndarray:
     """A column as array of str, empty where a value is missing."""
-    return np.array(["" if pd.isna(value) else str(value) for value in column], dtype=object)
+    return np.array([name or "" for name in read_names(column)], dtype=object)
 
 
 def natural(names: Iterable[str]) -> list[str]:
@@ -127,7 +128,7 @@ def colors_of(names: list[str], palette: Palette) -> dict[str, str]:
     if isinstance(palette, str):
         raise TypeError(f"names need a palette of colours, by name or in a list; found {palette!r}")
     if isinstance(palette, Mapping):
-        given = {str(name): color for name, color in palette.items()}
+        given = dict(zip(read_names(palette), palette.values(), strict=True))
         absent = [name for name in names if name not in given]
         if absent:
             raise KeyError(f"palette has no colour for {absent}: add them to {list(given)}")

@@ -10,10 +10,14 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_anndata, examples
 from stofm_geo._keys import Keys
+from stofm_geo._names import read_names
 
 
 def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
-    """``obs[key]`` as objects ``[n]``: names, and ``None`` where a label is missing or empty.
+    """Return the labels in ``obs[key]`` as objects ``[n]``, ``None`` where one is missing.
+
+    Whole numbers are one class whether they are integers, floats or text; what counts as missing
+    tells :func:`stofm_geo._names.read_names`.
 
     Args:
         adata: With labels.
@@ -30,14 +34,11 @@ def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
         raise KeyError(
             f"{name}: obs has no {key!r} (labels); it has {sorted(adata.obs) or 'nothing'}"
         )
-    column = adata.obs[key]
-    known = column.notna().to_numpy()
-    labels = np.full(len(known), None, dtype=object)
-    labels[known] = column[known].astype(str)
-    labels[labels == ""] = None
+    labels = read_names(adata.obs[key], f"{name}: obs[{key!r}]")
     if not labels.astype(bool).any():
         raise ValueError(
-            f"{name}: obs[{key!r}] is missing for all {len(known)} cells; name a column with labels"
+            f"{name}: obs[{key!r}] is missing for all {len(labels)} cells; "
+            "name a column with labels"
         )
     return labels
 

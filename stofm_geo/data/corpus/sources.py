@@ -21,6 +21,7 @@ from anndata.io import read_elem
 
 from stofm_geo._checks import check_positions, check_slice_key, examples, naming
 from stofm_geo._keys import Keys
+from stofm_geo._names import read_names
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
 from stofm_geo.data.slices import check_enough, checked_frame, warn_of_slices
 from stofm_geo.genes.counts import check_unique
@@ -232,6 +233,8 @@ def slices_of(source: Source) -> list[Slice]:
                     warn_of_slices(usual, pd.Series(read_elem(file[f"obs/{usual}"])).nunique())
             return [Slice(source)]
         names = list(_column(file, key).categories)
+        if only is not None and only not in names:
+            only = read_names([only])[0]  # "1.0", as spreadsheets write what is "1" there
         if only is not None and only not in names:
             raise KeyError(f"obs[{key!r}] has no slice {only!r}; it has {examples(names)}")
         return [Slice(source, key, name) for name in ([only] if only else names)]
