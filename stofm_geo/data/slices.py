@@ -19,6 +19,7 @@ from stofm_geo._checks import (
     naming,
 )
 from stofm_geo._keys import Keys
+from stofm_geo._stacked import own_slice_key
 from stofm_geo.data.anndata import from_anndata
 from stofm_geo.data.frame import Frame, canonical_frame
 from stofm_geo.genes import CellFeatures, as_counts
@@ -40,7 +41,8 @@ def split_slices(
         adata: Cells or spots.
         features_key: Key in ``obsm`` of the features; ``None``: counts in ``X`` are used.
         spatial_key: Key in ``obsm`` of the positions.
-        slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one slice.
+        slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one slice,
+            unless ``uns["spatialdata_attrs"]`` names several regions, which are slices.
         name: What messages call ``adata``, a file name, say.
         min_cells: Least cells a slice must have.
 
@@ -65,10 +67,7 @@ def split_slices(
             values = as_counts(adata, copy=False)
         else:
             values = check_obsm(adata, features_key)
-        if slice_key is None:
-            for usual in Keys.SLICES:
-                if usual in adata.obs:
-                    warn_of_slices(usual, adata.obs[usual].nunique())
+        slice_key = own_slice_key(adata, positions, spatial_key, slice_key, beside=True)
         groups = slice_rows(adata, slice_key, name)
     key = Keys.TECHNOLOGY
     technology = {key: str(adata.uns[key])} if key in adata.uns else {}
@@ -89,16 +88,6 @@ def split_slices(
             part.obsm[features_key] = values[rows]
         slices.append(part)
     return slices
-
-
-def warn_of_slices(key: str, count: int) -> None:
-    """Warn where a column of a usual name tells slices apart and is not the slice key."""
-    if count > 1:
-        warnings.warn(
-            f"obs[{key!r}] tells {count} slices apart, but all cells are taken as one; "
-            f"if they are not, give the slice key {key!r}",
-            stacklevel=3,
-        )
 
 
 def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_cells: int) -> Frame:

@@ -18,9 +18,10 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 from scipy.spatial import cKDTree
 
-from stofm_geo._checks import check_positions
+from stofm_geo._checks import check_positions, check_slice_key
 from stofm_geo._files import atomic_path
-from stofm_geo.plot._paint import MISSING, Paint, column_of, names_of, natural
+from stofm_geo._stacked import own_slice_key
+from stofm_geo.plot._paint import MISSING, Paint, natural
 
 _DPI = 200
 _MICROMETRES = {"nm": 1e-3, "um": 1.0, "mm": 1e3}
@@ -217,16 +218,14 @@ def legend_style(paint: Paint) -> dict[str, Any]:
 
 
 def cells_by_slice(adata: ad.AnnData, spatial_key: str, slice_key: str | None) -> dict[str, Cells]:
-    """Slices by name in natural order; one named "" without ``slice_key``."""
+    """Return slices by name in natural order; one named "" where no key tells them apart."""
     if adata.n_obs == 0:
         raise ValueError("adata has no cells: there is nothing to draw")
     xy = check_positions(adata, spatial_key)
+    slice_key = own_slice_key(adata, xy, spatial_key, slice_key)
     groups = {"": np.arange(adata.n_obs)}
     if slice_key is not None:
-        names = names_of(column_of(adata, slice_key))
-        homeless = int((~names.astype(bool)).sum())
-        if homeless:
-            raise ValueError(f"obs[{slice_key!r}] is missing for {homeless} cells: fill it in")
+        names = np.asarray(check_slice_key(adata.obs, slice_key), dtype=object)
         groups = {name: np.flatnonzero(names == name) for name in natural(names)}
     return {name: Cells(rows, xy[rows], _spacing(xy[rows])) for name, rows in groups.items()}
 

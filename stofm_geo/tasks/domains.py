@@ -28,6 +28,7 @@ from stofm_geo._checks import (
 )
 from stofm_geo._keys import Keys
 from stofm_geo._principal import BLOCK, principal_axes
+from stofm_geo._stacked import own_slice_key
 from stofm_geo.transforms import SpatialKNN
 from stofm_geo.transforms._leiden import leiden
 
@@ -152,7 +153,9 @@ def _starts(n: int) -> range:
 
 def places(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_matrix:
     """Who votes on whom: 1 from each of a cell's nearest neighbours in its row, ``[n, n]``."""
-    graph = Data(pos=torch.from_numpy(check_positions(adata, spatial_key)))
+    positions = check_positions(adata, spatial_key)
+    graph = Data(pos=torch.from_numpy(positions))
+    slice_key = own_slice_key(adata, positions, spatial_key, slice_key)
     if slice_key is not None:
         slices = check_slice_key(adata.obs, slice_key)
         graph.slice_id = torch.from_numpy(slices.codes.astype(np.int64))

@@ -15,6 +15,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._checks import check_key, check_positions, check_slice_key, examples
 from stofm_geo._keys import Keys
+from stofm_geo._stacked import own_slice_key
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche
 from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations
@@ -172,16 +173,21 @@ def _centred(encoder: PCAFeatures, cells: AnnData) -> np.ndarray:
     return z - z.mean(axis=0)
 
 
-def _slices(cells: AnnData, slice_key: str | None) -> np.ndarray:
-    if slice_key is None or slice_key not in cells.obs:
+def _slices(
+    cells: AnnData, positions: np.ndarray, spatial_key: str, slice_key: str | None
+) -> np.ndarray:
+    slice_key = slice_key if slice_key in cells.obs else None
+    slice_key = own_slice_key(cells, positions, spatial_key, slice_key)
+    if slice_key is None:
         return np.zeros(cells.n_obs, dtype=np.int64)
     return check_slice_key(cells.obs, slice_key).codes.astype(np.int64)
 
 
 def _niches(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | None) -> np.ndarray:
     """Features beside their means over one and two steps on the tissue, ``[n, 3 F]``."""
-    data = Data(pos=torch.from_numpy(check_positions(cells, spatial_key)))
-    data.slice_id = torch.from_numpy(_slices(cells, slice_key))
+    pos = check_positions(cells, spatial_key)
+    data = Data(pos=torch.from_numpy(pos))
+    data.slice_id = torch.from_numpy(_slices(cells, pos, spatial_key, slice_key))
     graph = SpatialKNN(_NEIGHBOURS)(data).edge_index
     return niche(torch.from_numpy(z), graph).numpy()
 
@@ -190,7 +196,8 @@ def _blocks(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | No
     """Contiguous blocks of each slice, or, without positions, of kinds mixed evenly, ``[n]``."""
     if spatial_key not in cells.obsm:
         return np.arange(len(z)) % _BLOCKS
-    pos, slices = check_positions(cells, spatial_key), _slices(cells, slice_key)
+    pos = check_positions(cells, spatial_key)
+    slices = _slices(cells, pos, spatial_key, slice_key)
     block = np.zeros(len(z), dtype=np.int64)
     for s in np.unique(slices):
         rows = np.flatnonzero(slices == s)

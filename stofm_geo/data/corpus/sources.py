@@ -22,8 +22,9 @@ from anndata.io import read_elem
 from stofm_geo._checks import check_positions, check_slice_key, examples, naming
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
+from stofm_geo._stacked import is_usual, own_slice_key
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
-from stofm_geo.data.slices import check_enough, checked_frame, warn_of_slices
+from stofm_geo.data.slices import check_enough, checked_frame
 from stofm_geo.genes.counts import check_unique
 from stofm_geo.genes.harmonize import human_genes
 
@@ -228,9 +229,6 @@ def slices_of(source: Source) -> list[Slice]:
                 )
             key, only = usual[0], key
         if key is None:
-            for usual in Keys.SLICES:
-                if usual in file["obs"]:
-                    warn_of_slices(usual, pd.Series(read_elem(file[f"obs/{usual}"])).nunique())
             return [Slice(source)]
         names = list(_column(file, key).categories)
         if only is not None and only not in names:
@@ -263,8 +261,12 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
             raise KeyError(f"obsm has no {spatial_key!r}; store the cells' x and y there")
         places = read_elem(file[f"obsm/{spatial_key}"])
         places = places.to_numpy() if isinstance(places, pd.DataFrame) else places
-        numbers = pd.DataFrame(index=rows.astype(str))  # in the file, for messages
-        pos = check_positions(AnnData(obs=numbers, obsm={spatial_key: places[rows]}), spatial_key)
+        # Names are numbers in the file, for messages.
+        cells = AnnData(obs=pd.DataFrame(index=rows.astype(str)), obsm={spatial_key: places[rows]})
+        pos = check_positions(cells, spatial_key)
+        for column in filter(is_usual, file["obs"]):
+            cells.obs[column] = np.asarray(read_elem(file[f"obs/{column}"]), dtype=object)[rows]
+        own_slice_key(cells, pos, spatial_key, which.key, beside=True)
         counts = read_counts(file["X"], rows, var)
         technology = which.source.technology
         if not technology and Keys.TECHNOLOGY in file.get("uns", ()):

@@ -15,6 +15,7 @@ from torch_geometric.data import Batch, Data
 from stofm_geo._checks import check_key, check_obsm, check_positions, naming
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
+from stofm_geo._stacked import own_slice_key
 from stofm_geo._version import __version__
 from stofm_geo.data.slices import slice_rows
 from stofm_geo.genes import RankEncoder, Vocabulary
@@ -102,6 +103,7 @@ class OfficialSToFM(nn.Module):
                 raise ValueError("there are no cells")
             positions = check_positions(adata, spatial_key)
             vectors = self._cell_vectors(adata, features)
+            slice_key = own_slice_key(adata, positions, spatial_key, slice_key, beside=True)
             groups = slice_rows(adata, slice_key, name)
         made = np.empty((adata.n_obs, self.network.config.embedding_dim), dtype=np.float32)
         for slice_name, rows in groups.items():
