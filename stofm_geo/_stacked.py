@@ -119,7 +119,7 @@ def mixed(positions: np.ndarray, code: np.ndarray, within: np.ndarray) -> float:
     middle = np.median(positions, axis=0)
     x, y = ((positions - middle) / (_SQUARE * spacing)).clip(1 - _CLIP, _CLIP - 1).T
     place = (np.floor(x) + _CLIP).astype(np.int64) * 2 * _CLIP + (np.floor(y) + _CLIP).astype(int)
-    square = np.unique(np.stack([within, place]), axis=1, return_inverse=True)[1].ravel()
+    square = np.unique(place * (within.max() + 1) + within, return_inverse=True)[1]
     here, everywhere = _different(square, code), _different(within, code)
     return here / everywhere if everywhere > 0 else 0.0
 

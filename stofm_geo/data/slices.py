@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
@@ -34,8 +35,12 @@ def split_slices(
     slice_key: str | None = None,
     name: str = "AnnData",
     min_cells: int = 1,
+    genes: Collection[str] | None = None,
 ) -> list[AnnData]:
     """Check an AnnData and take it apart into slices, each in its own frame.
+
+    Cells without counts say nothing, and would be neighbours of others all the same: they are left
+    out.
 
     Args:
         adata: Cells or spots.
@@ -44,14 +49,19 @@ def split_slices(
         slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one slice,
             unless ``uns["spatialdata_attrs"]`` names several regions, which are slices.
         name: What messages call ``adata``, a file name, say.
-        min_cells: Least cells a slice must have.
+        min_cells: Least cells with counts a slice must have.
+        genes: Names of those whose counts matter, others are not looked at; ``None``: all.
 
     Returns:
-        An AnnData a slice, cells in canonical order (:func:`~stofm_geo.data.canonical_frame`):
-        counts in ``X`` (float32 CSR) or features in ``obsm``, positions in cell spacings in
-        ``obsm["spatial"]``, ``obs["row"]`` the row in ``adata``, ``uns["name"]`` and
-        ``uns["unit"]`` (the cell spacing in the unit of ``adata``); ``uns["technology"]`` as in
-        ``adata``, where it is there.
+        An AnnData a slice, cells with counts in canonical order
+        (:func:`~stofm_geo.data.canonical_frame`): counts in ``X`` (float32 CSR) or features in
+        ``obsm``, positions in cell spacings in ``obsm["spatial"]``, ``obs["row"]`` the row in
+        ``adata``, ``uns["name"]`` and ``uns["unit"]`` (the cell spacing in the unit of
+        ``adata``); ``uns["technology"]`` as in ``adata``, where it is there; ``uns["empty"]``, the
+        rows of cells that are left out.
+
+    Warns:
+        UserWarning: Cells have no counts.
 
     Raises:
         KeyError: A key that is not there.
@@ -65,8 +75,10 @@ def split_slices(
         positions = check_positions(adata, spatial_key)
         if features_key is None:
             values = as_counts(adata, copy=False)
+            full = with_counts(values, adata.var_names, genes)
         else:
             values = check_obsm(adata, features_key)
+            full = np.ones(adata.n_obs, dtype=bool)
         slice_key = own_slice_key(adata, positions, spatial_key, slice_key, beside=True)
         groups = slice_rows(adata, slice_key, name)
     key = Keys.TECHNOLOGY
@@ -74,7 +86,9 @@ def split_slices(
     slices = []
     for slice_name, rows in groups.items():
         with naming(slice_name):
-            own = values if len(groups) == 1 else values[rows]  # a copy is as large as the file
+            rows, empty = rows[full[rows]], rows[~full[rows]]
+            # A copy is as large as the file.
+            own = values if len(rows) == adata.n_obs else values[rows]
             order, pos, unit = checked_frame(own, positions[rows], min_cells)
         rows = rows[order]
         part = AnnData(
@@ -82,12 +96,39 @@ def split_slices(
             obs=pd.DataFrame({"row": rows}, index=adata.obs_names[rows].astype(str)),
             var=pd.DataFrame(index=adata.var_names) if features_key is None else None,
             obsm={Keys.SPATIAL: pos},
-            uns={"name": slice_name, "unit": unit, **technology},
+            uns={"name": slice_name, "unit": unit, "empty": empty, **technology},
         )
         if features_key is not None:
             part.obsm[features_key] = values[rows]
         slices.append(part)
     return slices
+
+
+def with_counts(
+    counts: sp.csr_matrix, names: pd.Index, genes: Collection[str] | None = None
+) -> np.ndarray:
+    """Return which cells have counts, ``[n]`` bool, and say how many have none.
+
+    Args:
+        counts: ``[n, G]`` without explicit zeros.
+        names: Of its genes.
+        genes: Names of those whose counts matter; ``None``: all.
+
+    Warns:
+        UserWarning: Some have none.
+    """
+    of = "counts"
+    used = np.ones(len(names), dtype=bool) if genes is None else names.isin(genes)
+    if not used.all() and counts[:, used].nnz:  # without any, the model refuses them
+        counts, of = counts[:, used], "counts of the model's genes"
+    full = np.diff(counts.indptr) > 0
+    if not full.all():
+        warnings.warn(
+            f"{int((~full).sum())} of {len(full)} cells have no {of} and are left out: they are no "
+            "neighbours of others, and their embedding is 0",
+            stacklevel=3,
+        )
+    return full
 
 
 def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_cells: int) -> Frame:
@@ -107,7 +148,7 @@ def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_c
 
 
 def check_enough(cells: int, min_cells: int) -> None:
-    """Whether there are cells enough for a tissue graph.
+    """Whether there are cells (with counts) enough for a tissue graph.
 
     Raises:
         ValueError: There are less than ``min_cells``.

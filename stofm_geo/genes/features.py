@@ -40,7 +40,7 @@ class PCAFeatures:
     Counts are divided by their sum over the encoder's genes, multiplied by the median sum, and
     ``log(1 + .)`` is taken; all genes enter, centred, not scaled. Each component is divided by the
     root of its standard deviation, and all by their root mean square. Exact, so the same slices
-    give the same numbers.
+    give the same numbers. Cells without counts take no part.
 
     Args:
         n_components: Most components; fewer where there are fewer genes or cells (default 50).
@@ -76,9 +76,16 @@ class PCAFeatures:
         counts = [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]
         total = np.concatenate([np.asarray(part.sum(axis=1)).ravel() for part in counts])
         self.target_sum = float(np.median(total[total > 0])) if total.any() else 1.0
-        n_components = max(min(self.n_components, len(genes) - 1, len(total) - 1), 1)
+        full = int((total > 0).sum())
+        if full < 2:
+            raise ValueError(
+                f"{full} of {len(total)} cells have counts of the shared genes; 2 needed"
+            )
+        n_components = max(min(self.n_components, len(genes) - 1, full - 1), 1)
         logs = (
-            _log_normalised(block, self.target_sum) for part in counts for block in _blocks(part)
+            _log_normalised(block[np.diff(block.indptr) > 0], self.target_sum)
+            for part in counts
+            for block in _blocks(part)
         )
         mean, components, variance = sparse_axes(logs, n_components)
         self.mean = mean.astype(np.float32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import numpy as np
 from anndata import AnnData
 
 from stofm_geo._checks import naming
@@ -18,6 +21,7 @@ def split(
     spatial_key: str,
     slice_key: str | None,
     name: str,
+    genes: Collection[str] | None = None,
 ) -> list[AnnData]:
     """The slices of an AnnData, genes under the names that the model goes by.
 
@@ -28,6 +32,7 @@ def split(
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
         name: What messages call ``adata``.
+        genes: What features are made of, after that; ``None``: of all.
 
     Returns:
         See :func:`~stofm_geo.data.split_slices`.
@@ -45,6 +50,7 @@ def split(
         slice_key=slice_key,
         name=name,
         min_cells=settings.k + 1,
+        genes=genes,
     )
 
 
@@ -66,3 +72,11 @@ def untrained_features(settings: Settings, key: str | None, slices: list[AnnData
             n_components=settings.n_components,
         )
     return PCAFeatures(settings.n_components).fit(slices)
+
+
+def emptied(slices: list[AnnData], genes: Collection[str] | None) -> bool:
+    """Return whether cells of :func:`split` have no counts of these genes, which features need."""
+    if genes is None:
+        return False
+    used = (part.X[:, part.var_names.isin(genes)] for part in slices)
+    return any((np.diff(counts.indptr) == 0).any() for counts in used)

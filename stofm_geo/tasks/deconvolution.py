@@ -82,7 +82,7 @@ def deconvolve(
     spots, labelled, genes = shared_genes(adata, reference, organism)
     check_spatial_key(spatial_key, reference)
     cells = counts_of(labelled, genes)
-    rows = np.flatnonzero(code >= 0)
+    rows = np.flatnonzero((code >= 0) & (np.diff(cells.indptr) > 0))  # an empty bin is no cell
     rows = rows[row_order(cells[rows])]
     some = informative(cells[rows], code[rows], len(names), _GENES)
     genes, cells = genes[some], cells[rows][:, some]

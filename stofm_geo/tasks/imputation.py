@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -76,7 +77,7 @@ def impute(
     well single counts are told, noise and all: rare genes are never told well.
 
     Warns:
-        UserWarning: Cells have no counts of the shared genes; they are taken for average ones.
+        UserWarning: Cells have no counts of the shared genes; they get the mean of the others.
 
     Raises:
         KeyError: The reference lacks one of ``genes``, or no side has ``slice_key``, or a
@@ -94,11 +95,25 @@ def impute(
             f"without the genes asked for, {len(shared)} shared ones are left, and more than {FEW} "
             "are needed; ask for fewer at a time"
         )
-    if there.n_obs < 2 * _BLOCKS:
-        raise ValueError(f"the reference has {there.n_obs} cells; {2 * _BLOCKS} or more are needed")
     _check_slices(here, there, slice_key)
     check_spatial_key(spatial_key, here, there)
-    there = there[row_order(counts_of(there, shared))]
+    full = np.diff(counts_of(here, shared).indptr) > 0
+    if not full.any():
+        raise ValueError(f"none of {len(full)} cells has counts of the {len(shared)} shared genes")
+    if not full.all():
+        warnings.warn(
+            f"{int((~full).sum())} of {len(full)} cells have no counts of shared genes and get the "
+            "mean of the others",
+            stacklevel=2,
+        )
+    here = here[full]
+    counts = counts_of(there, shared)
+    there = there[[row for row in row_order(counts) if counts.indptr[row + 1] > counts.indptr[row]]]
+    if there.n_obs < 2 * _BLOCKS:
+        raise ValueError(
+            f"the reference has {there.n_obs} cells with counts of shared genes; {2 * _BLOCKS} or "
+            "more are needed"
+        )
     known, of_cell = counts_of(there, shared), counts_of(there, wanted)
     both = [AnnData(counts_of(here, shared)), AnnData(known)]
     for one in both:
@@ -124,14 +139,16 @@ def impute(
     held_out = [_held_out(way, known, block) for way, (known, _) in ways]
     recipe = _choose(held_out, block, logs)
     tellers = [way(*side) for way, side in ways]
-    values = np.empty((adata.n_obs, len(wanted)), dtype=np.float32)
+    values = np.empty((len(full), len(wanted)), dtype=np.float32)
     reliability = np.empty(len(wanted))
     for at in range(0, len(wanted), _CHUNK):
         y = logs[:, at : at + _CHUNK].toarray()
         told = [_told(folds, block, y) for folds in held_out]
         reliability[at : at + _CHUNK] = correlations(recipe.mix(told), y)
         found = recipe.mix([teller.bases(y) for teller in tellers])
-        values[:, at : at + _CHUNK] = found.clip(min=0)
+        found = found.clip(min=0)
+        values[:, at : at + _CHUNK] = found.mean(axis=0)
+        values[full, at : at + _CHUNK] = found
     adata.obsm[key_added] = pd.DataFrame(values, index=adata.obs_names, columns=wanted)
     adata.uns[key_added] = {
         "scale": scale,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -272,6 +273,13 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         if not technology and Keys.TECHNOLOGY in file.get("uns", ()):
             technology = str(read_elem(file[f"uns/{Keys.TECHNOLOGY}"]))
         counts, genes, report = _genes(counts, var, which.source.organism)
+        full = np.flatnonzero(counts.filled)
+        if len(full) < len(rows):
+            warnings.warn(
+                f"{len(rows) - len(full)} of {len(rows)} cells have no counts and are left out",
+                stacklevel=2,
+            )
+            counts, pos, rows = counts.of(full), pos[full], rows[full]
         order, pos, unit = checked_frame(counts, pos, min_cells)
         counts.order = order
     return ReadSlice(counts, genes, pos, rows[order], unit, technology, report)
