@@ -261,9 +261,12 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         if spatial_key not in file["obsm"]:
             raise KeyError(f"obsm has no {spatial_key!r}; store the cells' x and y there")
         places = read_elem(file[f"obsm/{spatial_key}"])
-        places = places.to_numpy() if isinstance(places, pd.DataFrame) else places
+        if isinstance(places, pd.DataFrame):
+            of_rows = places.iloc[rows].set_axis(rows.astype(str))
+        else:
+            of_rows = places[rows]
         # Names are numbers in the file, for messages.
-        cells = AnnData(obs=pd.DataFrame(index=rows.astype(str)), obsm={spatial_key: places[rows]})
+        cells = AnnData(obs=pd.DataFrame(index=rows.astype(str)), obsm={spatial_key: of_rows})
         pos = check_positions(cells, spatial_key)
         for column in filter(is_usual, file["obs"]):
             cells.obs[column] = np.asarray(read_elem(file[f"obs/{column}"]), dtype=object)[rows]
