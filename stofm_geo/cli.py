@@ -259,7 +259,10 @@ def _report(
 
     from stofm_geo import pl
     from stofm_geo._names import read_names
+    from stofm_geo.plot.domains import share_colors
 
+    if label_key is not None and plot is not None:
+        share_colors(adatas, Keys.DOMAIN, label_key)  # one map for all pictures
     for adata, name in zip(adatas, names, strict=True):
         if label_key is not None:
             labels = read_names(adata.obs[label_key], f"{name}: obs[{label_key!r}]")

@@ -19,9 +19,10 @@ from matplotlib.transforms import ScaledTranslation
 from scipy.spatial import cKDTree
 
 from stofm_geo._checks import check_positions, check_slice_key
+from stofm_geo._colors import natural
 from stofm_geo._files import atomic_path
 from stofm_geo._stacked import own_slice_key
-from stofm_geo.plot._paint import MISSING, Paint, natural
+from stofm_geo.plot._paint import MISSING, Paint
 
 _DPI = 200
 _MICROMETRES = {"nm": 1e-3, "um": 1.0, "mm": 1e3}

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 
-from stofm_geo.plot._paint import natural
+from stofm_geo._colors import natural
 from stofm_geo.plot._sheet import check_picture, plain_axes, write
 from stofm_geo.plot.predicted import compared
 

@@ -12,7 +12,8 @@ from sklearn.decomposition import PCA
 
 from stofm_geo._checks import check_obsm
 from stofm_geo._keys import Keys
-from stofm_geo.plot._paint import Palette, paint_by
+from stofm_geo.plot._categories import Palette
+from stofm_geo.plot._paint import paint_by
 from stofm_geo.plot._sheet import check_picture, legend_style, plain_axes, write
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from stofm_geo._keys import Keys
-from stofm_geo.plot._paint import Palette, paint_by
+from stofm_geo.plot._categories import Palette
+from stofm_geo.plot._paint import paint_by
 from stofm_geo.plot._sheet import (
     Sheet,
     cells_by_slice,
@@ -46,7 +47,8 @@ def spatial(
         color: Column of ``obs``, else name in ``var_names``, else key and column of ``obsm``
             (``"X_stofm:0"``); None draws all cells alike. Numbers get a colour bar, cut at the 1st
             or 99th percentile if a few of them lie far out; everything else, booleans too, a
-            legend. Missing values (and empty names) are grey.
+            legend. Missing values (and empty names) are grey. Colours of names are those in
+            ``uns[color + "_colors"]``, as scanpy keeps them, and are written there.
         spatial_key: Key of the coordinates, ``[n, 2]`` or more columns, of which two are drawn.
         slice_key: Column of ``obs`` that tells slices apart; each gets a panel, all to one scale.
             None draws all cells in one panel, unless ``uns["spatialdata_attrs"]`` names several

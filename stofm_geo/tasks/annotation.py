@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from stofm_geo._checks import check_key, check_positions, check_share
+from stofm_geo._colors import own_colors
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
@@ -121,7 +122,8 @@ class Annotator(nn.Module):
         """Write labels into ``adata.obs[key_added]``, categorical, in place.
 
         ``obsm[key_added + "_probability"]`` has the calibrated probabilities of all labels, float32
-        ``[n, classes]``; ``uns[key_added]`` their names in this order, and how they were made.
+        ``[n, classes]``; ``uns[key_added]`` their names in this order, and how they were made;
+        ``uns[key_added + "_colors"]`` a colour for each, where scanpy looks for it.
         Cells without counts (empty bins) get the mean of the probabilities of their nearest cells
         where regions are predicted; where cell types are, they get no label, and NaN.
 
@@ -143,6 +145,8 @@ class Annotator(nn.Module):
         found = self.probabilities(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
         names = [*self.classes, Keys.UNSURE] if unsure else self.classes
         adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, unsure), names)
+        colors = own_colors(names)
+        adata.uns[f"{key_added}_colors"] = [colors[name] for name in names]
         adata.obsm[f"{key_added}_probability"] = found
         adata.uns[key_added] = {
             "classes": np.array(self.classes),

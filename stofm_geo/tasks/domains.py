@@ -26,6 +26,7 @@ from stofm_geo._checks import (
     check_slice_key,
     examples,
 )
+from stofm_geo._colors import own_color
 from stofm_geo._keys import Keys
 from stofm_geo._principal import BLOCK, principal_axes
 from stofm_geo._stacked import own_slice_key
@@ -52,6 +53,8 @@ def domains(
     seed: int = 0,
 ) -> None:
     """Find spatial domains and write them into ``adata.obs[key_added]``, in place.
+
+    Their colours go into ``adata.uns[key_added + "_colors"]``, where scanpy looks for them.
 
     A Gaussian mixture with one covariance for all is fitted to the first 30 principal components
     of the embedding, from ten k-means starts and one spatially connected Ward clustering; the
@@ -128,6 +131,8 @@ def domains(
         if not own.all():
             _fill(every, own, *place, use_rep)
         one.obs[key_added] = pd.Categorical.from_codes(every, [str(i) for i in range(found)])
+        # Pictures of parts, which lose the categories that they lack, keep their colours.
+        one.uns[f"{key_added}_colors"] = [own_color(i) for i in range(found)]
 
 
 def _fill(
