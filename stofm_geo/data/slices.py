@@ -24,6 +24,7 @@ from stofm_geo._stacked import own_slice_key
 from stofm_geo.data.anndata import from_anndata
 from stofm_geo.data.frame import Frame, canonical_frame
 from stofm_geo.genes import CellFeatures, as_counts
+from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.transforms._search import distinct
 
 
@@ -40,7 +41,7 @@ def split_slices(
     """Check an AnnData and take it apart into slices, each in its own frame.
 
     Cells without counts say nothing, and would be neighbours of others all the same: they are left
-    out.
+    out. So are control probes and other features that are no genes.
 
     Args:
         adata: Cells or spots.
@@ -61,7 +62,7 @@ def split_slices(
         rows of cells that are left out.
 
     Warns:
-        UserWarning: Cells have no counts.
+        UserWarning: Cells have no counts, features are no genes, or slices are not told apart.
 
     Raises:
         KeyError: A key that is not there.
@@ -74,8 +75,8 @@ def split_slices(
             raise ValueError("there are no cells")
         positions = check_positions(adata, spatial_key)
         if features_key is None:
-            values = as_counts(adata, copy=False)
-            full = with_counts(values, adata.var_names, genes)
+            values, names = _of_genes(adata, genes)
+            full = with_counts(values, names, genes)
         else:
             values = check_obsm(adata, features_key)
             full = np.ones(adata.n_obs, dtype=bool)
@@ -94,7 +95,7 @@ def split_slices(
         part = AnnData(
             X=values[rows] if features_key is None else None,
             obs=pd.DataFrame({"row": rows}, index=adata.obs_names[rows].astype(str)),
-            var=pd.DataFrame(index=adata.var_names) if features_key is None else None,
+            var=pd.DataFrame(index=names) if features_key is None else None,
             obsm={Keys.SPATIAL: pos},
             uns={"name": slice_name, "unit": unit, "empty": empty, **technology},
         )
@@ -102,6 +103,18 @@ def split_slices(
             part.obsm[features_key] = values[rows]
         slices.append(part)
     return slices
+
+
+def _of_genes(adata: AnnData, known: Collection[str] | None) -> tuple[sp.csr_matrix, pd.Index]:
+    """Counts and names of genes, control probes left out unless a model knows them."""
+    counts = as_counts(adata, copy=False)
+    genes = are_genes(adata.var)
+    if known is not None and not genes.all():
+        genes |= adata.var_names.isin(known)
+    if genes.all():
+        return counts, adata.var_names
+    warn_of_controls(adata.var, genes)
+    return counts[:, genes], adata.var_names[genes]
 
 
 def with_counts(

@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_obsm, check_positive, examples
 from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
+from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.panel_encoder import PanelEncoder
 
@@ -56,7 +57,7 @@ class PCAFeatures:
         return len(self.components)
 
     def fit(self, slices: list[AnnData]) -> PCAFeatures:
-        """Learn the components of the genes that all slices share.
+        """Learn the components of the genes that all slices share, control probes left out.
 
         Raises:
             ValueError: There are fewer than two cells or shared genes, or the counts are unfit
@@ -65,8 +66,10 @@ class PCAFeatures:
         if sum(adata.n_obs for adata in slices) < 2:
             raise ValueError("principal components need 2 cells or more")
         genes = slices[0].var_names
-        for adata in slices[1:]:
-            genes = genes[genes.isin(adata.var_names)]
+        for adata in slices:
+            known = are_genes(adata.var)
+            warn_of_controls(adata.var, known)
+            genes = genes[genes.isin(adata.var_names[known])]
         if len(genes) < 2:
             raise ValueError(
                 f"the {len(slices)} slices share {len(genes)} gene names; at least 2 are needed. "

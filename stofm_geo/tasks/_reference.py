@@ -8,6 +8,7 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_anndata, examples
 from stofm_geo._keys import Keys
+from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.harmonize import harmonize
 
@@ -30,6 +31,7 @@ def shared_genes(
             raise ValueError(f"{name}: there are no cells")
     if organism is not None:
         adata, reference = harmonize(adata, organism), harmonize(reference, organism)
+    adata, reference = _of_genes(adata), _of_genes(reference)
     genes = np.sort(adata.var_names.intersection(reference.var_names).to_numpy(dtype=str))
     if len(genes) <= FEW:
         raise ValueError(
@@ -43,6 +45,13 @@ def shared_genes(
             )
         )
     return adata, reference, genes
+
+
+def _of_genes(adata: AnnData) -> AnnData:
+    """Without control probes and other features that are no genes."""
+    genes = are_genes(adata.var)
+    warn_of_controls(adata.var, genes)
+    return adata if genes.all() else adata[:, genes]
 
 
 def check_spatial_key(key: str, *adatas: AnnData) -> None:

@@ -26,6 +26,7 @@ from stofm_geo._names import read_names
 from stofm_geo._stacked import is_usual, own_slice_key
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
 from stofm_geo.data.slices import check_enough, checked_frame
+from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import check_unique
 from stofm_geo.genes.harmonize import human_genes
 
@@ -298,7 +299,10 @@ def _genes(
         return counts.times(sums), genes, report
     names = var.index.astype(str)
     check_unique(names)
+    genes = are_genes(var)
+    warn_of_controls(var, genes)
     order = np.argsort(names.to_numpy())
-    if not names.is_monotonic_increasing:
+    order = order[genes[order]]
+    if len(order) < len(names) or not names.is_monotonic_increasing:
         counts = counts.times(sp.identity(len(names), np.float32, format="csr")[:, order])
     return counts, names.to_numpy()[order], {}
