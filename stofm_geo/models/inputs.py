@@ -10,6 +10,7 @@ from anndata import AnnData
 from stofm_geo._checks import naming
 from stofm_geo.data import split_slices
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures, harmonize
+from stofm_geo.genes.counts import warn_of_row_numbers
 from stofm_geo.models.settings import Settings
 
 
@@ -61,9 +62,13 @@ def untrained_features(settings: Settings, key: str | None, slices: list[AnnData
         settings: Of the model.
         key: Key in ``obsm`` of ready-made vectors; ``None``: they are made of counts.
         slices: Of :func:`split`.
+
+    Warns:
+        UserWarning: Genes have no names but numbers.
     """
     if key is not None:
         return ObsmFeatures(key).fit(slices)
+    warn_of_row_numbers(slices[0].var_names)
     if settings.encoder == "panel":
         # A niche is three times as many numbers: own, near, far.
         return PanelEncoder.of(

@@ -9,7 +9,7 @@ from anndata import AnnData
 from stofm_geo._checks import check_anndata, examples
 from stofm_geo._keys import Keys
 from stofm_geo.genes.controls import are_genes, warn_of_controls
-from stofm_geo.genes.counts import as_counts
+from stofm_geo.genes.counts import as_counts, warn_of_row_numbers
 from stofm_geo.genes.harmonize import harmonize
 
 FEW = 5  # shared genes with which nothing can be told
@@ -33,6 +33,7 @@ def shared_genes(
         adata, reference = harmonize(adata, organism), harmonize(reference, organism)
     adata, reference = _of_genes(adata), _of_genes(reference)
     genes = np.sort(adata.var_names.intersection(reference.var_names).to_numpy(dtype=str))
+    warn_of_row_numbers(genes)
     if len(genes) <= FEW:
         raise ValueError(
             f"the reference shares {len(genes)} gene names with the slice, and more than {FEW} "
