@@ -21,18 +21,24 @@ _ZEROS = re.compile(r"\.0+$")
 def read_names(values: pd.Series | Iterable[object], what: str | None = None) -> np.ndarray:
     """Return names as str, and ``None`` where one is missing, as objects ``[n]``.
 
-    Missing are ``None``, NaN, ``pd.NA``, blanks, and the words that are written for them (``nan``,
-    ``None``, ``NA``, ``<NA>``, ...). Whole numbers are the same name whether they are integers,
-    floats or text: pandas makes floats of integers where one is missing.
+    Blanks around a name are no part of it. Missing are ``None``, NaN, ``pd.NA``, blanks, and the
+    words that are written for them (``nan``, ``None``, ``NA``, ``<NA>``, ...). Whole numbers are
+    the same name whether they are integers, floats or text: pandas makes floats of integers where
+    one is missing.
 
     Args:
         values: A column of any type: object, string, categorical, bool, number.
         what: What the warning calls it; ``None``: there is no warning.
 
+    Raises:
+        ValueError: There are two columns of the name.
+
     Warns:
         UserWarning: Words stand for missing values. A class that is really called so has to be
             renamed.
     """
+    if isinstance(values, pd.DataFrame):
+        raise ValueError(f"obs has several columns {values.columns[0]!r}; rename or drop one")
     if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
         column = pd.Series(values)
         of_category = _plain(column.cat.categories)
@@ -67,7 +73,7 @@ def _plain(values: Iterable[object]) -> np.ndarray:
 
 def _text(value: object) -> str | None:
     if isinstance(value, str):
-        return value if value.strip() else None
+        return value.strip() or None
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return None
     if isinstance(value, bytes):

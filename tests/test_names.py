@@ -7,9 +7,11 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 
 from stofm_geo._checks import check_slice_key
 from stofm_geo._names import read_names
+from stofm_geo.tasks.labels import labels_to_learn
 
 SAME = ["1", "2", None, "2"]
 COLUMNS = {
@@ -24,6 +26,7 @@ COLUMNS = {
     "bytes": pd.Series([b"1", b"2", None, b"2"], dtype=object),
     "categories of text": pd.Series(["1", "2", "None", "2"], dtype="category"),
     "categories of numbers": pd.Series([1.0, 2.0, np.nan, 2.0]).astype("category"),
+    "blanks around": pd.Series(["1 ", " 2", " ", "2"]),
     "unused categories": pd.Series(pd.Categorical(["1", "2", None, "2"], ["0", "1", "2"])),
 }
 
@@ -71,3 +74,18 @@ def test_slices_by_numbers_are_the_same_slices() -> None:
         assert check_slice_key(obs, key).tolist() == ["1", "2", "10"]
     with pytest.raises(ValueError, match=r"obs\['c'\] is missing for 1 of 3 cells .'nan', 'None'"):
         check_slice_key(obs, "c")
+
+
+def test_a_column_that_is_there_twice_is_refused() -> None:
+    obs = pd.DataFrame([["a", "b"], ["a", "c"]], columns=["x", "x"])
+    with pytest.raises(ValueError, match="obs has several columns 'x'; rename or drop one"):
+        check_slice_key(obs, "x")
+
+
+def test_classes_that_are_hardly_meant_are_told_of() -> None:
+    obs = pd.DataFrame({"case": ["L1", "l1", "L2"] * 4, "score": [0.5, 1.5, np.nan] * 4})
+    adata = AnnData(obs=obs)
+    with pytest.warns(UserWarning, match=r"upper and lower case alone \('L1' and 'l1'\)"):
+        assert labels_to_learn([adata], ["a"], "case")[1] == ["L1", "L2", "l1"]
+    with pytest.warns(UserWarning, match=r"a: obs\['score'\] holds numbers with fractions"):
+        labels_to_learn([adata], ["a"], "score")

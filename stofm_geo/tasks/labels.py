@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,6 +36,12 @@ def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
             f"{name}: obs has no {key!r} (labels); it has {sorted(adata.obs) or 'nothing'}"
         )
     labels = read_names(adata.obs[key], f"{name}: obs[{key!r}]")
+    if pd.api.types.is_float_dtype(adata.obs[key]) and (adata.obs[key].dropna() % 1 != 0).any():
+        warnings.warn(
+            f"{name}: obs[{key!r}] holds numbers with fractions, each of which is taken for a "
+            "class; name a column of classes, or cut it into some (pandas.cut)",
+            stacklevel=3,
+        )
     if not labels.astype(bool).any():
         raise ValueError(
             f"{name}: obs[{key!r}] is missing for all {len(labels)} cells; "
@@ -53,6 +60,14 @@ def classes_of(labels: Sequence[np.ndarray], key: str) -> list[str]:
     if len(found) < 2:
         raise ValueError(
             f"obs[{key!r}] has one label alone, {found[0]!r}; two or more are needed to tell apart"
+        )
+    of_case = pd.Series(found).groupby(pd.Series(found).str.lower()).agg(list)
+    if len(alike := [names for names in of_case if len(names) > 1]):
+        warnings.warn(
+            f"obs[{key!r}] has labels that differ in upper and lower case alone "
+            f"({examples(' and '.join(map(repr, names)) for names in alike)}), and are taken for "
+            "different classes",
+            stacklevel=3,
         )
     if Keys.UNSURE in found:
         raise ValueError(
