@@ -163,16 +163,17 @@ def _candidates(adata: AnnData, slice_key: str | None) -> list[str]:
     """Columns that may tell slices apart, the surest first."""
     ids = _library_ids(adata)
     found = {}
-    for column in adata.obs.columns:
-        squeezed = _squeezed(str(column))
-        if column == slice_key or not (squeezed in _USUAL or ids):
-            continue
-        if squeezed not in _USUAL and pd.api.types.is_float_dtype(adata.obs[column]):
+    for column in adata.obs.columns.difference([slice_key]):
+        rank = _USUAL.index(squeezed) if (squeezed := _squeezed(str(column))) in _USUAL else None
+        values = adata.obs[column]
+        # Of columns of other names, those of text may name the libraries.
+        if rank is None and (len(ids) < 2 or pd.api.types.is_numeric_dtype(values)):
             continue
         names = _names(adata, column)
-        of_images = len(ids) > 1 and names <= ids
-        if (squeezed in _USUAL or of_images) and 1 < len(names) <= adata.n_obs / _LEAST:
-            found[column] = _USUAL.index(squeezed) if squeezed in _USUAL else 0
+        if rank is None and names <= ids:
+            rank = 0
+        if rank is not None and 1 < len(names) <= adata.n_obs / _LEAST:
+            found[column] = rank
     return sorted(found, key=lambda column: found[column])
 
 
