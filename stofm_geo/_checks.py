@@ -8,10 +8,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+
+from stofm_geo._names import read_names
+from stofm_geo._positions import xy_columns, xy_pair
+
+_FARTHEST = 1e100  # of a position
 
 
 def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bool = False) -> None:
@@ -78,53 +84,89 @@ def check_obsm(
     """``obsm[key]`` as finite float64 ``[n, columns]``; or, ``as_is``, uncopied where it can be."""
     if key not in adata.obsm:
         raise KeyError(f"obsm has no {key!r}; it has {sorted(adata.obsm) or 'nothing'}; {fix}")
-    values = adata.obsm[key]
+    values = numbers_of(adata.obsm[key], key, fix)
+    if not (as_is and values.dtype.kind == "f"):
+        values = values.astype(np.float64)
+    check_finite(values, adata, key)
+    return values
+
+
+def numbers_of(values: Any, key: str, fix: str) -> np.ndarray:
+    """Return what ``obsm[key]`` holds as numbers ``[n, columns]``, NaN where they are missing."""
     values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     if values.dtype.kind not in "biuf":
         try:
-            values = values.astype(np.float64)
+            values = np.where(pd.isna(values), np.nan, values).astype(np.float64)
         except (TypeError, ValueError):
             raise TypeError(
                 f"obsm[{key!r}] must hold numbers; found {values.dtype}; {fix}"
             ) from None
-    values = values if values.ndim == 2 else values.reshape(len(values), -1)
-    if not (as_is and values.dtype.kind == "f"):
-        values = values.astype(np.float64)
-    if not (finite := np.isfinite(values).all(axis=1)).all():
-        bad = adata.obs_names[~finite]
-        raise ValueError(
-            f"obsm[{key!r}] is NaN or infinite for {len(bad)} of {adata.n_obs} cells "
-            f"({examples(bad)}); drop them: adata[np.isfinite(adata.obsm[{key!r}]).all(1)]"
-        )
-    return values
+    return values if values.ndim == 2 else values.reshape(len(values), -1)
+
+
+def check_finite(values: np.ndarray, adata: AnnData, key: str) -> None:
+    """Check that no row of ``obsm[key]`` has missing or infinite numbers."""
+    if (finite := np.isfinite(values).all(axis=1)).all():
+        return
+    bad, what = adata.obs_names[~finite], "NaN"
+    fix = f"np.isfinite(adata.obsm[{key!r}]).all(1)"
+    if isinstance(given := adata.obsm[key], pd.DataFrame) or given.dtype.kind == "O":
+        what, fix = "missing (NaN)", f"~pandas.isna(adata.obsm[{key!r}]).any(axis=1)"
+    raise ValueError(
+        f"obsm[{key!r}] is {what} or infinite for {len(bad)} of {adata.n_obs} cells "
+        f"({examples(bad)}); drop them: adata[{fix}]"
+    )
 
 
 def check_positions(adata: AnnData, key: str) -> np.ndarray:
-    """``obsm[key]`` as positions, float64 ``[n, 2]``."""
-    positions = check_obsm(adata, key, "store the cells' x and y there, or name another key")
-    if positions.shape[1] < 2:
-        raise ValueError(f"obsm[{key!r}] has {positions.shape[1]} column; x and y are needed")
-    if positions.shape[1] > 2:
-        warnings.warn(
-            f"obsm[{key!r}] has {positions.shape[1]} columns; the first two are used as x and y",
-            stacklevel=3,
+    """Return ``obsm[key]`` as positions, float64 ``[n, 2]``; of a table, x and y by name."""
+    if key not in adata.obsm:
+        raise KeyError(
+            f"obsm has no {key!r}; it has {sorted(adata.obsm) or 'nothing'}; store the cells' x "
+            f"and y there{_in_obs(adata, key)}, or name another key"
         )
-    return np.ascontiguousarray(positions[:, :2])
+    if isinstance(table := adata.obsm[key], pd.DataFrame):
+        positions = xy_columns(table, key).to_numpy()
+    else:
+        positions = numbers_of(table, key, "store the cells' x and y there, or name another key")
+        if positions.shape[1] < 2:
+            raise ValueError(f"obsm[{key!r}] has {positions.shape[1]} column; x and y are needed")
+        if positions.shape[1] > 2:
+            warnings.warn(
+                f"obsm[{key!r}] has {positions.shape[1]} columns; the first two are used as x "
+                "and y",
+                stacklevel=3,
+            )
+    positions = np.array(positions[:, :2], dtype=np.float64, order="C")
+    check_finite(positions, adata, key)
+    if len(positions) and (largest := np.abs(positions).max()) > _FARTHEST:
+        raise ValueError(
+            f"obsm[{key!r}] holds {largest:g}, whose square is no number; are these positions?"
+        )
+    return positions
+
+
+def _in_obs(adata: AnnData, key: str) -> str:
+    """Where the positions seem to be instead, and the code that puts them there."""
+    columns = [name for name in adata.obs if pd.api.types.is_numeric_dtype(adata.obs[name])]
+    if (pair := xy_pair([str(name) for name in columns])) is None:
+        return ""
+    return f" (adata.obsm[{key!r}] = adata.obs[{list(pair)}].to_numpy())"
 
 
 def check_slice_key(obs: pd.DataFrame, key: str) -> pd.Categorical:
-    """``obs[key]`` as a categorical without missing values, categories sorted by name."""
+    """``obs[key]`` as a categorical of str without missing values, categories sorted by name."""
     if key not in obs:
         raise KeyError(
             f"obs has no {key!r}; it has {sorted(obs)}; name the column that tells slices "
             "apart, or leave the key out where all cells are one slice"
         )
-    if (missing := int(obs[key].isna().sum())) > 0:
+    names = pd.Series(read_names(obs[key]), dtype=object)
+    if (missing := int(names.isna().sum())) > 0:
         raise ValueError(
-            f"obs[{key!r}] is missing for {missing} of {len(obs)} cells; "
-            "fill it in, or leave those cells out"
+            f"obs[{key!r}] is missing for {missing} of {len(obs)} cells ('nan', 'None' and 'NA' "
+            "are missing, too); fill it in, or leave those cells out"
         )
-    names = obs[key].astype(str)
     return pd.Categorical(names, categories=sorted(names.unique()))
 
 

@@ -96,6 +96,7 @@ def embed(
     """
     from stofm_geo._files import check_writable
     from stofm_geo._files import targets as targets_of
+    from stofm_geo._names import read_names
     from stofm_geo.data import read_slice_file
     from stofm_geo.plot import check_picture
 
@@ -122,7 +123,7 @@ def embed(
         adata = read_slice_file(path)
         if label_key is not None and label_key not in adata.obs:
             raise KeyError(f"{path}: obs has no {label_key!r} (labels); it has {sorted(adata.obs)}")
-        if label_key is not None and not adata.obs[label_key].notna().any():
+        if label_key is not None and not read_names(adata.obs[label_key]).astype(bool).any():
             raise ValueError(f"{path}: obs[{label_key!r}] has no labels; leave --label-key out")
         if n_domains is not None and n_domains > adata.n_obs:
             raise ValueError(f"{path}: {n_domains} domains were asked of {adata.n_obs} cells")
@@ -257,11 +258,16 @@ def _report(
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     from stofm_geo import pl
+    from stofm_geo._names import read_names
+    from stofm_geo.plot.domains import share_colors
 
+    if label_key is not None and plot is not None:
+        share_colors(adatas, Keys.DOMAIN, label_key)  # one map for all pictures
     for adata, name in zip(adatas, names, strict=True):
         if label_key is not None:
-            known = adata.obs[label_key].notna().to_numpy()
-            pair = adata.obs[label_key][known].astype(str), adata.obs[Keys.DOMAIN][known]
+            labels = read_names(adata.obs[label_key], f"{name}: obs[{label_key!r}]")
+            known = labels.astype(bool)
+            pair = labels[known].astype(str), adata.obs[Keys.DOMAIN][known]
             say(
                 f"{name}: ARI {adjusted_rand_score(*pair):.3f}, "
                 f"NMI {normalized_mutual_info_score(*pair):.3f} "

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from stofm_geo._names import read_names
 from stofm_geo.benchmarks.datasets import Slices
 from stofm_geo.benchmarks.problems import GROUP, LABEL, Problem
 from stofm_geo.tasks.splits import contiguous_blocks, folds
@@ -34,8 +35,7 @@ def labelled(part: AnnData, label: np.ndarray, rows: np.ndarray | None = None) -
 
 def labels_of(part: AnnData, key: str) -> np.ndarray:
     """Labels as strings, ``None`` where there is none, ``[n]``."""
-    column = part.obs[key]
-    return np.where(column.notna(), column.astype(str), None).astype(object)
+    return read_names(part.obs[key])
 
 
 def held_out(slices: Slices, key: str, group: str) -> tuple[Problem, list[np.ndarray]]:

@@ -11,6 +11,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._checks import check_positions, check_slice_key
 from stofm_geo._keys import Keys
+from stofm_geo._stacked import own_slice_key
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures
 
 
@@ -31,8 +32,9 @@ def from_anndata(
             :class:`~stofm_geo.genes.PCAFeatures` of the counts in ``X``.
         spatial_key: Key in ``obsm`` of the positions ``[n, 2]``, any unit. Of more columns the
             first two are used, with a warning.
-        slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one slice.
-            No edge joins two slices.
+        slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one slice,
+            unless ``uns["spatialdata_attrs"]`` names several regions, which are slices. No edge
+            joins two slices.
         neighbors_key: Reuse a graph that squidpy (``"spatial"``) or scanpy has made:
             ``obsp[neighbors_key + "_connectivities"]`` becomes ``edge_index`` and, where there,
             ``obsp[neighbors_key + "_distances"]`` ``edge_attr``. ``None``: no edges; use
@@ -61,6 +63,7 @@ def from_anndata(
         pos=torch.from_numpy(pos),
         n_id=torch.arange(adata.n_obs),
     )
+    slice_key = own_slice_key(adata, pos, spatial_key, slice_key)
     if slice_key is not None:
         slices = check_slice_key(adata.obs, slice_key)
         data.slice_id = torch.from_numpy(slices.codes.astype(np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,11 @@ from stofm_geo._checks import (
     naming,
 )
 from stofm_geo._keys import Keys
+from stofm_geo._stacked import own_slice_key
 from stofm_geo.data.anndata import from_anndata
 from stofm_geo.data.frame import Frame, canonical_frame
 from stofm_geo.genes import CellFeatures, as_counts
+from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.transforms._search import distinct
 
 
@@ -33,23 +36,33 @@ def split_slices(
     slice_key: str | None = None,
     name: str = "AnnData",
     min_cells: int = 1,
+    genes: Collection[str] | None = None,
 ) -> list[AnnData]:
     """Check an AnnData and take it apart into slices, each in its own frame.
+
+    Cells without counts say nothing, and would be neighbours of others all the same: they are left
+    out. So are control probes and other features that are no genes.
 
     Args:
         adata: Cells or spots.
         features_key: Key in ``obsm`` of the features; ``None``: counts in ``X`` are used.
         spatial_key: Key in ``obsm`` of the positions.
-        slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one slice.
+        slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one slice,
+            unless ``uns["spatialdata_attrs"]`` names several regions, which are slices.
         name: What messages call ``adata``, a file name, say.
-        min_cells: Least cells a slice must have.
+        min_cells: Least cells with counts a slice must have.
+        genes: Names of those whose counts matter, others are not looked at; ``None``: all.
 
     Returns:
-        An AnnData a slice, cells in canonical order (:func:`~stofm_geo.data.canonical_frame`):
-        counts in ``X`` (float32 CSR) or features in ``obsm``, positions in cell spacings in
-        ``obsm["spatial"]``, ``obs["row"]`` the row in ``adata``, ``uns["name"]`` and
-        ``uns["unit"]`` (the cell spacing in the unit of ``adata``); ``uns["technology"]`` as in
-        ``adata``, where it is there.
+        An AnnData a slice, cells with counts in canonical order
+        (:func:`~stofm_geo.data.canonical_frame`): counts in ``X`` (float32 CSR) or features in
+        ``obsm``, positions in cell spacings in ``obsm["spatial"]``, ``obs["row"]`` the row in
+        ``adata``, ``uns["name"]`` and ``uns["unit"]`` (the cell spacing in the unit of
+        ``adata``); ``uns["technology"]`` as in ``adata``, where it is there; ``uns["empty"]``, the
+        rows of cells that are left out.
+
+    Warns:
+        UserWarning: Cells have no counts, features are no genes, or slices are not told apart.
 
     Raises:
         KeyError: A key that is not there.
@@ -62,28 +75,29 @@ def split_slices(
             raise ValueError("there are no cells")
         positions = check_positions(adata, spatial_key)
         if features_key is None:
-            values = as_counts(adata, copy=False)
+            values, names = _of_genes(adata, genes)
+            full = with_counts(values, names, genes)
         else:
             values = check_obsm(adata, features_key)
-        if slice_key is None:
-            for usual in Keys.SLICES:
-                if usual in adata.obs:
-                    warn_of_slices(usual, adata.obs[usual].nunique())
+            full = np.ones(adata.n_obs, dtype=bool)
+        slice_key = own_slice_key(adata, positions, spatial_key, slice_key, beside=True)
         groups = slice_rows(adata, slice_key, name)
     key = Keys.TECHNOLOGY
     technology = {key: str(adata.uns[key])} if key in adata.uns else {}
     slices = []
     for slice_name, rows in groups.items():
         with naming(slice_name):
-            own = values if len(groups) == 1 else values[rows]  # a copy is as large as the file
+            rows, empty = rows[full[rows]], rows[~full[rows]]
+            # A copy is as large as the file.
+            own = values if len(rows) == adata.n_obs else values[rows]
             order, pos, unit = checked_frame(own, positions[rows], min_cells)
         rows = rows[order]
         part = AnnData(
             X=values[rows] if features_key is None else None,
             obs=pd.DataFrame({"row": rows}, index=adata.obs_names[rows].astype(str)),
-            var=pd.DataFrame(index=adata.var_names) if features_key is None else None,
+            var=pd.DataFrame(index=names) if features_key is None else None,
             obsm={Keys.SPATIAL: pos},
-            uns={"name": slice_name, "unit": unit, **technology},
+            uns={"name": slice_name, "unit": unit, "empty": empty, **technology},
         )
         if features_key is not None:
             part.obsm[features_key] = values[rows]
@@ -91,14 +105,43 @@ def split_slices(
     return slices
 
 
-def warn_of_slices(key: str, count: int) -> None:
-    """Warn where a column of a usual name tells slices apart and is not the slice key."""
-    if count > 1:
+def _of_genes(adata: AnnData, known: Collection[str] | None) -> tuple[sp.csr_matrix, pd.Index]:
+    """Counts and names of genes, control probes left out unless a model knows them."""
+    counts = as_counts(adata, copy=False)
+    genes = are_genes(adata.var)
+    if known is not None and not genes.all():
+        genes |= adata.var_names.isin(known)
+    if genes.all():
+        return counts, adata.var_names
+    warn_of_controls(adata.var, genes)
+    return counts[:, genes], adata.var_names[genes]
+
+
+def with_counts(
+    counts: sp.csr_matrix, names: pd.Index, genes: Collection[str] | None = None
+) -> np.ndarray:
+    """Return which cells have counts, ``[n]`` bool, and say how many have none.
+
+    Args:
+        counts: ``[n, G]`` without explicit zeros.
+        names: Of its genes.
+        genes: Names of those whose counts matter; ``None``: all.
+
+    Warns:
+        UserWarning: Some have none.
+    """
+    of = "counts"
+    used = np.ones(len(names), dtype=bool) if genes is None else names.isin(genes)
+    if not used.all() and counts[:, used].nnz:  # without any, the model refuses them
+        counts, of = counts[:, used], "counts of the model's genes"
+    full = np.diff(counts.indptr) > 0
+    if not full.all():
         warnings.warn(
-            f"obs[{key!r}] tells {count} slices apart, but all cells are taken as one; "
-            f"if they are not, give the slice key {key!r}",
+            f"{int((~full).sum())} of {len(full)} cells have no {of} and are left out: they are no "
+            "neighbours of others, and their embedding is 0",
             stacklevel=3,
         )
+    return full
 
 
 def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_cells: int) -> Frame:
@@ -118,7 +161,7 @@ def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_c
 
 
 def check_enough(cells: int, min_cells: int) -> None:
-    """Whether there are cells enough for a tissue graph.
+    """Whether there are cells (with counts) enough for a tissue graph.
 
     Raises:
         ValueError: There are less than ``min_cells``.

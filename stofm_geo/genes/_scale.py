@@ -14,11 +14,13 @@ _ROWS = 256  # looked at, at least; evenly spread, since files are sorted by sli
 # A logarithm above this is of more counts than a cell has. No base is smaller than 2.
 _MOST_LOG = 30
 _MOST_TAILLESS, _TAIL = 15, 5
+_MANY_ONES = 1000  # that are by chance all that was counted
+_ROOTS = 0.1  # of roots of counts, at least, are no whole numbers: those of 2, 3, 5, ...
 _EVEN = 0.01  # standard deviation over mean of totals that were made equal
 
 
 def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
-    """Refuse logarithms, and warn of counts divided by their cell's total.
+    """Refuse logarithms, roots and what is scaled to 1; warn of divided counts, and of presence.
 
     Whole numbers pass at the first look, and so does any other fraction: expected counts
     (salmon, RSEM) and corrected ones (SoupX) are counts.
@@ -28,17 +30,23 @@ def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
         adata: Where they are from, and where better ones may be.
 
     Warns:
-        UserWarning: They are divided by each cell's total, or another number a cell.
+        UserWarning: They are divided by each cell's total, or another number a cell; or all are 1.
 
     Raises:
-        ValueError: They are logarithms.
+        ValueError: They are logarithms, square roots, or scaled to at most 1.
     """
     rows = _sample(counts)
     values = rows.data.astype(np.float64)
     fractions = values != np.round(values)
-    if not fractions.any():
-        return
     largest = float(counts.data.max())
+    if not fractions.any():
+        if largest == 1 and counts.nnz >= _MANY_ONES:
+            warnings.warn(
+                f"all {counts.nnz} values of X are 1, as if they told presence alone, and are used "
+                f"as they are; {where_whole(adata)}",
+                stacklevel=2,
+            )
+        return
     found = f"fractions, largest {largest:.3g}"
     # Before logarithms: of small shares they are hardly other than the shares.
     if fractions.mean() > 0.5 and _divided(rows, values):
@@ -47,6 +55,10 @@ def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
             f"{where_whole(adata)}",
             stacklevel=2,
         )
+    elif largest <= 1:
+        raise ValueError(f"X looks scaled to at most 1 ({found}); {where_whole(adata)}")
+    elif fractions.mean() > _ROOTS and _whole_numbers(values**2).all():
+        raise ValueError(f"X looks like square roots of counts ({found}); {where_whole(adata)}")
     elif largest < _MOST_LOG and (
         "log1p" in adata.uns
         or any(_divided(rows, base**values - 1) for base in (np.e, 2, 10))
@@ -58,6 +70,10 @@ def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
         )
     ):
         raise ValueError(f"X looks log-transformed ({found}); {where_whole(adata)}")
+
+
+def _whole_numbers(values: np.ndarray) -> np.ndarray:
+    return np.abs(values - np.round(values)) < 1e-5 * values.clip(1)
 
 
 def where_whole(adata: AnnData) -> str:
@@ -75,7 +91,7 @@ def _whole(matrix: Any) -> bool:
         return False
     values = _sample(matrix)
     values = values.data if sp.issparse(values) else np.asarray(values)
-    return bool(values.any() and (values >= 0).all() and (values == np.round(values)).all())
+    return bool((values > 1).any() and (values >= 0).all() and (values == np.round(values)).all())
 
 
 def _sample(matrix: Any) -> Any:

@@ -54,7 +54,8 @@ class Components:
         mean, scale, cells = _centre_and_scale(_root_shares(block) for block in blocks())
         panel = np.flatnonzero(mean)
         count = max(min(n_components, cells - 1, len(panel) - 1), 1)
-        values = (_root_shares(block)[:, panel] / scale for block in blocks())
+        full = (block[np.diff(block.indptr) > 0] for block in blocks())
+        values = (_root_shares(block)[:, panel] / scale for block in full)
         mean, axes, variance = sparse_axes(values, count)
         loadings = np.zeros((len(panel), n_components), dtype=np.float32)
         loadings[:, :count] = (axes / half_whitening(variance)[:, None]).T
@@ -83,7 +84,7 @@ def _root_shares(counts: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def _centre_and_scale(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, np.float32, int]:
-    """Mean ``[G]`` and scale of roots of shares, and of how many cells."""
+    """Mean ``[G]`` and scale of roots of shares, and of how many cells: those with counts."""
     cells, empty, total = 0, 0, np.zeros(1)
     for block in blocks:
         cells += block.shape[0]
@@ -95,7 +96,8 @@ def _centre_and_scale(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, np.f
             stacklevel=4,
         )
     # The square of a row is 1 for a cell with counts: the variance is what the mean leaves of it.
-    mean = total / cells
-    variance = 1 - empty / cells - np.square(mean).sum()
+    full = cells - empty
+    mean = total / max(full, 1)
+    variance = 1 - np.square(mean).sum()
     # Cells may all be alike.
-    return mean, np.float32(np.sqrt(variance) if variance > 1e-6 else 1), cells
+    return mean, np.float32(np.sqrt(variance) if variance > 1e-6 else 1), full

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,21 @@ def check_unique(names: pd.Index) -> None:
         "sum or drop the doubles (stofm_geo.genes.harmonize sums them), "
         "or call adata.var_names_make_unique()"
     )
+
+
+def warn_of_row_numbers(names: Iterable[object]) -> None:
+    """Say so where genes have no names but 0, 1, 2, ..., which other files have for other genes.
+
+    Warns:
+        UserWarning: They are row numbers.
+    """
+    names = [str(name) for name in names]
+    if names and all(name.isdecimal() for name in names) and max(map(int, names)) < 2 * len(names):
+        warnings.warn(
+            f"genes are named by numbers ({examples(names)}), as if by their place in a file: "
+            "genes of another file cannot be told apart; put their names into var_names",
+            stacklevel=3,
+        )
 
 
 def checked_counts(adata: AnnData, copy: bool) -> sp.csr_matrix:

@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_obsm, check_positive, examples
 from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
+from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.panel_encoder import PanelEncoder
 
@@ -41,7 +42,7 @@ class PCAFeatures:
     Counts are divided by their sum over the encoder's genes, multiplied by the median sum, and
     ``log(1 + .)`` is taken; all genes enter, centred, not scaled. Each component is divided by the
     root of its standard deviation, and all by their root mean square. Exact, so the same slices
-    give the same numbers.
+    give the same numbers. Cells without counts take no part.
 
     Args:
         n_components: Most components; fewer where there are fewer genes or cells (default 50).
@@ -57,7 +58,7 @@ class PCAFeatures:
         return len(self.components)
 
     def fit(self, slices: list[AnnData]) -> PCAFeatures:
-        """Learn the components of the genes that all slices share.
+        """Learn the components of the genes that all slices share, control probes left out.
 
         Raises:
             ValueError: There are fewer than two cells or shared genes, or the counts are unfit
@@ -66,8 +67,10 @@ class PCAFeatures:
         if sum(adata.n_obs for adata in slices) < 2:
             raise ValueError("principal components need 2 cells or more")
         genes = slices[0].var_names
-        for adata in slices[1:]:
-            genes = genes[genes.isin(adata.var_names)]
+        for adata in slices:
+            known = are_genes(adata.var)
+            warn_of_controls(adata.var, known)
+            genes = genes[genes.isin(adata.var_names[known])]
         if len(genes) < 2:
             raise ValueError(
                 f"the {len(slices)} slices share {len(genes)} gene names; at least 2 are needed. "
@@ -77,9 +80,16 @@ class PCAFeatures:
         counts = [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]
         total = np.concatenate([np.asarray(part.sum(axis=1)).ravel() for part in counts])
         self.target_sum = float(np.median(total[total > 0])) if total.any() else 1.0
-        n_components = max(min(self.n_components, len(genes) - 1, len(total) - 1), 1)
+        full = int((total > 0).sum())
+        if full < 2:
+            raise ValueError(
+                f"{full} of {len(total)} cells have counts of the shared genes; 2 needed"
+            )
+        n_components = max(min(self.n_components, len(genes) - 1, full - 1), 1)
         logs = (
-            _log_normalised(block, self.target_sum) for part in counts for block in _blocks(part)
+            _log_normalised(block[np.diff(block.indptr) > 0], self.target_sum)
+            for part in counts
+            for block in _blocks(part)
         )
         mean, components, variance = sparse_axes(logs, n_components)
         self.mean = mean.astype(np.float32)

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from stofm_geo._checks import examples
+from stofm_geo.genes.controls import are_genes
 from stofm_geo.genes.counts import counts_of_any_names
 from stofm_geo.genes.gene_table import ORGANISMS, GeneTable
 from stofm_geo.genes.identifiers import GeneNames, gene_names, with_dashes, without_copy_number
@@ -95,6 +96,7 @@ def match_counts(
     if organism == "auto":
         organism = _organism(adata, names, tables)
     ids = _human_ids(names, organism, tables)
+    ids[~are_genes(adata.var)] = ""  # antibodies have names of genes, too
     matched = ids != ""
     of_gene = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
     order = np.argsort(-of_gene, kind="stable")

@@ -64,7 +64,9 @@ def attention_of(
         )
     row = _row_of(adata, cell)
     slices = model.slices(adata, spatial_key=spatial_key, slice_key=slice_key)
-    part = next(part for part in slices if row in part.obs["row"].to_numpy())
+    part = next((part for part in slices if row in part.obs["row"].to_numpy()), None)
+    if part is None:
+        raise ValueError(f"cell {adata.obs_names[row]!r} has no counts, and attends to none")
     # Each cell is core in one piece.
     piece = next(piece for piece in model.pieces(part) if row in piece.n_id[piece.core_mask])
     at = torch.nonzero(piece.n_id == row).item()

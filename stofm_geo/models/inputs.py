@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import numpy as np
 from anndata import AnnData
 
 from stofm_geo._checks import naming
 from stofm_geo.data import split_slices
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures, harmonize
+from stofm_geo.genes.counts import warn_of_row_numbers
 from stofm_geo.models.settings import Settings
 
 
@@ -18,6 +22,7 @@ def split(
     spatial_key: str,
     slice_key: str | None,
     name: str,
+    genes: Collection[str] | None = None,
 ) -> list[AnnData]:
     """The slices of an AnnData, genes under the names that the model goes by.
 
@@ -28,6 +33,7 @@ def split(
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
         name: What messages call ``adata``.
+        genes: What features are made of, after that; ``None``: of all.
 
     Returns:
         See :func:`~stofm_geo.data.split_slices`.
@@ -45,6 +51,7 @@ def split(
         slice_key=slice_key,
         name=name,
         min_cells=settings.k + 1,
+        genes=genes,
     )
 
 
@@ -55,9 +62,13 @@ def untrained_features(settings: Settings, key: str | None, slices: list[AnnData
         settings: Of the model.
         key: Key in ``obsm`` of ready-made vectors; ``None``: they are made of counts.
         slices: Of :func:`split`.
+
+    Warns:
+        UserWarning: Genes have no names but numbers.
     """
     if key is not None:
         return ObsmFeatures(key).fit(slices)
+    warn_of_row_numbers(slices[0].var_names)
     if settings.encoder == "panel":
         # A niche is three times as many numbers: own, near, far.
         return PanelEncoder.of(
@@ -66,3 +77,11 @@ def untrained_features(settings: Settings, key: str | None, slices: list[AnnData
             n_components=settings.n_components,
         )
     return PCAFeatures(settings.n_components).fit(slices)
+
+
+def emptied(slices: list[AnnData], genes: Collection[str] | None) -> bool:
+    """Return whether cells of :func:`split` have no counts of these genes, which features need."""
+    if genes is None:
+        return False
+    used = (part.X[:, part.var_names.isin(genes)] for part in slices)
+    return any((np.diff(counts.indptr) == 0).any() for counts in used)

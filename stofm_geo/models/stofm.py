@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from stofm_geo._version import __version__
 from stofm_geo.data.pieces import pieces
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, Vocabulary
 from stofm_geo.models import official, storage
-from stofm_geo.models.inputs import split, untrained_features
+from stofm_geo.models.inputs import emptied, split, untrained_features
 from stofm_geo.models.locations import locate
 from stofm_geo.models.network import Network
 from stofm_geo.models.puzzles import puzzles
@@ -111,12 +111,20 @@ class SToFM(nn.Module, ModelHubMixin):
         check_positive("max_steps", max_steps, whole=True)
         adatas = check_anndatas(adata)
         keys = {"spatial_key": spatial_key, "slice_key": slice_key}
-        slices = []
-        for i, one in enumerate(adatas):
-            name = names[i] if names else f"AnnData {i}" if len(adatas) > 1 else "AnnData"
-            slices += split(one, self.settings, features, name=name, **keys)
+        if names is None:
+            names = [f"AnnData {i}" if len(adatas) > 1 else "AnnData" for i in range(len(adatas))]
+
+        def parts(genes: Collection[str] | None = None) -> list[AnnData]:
+            found = []
+            for one, name in zip(adatas, names, strict=True):
+                found += split(one, self.settings, features, name=name, genes=genes, **keys)
+            return found
+
+        slices = parts()
         with seeded(seed):
             self.features = untrained_features(self.settings, features, slices)
+            if emptied(slices, self._genes()):
+                slices = parts(self._genes())
             encoder = self.features if isinstance(self.features, PanelEncoder) else None
             self.network = Network(self.features.out_channels, self.settings, encoder)
             module = Pretraining(self.network, self.settings)
@@ -151,7 +159,9 @@ class SToFM(nn.Module, ModelHubMixin):
         """Write embeddings into ``adata.obsm[key_added]``, ``[n, 256]`` float32, in place.
 
         ``adata.uns["stofm"]`` tells how they were made: version, settings, seed, a hash of the
-        weights, the cell spacing of each slice.
+        weights, the cell spacing of each slice. Cells without counts (empty bins) take no part,
+        and their embedding is 0: leave them out of what does not know that,
+        ``adata[adata.obsm["X_stofm"].any(axis=1)]``.
 
         Args:
             adata: With the genes (or the ``obsm`` vectors) the model was fitted on; for a panel
@@ -169,7 +179,7 @@ class SToFM(nn.Module, ModelHubMixin):
         slices = self.slices(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
         self.eval()
         device = next(self.network.parameters()).device
-        vectors = np.empty((adata.n_obs, self.settings.out_channels), dtype=np.float32)
+        vectors = np.zeros((adata.n_obs, self.settings.out_channels), dtype=np.float32)
         for part in slices:
             for piece in self.pieces(part):
                 with torch.inference_mode():
@@ -191,7 +201,9 @@ class SToFM(nn.Module, ModelHubMixin):
 
         Args:
             adata: Slices with labels, one or several AnnData.
-            label_key: Column of ``obs`` with labels; cells without one are not learned from.
+            label_key: Column of ``obs`` with labels; cells without one are not learned from. The
+                words ``nan``, ``None``, ``NA`` and the like are no labels, and whole numbers are
+                the same label as integers, floats and text.
             method: ``"probe"`` (default), ``"mlp"``, ``"lora"`` or ``"full"``: what is trained.
             options: Of :func:`stofm_geo.tasks.fine_tune`: ``task``, ``slice_key``, ``held_out``,
                 ``max_steps``, ``seed``, ...
@@ -230,7 +242,7 @@ class SToFM(nn.Module, ModelHubMixin):
         """
         self._check_fitted()
         keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
-        return split(adata, self.settings, self._features_key(), **keys)
+        return split(adata, self.settings, self._features_key(), genes=self._genes(), **keys)
 
     def pieces(self, part: AnnData) -> Sequence[Data]:
         """Sub-slices of one of :meth:`slices`, each cut when it is asked for."""
@@ -305,6 +317,10 @@ class SToFM(nn.Module, ModelHubMixin):
     def _features_key(self) -> str | None:
         """Key in ``obsm`` of the features, ``None`` for counts."""
         return self.features.key if isinstance(self.features, ObsmFeatures) else None
+
+    def _genes(self) -> Collection[str] | None:
+        """Names of the genes that features are made of; ``None`` for vectors in ``obsm``."""
+        return getattr(self.features, "genes", None)
 
     def _check_fitted(self) -> None:
         if self.network is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anndata as ad
@@ -11,16 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_hex, to_rgb, to_rgba_array
+from matplotlib.colors import Normalize, to_rgba_array
 
 from stofm_geo._checks import check_obsm, examples
+from stofm_geo._colors import BASE
+from stofm_geo.plot._categories import Palette, chosen_colors, names_of, store_colors
 
 MISSING = "#d9d9d9"
-# Okabe & Ito 2008 (https://jfly.uni-koeln.de/color): told apart with every colour vision. Black is
-# left out, as it reads as ink, and yellow comes last, as it is faint on white.
-_BASE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-
-Palette = Mapping[str, str] | Sequence[str] | str | None
 
 
 @dataclass(frozen=True)
@@ -32,36 +27,17 @@ class Paint:
     extend: str = "neither"  # which ends of the colour bar were cut, in matplotlib's words
 
 
-def column_of(adata: ad.AnnData, key: str) -> pd.Series:
-    if key not in adata.obs:
-        raise KeyError(f"obs has no column {key!r}: choose one of {list(adata.obs.columns)}")
-    return adata.obs[key]
-
-
-def names_of(column: pd.Series) -> np.ndarray:
-    """A column as array of str, empty where a value is missing."""
-    return np.array(["" if pd.isna(value) else str(value) for value in column], dtype=object)
-
-
-def natural(names: Iterable[str]) -> list[str]:
-    """The distinct names that are not empty, sorted as people do: ``L2`` before ``L10``."""
-
-    def key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
-        parts = re.findall(r"[0-9]+|[^0-9]+", name)
-        return [(not p.isdecimal(), int(p) if p.isdecimal() else 0, p.lower()) for p in parts], name
-
-    return sorted(set(names) - {""}, key=key)
-
-
 def paint_by(adata: ad.AnnData, color: str | None, palette: Palette) -> Paint:
     if color is None:
-        return Paint("", np.tile(to_rgba_array(_BASE[0]), (adata.n_obs, 1)))
+        return Paint("", np.tile(to_rgba_array(BASE[0]), (adata.n_obs, 1)))
     genes = np.flatnonzero(adata.var_names == color)
     if color in adata.obs:
         column = adata.obs[color]
         if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
             names = names_of(column)
-            return paint_names(names, color, colors_of(natural(names), palette))
+            colors = chosen_colors([adata], [color], palette)
+            store_colors(adata, color, colors, MISSING)
+            return paint_names(names, color, colors)
         values = column.to_numpy(dtype=float, na_value=np.nan)
     elif len(genes) == 1:
         values = np.asarray(adata.obs_vector(color), dtype=float)
@@ -116,29 +92,9 @@ def _scale(values: np.ndarray) -> tuple[Normalize, str]:
 
 
 def paint_names(names: np.ndarray, title: str, colors: dict[str, str]) -> Paint:
+    """Cells by their names; the legend has those that are there."""
+    there = set(names)
+    colors = {name: color for name, color in colors.items() if name in there}
     legend = colors if names.astype(bool).all() else {**colors, "not labelled": MISSING}
     by_name = {name: to_rgba_array(color)[0] for name, color in {**colors, "": MISSING}.items()}
     return Paint(title, np.array([by_name[name] for name in names]), legend=legend)
-
-
-def colors_of(names: list[str], palette: Palette) -> dict[str, str]:
-    if palette is None:
-        return {name: own_color(i) for i, name in enumerate(names)}
-    if isinstance(palette, str):
-        raise TypeError(f"names need a palette of colours, by name or in a list; found {palette!r}")
-    if isinstance(palette, Mapping):
-        given = {str(name): color for name, color in palette.items()}
-        absent = [name for name in names if name not in given]
-        if absent:
-            raise KeyError(f"palette has no colour for {absent}: add them to {list(given)}")
-        return {name: to_hex(given[name]) for name in names}
-    if len(palette) < len(names):
-        raise ValueError(f"palette has {len(palette)} colours for {len(names)} names: add more")
-    return {name: to_hex(color) for name, color in zip(names, palette, strict=False)}
-
-
-def own_color(i: int) -> str:
-    """The i-th colour: the base ones, the same darker, lighter, darkest, greyer; then over."""
-    rgb = np.array(to_rgb(_BASE[i % len(_BASE)]))
-    weight, other = ((1, 0), (0.6, 0), (0.5, 0.5), (0.4, 0), (0.4, 0.35))[i // len(_BASE) % 5]
-    return to_hex(weight * rgb + other)

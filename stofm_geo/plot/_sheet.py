@@ -18,11 +18,13 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 from scipy.spatial import cKDTree
 
-from stofm_geo._checks import check_positions
+from stofm_geo._checks import check_positions, check_slice_key
+from stofm_geo._colors import natural
 from stofm_geo._files import atomic_path
-from stofm_geo.plot._paint import MISSING, Paint, column_of, names_of, natural
+from stofm_geo._stacked import own_slice_key
+from stofm_geo.plot._paint import MISSING, Paint
 
-_DPI = 200
+DPI = 200
 _MICROMETRES = {"nm": 1e-3, "um": 1.0, "mm": 1e3}
 _WIDEST, _HIGHEST, _LARGEST = 12.5, 7.0, 5.2  # inches: all panels together, and one panel's side
 _GAP, _TITLE, _MARGIN = 0.2, 0.3, 0.15  # inches
@@ -56,7 +58,7 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
 
 def plain_axes(width: float, height: float, columns: int = 1) -> np.ndarray:
     """Axes of a new figure beside each other, ``[columns]``, each of a size in inches."""
-    figure = Figure((columns * width, height), dpi=_DPI, layout="constrained")
+    figure = Figure((columns * width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for ax in axes:
@@ -70,6 +72,18 @@ class Cells:
     rows: np.ndarray  # positions in adata
     xy: np.ndarray  # [len(rows), 2]
     spacing: float  # distance from cell to cell
+
+    @property
+    def box(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest x and y, but for a few cells that lie far from all others.
+
+        Far is more than the extent of the middle 98 % away from them, on either axis; a single
+        such cell would leave the tissue a dot.
+        """
+        low, high = np.percentile(self.xy, [1, 99], axis=0)
+        reach = np.maximum(high - low, self.spacing)
+        inside = ((self.xy >= low - reach) & (self.xy <= high + reach)).all(axis=1)
+        return self.xy[inside].min(axis=0), self.xy[inside].max(axis=0)
 
 
 class Sheet:
@@ -97,7 +111,7 @@ class Sheet:
         self._panel = width * scale, height * scale
         self._step = self._panel[0] + _GAP, self._panel[1] + _TITLE + _GAP
         self._title = title
-        self._figure = Figure(dpi=_DPI)
+        self._figure = Figure(dpi=DPI)
         FigureCanvasAgg(self._figure)
         self.axes = np.empty((n, per_group), dtype=object)
         for at in np.ndindex(self.axes.shape):
@@ -121,8 +135,8 @@ class Sheet:
         renderer = self._figure.canvas.get_renderer()
         boxes = [legend.get_window_extent(renderer) for legend in legends]
         bar = next((paint for paint in paints if paint.bar is not None), None)
-        side = max((box.width / _DPI for box in boxes), default=0.95 if bar else 0.0)
-        stack = sum(box.height / _DPI + 0.25 for box in boxes)
+        side = max((box.width / DPI for box in boxes), default=0.95 if bar else 0.0)
+        stack = sum(box.height / DPI + 0.25 for box in boxes)
         head = _MARGIN + (0.35 if self._title else 0)
         panels_width = self._columns * per_group * self._step[0] - _GAP
         width = _MARGIN + panels_width + (side + 0.25 if side else 0) + _MARGIN
@@ -141,7 +155,7 @@ class Sheet:
         down = max(head, min(top, height - _MARGIN - stack))
         for legend, box in zip(legends, boxes, strict=True):
             legend.set_bbox_to_anchor((left / width, 1 - down / height))
-            down += box.height / _DPI + 0.25
+            down += box.height / DPI + 0.25
         if bar is not None:
             tall = min(3.0, 0.7 * self._panel[1])
             cax = self._figure.add_axes(place(left, top + (self._panel[1] - tall) / 2, 0.14, tall))
@@ -171,12 +185,16 @@ def draw_cells(
     x, y = cells.xy[order].T
     many = len(x) > 2000  # as vectors they make a PDF that no viewer opens
     ax.scatter(x, y, s=size**2, c=rgba[cells.rows[order]], linewidths=0, rasterized=many)
-    low, high = cells.xy.min(axis=0), cells.xy.max(axis=0)
+    low, high = cells.box
     (cx, cy), (half_w, half_h) = (low + high) / 2, (extent[0] / 2, extent[1] / 2)
     ax.set_xlim(cx - half_w, cx + half_w)
     ax.set_ylim(cy + half_h, cy - half_h)
     ax.set_aspect("equal")
     ax.set_axis_off()
+    middle, half = np.array([cx, cy]), np.array([half_w, half_h])
+    if outside := int((np.abs(cells.xy - middle) > half).any(axis=1).sum()):
+        text = f"{outside} cell{'s' if outside > 1 else ''} outside"
+        ax.text(1, 0, text, transform=ax.transAxes, ha="right", va="top", fontsize=8, color="0.15")
     if um is not None:
         longest = 0.25 * extent[0] * um
         power = 10.0 ** np.floor(np.log10(longest))
@@ -217,16 +235,14 @@ def legend_style(paint: Paint) -> dict[str, Any]:
 
 
 def cells_by_slice(adata: ad.AnnData, spatial_key: str, slice_key: str | None) -> dict[str, Cells]:
-    """Slices by name in natural order; one named "" without ``slice_key``."""
+    """Return slices by name in natural order; one named "" where no key tells them apart."""
     if adata.n_obs == 0:
         raise ValueError("adata has no cells: there is nothing to draw")
     xy = check_positions(adata, spatial_key)
+    slice_key = own_slice_key(adata, xy, spatial_key, slice_key)
     groups = {"": np.arange(adata.n_obs)}
     if slice_key is not None:
-        names = names_of(column_of(adata, slice_key))
-        homeless = int((~names.astype(bool)).sum())
-        if homeless:
-            raise ValueError(f"obs[{slice_key!r}] is missing for {homeless} cells: fill it in")
+        names = np.asarray(check_slice_key(adata.obs, slice_key), dtype=object)
         groups = {name: np.flatnonzero(names == name) for name in natural(names)}
     return {name: Cells(rows, xy[rows], _spacing(xy[rows])) for name, rows in groups.items()}
 
@@ -247,7 +263,9 @@ def _spacing(xy: np.ndarray) -> float:
 
 def window(slices: dict[str, Cells]) -> tuple[float, float]:
     """Width and height of a window that holds any of the slices, markers included."""
-    sizes = np.array([np.ptp(cells.xy, axis=0) + 1.2 * cells.spacing for cells in slices.values()])
+    boxes = [cells.box for cells in slices.values()]
+    sizes = np.array([high - low for low, high in boxes])
+    sizes += 1.2 * np.array([[cells.spacing] for cells in slices.values()])
     width, height = sizes.max(axis=0)
     # A row of cells still needs a panel that one can see.
     return float(max(width, 0.15 * height)), float(max(height, 0.15 * width))
@@ -258,10 +276,11 @@ def micrometres(adata: ad.AnnData) -> float | None:
     return _MICROMETRES.get(str(adata.uns.get("spatial_unit")))
 
 
-def write(ax: Axes, path: Path | None) -> None:
-    """Write the figure of ``ax``, whole or not at all."""
+def write(ax: Axes, path: Path | None, **options: Any) -> None:
+    """Write the figure of ``ax``, whole or not at all; options of ``savefig``."""
     if path is None:
         return
     figure = ax.figure.canvas.figure  # the whole, where ax lies in a subfigure
+    options = {"dpi": DPI, "bbox_inches": "tight", **options}
     with atomic_path(path) as part:
-        figure.savefig(part, format=path.suffix[1:].lower(), dpi=_DPI, bbox_inches="tight")
+        figure.savefig(part, format=path.suffix[1:].lower(), **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import anndata as ad
 import numpy as np
@@ -10,16 +11,18 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
+from stofm_geo._colors import natural, spare_colors
 from stofm_geo._keys import Keys
-from stofm_geo.plot._paint import (
+from stofm_geo.plot._categories import (
     Palette,
-    colors_of,
+    categories_of,
+    chosen_colors,
     column_of,
     names_of,
-    natural,
-    own_color,
-    paint_names,
+    store_colors,
+    stored_colors,
 )
+from stofm_geo.plot._paint import MISSING, paint_names
 from stofm_geo.plot._sheet import Sheet, cells_by_slice, check_picture, micrometres, write
 
 
@@ -39,8 +42,10 @@ def domains(
 
     Domains and regions are paired one to one so that they share as many cells as possible
     (Hungarian matching, all slices together); a domain takes the colour of its region, domains
-    left over get colours of their own. Titles give the adjusted Rand index (ARI) over labelled
-    cells. Without labels only the domains are drawn.
+    left over get colours of their own. Colours that a column has in ``uns[key + "_colors"]``, as
+    scanpy keeps them and :func:`stofm_geo.tl.domains` writes them, stay, and the other side takes
+    them over; what was drawn is written there. Titles give the adjusted Rand index (ARI) over
+    labelled cells. Without labels only the domains are drawn.
 
     Args:
         adata: Cells, coordinates in ``obsm[spatial_key]``.
@@ -68,11 +73,12 @@ def domains(
     found = names_of(column_of(adata, key))
     known = None if label_key is None else names_of(column_of(adata, label_key))
     if known is None or not known.astype(bool).any():
-        paints, heading = [paint_names(found, key, colors_of(natural(found), palette))], key
+        colors = chosen_colors([adata], [key], palette)
+        store_colors(adata, key, colors, MISSING)
+        paints, heading = [paint_names(found, key, colors)], key
     else:
-        regions = colors_of(natural(known), palette)
-        matched = _match_colors(found, known, regions)
-        paints = [paint_names(known, label_key, regions), paint_names(found, key, matched)]
+        regions, own = share_colors([adata], key, label_key, palette)
+        paints = [paint_names(known, label_key, regions), paint_names(found, key, own)]
         heading = f"{label_key} and {key}{_ari(found, known)}"
     sheet = Sheet(slices, len(paints), heading if title is None else title)
     um = micrometres(adata)
@@ -90,17 +96,54 @@ def domains(
     return sheet.axes
 
 
-def _match_colors(found: np.ndarray, known: np.ndarray, regions: dict[str, str]) -> dict[str, str]:
-    """Colours of the domains in natural order, each that of the region paired with it."""
-    names = natural(found)
-    both = found.astype(bool) & known.astype(bool)
-    shared = pd.crosstab(found[both], known[both]).reindex(
-        index=names, columns=list(regions), fill_value=0
+def share_colors(
+    adatas: Sequence[ad.AnnData], key: str, label_key: str, palette: Palette = None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Match colours of known regions and found domains over several AnnData, and store them.
+
+    What has colours in ``uns`` keeps them, and the other side takes them over; with a palette, or
+    where neither has any, the domains take over those of the regions.
+
+    Returns:
+        Colours of the regions and of the domains, by name.
+    """
+    stored = [{}, {}]
+    for i, column in enumerate((label_key, key)):
+        for one in adatas:
+            stored[i] = {**stored_colors(one, column), **stored[i]}
+    found, known = (
+        np.concatenate([names_of(column_of(one, column)) for one in adatas])
+        for column in (key, label_key)
+    )
+    names = natural(name for one in adatas for name in categories_of(one.obs[key]))
+    of_regions = natural(name for one in adatas for name in categories_of(one.obs[label_key]))
+    if palette is None and stored[1]:
+        own = chosen_colors(adatas, [key], None)
+        regions = (
+            chosen_colors(adatas, [label_key], None)
+            if stored[0]
+            else _match_colors(known, found, of_regions, own)
+        )
+    else:
+        regions = chosen_colors(adatas, [label_key], palette)
+        own = _match_colors(found, known, names, regions)
+    for one in adatas:
+        store_colors(one, label_key, regions, MISSING)
+        store_colors(one, key, own, MISSING)
+    return regions, own
+
+
+def _match_colors(
+    free: np.ndarray, fixed: np.ndarray, names: list[str], colors: dict[str, str]
+) -> dict[str, str]:
+    """Colours of the free names, each that of the fixed one paired with it."""
+    both = free.astype(bool) & fixed.astype(bool)
+    shared = pd.crosstab(free[both], fixed[both]).reindex(
+        index=names, columns=list(colors), fill_value=0
     )
     pairs = zip(*linear_sum_assignment(-shared.to_numpy()), strict=True)
-    taken = {names[i]: regions[shared.columns[j]] for i, j in pairs if shared.iat[i, j] > 0}
-    own = (own_color(i) for i in range(len(names) + len(regions)))
-    spare = (color for color in own if color not in regions.values())
+    taken = {names[i]: colors[shared.columns[j]] for i, j in pairs if shared.iat[i, j] > 0}
+    spare = spare_colors(colors.values())
     return {name: taken[name] if name in taken else next(spare) for name in names}
 
 

@@ -12,7 +12,8 @@ from sklearn.decomposition import PCA
 
 from stofm_geo._checks import check_obsm
 from stofm_geo._keys import Keys
-from stofm_geo.plot._paint import Palette, paint_by
+from stofm_geo.plot._categories import Palette
+from stofm_geo.plot._paint import paint_by
 from stofm_geo.plot._sheet import check_picture, legend_style, plain_axes, write
 
 
@@ -30,7 +31,8 @@ def embedding(
     """Draw cells where their embeddings put them: close together if they are alike.
 
     By UMAP where ``umap-learn`` is installed (``pip install 'stofm-geo[umap]'``), else by the
-    first two principal components; the axes say which.
+    first two principal components; the axes say which. Cells whose embedding is 0, as of cells
+    without counts, are not drawn.
 
     Args:
         adata: Cells, of one slice or several.
@@ -53,9 +55,12 @@ def embedding(
     """
     path = None if save is None else check_picture(save)
     vectors = check_obsm(adata, use_rep, "run SToFM.embed first, or name another key with use_rep")
+    full = vectors.any(axis=1)  # others have no counts, and no embedding
+    vectors = vectors[full]
     if len(vectors) < 3:
         raise ValueError(f"{len(vectors)} cells are too few to draw embeddings of")
     paint = paint_by(adata, color, palette)
+    rgba = paint.rgba[full]
     plane, labels = _in_the_plane(vectors, seed)
     ax = plain_axes(5.2, 5.2)[0]
     if size is None:
@@ -64,7 +69,7 @@ def embedding(
     ax.scatter(
         *plane[order].T,
         s=size**2,
-        c=paint.rgba[order],
+        c=rgba[order],
         linewidths=0,
         rasterized=len(plane) > 2000,  # as vectors they make a PDF that no viewer opens
     )

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
+from stofm_geo._colors import natural
 from stofm_geo._keys import Keys
-from stofm_geo.plot._paint import (
-    MISSING,
-    Paint,
-    Palette,
-    colors_of,
-    column_of,
-    names_of,
-    natural,
-    paint_names,
-)
+from stofm_geo.plot._categories import Palette, chosen_colors, column_of, names_of, store_colors
+from stofm_geo.plot._paint import MISSING, Paint, paint_names
 from stofm_geo.plot._sheet import Sheet, cells_by_slice, check_picture, micrometres, write
 
 # Right cells in the grey that is drawn first, so that they hide none that is wrong.
@@ -65,13 +59,18 @@ def predicted(
     path = None if save is None else check_picture(save)
     slices = cells_by_slice(adata, spatial_key, slice_key)
     known, guess, both = compared(adata, key, label_key)
-    colors = colors_of(natural([*known, *guess]), palette)
+    colors = chosen_colors([adata], [label_key, key], palette)
+    for column in (label_key, key):
+        store_colors(adata, column, colors, MISSING)
     wrong = both & (known != guess)
     marks = np.where(both, np.where(wrong, "wrong", "right"), "neither").astype(object)
     marking = {"wrong": _WRONG, "right": _RIGHT}
     if not both.all():
         marking["neither"] = _OPEN
     names = paint_names(known, f"{label_key} and {key}", colors)
+    there = {*known, *guess}
+    listed = {name: color for name, color in colors.items() if name in there}
+    names = replace(names, legend={**listed, **names.legend})
     # One legend for both columns, which share their colours.
     guesses = Paint("", paint_names(guess, "", colors).rgba)
     paints = [names, guesses, paint_names(marks, key, marking)]

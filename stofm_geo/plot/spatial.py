@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from stofm_geo._keys import Keys
-from stofm_geo.plot._paint import Palette, paint_by
+from stofm_geo.plot._categories import Palette
+from stofm_geo.plot._paint import paint_by
 from stofm_geo.plot._sheet import (
     Sheet,
     cells_by_slice,
@@ -46,10 +47,12 @@ def spatial(
         color: Column of ``obs``, else name in ``var_names``, else key and column of ``obsm``
             (``"X_stofm:0"``); None draws all cells alike. Numbers get a colour bar, cut at the 1st
             or 99th percentile if a few of them lie far out; everything else, booleans too, a
-            legend. Missing values (and empty names) are grey.
+            legend. Missing values (and empty names) are grey. Colours of names are those in
+            ``uns[color + "_colors"]``, as scanpy keeps them, and are written there.
         spatial_key: Key of the coordinates, ``[n, 2]`` or more columns, of which two are drawn.
         slice_key: Column of ``obs`` that tells slices apart; each gets a panel, all to one scale.
-            None draws all cells in one panel.
+            None draws all cells in one panel, unless ``uns["spatialdata_attrs"]`` names several
+            regions, which are slices.
         ax: Axes to draw in, for one panel; None makes a figure.
         size: Marker diameter in points; None fits it to the distance between cells.
         palette: For a legend, colours by name or in the order of the sorted names; for numbers,
@@ -58,7 +61,7 @@ def spatial(
         save: File to write, its format given by the extension.
 
     Returns:
-        The Axes, or with ``slice_key`` an array of them, ``[n_slices]``, in natural order of names.
+        The Axes, or of several slices an array of them, ``[n_slices]``, in natural order of names.
 
     Raises:
         KeyError: A key or ``color`` is not in ``adata``, or ``palette`` lacks a name.
@@ -71,6 +74,9 @@ def spatial(
     if ax is not None and slice_key is not None:
         raise ValueError("ax is one panel, slice_key asks for one a slice: give only one of them")
     slices = cells_by_slice(adata, spatial_key, slice_key)
+    named = "" not in slices
+    if ax is not None and named:
+        raise ValueError(f"ax is one panel, and there are {len(slices)} slices: leave it out")
     paint = paint_by(adata, color, palette)
     heading = (color or "") if title is None else title
     if heading == color:
@@ -88,10 +94,10 @@ def spatial(
             ax.figure.colorbar(paint.bar, ax=ax, extend=paint.extend, shrink=0.7)
         write(ax, path)
         return ax
-    sheet = Sheet(slices, 1, heading if slice_key else "")
+    sheet = Sheet(slices, 1, heading if named else "")
     for panel, (name, cells) in zip(sheet.axes[:, 0], slices.items(), strict=True):
-        panel.set_title(name if slice_key else heading, fontsize=11)
+        panel.set_title(name if named else heading, fontsize=11)
         sheet.draw(panel, cells, paint.rgba, size, um)
     sheet.finish([paint])
     write(sheet.axes[0, 0], path)
-    return sheet.axes[:, 0] if slice_key else sheet.axes[0, 0]
+    return sheet.axes[:, 0] if named else sheet.axes[0, 0]

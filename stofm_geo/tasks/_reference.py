@@ -8,7 +8,8 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_anndata, examples
 from stofm_geo._keys import Keys
-from stofm_geo.genes.counts import as_counts
+from stofm_geo.genes.controls import are_genes, warn_of_controls
+from stofm_geo.genes.counts import as_counts, warn_of_row_numbers
 from stofm_geo.genes.harmonize import harmonize
 
 FEW = 5  # shared genes with which nothing can be told
@@ -30,7 +31,9 @@ def shared_genes(
             raise ValueError(f"{name}: there are no cells")
     if organism is not None:
         adata, reference = harmonize(adata, organism), harmonize(reference, organism)
+    adata, reference = _of_genes(adata), _of_genes(reference)
     genes = np.sort(adata.var_names.intersection(reference.var_names).to_numpy(dtype=str))
+    warn_of_row_numbers(genes)
     if len(genes) <= FEW:
         raise ValueError(
             f"the reference shares {len(genes)} gene names with the slice, and more than {FEW} "
@@ -43,6 +46,13 @@ def shared_genes(
             )
         )
     return adata, reference, genes
+
+
+def _of_genes(adata: AnnData) -> AnnData:
+    """Without control probes and other features that are no genes."""
+    genes = are_genes(adata.var)
+    warn_of_controls(adata.var, genes)
+    return adata if genes.all() else adata[:, genes]
 
 
 def check_spatial_key(key: str, *adatas: AnnData) -> None:

@@ -13,7 +13,8 @@ from anndata import AnnData
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from stofm_geo._checks import check_key, check_share
+from stofm_geo._checks import check_key, check_positions, check_share
+from stofm_geo._colors import own_colors
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
@@ -21,6 +22,7 @@ from stofm_geo._version import __version__
 from stofm_geo.models import storage
 from stofm_geo.models.locations import in_folder
 from stofm_geo.models.stofm import SToFM
+from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.tasks.calibration import label_of
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
@@ -31,6 +33,7 @@ from stofm_geo.tasks.surroundings import Tissue, around, check_task, survey
 _HEAD = "annotation."
 # A part of a slice lies as far from the classes either way; one of another patient, much further.
 _NO_FURTHER = 1.1
+_NEAR = 6  # cells that stand in for one without counts
 
 
 class Annotator(nn.Module):
@@ -98,13 +101,13 @@ class Annotator(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, adata: AnnData, **keys: Any) -> np.ndarray:
-        """Calibrated probabilities, ``[n, classes]`` float32.
+        """Calibrated probabilities, ``[n, classes]`` float32; NaN for cells without a label.
 
         Args:
             adata: As for :meth:`predict`.
             keys: ``spatial_key``, ``slice_key`` and ``name``, as there.
         """
-        return self._probabilities(self.tissues(adata, **keys), adata.n_obs)
+        return self._probabilities(adata, self.tissues(adata, **keys), keys.get("spatial_key"))
 
     def predict(
         self,
@@ -119,7 +122,10 @@ class Annotator(nn.Module):
         """Write labels into ``adata.obs[key_added]``, categorical, in place.
 
         ``obsm[key_added + "_probability"]`` has the calibrated probabilities of all labels, float32
-        ``[n, classes]``; ``uns[key_added]`` their names in this order, and how they were made.
+        ``[n, classes]``; ``uns[key_added]`` their names in this order, and how they were made;
+        ``uns[key_added + "_colors"]`` a colour for each, where scanpy looks for it.
+        Cells without counts (empty bins) get the mean of the probabilities of their nearest cells
+        where regions are predicted; where cell types are, they get no label, and NaN.
 
         Args:
             adata: Raw counts in ``X`` (or the ``obsm`` vectors the model was fitted on).
@@ -139,6 +145,8 @@ class Annotator(nn.Module):
         found = self.probabilities(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
         names = [*self.classes, Keys.UNSURE] if unsure else self.classes
         adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, unsure), names)
+        colors = own_colors(names)
+        adata.uns[f"{key_added}_colors"] = [colors[name] for name in names]
         adata.obsm[f"{key_added}_probability"] = found
         adata.uns[key_added] = {
             "classes": np.array(self.classes),
@@ -163,7 +171,8 @@ class Annotator(nn.Module):
 
         Args:
             adata: As for :meth:`predict`, with labels.
-            label_key: Column of ``obs`` with known labels; cells without one are left out.
+            label_key: Column of ``obs`` with known labels; cells without one are left out, and,
+                where cell types are predicted, those without counts.
             spatial_key, slice_key, name: As for :meth:`predict`.
 
         Returns:
@@ -182,8 +191,11 @@ class Annotator(nn.Module):
         tissues = self.tissues(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
         if strange := unknown(truth, self.classes):
             warnings.warn(told_unknown(strange, name), stacklevel=2)
-        found = self._probabilities(tissues, adata.n_obs)
-        known, best = pd.notna(truth), found.argmax(axis=1)
+        found = self._probabilities(adata, tissues, spatial_key)
+        told = ~np.isnan(found[:, 0])
+        known, best = pd.notna(truth) & told, found.argmax(axis=1)
+        if not known.any():
+            raise ValueError(f"{name}: no cell with a label in obs[{label_key!r}] has counts")
         every = codes_of(truth, [*self.classes, *strange])
         return {
             **scores(truth[known], np.array(self.classes, dtype=object)[best[known]]),
@@ -191,17 +203,30 @@ class Annotator(nn.Module):
                 found[known], codes_of(truth[known], self.classes)
             ),
             "coherence": _mean_coherence(best, tissues),
-            "coherence_of_truth": _mean_coherence(every, tissues) if known.all() else None,
+            "coherence_of_truth": _mean_coherence(every, tissues) if known[told].all() else None,
             "unknown": strange,
         }
 
     @torch.no_grad()
-    def _probabilities(self, tissues: list[Tissue], count: int) -> np.ndarray:
+    def _probabilities(
+        self, adata: AnnData, tissues: list[Tissue], spatial_key: str | None
+    ) -> np.ndarray:
+        """Of cells without counts: their nearest cells' mean for regions, and NaN for cell types.
+
+        A bin of a region without counts is of the region; a cell type is of cells.
+        """
         self.eval()
-        found = np.empty((count, len(self.classes)), dtype=np.float32)
+        found = np.full((adata.n_obs, len(self.classes)), np.nan, dtype=np.float32)
         for tissue in tissues:
             values = self.survey(tissue)
             found[tissue.rows] = self._logits(values).softmax(dim=1).cpu().numpy()
+            if self.task == "region" and len(tissue.empty):
+                pos = check_positions(adata, spatial_key or Keys.SPATIAL)
+                rows = np.concatenate([tissue.rows, tissue.empty])
+                full = np.arange(len(rows)) < len(tissue.rows)
+                near = nearest_full(pos[rows], np.zeros(len(rows)), full, _NEAR)[~full][:, full]
+                mean = near @ found[tissue.rows] / near.sum(axis=1)
+                found[tissue.empty] = np.asarray(mean)
         return found
 
     def _logits(self, values: Tensor) -> Tensor:

@@ -29,7 +29,11 @@ def temperature(logits: np.ndarray, codes: np.ndarray) -> float:
 
 
 def label_of(probability: np.ndarray, classes: list[str], unsure: float) -> np.ndarray:
-    """The likeliest label, ``[n]``; ``"unsure"`` where its probability is below ``unsure``."""
+    """The likeliest label, ``[n]``; ``"unsure"`` where its probability is below ``unsure``.
+
+    ``None`` where probabilities are NaN.
+    """
     label = np.array(classes, dtype=object)[probability.argmax(axis=1)]
     label[probability.max(axis=1) < unsure] = Keys.UNSURE
+    label[np.isnan(probability).any(axis=1)] = None
     return label

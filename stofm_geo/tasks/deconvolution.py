@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_key, check_positions, check_positive, check_slice_key, examples
 from stofm_geo._keys import Keys
+from stofm_geo._stacked import own_slice_key
 from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions
 from stofm_geo.tasks._reference import check_spatial_key, counts_of, row_order, shared_genes
 from stofm_geo.tasks._windows import features, read, windows
@@ -81,13 +82,15 @@ def deconvolve(
     spots, labelled, genes = shared_genes(adata, reference, organism)
     check_spatial_key(spatial_key, reference)
     cells = counts_of(labelled, genes)
-    rows = np.flatnonzero(code >= 0)
+    rows = np.flatnonzero((code >= 0) & (np.diff(cells.indptr) > 0))  # an empty bin is no cell
     rows = rows[row_order(cells[rows])]
     some = informative(cells[rows], code[rows], len(names), _GENES)
     genes, cells = genes[some], cells[rows][:, some]
     labelled, code = labelled[rows], code[rows]
-    places = _places(labelled, slice_key)
     pos = check_positions(labelled, spatial_key) if spatial_key in labelled.obsm else None
+    if pos is not None:
+        slice_key = own_slice_key(labelled, pos, spatial_key, slice_key)
+    places = _places(labelled, slice_key)
     counts = counts_of(spots, genes).toarray().astype(np.float64)
     full = counts.any(axis=1)
     if not full.any():

@@ -26,8 +26,11 @@ from stofm_geo._checks import (
     check_slice_key,
     examples,
 )
+from stofm_geo._colors import own_color
 from stofm_geo._keys import Keys
 from stofm_geo._principal import BLOCK, principal_axes
+from stofm_geo._stacked import own_slice_key
+from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.transforms import SpatialKNN
 from stofm_geo.transforms._leiden import leiden
 
@@ -51,11 +54,14 @@ def domains(
 ) -> None:
     """Find spatial domains and write them into ``adata.obs[key_added]``, in place.
 
+    Their colours go into ``adata.uns[key_added + "_colors"]``, where scanpy looks for them.
+
     A Gaussian mixture with one covariance for all is fitted to the first 30 principal components
     of the embedding, from ten k-means starts and one spatially connected Ward clustering; the
     likeliest fit is taken. Then every cell takes the label of most of its 18 nearest neighbours,
     twice; of a domain that would vanish, the cells keep it. Domains are named ``"0"``, ``"1"``, ...
-    from the largest.
+    from the largest. Cells whose embedding is 0, as of cells without counts, take no part; they get
+    the domain of most of their 18 nearest cells that have one, or none where there are none.
 
     Of more than 20 000 cells, the mixture is fitted to 20 000 drawn at random, without Ward, and
     the others are assigned to it. Above 50 000 cells, the principal components are found from the
@@ -88,14 +94,20 @@ def domains(
             f"obsm[{use_rep!r}] has {examples(sizes)} columns in different AnnData; embed all with "
             "one model"
         )
+    full = [part.any(axis=1) for part in vectors]
+    located = [_located(one, spatial_key, slice_key) for one in adatas]
+    vectors = [v if own.all() else v[own] for v, own in zip(vectors, full, strict=True)]
     z = np.concatenate(vectors) if len(vectors) > 1 else vectors[0]
-    if len(z) == 0:
+    cells = sum(one.n_obs for one in adatas)
+    if cells == 0:
         raise ValueError("there are no cells")
+    if len(z) == 0:
+        raise ValueError(f"all {cells} vectors in obsm[{use_rep!r}] are 0; nothing to divide")
     order = _row_order(z)  # so that the order of the rows does not matter
     distinct = _count_distinct(z, order)
     if distinct < 2:
         raise ValueError(f"all {len(z)} vectors in obsm[{use_rep!r}] are alike; nothing to divide")
-    graphs = [places(one, spatial_key, slice_key) for one in adatas]
+    graphs = [_votes(pos[own], code[own]) for (pos, code), own in zip(located, full, strict=True)]
     if n_domains is not None:
         check_positive("n_domains", n_domains, whole=True)
         if not 2 <= n_domains <= distinct:
@@ -112,9 +124,31 @@ def domains(
     # From the largest; of equals, the one that the mixture numbers first.
     code = np.argsort(np.argsort(-count, kind="stable"))[label]
     found = np.count_nonzero(count)
-    ends = np.cumsum([one.n_obs for one in adatas])[:-1]
-    for one, part in zip(adatas, np.split(code, ends), strict=True):
-        one.obs[key_added] = pd.Categorical.from_codes(part, [str(i) for i in range(found)])
+    ends = np.cumsum([own.sum() for own in full])[:-1]
+    for one, part, own, place in zip(adatas, np.split(code, ends), full, located, strict=True):
+        every = np.full(one.n_obs, -1, dtype=np.int64)
+        every[own] = part
+        if not own.all():
+            _fill(every, own, *place, use_rep)
+        one.obs[key_added] = pd.Categorical.from_codes(every, [str(i) for i in range(found)])
+        # Pictures of parts, which lose the categories that they lack, keep their colours.
+        one.uns[f"{key_added}_colors"] = [own_color(i) for i in range(found)]
+
+
+def _fill(
+    code: np.ndarray, full: np.ndarray, pos: np.ndarray, slices: np.ndarray, key: str
+) -> None:
+    """Give cells without counts the domain of most of their nearest cells that have some."""
+    votes = nearest_full(pos, slices, full, _VOTERS) @ np.eye(code.max() + 1)[code]
+    told = votes.any(axis=1)
+    code[told] = votes[told].argmax(axis=1)
+    none = int((~told & ~full).sum())
+    warnings.warn(
+        f"{int((~full).sum())} of {len(full)} cells have no embedding (obsm[{key!r}] is 0, as of "
+        "cells without counts) and get the domain of their nearest cells"
+        + (f"; {none} of them, in slices without any other cell, get none" if none else ""),
+        stacklevel=3,
+    )
 
 
 def _row_order(z: np.ndarray) -> np.ndarray:
@@ -152,12 +186,26 @@ def _starts(n: int) -> range:
 
 def places(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_matrix:
     """Who votes on whom: 1 from each of a cell's nearest neighbours in its row, ``[n, n]``."""
-    graph = Data(pos=torch.from_numpy(check_positions(adata, spatial_key)))
-    if slice_key is not None:
-        slices = check_slice_key(adata.obs, slice_key)
-        graph.slice_id = torch.from_numpy(slices.codes.astype(np.int64))
+    return _votes(*_located(adata, spatial_key, slice_key))
+
+
+def _located(
+    adata: AnnData, spatial_key: str, slice_key: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions ``[n, 2]`` and number of the slice ``[n]`` of each cell."""
+    positions = check_positions(adata, spatial_key)
+    slice_key = own_slice_key(adata, positions, spatial_key, slice_key)
+    if slice_key is None:
+        return positions, np.zeros(adata.n_obs, dtype=np.int64)
+    return positions, check_slice_key(adata.obs, slice_key).codes.astype(np.int64)
+
+
+def _votes(positions: np.ndarray, slices: np.ndarray) -> sp.csr_matrix:
+    graph = Data(pos=torch.from_numpy(positions))
+    if slices.any():
+        graph.slice_id = torch.from_numpy(slices)
     src, dst = SpatialKNN(_VOTERS)(graph).edge_index.numpy()
-    return sp.csr_matrix((np.ones(len(src)), (dst, src)), shape=(adata.n_obs, adata.n_obs))
+    return sp.csr_matrix((np.ones(len(src)), (dst, src)), shape=(len(positions),) * 2)
 
 
 def _mixture(

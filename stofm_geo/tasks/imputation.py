@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._checks import check_key, check_positions, check_slice_key, examples
 from stofm_geo._keys import Keys
+from stofm_geo._stacked import own_slice_key
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche
 from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations
@@ -75,7 +77,7 @@ def impute(
     well single counts are told, noise and all: rare genes are never told well.
 
     Warns:
-        UserWarning: Cells have no counts of the shared genes; they are taken for average ones.
+        UserWarning: Cells have no counts of the shared genes; they get the mean of the others.
 
     Raises:
         KeyError: The reference lacks one of ``genes``, or no side has ``slice_key``, or a
@@ -93,11 +95,25 @@ def impute(
             f"without the genes asked for, {len(shared)} shared ones are left, and more than {FEW} "
             "are needed; ask for fewer at a time"
         )
-    if there.n_obs < 2 * _BLOCKS:
-        raise ValueError(f"the reference has {there.n_obs} cells; {2 * _BLOCKS} or more are needed")
     _check_slices(here, there, slice_key)
     check_spatial_key(spatial_key, here, there)
-    there = there[row_order(counts_of(there, shared))]
+    full = np.diff(counts_of(here, shared).indptr) > 0
+    if not full.any():
+        raise ValueError(f"none of {len(full)} cells has counts of the {len(shared)} shared genes")
+    if not full.all():
+        warnings.warn(
+            f"{int((~full).sum())} of {len(full)} cells have no counts of shared genes and get the "
+            "mean of the others",
+            stacklevel=2,
+        )
+    here = here[full]
+    counts = counts_of(there, shared)
+    there = there[[row for row in row_order(counts) if counts.indptr[row + 1] > counts.indptr[row]]]
+    if there.n_obs < 2 * _BLOCKS:
+        raise ValueError(
+            f"the reference has {there.n_obs} cells with counts of shared genes; {2 * _BLOCKS} or "
+            "more are needed"
+        )
     known, of_cell = counts_of(there, shared), counts_of(there, wanted)
     both = [AnnData(counts_of(here, shared)), AnnData(known)]
     for one in both:
@@ -123,14 +139,16 @@ def impute(
     held_out = [_held_out(way, known, block) for way, (known, _) in ways]
     recipe = _choose(held_out, block, logs)
     tellers = [way(*side) for way, side in ways]
-    values = np.empty((adata.n_obs, len(wanted)), dtype=np.float32)
+    values = np.empty((len(full), len(wanted)), dtype=np.float32)
     reliability = np.empty(len(wanted))
     for at in range(0, len(wanted), _CHUNK):
         y = logs[:, at : at + _CHUNK].toarray()
         told = [_told(folds, block, y) for folds in held_out]
         reliability[at : at + _CHUNK] = correlations(recipe.mix(told), y)
         found = recipe.mix([teller.bases(y) for teller in tellers])
-        values[:, at : at + _CHUNK] = found.clip(min=0)
+        found = found.clip(min=0)
+        values[:, at : at + _CHUNK] = found.mean(axis=0)
+        values[full, at : at + _CHUNK] = found
     adata.obsm[key_added] = pd.DataFrame(values, index=adata.obs_names, columns=wanted)
     adata.uns[key_added] = {
         "scale": scale,
@@ -172,16 +190,21 @@ def _centred(encoder: PCAFeatures, cells: AnnData) -> np.ndarray:
     return z - z.mean(axis=0)
 
 
-def _slices(cells: AnnData, slice_key: str | None) -> np.ndarray:
-    if slice_key is None or slice_key not in cells.obs:
+def _slices(
+    cells: AnnData, positions: np.ndarray, spatial_key: str, slice_key: str | None
+) -> np.ndarray:
+    slice_key = slice_key if slice_key in cells.obs else None
+    slice_key = own_slice_key(cells, positions, spatial_key, slice_key)
+    if slice_key is None:
         return np.zeros(cells.n_obs, dtype=np.int64)
     return check_slice_key(cells.obs, slice_key).codes.astype(np.int64)
 
 
 def _niches(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | None) -> np.ndarray:
     """Features beside their means over one and two steps on the tissue, ``[n, 3 F]``."""
-    data = Data(pos=torch.from_numpy(check_positions(cells, spatial_key)))
-    data.slice_id = torch.from_numpy(_slices(cells, slice_key))
+    pos = check_positions(cells, spatial_key)
+    data = Data(pos=torch.from_numpy(pos))
+    data.slice_id = torch.from_numpy(_slices(cells, pos, spatial_key, slice_key))
     graph = SpatialKNN(_NEIGHBOURS)(data).edge_index
     return niche(torch.from_numpy(z), graph).numpy()
 
@@ -190,7 +213,8 @@ def _blocks(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | No
     """Contiguous blocks of each slice, or, without positions, of kinds mixed evenly, ``[n]``."""
     if spatial_key not in cells.obsm:
         return np.arange(len(z)) % _BLOCKS
-    pos, slices = check_positions(cells, spatial_key), _slices(cells, slice_key)
+    pos = check_positions(cells, spatial_key)
+    slices = _slices(cells, pos, spatial_key, slice_key)
     block = np.zeros(len(z), dtype=np.int64)
     for s in np.unique(slices):
         rows = np.flatnonzero(slices == s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +11,14 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_anndata, examples
 from stofm_geo._keys import Keys
+from stofm_geo._names import read_names
 
 
 def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
-    """``obs[key]`` as objects ``[n]``: names, and ``None`` where a label is missing or empty.
+    """Return the labels in ``obs[key]`` as objects ``[n]``, ``None`` where one is missing.
+
+    Whole numbers are one class whether they are integers, floats or text; what counts as missing
+    tells :func:`stofm_geo._names.read_names`.
 
     Args:
         adata: With labels.
@@ -30,14 +35,17 @@ def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
         raise KeyError(
             f"{name}: obs has no {key!r} (labels); it has {sorted(adata.obs) or 'nothing'}"
         )
-    column = adata.obs[key]
-    known = column.notna().to_numpy()
-    labels = np.full(len(known), None, dtype=object)
-    labels[known] = column[known].astype(str)
-    labels[labels == ""] = None
+    labels = read_names(adata.obs[key], f"{name}: obs[{key!r}]")
+    if pd.api.types.is_float_dtype(adata.obs[key]) and (adata.obs[key].dropna() % 1 != 0).any():
+        warnings.warn(
+            f"{name}: obs[{key!r}] holds numbers with fractions, each of which is taken for a "
+            "class; name a column of classes, or cut it into some (pandas.cut)",
+            stacklevel=3,
+        )
     if not labels.astype(bool).any():
         raise ValueError(
-            f"{name}: obs[{key!r}] is missing for all {len(known)} cells; name a column with labels"
+            f"{name}: obs[{key!r}] is missing for all {len(labels)} cells; "
+            "name a column with labels"
         )
     return labels
 
@@ -52,6 +60,14 @@ def classes_of(labels: Sequence[np.ndarray], key: str) -> list[str]:
     if len(found) < 2:
         raise ValueError(
             f"obs[{key!r}] has one label alone, {found[0]!r}; two or more are needed to tell apart"
+        )
+    of_case = pd.Series(found).groupby(pd.Series(found).str.lower()).agg(list)
+    if len(alike := [names for names in of_case if len(names) > 1]):
+        warnings.warn(
+            f"obs[{key!r}] has labels that differ in upper and lower case alone "
+            f"({examples(' and '.join(map(repr, names)) for names in alike)}), and are taken for "
+            "different classes",
+            stacklevel=3,
         )
     if Keys.UNSURE in found:
         raise ValueError(

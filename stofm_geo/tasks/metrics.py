@@ -17,6 +17,7 @@ from sklearn.metrics import (
 from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
+from stofm_geo._names import read_names
 from stofm_geo.tasks.labels import balanced
 from stofm_geo.transforms import SpatialKNN
 
@@ -24,13 +25,16 @@ _NEAR = 6
 
 
 def scores(truth: np.ndarray, found: np.ndarray) -> dict[str, Any]:
-    """Of labels ``[n]`` against known ones ``[n]``.
+    """Of labels ``[n]`` against known ones ``[n]``, those left out that are not known.
 
     Returns:
         ``accuracy``; ``macro_f1``, the mean over the labels that ``truth`` has; ``f1``, by label;
         ``ari`` and ``nmi`` (adjusted Rand index, normalised mutual information); ``cells``.
     """
-    truth, found = truth.astype(str), found.astype(str)
+    truth, found = read_names(truth), read_names(found)
+    known = truth.astype(bool)
+    # A cell for which nothing was predicted is wrong, whatever its label.
+    truth, found = truth[known].astype(str), np.where(found, found, "")[known].astype(str)
     labels = np.unique(truth)
     f1 = f1_score(truth, found, labels=labels, average=None, zero_division=0)
     return {

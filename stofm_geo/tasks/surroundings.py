@@ -43,6 +43,7 @@ class Tissue(NamedTuple):
         pieces: Its sub-slices; ``n_id`` are rows of the AnnData.
         place: Number among ``rows`` of each row of the AnnData.
         step: One step on the graph, averaging over neighbours, ``[n, n]``.
+        empty: Rows of cells of the slice that have no counts, and are not among ``rows``.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Tissue(NamedTuple):
     pieces: Sequence[Data]
     place: Tensor
     step: sp.csr_matrix
+    empty: np.ndarray
 
     @classmethod
     def of(cls, model: SToFM, part: AnnData, cells: int) -> Tissue:
@@ -62,7 +64,8 @@ class Tissue(NamedTuple):
         src, dst = graph.edge_index.numpy()
         share = 1 / np.bincount(dst, minlength=len(rows))[dst]
         step = sp.csr_matrix((share.astype(np.float32), (dst, src)), shape=(len(rows),) * 2)
-        return cls(part.uns["name"], rows, positions, model.pieces(part), place, step)
+        pieces = model.pieces(part)
+        return cls(part.uns["name"], rows, positions, pieces, place, step, part.uns["empty"])
 
 
 def width(network: Network, task: str) -> int:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -7,7 +9,7 @@ from anndata import AnnData, read_h5ad
 
 from stofm_geo.genes import as_counts
 from stofm_geo.genes import counts as module
-from stofm_geo.genes.counts import count_blocks
+from stofm_geo.genes.counts import count_blocks, warn_of_row_numbers
 
 COUNTS = np.random.default_rng(0).poisson(0.7, (20, 9))
 
@@ -177,3 +179,15 @@ def test_unfit_values_of_a_backed_file(tmp_path) -> None:
         with pytest.raises(ValueError, match=message):
             list(count_blocks(backed, 6))
         backed.file.close()
+
+
+def test_names_that_are_row_numbers_are_told_of() -> None:
+    with pytest.warns(
+        UserWarning, match=r"named by numbers \(0, 1, 2, ...\), as if by their place"
+    ):
+        warn_of_row_numbers(["0", "1", "2", "5"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_row_numbers(["7157", "1956", "672"])  # Entrez ids
+        warn_of_row_numbers(["0", "1", "TP53"])
+        warn_of_row_numbers([])

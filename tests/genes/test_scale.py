@@ -89,3 +89,17 @@ def test_one_cell_and_one_gene() -> None:
     assert said(np.array([[0.5, 30.0, 2.0]])) == ""
     assert said(np.array([[40.5], [30.2], [2.0]])) == ""
     assert re.match("error: X looks log-transformed", said(np.array([[0.7, 1.1, 1.4]])))
+
+
+def test_presence_is_told_of_and_roots_and_shares_of_the_highest_are_refused() -> None:
+    with_counts = {"layers": {"counts": sp.csr_matrix(COUNTS)}}
+    assert said(COUNTS > 0).startswith(f"all {(COUNTS > 0).sum()} values of X are 1, as if")
+    assert "layers['counts'] holds whole numbers" in said(COUNTS > 0, **with_counts)
+    assert "neither a layer" in said(COUNTS > 0, layers={"counts": sp.csr_matrix(COUNTS > 0)})
+    few = COUNTS[:6] > 0
+    assert said(few) == ""
+    for roots in (np.sqrt(COUNTS), np.sqrt(COUNTS).astype(np.float32)):
+        assert said(roots).startswith("error: X looks like square roots of counts")
+    highest = COUNTS.max(axis=0).clip(1)
+    assert said(COUNTS / highest).startswith("error: X looks scaled to at most 1")
+    assert "adata.X = adata.layers['counts']" in said(COUNTS / highest, **with_counts)

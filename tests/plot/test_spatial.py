@@ -244,7 +244,7 @@ def test_leaves_pyplot_and_backend_alone(tissue: ad.AnnData, tmp_path: Path) -> 
     [
         ({"color": "nope"}, KeyError, "neither a gene in var_names nor a column of obs"),
         ({"spatial_key": "xy"}, KeyError, "obsm has no 'xy'"),
-        ({"slice_key": "nope"}, KeyError, "obs has no column 'nope'"),
+        ({"slice_key": "nope"}, KeyError, "obs has no .*'nope'"),
         ({"save": "a.xyz"}, ValueError, r"'\.xyz', which matplotlib cannot write.*\.png"),
         ({"save": "nowhere/a.png"}, FileNotFoundError, "no folder 'nowhere'"),
         ({"color": "region", "palette": ["red"]}, ValueError, "1 colours for 6 names"),
@@ -268,7 +268,7 @@ def test_bad_data(tissue: ad.AnnData) -> None:
     with pytest.raises(KeyError, match="obs has no column 'found'"):
         domains(tissue, "found")
     tissue.obs["half"] = ["a"] * 200 + [None] * 200
-    with pytest.raises(ValueError, match="missing for 200 cells"):
+    with pytest.raises(ValueError, match="missing for 200 of 400 cells"):
         spatial(tissue, slice_key="half")
     tissue.obsm["line"] = np.zeros((400, 1))
     with pytest.raises(ValueError, match=r"1 column"):
@@ -291,3 +291,26 @@ def test_real_slices(tmp_path: Path) -> None:
     assert list(legend_colors(ax.figure)) == names
     tumour = ad.read_h5ad(SHARED / "her2st_labelled_8slices.h5ad")
     assert len(spatial(tumour, "region", slice_key="slice_id")) == 8
+
+
+def test_a_stray_cell_does_not_make_an_empty_picture(tissue: ad.AnnData, tmp_path) -> None:
+    usual = spatial(tissue)
+    assert not usual.texts or "outside" not in usual.texts[-1].get_text()
+    stray = tissue.copy()
+    stray.obsm["spatial"][[3, 5]] = [[1e7, 0], [-1e6, 1e9]]
+    ax = spatial(stray, save=tmp_path / "a.png")
+    for near, far in ((usual.get_xlim(), ax.get_xlim()), (usual.get_ylim(), ax.get_ylim())):
+        assert np.allclose(near, far, atol=0.1 * abs(near[1] - near[0]))
+    assert [text.get_text() for text in ax.texts if "outside" in text.get_text()] == [
+        "2 cells outside"
+    ]
+    pair = spatial(stray, slice_key="slice_id")
+    told = [[t.get_text() for t in one.texts if "outside" in t.get_text()] for one in pair]
+    assert sorted(told) == [[], ["2 cells outside"]]
+
+
+def test_far_pieces_of_tissue_are_no_stray_cells(tissue: ad.AnnData) -> None:
+    tissue.obsm["spatial"][:20] += [1e5, 0]
+    ax = spatial(tissue)
+    low, high = sorted(ax.get_xlim())
+    assert low < tissue.obsm["spatial"][:, 0].min() and high > tissue.obsm["spatial"][:, 0].max()

@@ -331,3 +331,34 @@ def test_real_cell_types_by_a_block_of_tissue(shared_data) -> None:
     model = SToFM(**SMALL).fit(adata, max_steps=2, progress=False)
     found = model.fine_tune(adata[left].copy(), "cell_type", task="cell_type", progress=False)
     assert found.evaluate(adata[~left].copy(), "cell_type")["accuracy"] > 0.5
+
+
+def test_classes_are_the_same_as_integers_floats_and_text(model, first, second) -> None:
+    number = {name: i for i, name in enumerate(sorted(first.obs["region"].unique()))}
+    whole = first.obs["region"].astype(str).map(number)
+    first, second = first.copy(), second.copy()
+    first.obs["layer"] = whole.astype(int)
+    second.obs["layer"] = second.obs["region"].astype(str).map(number).astype(float)
+    second.obs.iloc[0, second.obs.columns.get_loc("layer")] = np.nan
+    found = model.fine_tune([first, second], "layer", progress=False)
+    assert found.classes == [str(i) for i in range(len(number))]
+    named = model.fine_tune([first, second], "region", progress=False)
+    scores = found.evaluate(second, "layer")
+    assert scores["unknown"] == [] and scores["cells"] == 399
+    assert scores["accuracy"] > 0.9 < named.evaluate(second, "region")["accuracy"]
+
+
+def test_missing_labels_as_text_are_no_class(model, first, second) -> None:
+    hide = np.random.default_rng(0).random(400) < 0.4
+    first = first.copy()
+    first.obs["missing"] = first.obs["region"].astype(object).where(~hide)
+    first.obs["text"] = first.obs["missing"].astype(str)
+    expected = model.fine_tune(first, "missing", progress=False)
+    with pytest.warns(UserWarning, match=rf"\('nan' {hide.sum()}\)"):
+        found = model.fine_tune(first, "text", progress=False)
+    assert found.classes == expected.classes and "nan" not in found.classes
+    assert found.record["labelled_cells"] == 400 - hide.sum()
+    np.testing.assert_array_equal(found.probabilities(second), expected.probabilities(second))
+    with pytest.warns(UserWarning, match="'nan'"):
+        scores = found.evaluate(first, "text")
+    assert scores == expected.evaluate(first, "missing") and scores["cells"] == 400 - hide.sum()

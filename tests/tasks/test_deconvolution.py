@@ -164,6 +164,18 @@ def test_cells_without_a_label_are_left_out(tissue) -> None:
     pd.testing.assert_frame_equal(found(spots, reference), found(spots, rest))
 
 
+def test_missing_types_as_text_are_no_type(tissue) -> None:
+    reference, spots, _ = tissue
+    hide = np.random.default_rng(0).random(reference.n_obs) < 0.3
+    missing, text = reference.copy(), reference.copy()
+    missing.obs["cell_type"] = missing.obs["cell_type"].astype(object).where(~hide)
+    text.obs["cell_type"] = missing.obs["cell_type"].astype(str)
+    with pytest.warns(UserWarning, match=rf"'nan' {hide.sum()}"):
+        told = found(spots, text)
+    pd.testing.assert_frame_equal(told, found(spots, missing))
+    assert "nan" not in told
+
+
 def test_what_does_not_fit_is_refused(tissue) -> None:
     reference, spots, _ = tissue
     with pytest.raises(KeyError, match=r"the reference: obs has no 'type' .* it has \['cell_type'"):

@@ -51,6 +51,17 @@ class SmallCounts:
         of = self.value[at].astype(np.float32), self.gene[at].astype(np.int32), ptr
         return sp.csr_matrix(of, shape=(len(rows), self.shape[1]))
 
+    @property
+    def filled(self) -> np.ndarray:
+        """Which cells have counts, ``[n]`` bool."""
+        return np.diff(self.ptr) > 0
+
+    def of(self, rows: np.ndarray) -> SmallCounts:
+        """Counts of some cells, as small."""
+        starts = range(0, len(rows), BLOCK)
+        blocks = (self[rows[start : start + BLOCK]] for start in starts)
+        return SmallCounts(blocks, self.shape[1])
+
     def sums(self) -> sp.csr_matrix:
         """Of each gene, ``[1, genes]``."""
         return sp.csr_matrix(np.bincount(self.gene, self.value, minlength=self.shape[1])[None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ from anndata.io import read_elem
 
 from stofm_geo._checks import check_positions, check_slice_key, examples, naming
 from stofm_geo._keys import Keys
+from stofm_geo._names import read_names
+from stofm_geo._stacked import is_usual, own_slice_key
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
-from stofm_geo.data.slices import check_enough, checked_frame, warn_of_slices
+from stofm_geo.data.slices import check_enough, checked_frame
+from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import check_unique
 from stofm_geo.genes.harmonize import human_genes
 
@@ -227,11 +231,10 @@ def slices_of(source: Source) -> list[Slice]:
                 )
             key, only = usual[0], key
         if key is None:
-            for usual in Keys.SLICES:
-                if usual in file["obs"]:
-                    warn_of_slices(usual, pd.Series(read_elem(file[f"obs/{usual}"])).nunique())
             return [Slice(source)]
         names = list(_column(file, key).categories)
+        if only is not None and only not in names:
+            only = read_names([only])[0]  # "1.0", as spreadsheets write what is "1" there
         if only is not None and only not in names:
             raise KeyError(f"obs[{key!r}] has no slice {only!r}; it has {examples(names)}")
         return [Slice(source, key, name) for name in ([only] if only else names)]
@@ -259,14 +262,28 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         if spatial_key not in file["obsm"]:
             raise KeyError(f"obsm has no {spatial_key!r}; store the cells' x and y there")
         places = read_elem(file[f"obsm/{spatial_key}"])
-        places = places.to_numpy() if isinstance(places, pd.DataFrame) else places
-        numbers = pd.DataFrame(index=rows.astype(str))  # in the file, for messages
-        pos = check_positions(AnnData(obs=numbers, obsm={spatial_key: places[rows]}), spatial_key)
+        if isinstance(places, pd.DataFrame):
+            of_rows = places.iloc[rows].set_axis(rows.astype(str))
+        else:
+            of_rows = places[rows]
+        # Names are numbers in the file, for messages.
+        cells = AnnData(obs=pd.DataFrame(index=rows.astype(str)), obsm={spatial_key: of_rows})
+        pos = check_positions(cells, spatial_key)
+        for column in filter(is_usual, file["obs"]):
+            cells.obs[column] = np.asarray(read_elem(file[f"obs/{column}"]), dtype=object)[rows]
+        own_slice_key(cells, pos, spatial_key, which.key, beside=True)
         counts = read_counts(file["X"], rows, var)
         technology = which.source.technology
         if not technology and Keys.TECHNOLOGY in file.get("uns", ()):
             technology = str(read_elem(file[f"uns/{Keys.TECHNOLOGY}"]))
         counts, genes, report = _genes(counts, var, which.source.organism)
+        full = np.flatnonzero(counts.filled)
+        if len(full) < len(rows):
+            warnings.warn(
+                f"{len(rows) - len(full)} of {len(rows)} cells have no counts and are left out",
+                stacklevel=2,
+            )
+            counts, pos, rows = counts.of(full), pos[full], rows[full]
         order, pos, unit = checked_frame(counts, pos, min_cells)
         counts.order = order
     return ReadSlice(counts, genes, pos, rows[order], unit, technology, report)
@@ -282,7 +299,10 @@ def _genes(
         return counts.times(sums), genes, report
     names = var.index.astype(str)
     check_unique(names)
+    genes = are_genes(var)
+    warn_of_controls(var, genes)
     order = np.argsort(names.to_numpy())
-    if not names.is_monotonic_increasing:
+    order = order[genes[order]]
+    if len(order) < len(names) or not names.is_monotonic_increasing:
         counts = counts.times(sp.identity(len(names), np.float32, format="csr")[:, order])
     return counts, names.to_numpy()[order], {}

@@ -15,9 +15,10 @@ from torch_geometric.data import Batch, Data
 from stofm_geo._checks import check_key, check_obsm, check_positions, naming
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
+from stofm_geo._stacked import own_slice_key
 from stofm_geo._version import __version__
-from stofm_geo.data.slices import slice_rows
-from stofm_geo.genes import RankEncoder, Vocabulary
+from stofm_geo.data.slices import check_enough, slice_rows, with_counts
+from stofm_geo.genes import RankEncoder, Vocabulary, as_counts
 from stofm_geo.genes.vocabulary import FILE, MEDIANS, TOKENS
 from stofm_geo.models.official import checkpoint
 from stofm_geo.models.official.macro import macro_nodes
@@ -79,7 +80,8 @@ class OfficialSToFM(nn.Module):
         """Write embeddings into ``adata.obsm[key_added]``, ``[n, 256]`` float32, in place.
 
         The vectors of the cell encoder are kept in ``adata.obsm["X_cell_<hash of its weights>"]``
-        and taken from there the next time. ``adata.uns["stofm"]`` tells how all was made.
+        and taken from there the next time. ``adata.uns["stofm"]`` tells how all was made. Cells
+        without counts take no part, and their embedding is 0.
 
         Args:
             adata: Raw counts in ``X`` and Ensembl ids, unless ``features`` are given.
@@ -102,10 +104,16 @@ class OfficialSToFM(nn.Module):
                 raise ValueError("there are no cells")
             positions = check_positions(adata, spatial_key)
             vectors = self._cell_vectors(adata, features)
+            full = np.ones(adata.n_obs, dtype=bool)
+            if features is None:
+                full = with_counts(as_counts(adata, copy=False), adata.var_names)
+            slice_key = own_slice_key(adata, positions, spatial_key, slice_key, beside=True)
             groups = slice_rows(adata, slice_key, name)
-        made = np.empty((adata.n_obs, self.network.config.embedding_dim), dtype=np.float32)
+        made = np.zeros((adata.n_obs, self.network.config.embedding_dim), dtype=np.float32)
         for slice_name, rows in groups.items():
             with naming(slice_name):
+                rows = rows[full[rows]]
+                check_enough(len(rows), 1)
                 pos, x = positions[rows], vectors[rows]
                 macro = macro_nodes(pos, x, alpha, resolution)
                 pieces = iter_subslices(pos, x, *macro, cells_per_subslice)

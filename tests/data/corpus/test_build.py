@@ -17,13 +17,16 @@ from pathlib import Path
 import anndata
 import filelock
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
+from anndata import AnnData
 from typer.testing import CliRunner
 
 from stofm_geo.cli import app
 from stofm_geo.data.corpus import build, find_sources, read_index, summary, verify, workers
 from stofm_geo.data.corpus import build as build_function
+from stofm_geo.data.corpus.sources import read_slice, slices_of
 from stofm_geo.data.corpus.workers import each
 from stofm_geo.datasets import toy_tissue
 
@@ -225,6 +228,34 @@ def test_a_column_with_gaps_tells_slices_apart(small, tmp_path) -> None:
     with pytest.raises(ValueError, match="no slice could be made"):
         build(found, tmp_path / "c", **small)
     assert "is missing for 3 of 120 cells" in (tmp_path / "c" / "failed.csv").read_text()
+
+
+def test_a_slice_named_by_a_number_is_found_however_it_is_written(tmp_path) -> None:
+    adata = toy_tissue(120, 20, n_slices=2, seed=6)
+    second = (adata.obs["slice_id"] == "slice2").to_numpy()
+    for values in (second + 1, (second + 1).astype(float), (second + 1).astype(float).astype(str)):
+        adata.obs["slice_id"] = values
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        for name in ("2", "2.0"):
+            (source,) = find_sources([tmp_path / "a.h5ad"], slice=name, organism="none")
+            (which,) = slices_of(source)
+            assert which.name == "2"
+            np.testing.assert_array_equal(np.sort(read_slice(which).row), np.flatnonzero(second))
+
+
+def test_x_and_y_of_a_table_are_found_by_name(tmp_path) -> None:
+    adata = toy_tissue(120, 20, seed=6)
+    pos = read_of(adata, tmp_path)
+    x, y = adata.obsm["spatial"].T
+    adata.obsm["spatial"] = pd.DataFrame({"z": 1.0, "y": y, "x": x}, index=adata.obs_names)
+    np.testing.assert_array_equal(read_of(adata, tmp_path), pos)
+
+
+def read_of(adata: AnnData, folder: Path) -> np.ndarray:
+    """Positions in the one slice of a file."""
+    adata.write_h5ad(folder / "a.h5ad")
+    (which,) = slices_of(find_sources([folder / "a.h5ad"], organism="none")[0])
+    return read_slice(which).pos
 
 
 def test_a_disk_without_room_for_the_index_is_named(sources, small, tmp_path, monkeypatch) -> None:

@@ -1,0 +1,83 @@
+"""Names of classes and of slices, as columns of ``obs`` hold them: one reader for all."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable
+from numbers import Real
+
+import numpy as np
+import pandas as pd
+
+# What pandas, anndata and R write for a missing value once a column has become text.
+MISSING_WORDS = frozenset(
+    ["nan", "NaN", "NAN", "None", "NA", "<NA>", "N/A", "n/a", "NaT", "null", "NULL"]
+)
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_ZEROS = re.compile(r"\.0+$")
+
+
+def read_names(values: pd.Series | Iterable[object], what: str | None = None) -> np.ndarray:
+    """Return names as str, and ``None`` where one is missing, as objects ``[n]``.
+
+    Blanks around a name are no part of it. Missing are ``None``, NaN, ``pd.NA``, blanks, and the
+    words that are written for them (``nan``, ``None``, ``NA``, ``<NA>``, ...). Whole numbers are
+    the same name whether they are integers, floats or text: pandas makes floats of integers where
+    one is missing.
+
+    Args:
+        values: A column of any type: object, string, categorical, bool, number.
+        what: What the warning calls it; ``None``: there is no warning.
+
+    Raises:
+        ValueError: There are two columns of the name.
+
+    Warns:
+        UserWarning: Words stand for missing values. A class that is really called so has to be
+            renamed.
+    """
+    if isinstance(values, pd.DataFrame):
+        raise ValueError(f"obs has several columns {values.columns[0]!r}; rename or drop one")
+    if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
+        column = pd.Series(values)
+        of_category = _plain(column.cat.categories)
+        names = np.append(of_category, None)[column.cat.codes.to_numpy()]
+    else:
+        names = _plain(values)
+    words = pd.Series(names, dtype=object).isin(MISSING_WORDS).to_numpy()
+    if words.any():
+        if what is not None:
+            count = pd.Series(names[words]).value_counts()
+            told = ", ".join(f"{word!r} {number}" for word, number in count.items())
+            warnings.warn(
+                f"{what}: words that stand for missing values are taken as missing in "
+                f"{int(words.sum())} of {len(names)} cells ({told}); rename them if they are names",
+                stacklevel=3,
+            )
+        names[words] = None
+    return names
+
+
+def _plain(values: Iterable[object]) -> np.ndarray:
+    """Each value as text; ``None`` where it is missing or blank."""
+    values = list(values)
+    names = np.empty(len(values), dtype=object)
+    names[:] = [_text(value) for value in values]
+    said = set(names) - {None} - MISSING_WORDS
+    # "1.0" is the text of a float only where all are numbers: else it may be a version.
+    if any(_ZEROS.search(name) for name in said) and all(map(_NUMBER.fullmatch, said)):
+        names[:] = [name and _ZEROS.sub("", name) for name in names]
+    return names
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, str):
+        return value.strip() or None
+    if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
+        return None
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
+        return str(int(value))
+    return str(value)

@@ -1,0 +1,241 @@
+"""Several slices in one AnnData that are not told apart: found, and said."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy.spatial import cKDTree
+
+from stofm_geo._checks import examples
+from stofm_geo._keys import Keys
+from stofm_geo._names import read_names
+
+# Usual names of columns that tell slices apart, letters and digits alone; the surest first.
+_USUAL = (
+    "sliceid libraryid slice library section sectionid brainsectionlabel slide slideid puck "
+    "capturearea sample sampleid samplename origident dataset datasetid bregma zplane fov fovid "
+    "fovname batch replicate region donor donorid patient patientid subject mouse mouseid animal "
+    "animalid embryo"
+).split()
+_LEAST = 13  # cells of a slice, on average
+# Of how mixed whole slices on top of each other are; slices side by side are below a tenth.
+_MIXED, _APART = 0.25, 0.1
+_DENSER = 1.2  # 1.4 for two slices of cells thrown at random
+_SQUARE, _SAMPLE = 3.0, 2000  # cell spacings; cells that the spacing is measured at
+_CLIP = 2**20
+_JOINED = "anndata.concat({'A': a, 'B': b}, label='slice_id', index_unique='-')"
+
+
+def is_usual(column: str) -> bool:
+    """Return whether columns that tell slices apart are often called so."""
+    return _squeezed(column) in _USUAL
+
+
+def own_slice_key(
+    adata: AnnData,
+    positions: np.ndarray,
+    spatial_key: str,
+    slice_key: str | None,
+    *,
+    beside: bool = False,
+) -> str | None:
+    """Return the slice key: the one given, or that of a SpatialData table of several regions.
+
+    Args:
+        adata: Cells.
+        positions: Theirs, ``[n, 2]``.
+        spatial_key: Key in ``obsm`` they are from.
+        slice_key: Column of ``obs``, as given.
+        beside: Whether to speak of ``slice_id`` and ``library_id``, too, where slices lie beside
+            each other.
+
+    Warns:
+        UserWarning: The key of the table is taken; or cells of several slices lie on top of each
+            other in what is taken for one slice, and what mends it.
+    """
+    attrs = adata.uns.get("spatialdata_attrs")
+    if slice_key is None and isinstance(attrs, dict):
+        key = attrs.get("region_key")
+        if isinstance(key, str) and key in adata.obs and (count := len(_names(adata, key))) > 1:
+            _warn(
+                f"uns['spatialdata_attrs'] says that obs[{key!r}] tells {count} regions apart; "
+                f"each is taken as a slice of its own (slice_key={key!r})"
+            )
+            return key
+    if slice_key is not None and slice_key not in adata.obs:
+        return slice_key  # which is refused where it is read
+    within = np.zeros(adata.n_obs, dtype=np.int64)
+    if slice_key is not None:
+        within = pd.factorize(read_names(adata.obs[slice_key]), use_na_sentinel=False)[0]
+    candidates = _candidates(adata, slice_key)
+    for key in candidates:
+        if stacked(positions, _codes(adata, key), within):
+            _warn(_said(adata, key, spatial_key, slice_key))
+            return slice_key
+    usual = [key for key in candidates if key in Keys.SLICES]
+    if beside and usual and slice_key is None:
+        key = usual[0]
+        _warn(
+            f"obs[{key!r}] tells {len(_names(adata, key))} slices apart, but all cells are taken "
+            f"as one; if they are several, give slice_key={key!r} (--slice-key {key})"
+        )
+    else:
+        _check_unnamed(adata, positions, within)
+    return slice_key
+
+
+def stacked(positions: np.ndarray, code: np.ndarray, within: np.ndarray) -> bool:
+    """Return whether groups of cells lie on top of each other, as slices in one frame do.
+
+    Then they are well mixed in space, and all cells together are denser than each group by itself.
+    Kinds of cells and regions of one tissue share its places among them: cells of two regions may
+    be mixed, but lie no closer for it.
+
+    Args:
+        positions: ``[n, 2]``.
+        code: Group of each cell, from 0, ``[n]``.
+        within: Slice of each cell, from 0, ``[n]``; groups are compared within a slice.
+    """
+    if mixed(positions, code, within) < _MIXED:
+        return False
+    alone = _nearest(positions, within * (code.max() + 1) + code)
+    together = _nearest(positions, within)
+    return alone > _DENSER * together
+
+
+def mixed(positions: np.ndarray, code: np.ndarray, within: np.ndarray) -> float:
+    """Return how mixed groups of cells are in space: 0 side by side, about 1 all over.
+
+    The chance that two cells of one small square are of different groups, over that of two cells
+    of the slice; arguments as of :func:`stacked`.
+    """
+    spacing = _spacing(positions[within == np.bincount(within).argmax()])
+    if spacing == 0:
+        return 0.0
+    middle = np.median(positions, axis=0)
+    x, y = ((positions - middle) / (_SQUARE * spacing)).clip(1 - _CLIP, _CLIP - 1).T
+    place = (np.floor(x) + _CLIP).astype(np.int64) * 2 * _CLIP + (np.floor(y) + _CLIP).astype(int)
+    square = np.unique(place * (within.max() + 1) + within, return_inverse=True)[1]
+    here, everywhere = _different(square, code), _different(within, code)
+    return here / everywhere if everywhere > 0 else 0.0
+
+
+def _different(group: np.ndarray, code: np.ndarray) -> float:
+    """The share of pairs of one group that are of two codes."""
+
+    def pairs(number: np.ndarray) -> float:
+        size = np.unique(number, return_counts=True)[1].astype(np.float64)
+        return float((size * (size - 1)).sum())
+
+    every = pairs(group)
+    return 1 - pairs(group * (code.max() + 1) + code) / every if every else 0.0
+
+
+def _spacing(positions: np.ndarray) -> float:
+    """Median distance to the 6th nearest place, of some cells."""
+    places = positions
+    for _ in range(2):
+        sample = places[:: max(len(places) // _SAMPLE, 1)]
+        found = cKDTree(places).query(sample, k=[min(7, len(places))])[0]
+        if (spacing := float(np.median(found))) > 0:
+            return spacing
+        places = np.unique(positions, axis=0)  # lattices on top of each other
+    return 0.0
+
+
+def _nearest(positions: np.ndarray, group: np.ndarray) -> float:
+    """Median distance to the nearest cell of the same group, of some cells."""
+    order = np.argsort(group, kind="stable")
+    share = max(len(group) // _SAMPLE, 1)
+    found = []
+    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        own = positions[rows]
+        if len(own) > 1:
+            found.append(cKDTree(own).query(own[::share], k=[2])[0].ravel())
+    return float(np.median(np.concatenate(found))) if found else 0.0
+
+
+def _candidates(adata: AnnData, slice_key: str | None) -> list[str]:
+    """Columns that may tell slices apart, the surest first."""
+    ids = _library_ids(adata)
+    found = {}
+    for column in adata.obs.columns.difference([slice_key]):
+        rank = _USUAL.index(squeezed) if (squeezed := _squeezed(str(column))) in _USUAL else None
+        values = adata.obs[column]
+        # Of columns of other names, those of text may name the libraries.
+        if rank is None and (len(ids) < 2 or pd.api.types.is_numeric_dtype(values)):
+            continue
+        names = _names(adata, column)
+        if rank is None and names <= ids:
+            rank = 0
+        if rank is not None and 1 < len(names) <= adata.n_obs / _LEAST:
+            found[column] = rank
+    return sorted(found, key=lambda column: found[column])
+
+
+def _check_unnamed(adata: AnnData, positions: np.ndarray, within: np.ndarray) -> None:
+    """Look for slices that no column tells apart by names of cells, and by places in an array."""
+    ends = pd.Series(adata.obs_names.astype(str)).str.extract(r"-([A-Za-z0-9]+)$")[0]
+    code, names = pd.factorize(ends)
+    if (code >= 0).all() and 1 < len(names) <= adata.n_obs / _LEAST:
+        if stacked(positions, code, within):
+            _warn(
+                f"cells whose names end in {examples([f'-{name}' for name in names])} lie on top "
+                "of each other, as several slices do, but are taken as one; tell them apart: "
+                "adata.obs['slice_id'] = adata.obs_names.str.rsplit('-', n=1).str[-1], and give "
+                "slice_key='slice_id' (--slice-key slice_id)"
+            )
+            return
+    if not {"array_row", "array_col"} <= set(adata.obs.columns):
+        return
+    array = adata.obs[["array_row", "array_col"]].assign(within=within)
+    if (doubled := int(array.duplicated().sum())) > adata.n_obs * _APART:
+        _warn(
+            f"{doubled} of {adata.n_obs} spots have the array_row and array_col of another, as "
+            "those of several slices do, but are taken as one slice, and no usual column of obs "
+            f"tells them apart; name it with slice_key, or join the slices by {_JOINED}"
+        )
+
+
+def _said(adata: AnnData, key: str, spatial_key: str, slice_key: str | None) -> str:
+    taken = "all cells are taken as one" if slice_key is None else f"slice_key is {slice_key!r}"
+    said = (
+        f"obs[{key!r}] tells {len(_names(adata, key))} slices apart that lie on top of each other "
+        f"in obsm[{spatial_key!r}], but {taken}; give slice_key={key!r} (--slice-key {key})"
+    )
+    for other in adata.obsm:
+        values = adata.obsm[other]
+        usual = re.search("spatial|global", other, re.IGNORECASE) and other != spatial_key
+        if not usual or not isinstance(values, np.ndarray) or values.shape[1:] != (2,):
+            continue
+        if values.dtype.kind in "iuf" and np.isfinite(values).all():
+            code = _codes(adata, key)
+            if mixed(values.astype(np.float64), code, np.zeros_like(code)) < _APART:
+                said += f", or spatial_key={other!r}, where they lie side by side"
+                break
+    return said
+
+
+def _codes(adata: AnnData, key: str) -> np.ndarray:
+    return pd.factorize(read_names(adata.obs[key]), use_na_sentinel=False)[0].astype(np.int64)
+
+
+def _names(adata: AnnData, key: str) -> set[str]:
+    return set(pd.unique(pd.Series(read_names(adata.obs[key]), dtype=object).dropna()))
+
+
+def _library_ids(adata: AnnData) -> set[str]:
+    images = adata.uns.get("spatial")
+    return set(map(str, images)) if isinstance(images, dict) else set()
+
+
+def _squeezed(column: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", column.lower())
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)

@@ -1,0 +1,103 @@
+"""Colours of the names in a column of ``obs``: kept in ``uns``, as scanpy keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from matplotlib.colors import is_color_like, to_hex
+
+from stofm_geo._colors import natural, own_colors, spare_colors
+from stofm_geo._names import read_names
+
+Palette = Mapping[str, str] | Sequence[str] | str | None
+
+
+def column_of(adata: ad.AnnData, key: str) -> pd.Series:
+    if key not in adata.obs:
+        raise KeyError(f"obs has no column {key!r}: choose one of {list(adata.obs.columns)}")
+    return adata.obs[key]
+
+
+def names_of(column: pd.Series) -> np.ndarray:
+    """A column as array of str, empty where a value is missing."""
+    return np.array([name or "" for name in read_names(column)], dtype=object)
+
+
+def categories_of(column: pd.Series) -> list[str]:
+    """All names of a column, those of unused categories, too; empty for one that is none.
+
+    In the order of the categories, which is that of colours in ``uns``.
+    """
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return [name or "" for name in read_names(column.cat.categories)]
+    return natural(names_of(column))
+
+
+def stored_colors(adata: ad.AnnData, key: str) -> dict[str, str]:
+    """Colours by name in ``uns[key + "_colors"]``; nothing where they do not fit the column."""
+    colors, names = adata.uns.get(f"{key}_colors"), categories_of(column_of(adata, key))
+    if not isinstance(colors, list | tuple | np.ndarray) or len(colors) < len(names):
+        return {}
+    colors = [str(color) for color in colors]
+    if not all(map(is_color_like, colors)):
+        return {}
+    return {name: to_hex(color) for name, color in zip(names, colors, strict=False) if name}
+
+
+def store_colors(adata: ad.AnnData, key: str, colors: Mapping[str, str], missing: str) -> None:
+    """Write ``uns[key + "_colors"]`` if all names have one; not into a view, which it would copy.
+
+    Nor of numbers and booleans, for which scanpy has none.
+    """
+    column = column_of(adata, key)
+    names = categories_of(column)
+    text = isinstance(column.dtype, pd.CategoricalDtype) or column.dtype.kind not in "biufM"
+    if adata.is_view or not text or not all(name in colors for name in names if name):
+        return
+    adata.uns[f"{key}_colors"] = [colors.get(name, missing) for name in names]
+
+
+def colors_of(names: list[str], palette: Palette) -> dict[str, str]:
+    """Colours of names in natural order, of a palette or of our own."""
+    if palette is None:
+        return own_colors(names)
+    if isinstance(palette, str):
+        raise TypeError(f"names need a palette of colours, by name or in a list; found {palette!r}")
+    if isinstance(palette, Mapping):
+        given = dict(zip(read_names(list(palette)), palette.values(), strict=True))
+        absent = [name for name in names if name not in given]
+        if absent:
+            raise KeyError(f"palette has no colour for {absent}: add them to {list(given)}")
+        return {name: to_hex(given[name]) for name in names}
+    if len(palette) < len(names):
+        raise ValueError(f"palette has {len(palette)} colours for {len(names)} names: add more")
+    return {name: to_hex(color) for name, color in zip(names, palette, strict=False)}
+
+
+def chosen_colors(
+    adatas: Sequence[ad.AnnData], keys: Sequence[str], palette: Palette
+) -> dict[str, str]:
+    """Colours of the names of these columns, in natural order, unused categories among them.
+
+    Of a palette that is given; else those in ``uns``, the first key's first, and our own for names
+    that have none there.
+    """
+    columns = [column_of(one, key) for key in keys for one in adatas]
+    names = natural(name for column in columns for name in categories_of(column))
+    if palette is not None:
+        used = natural(name for column in columns for name in names_of(column))
+        enough = isinstance(palette, str | Mapping) or len(palette) >= len(names)
+        if isinstance(palette, Mapping):
+            enough = set(read_names(list(palette))) >= set(names)
+        return colors_of(names if enough else used, palette)
+    stored: dict[str, str] = {}
+    for key in keys:
+        for one in adatas:
+            stored = {**stored_colors(one, key), **stored}
+    if not stored:
+        return own_colors(names)
+    spare = spare_colors(stored.values())
+    return {name: stored[name] if name in stored else next(spare) for name in names}
