@@ -94,7 +94,7 @@ def embed(
     Writes obsm["X_stofm"] (n x 256, float32), obs["stofm_domain"] and uns["stofm"] into a copy of
     each file.
     """
-    from stofm_geo._files import check_writable
+    from stofm_geo._files import check_folder
     from stofm_geo._files import targets as targets_of
     from stofm_geo.data import read_slice_file
     from stofm_geo.plot import check_picture
@@ -116,7 +116,7 @@ def embed(
     if save_model is not None:
         if model is not None:
             raise ValueError("--save-model is for a model that is fitted; leave one of both out")
-        check_writable(save_model / "config.json", make=True)
+        check_folder(save_model, None, make=True)
     adatas = []
     for path in slices:
         adata = read_slice_file(path)

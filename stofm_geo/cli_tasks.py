@@ -74,11 +74,11 @@ def finetune(
     """
     from stofm_geo import SToFM
     from stofm_geo._files import check_folder
-    from stofm_geo.models.storage import CONFIG, WEIGHTS
+    from stofm_geo.models.storage import FILES
     from stofm_geo.tasks.labels import labels_to_learn
     from stofm_geo.tasks.learning import check_options
 
-    check_folder(output, (CONFIG, WEIGHTS), make=True)
+    check_folder(output, FILES, make=True)
     check_options(method.value)
     adatas, names = _read(slices), [str(path) for path in slices]
     labels_to_learn(adatas, names, label_key)

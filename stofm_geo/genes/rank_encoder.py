@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from stofm_geo._checks import examples
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
+from stofm_geo._replace import settle
 from stofm_geo.genes import _bert
 from stofm_geo.genes.counts import count_blocks
 from stofm_geo.genes.identifiers import ensembl_ids
@@ -54,6 +55,7 @@ class RankEncoder(nn.Module):
             ValueError: A file cannot be read, or they do not fit each other.
         """
         folder = Path(folder)
+        settle(folder)
         for path in (folder / BERT / "config.json", folder / PROJECTION):
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file; the cell encoder needs it")

@@ -38,7 +38,7 @@ class KeepBest(Callback):
         self.best = value
         if trainer.is_global_zero:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_folder(self.folder, (storage.CONFIG, storage.WEIGHTS)) as temporary:
+            with atomic_folder(self.folder, storage.FILES) as temporary:
                 storage.save(pl_module.model(), temporary)
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from stofm_geo._quiet import quiet
+from stofm_geo._replace import settle
 from stofm_geo.models import shipped
 from stofm_geo.models.storage import CONFIG, WEIGHTS
 
@@ -23,6 +24,7 @@ def in_folder(folder: Path, written_by: str) -> tuple[Path, Path]:
     Raises:
         ValueError: One is not there.
     """
+    settle(folder)
     files = folder / CONFIG, folder / WEIGHTS
     if missing := [file.name for file in files if not file.is_file()]:
         raise ValueError(
@@ -43,6 +45,7 @@ def locate(name: str, hub: dict[str, Any]) -> tuple[Path, Path]:
         ValueError: It is none of these.
     """
     folder = Path(name)
+    settle(folder)
     if name in shipped.NAMES and not folder.exists():
         folder = shipped.FOLDER / name
     if folder.is_dir():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stofm_geo._files import atomic_path, read_json
+from stofm_geo._files import read_json
 from stofm_geo._version import __version__
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.genes.features import from_state
@@ -23,7 +21,7 @@ from stofm_geo.genes.features import from_state
 if TYPE_CHECKING:
     from stofm_geo.models.stofm import SToFM
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FILES = CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _LIBRARY = "stofm_geo"
 _FEATURES = "features."
 _M = TypeVar("_M")
@@ -79,16 +77,9 @@ def save(model: SToFM, folder: Path) -> None:
 def write(config: dict[str, Any], stored: dict[str, Tensor], folder: Path) -> None:
     """Write both files into an existing folder, this library and its version named in one."""
     config = {"library": _LIBRARY, "version": __version__, **config}
-    with atomic_path(folder / WEIGHTS) as temporary:
-        try:
-            save_file(stored, temporary, metadata={"format": "pt", "library": _LIBRARY})
-        except SafetensorError as error:  # which is no OSError, and has its number as text alone
-            number = re.search(r"\(os error (\d+)\)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(temporary)) from error
-    with atomic_path(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n")
+    # One entry: safetensors writes several in any order, and the same weights are the same bytes.
+    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def load(config_file: Path, weights_file: Path) -> SToFM:

@@ -239,7 +239,7 @@ class Annotator(nn.Module):
                 "record": self.record,
             },
         }
-        with atomic_folder(folder, (storage.CONFIG, storage.WEIGHTS)) as temporary:
+        with atomic_folder(folder, storage.FILES) as temporary:
             storage.write(config, self._tensors(), temporary)
 
     @classmethod

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stofm_geo._files import atomic_path
+from stofm_geo._files import read_json
+from stofm_geo._replace import settle
 from stofm_geo.models.official.network import Config, OfficialNetwork
 
-CONFIG, WEIGHTS, HEADS = "config.json", "se2transformer.pth", "pretraining_heads.pth"
+FILES = CONFIG, WEIGHTS, HEADS = "config.json", "se2transformer.pth", "pretraining_heads.pth"
 _PREFIXES = re.compile(r"^(module\.|model\.)+")
 
 # Published names, where they are not ours.
@@ -50,14 +51,14 @@ def read(folder: str | Path, attention: str = "slice") -> OfficialNetwork:
         ValueError: Files that cannot be read or do not fit each other; all misfits are listed.
     """
     folder = Path(folder)
+    settle(folder)
     for file in (folder / CONFIG, folder / WEIGHTS):
         if not file.is_file():
             raise FileNotFoundError(
                 f"{file}: no such file; a published checkpoint has {CONFIG} and {WEIGHTS}"
             )
     try:
-        values = json.loads((folder / CONFIG).read_text())
-        config = Config.read(values)
+        config = Config.read(read_json(folder / CONFIG))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
     stored = read_state(folder / WEIGHTS)
@@ -90,24 +91,23 @@ def bare(name: str) -> str:
     return _PREFIXES.sub("", name)
 
 
-def write(network: OfficialNetwork, folder: str | Path) -> None:
+def write(network: OfficialNetwork, folder: Path) -> None:
     """Write ``config.json`` and ``se2transformer.pth`` as the published code reads them.
 
     The published file has no place for the heads of pre-training; where the network has them,
     they go into ``pretraining_heads.pth`` beside it.
+
+    Args:
+        network: What is written.
+        folder: There, and without these files.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = published_state(network)
     heads = {name: state.pop(name) for name in list(state) if "_head." in name}
     for file, part in ((WEIGHTS, state), (HEADS, heads)):
         if part:
-            with atomic_path(folder / file) as temporary:
-                torch.save(part, temporary)
-        else:  # heads that an earlier model has left here are not this one's
-            (folder / file).unlink(missing_ok=True)
-    with atomic_path(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(_published_config(network.config), indent=2) + "\n")
+            torch.save(part, folder / file)
+    config = json.dumps(_published_config(network.config), indent=2)
+    (folder / CONFIG).write_text(config + "\n")
 
 
 def published_state(network: OfficialNetwork) -> dict[str, Tensor]:

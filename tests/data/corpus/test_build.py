@@ -65,7 +65,7 @@ def test_killed_three_times_it_ends_with_the_same_bytes(sources, corpus, tmp_pat
     assert "of 5 slices are there already" in result.output
     assert (tmp_path / "c" / "corpus.json").read_bytes() == (corpus / "corpus.json").read_bytes()
     assert verify(tmp_path / "c") == []
-    assert not list(slices.glob(".building-*"))
+    assert not list(slices.glob(".stofm-geo-*"))
 
 
 def test_what_is_there_is_not_made_again(sources, corpus, small) -> None:
