@@ -43,10 +43,8 @@ def check_key(name: str, key: object) -> None:
     """A key to write under that a file can hold, too: a slash would be a group in it."""
     if not isinstance(key, str):
         raise TypeError(f"{name} must be a name; found {key!r}")
-    if not key or "/" in key:
-        raise ValueError(
-            f"{name} must be a name without '/', which files cannot hold; found {key!r}"
-        )
+    if not key or "/" in key or key in ("_index", ".", ".."):
+        raise ValueError(f"{name} must be a name without '/', that files can hold; found {key!r}")
 
 
 def check_anndata(adata: object, name: str) -> None:

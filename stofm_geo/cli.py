@@ -96,7 +96,7 @@ def embed(
     """
     from stofm_geo._files import check_folder
     from stofm_geo._files import targets as targets_of
-    from stofm_geo.data import read_slice_file
+    from stofm_geo.data import prepare_for_writing, read_slice_file
     from stofm_geo.plot import check_picture
 
     if zero_shot:
@@ -126,6 +126,7 @@ def embed(
             raise ValueError(f"{path}: obs[{label_key!r}] has no labels; leave --label-key out")
         if n_domains is not None and n_domains > adata.n_obs:
             raise ValueError(f"{path}: {n_domains} domains were asked of {adata.n_obs} cells")
+        prepare_for_writing(adata, str(path))
         adatas.append(adata)
     names = [str(path) for path in slices]
     _run(

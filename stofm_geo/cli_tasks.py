@@ -134,12 +134,14 @@ def predict(
     Writes obs[KEY], obsm[KEY_probability] and uns[KEY] into a copy of each file.
     """
     from stofm_geo._files import targets
-    from stofm_geo.data import write_h5ad
+    from stofm_geo.data import prepare_for_writing, write_h5ad
     from stofm_geo.tasks import Annotator
 
     files = targets(slices, output)
     annotator = Annotator.load(model)
     adatas = _read(slices)
+    for adata, path in zip(adatas, slices, strict=True):
+        prepare_for_writing(adata, str(path))
     for adata, path in zip(adatas, slices, strict=True):
         annotator.predict(
             adata, key_added=key_added, unsure=unsure, slice_key=slice_key, name=str(path)

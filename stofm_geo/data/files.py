@@ -8,6 +8,7 @@ import anndata
 from anndata import AnnData
 
 from stofm_geo._files import atomic_path
+from stofm_geo._storable import mend
 
 
 def read_slice_file(path: str | Path, *, backed: bool = False) -> AnnData:
@@ -38,8 +39,14 @@ def read_slice_file(path: str | Path, *, backed: bool = False) -> AnnData:
 def write_h5ad(adata: AnnData, path: str | Path) -> None:
     """Write an ``.h5ad`` file, whole or not at all.
 
+    Args:
+        adata: Mended in place where a file cannot hold it as it is
+            (:func:`~stofm_geo.data.prepare_for_writing`).
+        path: Where to.
+
     Raises:
         OSError: The folder is missing or cannot be written to, or the disk is full.
     """
+    mend(adata, str(path))
     with atomic_path(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")

@@ -15,6 +15,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._checks import check_key, check_positions, check_slice_key, examples
 from stofm_geo._keys import Keys
+from stofm_geo._storable import storable_frame
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche
 from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations
@@ -72,7 +73,9 @@ def impute(
     :math:`s` is its median in the reference; and ``uns[key_added]``: ``scale`` (:math:`s`),
     ``n_shared_genes``, and ``reliability``, a DataFrame with ``correlation``: Pearson's, of each
     gene's estimates on held-out blocks of the reference with what was counted there. It says how
-    well single counts are told, noise and all: rare genes are never told well.
+    well single counts are told, noise and all: rare genes are never told well. Columns are the
+    genes; but a file cannot hold names with ``/``, so that ``MZT2A/B`` becomes ``MZT2A_B``. The
+    index of ``reliability`` has them in this order as they are.
 
     Warns:
         UserWarning: Cells have no counts of the shared genes; they are taken for average ones.
@@ -131,7 +134,7 @@ def impute(
         reliability[at : at + _CHUNK] = correlations(recipe.mix(told), y)
         found = recipe.mix([teller.bases(y) for teller in tellers])
         values[:, at : at + _CHUNK] = found.clip(min=0)
-    adata.obsm[key_added] = pd.DataFrame(values, index=adata.obs_names, columns=wanted)
+    adata.obsm[key_added] = storable_frame(values, adata.obs_names, wanted, f"obsm[{key_added!r}]")
     adata.uns[key_added] = {
         "scale": scale,
         "n_shared_genes": len(shared),

@@ -331,3 +331,17 @@ def test_real_cell_types_by_a_block_of_tissue(shared_data) -> None:
     model = SToFM(**SMALL).fit(adata, max_steps=2, progress=False)
     found = model.fine_tune(adata[left].copy(), "cell_type", task="cell_type", progress=False)
     assert found.evaluate(adata[~left].copy(), "cell_type")["accuracy"] > 0.5
+
+
+def test_labels_with_slashes_are_saved_and_read_again(model, first, second, tmp_path) -> None:
+    labelled, adata = first.copy(), second.copy()
+    regions = sorted(first.obs["region"].unique())
+    new = {regions[0]: "L2", regions[1]: "L2/3"}
+    labelled.obs["layer"] = labelled.obs["region"].astype(str).replace(new).to_numpy()
+    annotator = model.fine_tune(labelled, "layer", progress=False)
+    annotator.save(tmp_path / "m")
+    Annotator.load(tmp_path / "m").predict(adata)
+    adata.write_h5ad(tmp_path / "out.h5ad")
+    read = read_h5ad(tmp_path / "out.h5ad")
+    assert list(read.obs["stofm_label"]) == list(adata.obs["stofm_label"])
+    assert {"L2", "L2/3"} <= set(read.uns["stofm_label"]["classes"])

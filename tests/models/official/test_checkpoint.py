@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import os
 import pickle
+import shutil
 
 import pytest
 import torch
