@@ -23,17 +23,18 @@ _RESERVED = ("_index", "", ".", "..")
 _MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp")
 
 
-def storable_names(names: Iterable[object]) -> list[str]:
+def storable_names(names: Iterable[object], taken_by_index: object = None) -> list[str]:
     """Names that files can hold, each another: ``/`` becomes ``_``, and reserved ones end in one.
 
     Args:
         names: Of columns or keys.
+        taken_by_index: The name of the columns' index, which no column may have.
     """
     names = [str(name) for name in names]
     taken, found = set(names), []
     for name in names:
         new = name.replace("/", "_").replace("\0", "_")
-        new = f"{new}_" if new in _RESERVED else new
+        new = f"{new}_" if new in (*_RESERVED, taken_by_index) else new
         if new != name:
             base, count = new, 2
             while new in taken:
@@ -58,10 +59,9 @@ def storable_frame(
         UserWarning: Which names are others now.
     """
     columns = list(columns)
-    names = storable_names(columns)
+    names = storable_names(columns, index.name)
     warn_of_renamed(where, columns, names)
-    # The index's own name may be that of a column, and must not be.
-    return pd.DataFrame(values, index=index.rename(None), columns=names)
+    return pd.DataFrame(values, index=index, columns=names)
 
 
 def warn_of_renamed(where: str, before: Iterable[object], after: Iterable[str]) -> None:
@@ -122,8 +122,13 @@ def mend(adata: AnnData, name: str = "AnnData") -> None:
     Warns:
         UserWarning: Which names are others now.
     """
-    for axis in ("obs", "var"):
+    for axis, mapping in (("obs", adata.obsm), ("var", adata.varm)):
         table = getattr(adata, axis)
+        # AnnData gives the tables beside it the same index, by the same name.
+        others = [value for value in mapping.values() if isinstance(value, pd.DataFrame)]
+        if any(table.index.name in other.columns for other in others):
+            table = table.rename_axis(index=None)
+            setattr(adata, axis, table)
         if (mended := _table(table, f"{name}: {axis}")) is not table:
             setattr(adata, axis, mended)
     if adata.raw is not None:

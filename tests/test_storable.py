@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData, read_h5ad
 
-from stofm_geo._storable import prepare_for_writing, storable_names
+from stofm_geo._storable import prepare_for_writing, storable_frame, storable_names
 from stofm_geo.data import read_slice_file, write_h5ad
 
 
@@ -93,6 +93,16 @@ def test_an_index_that_has_the_name_of_a_column(adata, tmp_path) -> None:
     adata.obs.index.name = "cell"
     found = again(adata, tmp_path)
     assert list(found.obs["cell"]) == list(range(20)) and found.obs_names[3] == "cell3"
+
+
+def test_an_index_that_has_the_name_of_a_column_beside_it(adata, tmp_path) -> None:
+    adata.obs.index.name = "CD8A"
+    adata.obsm["genes"] = pd.DataFrame({"CD8A": np.arange(20.0)}, index=adata.obs_names)
+    assert list(again(adata, tmp_path).obsm["genes"]["CD8A"]) == list(range(20))
+    index = pd.Index(range(20), name="CD8A")
+    with pytest.warns(UserWarning, match="CD8A -> CD8A_"):
+        frame = storable_frame(np.ones((20, 2)), index, ["CD8A", "x"], "it")
+    assert list(frame.columns) == ["CD8A_", "x"]
 
 
 def test_slashes_anywhere(adata, tmp_path) -> None:
