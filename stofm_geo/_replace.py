@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from stofm_geo._signals import check
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -72,6 +74,7 @@ def put(new: Path, path: Path) -> None:
         OSError: It cannot; what was there is there still.
     """
     work = new.parent.parent
+    check()  # a signal that was swallowed while it was written
     _finish(new, (work / _LOCK).stat().st_mode & 0o666)
     if not path.is_dir():
         os.replace(new, path)

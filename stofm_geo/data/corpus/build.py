@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from stofm_geo._checks import check_positive, naming
-from stofm_geo._files import atomic_path, check_writable, naming_full_disk, read_json
+from stofm_geo._files import atomic_path, check_writable, full_disk, naming_full_disk, read_json
 from stofm_geo._keys import Keys, NodeType
 from stofm_geo._principal import BLOCK
 from stofm_geo._replace import clear_leftovers, put, work_folder
@@ -202,6 +202,8 @@ def _make(task: _Task) -> dict[str, Any] | str:
             with naming_full_disk(task.folder / task.which.folder):
                 known = _write(task)
     except Exception as error:  # whatever is wrong with one slice, the others go on
+        if full_disk(error) is not None:  # which is wrong with none of them
+            raise
         return _reason(error)
     said = [str(warning.message) for warning in caught if warning.category is UserWarning]
     known["warnings"] = list(dict.fromkeys(said))
