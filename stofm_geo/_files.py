@@ -24,17 +24,23 @@ _FULL = {
 _NUMBER = re.compile(r"\(os error (\d+)\)|\berrno = (\d+)")  # of safetensors, and of HDF5
 
 
+class DiskFullError(OSError):
+    """Tells what could not be written."""
+
+
 @contextmanager
 def naming_full_disk(path: str | Path) -> Iterator[None]:
     """Say what could not be written where the disk is full; systems do not tell."""
     try:
         yield
+    except DiskFullError:
+        raise  # told of a file, not of its folder
     except Exception as error:
         number = full_disk(error)
         if number is None:
             raise
-        full = OSError(f"{path}: cannot be written, {_FULL[number]}, and try again")
-        full.errno = number  # for what this is a part of, and is known by
+        full = DiskFullError(f"{path}: cannot be written, {_FULL[number]}, and try again")
+        full.errno = number
         raise full from error
 
 

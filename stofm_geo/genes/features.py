@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import check_obsm, check_positive, examples
+from stofm_geo._checks import check_key, check_obsm, check_positive, examples
 from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.panel_encoder import PanelEncoder
@@ -202,27 +202,48 @@ def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellF
         KeyError: Something is missing.
     """
     encoder: Any
-    if settings["kind"] == "panel":
+    kind = settings["kind"]
+    if kind == "panel":
+        for name in ("genes", "technologies"):
+            _check_names(name, settings[name])
         sizes = {k: settings[k] for k in ("out_channels", "hidden_channels", "technologies")}
         return PanelEncoder(settings["genes"], **sizes)
-    if settings["kind"] == "pca":
+    if kind == "pca":
+        _check_names("genes", settings["genes"])
+        check_positive("target_sum", settings["target_sum"])
         encoder = PCAFeatures(settings["n_components"])
         encoder.genes = np.asarray(settings["genes"], dtype=str)
-        encoder.target_sum, encoder.scale = settings["target_sum"], arrays["scale"]
-        encoder.mean, encoder.components = arrays["mean"], arrays["components"]
-        if encoder.components.shape[1:] != encoder.genes.shape:
+        encoder.target_sum = settings["target_sum"]
+        for name in ("components", "mean", "scale"):
+            array = arrays[name]
+            if array.dtype != np.float32:
+                raise ValueError(f"{name} of the features are {array.dtype}, not float32")
+            setattr(encoder, name, array)
+        shapes = encoder.components.shape, encoder.mean.shape, encoder.scale.shape
+        if len(shapes[0]) != 2 or shapes[0][::-1] != (*shapes[1], *shapes[2]):
+            raise ValueError(f"components, mean and scale of the features are {shapes}")
+        if shapes[1] != encoder.genes.shape:
             raise ValueError(
-                f"there are {encoder.genes.size} genes, and components of "
-                f"{encoder.components.shape[-1]}"
+                f"there are {encoder.genes.size} genes, and components of {shapes[0][1]}"
             )
-    elif settings["kind"] == "obsm":
+        if not (encoder.scale > 0).all():
+            raise ValueError("scales of the features must be above zero")
+    elif kind == "obsm":
+        check_key("key", settings["key"])
+        check_positive("out_channels", settings["out_channels"], whole=True)
+        check_positive("scale", settings["scale"])
         encoder = ObsmFeatures(settings["key"])
         encoder.out_channels, encoder.scale = settings["out_channels"], settings["scale"]
     else:
-        raise ValueError(
-            f"unknown kind of features {settings['kind']!r}; known: 'panel', 'pca', 'obsm'"
-        )
+        raise ValueError(f"unknown kind of features {kind!r}; known: 'panel', 'pca', 'obsm'")
     return encoder
+
+
+def _check_names(what: str, names: Any) -> None:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{what} of the features must be a list of names")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{what} of the features occur twice")
 
 
 def _columns(counts: sp.csr_matrix, adata: AnnData, genes: np.ndarray) -> sp.csr_matrix:

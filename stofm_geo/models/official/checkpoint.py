@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stofm_geo._files import read_json
 from stofm_geo._replace import settle
+from stofm_geo._weights import check_layers, read_torch
 from stofm_geo.models.official.network import Config, OfficialNetwork
 
 FILES = CONFIG, WEIGHTS, HEADS = "config.json", "se2transformer.pth", "pretraining_heads.pth"
@@ -65,8 +66,15 @@ def read(folder: str | Path, attention: str = "slice") -> OfficialNetwork:
     if (folder / HEADS).is_file():
         stored |= read_state(folder / HEADS)
     heads = any(name.startswith(("lm_head.", "pair_head.")) for name in stored)
+    layers = config.num_hidden_layers
+    try:
+        check_layers("num_hidden_layers", layers, stored, r"encoder\.layers\.(\d+)\.")
+    except ValueError as error:
+        raise ValueError(f"{folder / WEIGHTS}: does not fit {CONFIG}: {error}") from error
+    with torch.device("meta"):  # sizes are compared before there is memory of them
+        state = fitting(stored, OfficialNetwork(config, attention, heads), folder / WEIGHTS)
     network = OfficialNetwork(config, attention, heads)
-    network.load_state_dict(fitting(stored, network, folder / WEIGHTS))
+    network.load_state_dict(state)
     return network.eval()
 
 
@@ -76,14 +84,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: It is no state dict, or holds more than tensors.
     """
-    try:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise a dozen kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{file}: cannot be read as weights alone ({reason[:200]})") from error
-    if not isinstance(stored, dict) or not all(isinstance(t, Tensor) for t in stored.values()):
-        raise ValueError(f"{file}: is no state dict of tensors")
-    return {bare(name): tensor for name, tensor in stored.items()}
+    return {bare(name): tensor for name, tensor in read_torch(file).items()}
 
 
 def bare(name: str) -> str:
@@ -101,7 +102,7 @@ def write(network: OfficialNetwork, folder: Path) -> None:
         network: What is written.
         folder: There, and without these files.
     """
-    state = published_state(network)
+    state = {name: tensor.cpu() for name, tensor in published_state(network).items()}
     heads = {name: state.pop(name) for name in list(state) if "_head." in name}
     for file, part in ((WEIGHTS, state), (HEADS, heads)):
         if part:
@@ -113,9 +114,7 @@ def write(network: OfficialNetwork, folder: Path) -> None:
 def published_state(network: OfficialNetwork) -> dict[str, Tensor]:
     """The state dict under published names and shapes."""
     return {
-        published_name(name): tensor.cpu().reshape(1, -1)
-        if name in _TWO_DIMENSIONS
-        else tensor.cpu()
+        published_name(name): tensor.reshape(1, -1) if name in _TWO_DIMENSIONS else tensor
         for name, tensor in network.state_dict().items()
     }
 
@@ -137,6 +136,11 @@ def fitting(
         f"{name}: {list(tensor.shape)}, by {CONFIG} {shapes[name]}"
         for name, tensor in stored.items()
         if name in shapes and list(tensor.shape) != shapes[name]
+    ]
+    problems += [
+        f"{name}: holds {tensor.dtype}, and must hold weights"
+        for name, tensor in stored.items()
+        if name in shapes and not tensor.is_floating_point()
     ]
     if problems:
         raise ValueError(f"{file}: does not fit {CONFIG}:\n  " + "\n  ".join(problems))
