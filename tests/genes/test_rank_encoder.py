@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData, read_h5ad
+from safetensors.torch import load_file, save_file
 
 from stofm_geo.genes import RankEncoder, Vocabulary
 from stofm_geo.genes import rank_encoder as module
