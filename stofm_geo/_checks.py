@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from stofm_geo._sparse import check_sparse
+
 
 def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bool = False) -> None:
     """A finite number above zero (or at least zero)."""
@@ -77,6 +79,7 @@ def check_obsm(
     if key not in adata.obsm:
         raise KeyError(f"obsm has no {key!r}; it has {sorted(adata.obsm) or 'nothing'}; {fix}")
     values = adata.obsm[key]
+    check_sparse(values, f"obsm[{key!r}]")
     values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     if values.dtype.kind not in "biuf":
         try:

@@ -64,7 +64,8 @@ def deconvolve(
     with ``/``, so that ``L2/3`` becomes ``L2_3``. ``types`` has them in this order as they are.
 
     Warns:
-        UserWarning: Spots have no counts of the shared genes; they get the mean of the others. Or
+        UserWarning: There are fewer than 50 shared genes. Spots have no counts
+            of the shared genes; they get the mean of the others. Or
             they have fewer than a cell of the reference, and ``cells_per_spot`` is not given.
 
     Raises:

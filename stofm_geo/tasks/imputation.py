@@ -78,7 +78,8 @@ def impute(
     index of ``reliability`` has them in this order as they are.
 
     Warns:
-        UserWarning: Cells have no counts of the shared genes; they are taken for average ones.
+        UserWarning: There are fewer than 50 shared genes. Cells have no counts
+            of the shared genes; they are taken for average ones.
 
     Raises:
         KeyError: The reference lacks one of ``genes``, or no side has ``slice_key``, or a

@@ -101,7 +101,7 @@ def test_bad_slices_are_put_aside(sources, corpus, small, tmp_path) -> None:
     found = find_sources([folder], slice="slice_id", organism="none")
     failed = dict(build(found, tmp_path / "c", **small))
     reasons = {Path(label.split(",")[0]).stem: reason for label, reason in failed.items()}
-    assert reasons["cut_short"].startswith("cannot be read (")  # told of which file before
+    assert reasons["cut_short"].startswith("cannot be read as .h5ad (")  # told of which file before
     assert "cut short?" in reasons["cut_short"] and "cannot be read" in reasons["text"]
     assert reasons["few"] == (
         "5 cells are too few for a tissue graph of 6 neighbours a cell; leave the slice out"
