@@ -16,6 +16,7 @@ from stofm_geo._checks import (
     check_obsm,
     check_positions,
     check_slice_key,
+    examples,
     naming,
 )
 from stofm_geo._keys import Keys
@@ -70,6 +71,8 @@ def split_slices(
                 if usual in adata.obs:
                     warn_of_slices(usual, adata.obs[usual].nunique())
         groups = slice_rows(adata, slice_key, name)
+        if slice_key is not None:
+            check_sizes(adata, slice_key, min_cells)
     key = Keys.TECHNOLOGY
     technology = {key: str(adata.uns[key])} if key in adata.uns else {}
     slices = []
@@ -127,6 +130,24 @@ def check_enough(cells: int, min_cells: int) -> None:
         raise ValueError(
             f"{cells} cells are too few for a tissue graph of "
             f"{min_cells - 1} neighbours a cell; leave the slice out"
+        )
+
+
+def check_sizes(adata: AnnData, slice_key: str, min_cells: int) -> None:
+    """:func:`check_enough` for all slices of an AnnData.
+
+    Raises:
+        ValueError: Some have less than ``min_cells``: which, and how to drop them.
+    """
+    sizes = check_slice_key(adata.obs, slice_key).value_counts()
+    small = sizes[sizes < min_cells]
+    if len(small):
+        told = examples([f"{name!r}: {count}" for name, count in small.items()], 5)
+        raise ValueError(
+            f"{len(small)} of {len(sizes)} slices have too few cells for a tissue graph of "
+            f"{min_cells - 1} neighbours a cell ({told}); drop them: "
+            f"adata = adata[adata.obs.groupby({slice_key!r}, observed=True)[{slice_key!r}]"
+            f".transform('size') >= {min_cells}].copy()"
         )
 
 

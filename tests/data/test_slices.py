@@ -147,3 +147,16 @@ def test_duplicate_cell_names_and_positions_do(adata: AnnData) -> None:
         adata.obsm["spatial"][:30] = adata.obsm["spatial"][30:60]
         [part] = split_slices(adata)
         assert sorted(part.obs["row"]) == list(range(90))
+
+
+def test_small_fields_of_view_are_named_at_once_with_what_drops_them(make_slice) -> None:
+    adata = make_slice(60)
+    adata.obs["fov"] = pd.Categorical(["a"] * 50 + ["b"] * 7 + ["c"] * 3)
+    with pytest.raises(
+        ValueError, match=r"2 of 3 slices have too few .* \('b': 7, 'c': 3\)"
+    ) as told:
+        split_slices(adata, slice_key="fov", min_cells=13)
+    found: dict = {"adata": adata}
+    exec(str(told.value).split("drop them: ")[1], found)
+    assert found["adata"].n_obs == 50
+    assert len(split_slices(found["adata"], slice_key="fov", min_cells=13)) == 1

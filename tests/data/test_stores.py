@@ -228,3 +228,36 @@ def test_a_corpus_is_built_of_all_that_embed_reads(adata, tmp_path, make: Callab
     assert list(found.genes) == sorted(adata.var_names)
     at = adata.var_names.get_indexer(found.genes)
     np.testing.assert_array_equal(found.counts[:].toarray(), adata.X.toarray()[found.row][:, at])
+
+
+def test_x_that_is_none_names_the_layer(adata, tmp_path) -> None:
+    adata.layers["counts"] = adata.X
+    adata.X = None
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    for path in (tmp_path / "a.h5ad", stored(adata, tmp_path / "a.zarr", 3)):
+        with pytest.raises(ValueError, match=r"there are layers .'counts'."):
+            sources.slices_of(corpus.Source(str(path)))
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix])
+@pytest.mark.parametrize("index", [-1, 10**9])
+def test_damaged_sparse_matrices_on_disk(adata, tmp_path, kind: Callable, index: int) -> None:
+    adata.X = kind(adata.X)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "r+") as file:
+        file["X/indices"][3] = index
+    which = sources.Slice(corpus.Source(str(tmp_path / "a.h5ad"), organism="none"))
+    with pytest.raises(ValueError, match="X is a damaged sparse matrix"):
+        sources.read_slice(which)
+
+
+@pytest.mark.parametrize("name", ["slices", "settings", "genes", "technologies"])
+def test_an_index_without_its_keys(tmp_path, name: str) -> None:
+    index = {"format": 2, "settings": {}, "technologies": [], "failed": 0, "genes": []}
+    index |= {"slices": []}
+    (tmp_path / "corpus.json").write_text(json.dumps(index))
+    assert corpus.read_index(tmp_path) == index
+    for spoilt in ({**index, name: 7}, {k: v for k, v in index.items() if k != name}):
+        (tmp_path / "corpus.json").write_text(json.dumps(spoilt))
+        with pytest.raises(ValueError, match=rf"corpus\.json: is damaged \('{name}' is missing"):
+            corpus.read_index(tmp_path)

@@ -45,9 +45,8 @@ def read_index(folder: str | Path) -> dict[str, Any]:
     wrong = _misfit(index, kinds)
     for one in index["slices"] if not wrong else ():
         wrong = wrong or (_misfit(one, _OF_SLICE) if isinstance(one, dict) else "slices")
-    if wrong is None and not all(
-        type(n) is int and n > 0 for one in index["slices"] for n in one["nodes"]
-    ):
+    nodes = [] if wrong else [count for one in index["slices"] for count in one["nodes"]]
+    if not all(type(count) is int and count > 0 for count in nodes):
         wrong = "nodes"
     if wrong is not None:
         raise ValueError(f"{file}: is damaged ({wrong!r} is missing or unfit); build again")
