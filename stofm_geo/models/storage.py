@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 FILES = CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _LIBRARY = "stofm_geo"
 _FEATURES = "features."
-_HASH = "weights_sha256"
+_HASH, _OWN_HASH = "weights_sha256", "config_sha256"
 _M = TypeVar("_M")
 
 
@@ -102,6 +103,7 @@ def write(config: dict[str, Any], stored: dict[str, Tensor], folder: Path) -> No
         _HASH: weights_hash(stored),
         **config,
     }
+    config[_OWN_HASH] = _hash_of(config)
     # One entry: safetensors writes several in any order, and the same weights are the same bytes.
     save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -149,4 +151,16 @@ def _read_config(file: Path) -> dict[str, Any]:
             f"{file}: is not the configuration of a stofm_geo model; "
             "name a folder that save_pretrained has written"
         )
+    # Folders that were written before there was one have none.
+    if _OWN_HASH in config and config[_OWN_HASH] != _hash_of(config):
+        raise ValueError(
+            f"{file}: is not what was written; take it from a copy, or remove {_OWN_HASH!r} "
+            "from it if you have changed it yourself"
+        )
     return config
+
+
+def _hash_of(config: dict[str, Any]) -> str:
+    """SHA-256 of all but itself; the same after it was written and read."""
+    rest = {name: value for name, value in config.items() if name != _OWN_HASH}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
