@@ -16,6 +16,7 @@ from anndata import AnnData
 
 from stofm_geo._names import read_names
 from stofm_geo._positions import xy_columns, xy_pair
+from stofm_geo._sparse import check_sparse
 
 _FARTHEST = 1e100  # of a position
 
@@ -49,10 +50,8 @@ def check_key(name: str, key: object) -> None:
     """A key to write under that a file can hold, too: a slash would be a group in it."""
     if not isinstance(key, str):
         raise TypeError(f"{name} must be a name; found {key!r}")
-    if not key or "/" in key:
-        raise ValueError(
-            f"{name} must be a name without '/', which files cannot hold; found {key!r}"
-        )
+    if not key or "/" in key or key in ("_index", ".", ".."):
+        raise ValueError(f"{name} must be a name without '/', that files can hold; found {key!r}")
 
 
 def check_anndata(adata: object, name: str) -> None:
@@ -93,6 +92,7 @@ def check_obsm(
 
 def numbers_of(values: Any, key: str, fix: str) -> np.ndarray:
     """Return what ``obsm[key]`` holds as numbers ``[n, columns]``, NaN where they are missing."""
+    check_sparse(values, f"obsm[{key!r}]")
     values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     if values.dtype.kind not in "biuf":
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,8 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from stofm_geo._checks import examples
+from stofm_geo._replace import put, settle, work_folder
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = {
+    errno.ENOSPC: "the disk is full; make room",
+    errno.EDQUOT: "the quota of the disk is used up; make room",
+    errno.EFBIG: "a file would be larger than is allowed; raise the limit",
+}
+_NUMBER = re.compile(r"\(os error (\d+)\)|\berrno = (\d+)")  # of safetensors, and of HDF5
+
+
+class DiskFullError(OSError):
+    """Tells what could not be written."""
 
 
 @contextmanager
@@ -21,77 +33,113 @@ def naming_full_disk(path: str | Path) -> Iterator[None]:
     """Say what could not be written where the disk is full; systems do not tell."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    except DiskFullError:
+        raise  # told of a file, not of its folder
+    except Exception as error:
+        number = full_disk(error)
+        if number is None:
             raise
-        full = OSError(f"{path}: cannot be written, the disk is full; make room, and try again")
-        full.errno = error.errno  # for what this is a part of, and is known by
+        full = DiskFullError(f"{path}: cannot be written, {_FULL[number]}, and try again")
+        full.errno = number
         raise full from error
+
+
+def full_disk(error: BaseException | None) -> int | None:
+    """The system's number of a disk that is full, if that is behind an error; else ``None``.
+
+    Libraries that write by themselves tell it as text alone, or as what the error came of.
+    """
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None and (told := _NUMBER.search(str(error))):
+            number = int(told[1] or told[2])
+        if number in _FULL:
+            return number
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary file or folder name beside ``path``; it takes that name when all went well."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     check_writable(path)
-    with (
-        naming_full_disk(path),
-        tempfile.TemporaryDirectory(prefix=".stofm-geo-", dir=path.parent) as folder,
-    ):
-        temporary = Path(folder) / path.name
+    with naming_full_disk(path), work_folder(path) as temporary:
         yield temporary
-        os.replace(temporary, path)
+        put(temporary, path)
 
 
 @contextmanager
-def atomic_folder(path: str | Path, files: Collection[str]) -> Iterator[Path]:
+def atomic_folder(
+    path: str | Path, files: Collection[str], *, keep_others: bool = False
+) -> Iterator[Path]:
     """A temporary folder beside ``path``; it takes that place when all went well.
+
+    A kill at any moment leaves the old folder there or the new one (:mod:`stofm_geo._replace`).
 
     Args:
         path: A folder that is already there is replaced whole.
         files: Names that may be lost with it.
+        keep_others: All others are in the new one, too; else there must be none.
 
     Raises:
-        FileExistsError: It holds something else, too.
+        FileExistsError: It is a file, or holds something else, too.
         OSError: It cannot be written.
     """
-    path = Path(path)
-    check_folder(path, files)
-    with (
-        naming_full_disk(path),
-        tempfile.TemporaryDirectory(prefix=".stofm-geo-", dir=path.parent) as folder,
-    ):
-        temporary = Path(folder) / path.name
+    path = Path(os.path.realpath(path))
+    settle(path)
+    check_folder(path, None if keep_others else files)
+    with naming_full_disk(path), work_folder(path) as temporary:
         temporary.mkdir()
+        if path.is_dir():
+            _link(path, temporary, files)
         yield temporary
-        before = Path(folder) / f"{path.name}.before"
-        if path.is_dir():  # a folder takes the place of an empty one alone
-            os.replace(path, before)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            if before.is_dir():
-                os.replace(before, path)
-            raise
+        put(temporary, path)
 
 
-def check_folder(path: str | Path, files: Collection[str], *, make: bool = False) -> None:
+def _link(folder: Path, to: Path, but: Collection[str]) -> None:
+    """What a folder holds under a second name in another, or a copy where there is no such."""
+    for entry in folder.iterdir():
+        if entry.name in but:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, to / entry.name, symlinks=True, copy_function=_link_file)
+        else:
+            _link_file(entry, to / entry.name)
+
+
+def _link_file(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def check_folder(path: str | Path, files: Collection[str] | None, *, make: bool = False) -> None:
     """Whether :func:`atomic_folder` can write ``path``.
+
+    Args:
+        path: The folder.
+        files: Names that may be lost with it; ``None``: it may hold anything.
+        make: Its parent need not be there yet, if only it can be made.
 
     Raises:
         FileExistsError: There is a file, or a folder that holds other things than ``files``.
         OSError: It cannot be written.
+        ValueError: Its name is no UTF-8.
     """
     path = Path(path)
     if path.is_dir():
-        other = sorted(file.name for file in path.iterdir() if file.name not in files)
-        if other:
+        other = sorted(file.name for file in path.iterdir() if file.name not in (files or ()))
+        if other and files is not None:
             raise FileExistsError(
                 f"{path}: holds {examples(other)}, which would be lost; name a new folder"
             )
+        if os.path.ismount(path):
+            raise OSError(f"{path}: is a disk of its own; name a folder in it")
     elif path.exists():
         raise FileExistsError(f"{path}: is a file; name a folder")
-    check_writable(path / "x" if path.is_dir() else path, make=make)
+    _check_place(path, make)
 
 
 def check_writable(path: str | Path, *, make: bool = False) -> None:
@@ -103,10 +151,20 @@ def check_writable(path: str | Path, *, make: bool = False) -> None:
 
     Raises:
         OSError: It cannot, and why.
+        ValueError: Its name is no UTF-8.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: is neither a file nor a folder; name a file")
+    _check_place(path, make)
+
+
+def _check_place(path: Path, make: bool) -> None:
+    """Whether something can be made there and take its place."""
+    check_name(path)
+    path = Path(os.path.realpath(path))
     folder = path.parent
     while make and not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -114,6 +172,19 @@ def check_writable(path: str | Path, *, make: bool = False) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror}: {folder})") from error
+
+
+def check_name(path: str | Path) -> None:
+    """Whether a name is text, as HDF5, JSON and what is printed need it.
+
+    Raises:
+        ValueError: It is no UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise ValueError(f"{shown}: the name is no UTF-8; rename it") from None
 
 
 def targets(slices: list[Path], output: Path) -> list[Path]:
@@ -168,9 +239,13 @@ def read_json(file: Path) -> Any:
     """What a file holds.
 
     Raises:
-        ValueError: It cannot be read as JSON.
+        ValueError: It is no file, or cannot be read as JSON.
     """
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise ValueError(f"{file}: is no file")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{file}: cannot be read as JSON (it is nested too deep)") from None
     except (OSError, ValueError) as error:  # of the decoders, too
         raise ValueError(f"{file}: cannot be read as JSON ({error})") from error

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from stofm_geo._signals import check, received, stoppable
 
 out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -28,11 +32,13 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
                 shown.add(str(message))
                 _err.print(f"[yellow]Warning:[/] {_one_line(message)}")
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), stoppable(), _exiting_as_shells_tell():
             warnings.showwarning = show
             try:
                 command(*args, **kwargs)
+                check()
             except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+                check()  # it may be what became of a signal
                 message = error.args[0] if isinstance(error, KeyError) and error.args else error
                 _err.print(f"[red]Error:[/] {_one_line(message)}")
                 raise typer.Exit(1) from None
@@ -40,8 +46,23 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+@contextmanager
+def _exiting_as_shells_tell() -> Iterator[None]:
+    """Say what signal has ended a command, and exit with 128 and its number."""
+    try:
+        yield
+    except BaseException:
+        number = received()
+        if number is None:
+            raise
+        name = signal.Signals(number).name
+        _err.print(f"[red]Stopped[/] by {name}; what is written is whole")
+        raise typer.Exit(128 + number) from None
+
+
 def _one_line(message: object) -> str:
-    return escape(" ".join(str(message).split()))
+    text = str(message).encode(errors="backslashreplace").decode()  # names of files may be no UTF-8
+    return escape(" ".join(text.split()))
 
 
 def say(text: str) -> None:

@@ -5,6 +5,7 @@ Imported by functions that train, not with the library: Lightning takes seconds.
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,12 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from stofm_geo._quiet import quiet
+
+_RISE = 2  # steps up to the highest rate, at least
 
 
 @contextmanager
@@ -52,7 +56,7 @@ def run(
         # The loader's work is a few milliseconds a step; worker processes would cost more.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
-        L.Trainer(
+        trainer = L.Trainer(
             accelerator="auto",
             devices=1,
             max_epochs=1,
@@ -65,7 +69,15 @@ def run(
             callbacks=[*callbacks, *bar],
             num_sanity_val_steps=-1,
             val_check_interval=check_every,
-        ).fit(module, loader, held_out)
+        )
+        try:
+            trainer.fit(module, loader, held_out)
+        except SystemExit as stop:  # Lightning ends as if all were well, or with 1
+            if isinstance(stop, SIGTERMException):
+                raise SystemExit(128 + signal.SIGTERM) from None
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
 
 
 def one_cycle(module: L.LightningModule, rate: float, weight_decay: float) -> dict[str, Any]:
@@ -81,7 +93,10 @@ def one_cycle(module: L.LightningModule, rate: float, weight_decay: float) -> di
     """
     trained = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=weight_decay)
+    # The rise ends at step ``share * steps - 1``, and divides by it.
+    steps = max(int(module.trainer.estimated_stepping_batches), _RISE + 1)
+    share = 0.1 if 0.1 * steps > 1 else _RISE / steps
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, total_steps=int(module.trainer.estimated_stepping_batches), pct_start=0.1
+        optimizer, rate, total_steps=steps, pct_start=share
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

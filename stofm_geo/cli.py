@@ -94,10 +94,10 @@ def embed(
     Writes obsm["X_stofm"] (n x 256, float32), obs["stofm_domain"] and uns["stofm"] into a copy of
     each file.
     """
-    from stofm_geo._files import check_writable
+    from stofm_geo._files import check_folder
     from stofm_geo._files import targets as targets_of
     from stofm_geo._names import read_names
-    from stofm_geo.data import read_slice_file
+    from stofm_geo.data import prepare_for_writing, read_slice_file
     from stofm_geo.plot import check_picture
 
     if zero_shot:
@@ -117,7 +117,7 @@ def embed(
     if save_model is not None:
         if model is not None:
             raise ValueError("--save-model is for a model that is fitted; leave one of both out")
-        check_writable(save_model / "config.json", make=True)
+        check_folder(save_model, None, make=True)
     adatas = []
     for path in slices:
         adata = read_slice_file(path)
@@ -127,6 +127,7 @@ def embed(
             raise ValueError(f"{path}: obs[{label_key!r}] has no labels; leave --label-key out")
         if n_domains is not None and n_domains > adata.n_obs:
             raise ValueError(f"{path}: {n_domains} domains were asked of {adata.n_obs} cells")
+        prepare_for_writing(adata, str(path))
         adatas.append(adata)
     names = [str(path) for path in slices]
     _run(

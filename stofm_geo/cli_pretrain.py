@@ -11,6 +11,7 @@ import typer
 from stofm_geo._files import naming_full_disk
 from stofm_geo._plainly import plainly, say
 from stofm_geo._quiet import quiet
+from stofm_geo._signals import deferred
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
@@ -24,7 +25,7 @@ def pretrain(ctx: typer.Context) -> None:
     """Pre-train on a corpus: --config pretrain.yaml, and any setting of it, --help for all.
 
     Writes checkpoints, logs and the best model so far. Started again with the same folder it goes
-    on from the last checkpoint. Needs the extra pretrain.
+    on from the last checkpoint; SIGINT and SIGTERM write one more. Needs the extra pretrain.
     """
     with quiet("lightning.pytorch"):
         _run(command(ctx.args))
@@ -36,7 +37,7 @@ def _run(cli: LightningCLI) -> None:
     if last.is_file():
         say(f"Going on from {last}")
     going_on = last if last.is_file() else None
-    with naming_full_disk(folder):  # where logs go, too
+    with naming_full_disk(folder), deferred():  # where logs go, too; see StopWhenAsked
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=going_on, weights_only=True)
     if cli.trainer.is_global_zero:
         say(f"Wrote {folder}")
@@ -65,7 +66,7 @@ def command(args: list[str]) -> LightningCLI:
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     from stofm_geo.data.corpus import CorpusDataModule
-    from stofm_geo.models.callbacks import KeepBest, Throughput
+    from stofm_geo.models.callbacks import KeepBest, StopWhenAsked, Throughput
     from stofm_geo.models.checkpoints import WholeCheckpoints
     from stofm_geo.models.corpus_pretraining import CorpusPretraining
 
@@ -98,6 +99,7 @@ def command(args: list[str]) -> LightningCLI:
                 KeepBest(str(folder / "model")),
                 LearningRateMonitor("step"),
                 Throughput(),
+                StopWhenAsked(folder / "checkpoints" / f"{_LAST}.ckpt"),
             ]
             given = config["plugins"] or []
             given = given if isinstance(given, list) else [given]

@@ -74,11 +74,11 @@ def finetune(
     """
     from stofm_geo import SToFM
     from stofm_geo._files import check_folder
-    from stofm_geo.models.storage import CONFIG, WEIGHTS
+    from stofm_geo.models.storage import FILES
     from stofm_geo.tasks.labels import labels_to_learn
     from stofm_geo.tasks.learning import check_options
 
-    check_folder(output, (CONFIG, WEIGHTS), make=True)
+    check_folder(output, FILES, make=True)
     check_options(method.value)
     adatas, names = _read(slices), [str(path) for path in slices]
     labels_to_learn(adatas, names, label_key)
@@ -134,12 +134,14 @@ def predict(
     Writes obs[KEY], obsm[KEY_probability] and uns[KEY] into a copy of each file.
     """
     from stofm_geo._files import targets
-    from stofm_geo.data import write_h5ad
+    from stofm_geo.data import prepare_for_writing, write_h5ad
     from stofm_geo.tasks import Annotator
 
     files = targets(slices, output)
     annotator = Annotator.load(model)
     adatas = _read(slices)
+    for adata, path in zip(adatas, slices, strict=True):
+        prepare_for_writing(adata, str(path))
     for adata, path in zip(adatas, slices, strict=True):
         annotator.predict(
             adata, key_added=key_added, unsure=unsure, slice_key=slice_key, name=str(path)

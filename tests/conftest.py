@@ -20,6 +20,8 @@ import torch
 from anndata import AnnData
 from torch_geometric.data import Data
 
+from stofm_geo import _replace
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -110,3 +112,50 @@ def unchanged() -> Callable:
             assert torch.equal(data[key], value), key
 
     return unchanged
+
+
+@pytest.fixture(scope="session")
+def killed_at_each_call() -> Callable[[Callable[[], None], Callable[[], object]], Iterator[int]]:
+    """Let processes die while they write.
+
+    ``for n in killed_at_each_call(work, prepare)`` is after the death of a process before its n-th
+    call that changes a folder, from none to all of them; after a call is before the next.
+    """
+    if not hasattr(os, "fork"):
+        pytest.skip("kills a forked process")
+    calls = ("mkdir", "open", "rename", "replace", "rmdir", "unlink", "fsync", "link", "chmod")
+
+    def die_before(n: int) -> None:
+        left = [n]
+
+        def counted(call: Callable) -> Callable:
+            def counting(*args: object, **kwargs: object) -> object:
+                if left[0] == 0:
+                    os._exit(9)
+                left[0] -= 1
+                return call(*args, **kwargs)
+
+            return counting
+
+        for name in calls:
+            setattr(os, name, counted(getattr(os, name)))
+        _replace.exchange = counted(_replace.exchange)
+
+    def killed(work: Callable[[], None], prepare: Callable[[], object]) -> Iterator[int]:
+        n, status = 0, 9
+        while status == 9:
+            prepare()
+            if (child := os.fork()) == 0:
+                die_before(n)
+                try:
+                    work()
+                except BaseException:
+                    os._exit(1)
+                os._exit(0)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            assert status in (0, 9)
+            yield n
+            n += 1
+        assert n > 10  # it was counted
+
+    return killed

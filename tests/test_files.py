@@ -19,7 +19,7 @@ def test_a_failed_body_leaves_nothing(tmp_path: Path, error: type[BaseException]
 def test_the_file_appears_at_the_end_with_usual_rights(tmp_path: Path) -> None:
     path = tmp_path / "out.png"
     with atomic_path(path) as temporary:
-        assert temporary.suffix == ".png" and temporary.parent.parent == tmp_path
+        assert temporary.suffix == ".png" and temporary.parents[2] == tmp_path
         temporary.write_text("whole")
         assert not path.exists()
     assert path.read_text() == "whole"
@@ -69,20 +69,3 @@ def test_a_folder_of_other_things_stays(tmp_path: Path) -> None:
     check_folder(tmp_path / "new" / "model", {"a"}, make=True)
     with pytest.raises(OSError, match="cannot be written"):
         check_folder(tmp_path / "new" / "model", {"a"})
-
-
-def test_a_folder_that_cannot_be_put_there_leaves_the_old_one(tmp_path: Path, monkeypatch) -> None:
-    path = tmp_path / "model"
-    path.mkdir()
-    (path / "a").write_text("old")
-    replace = os.replace
-
-    def failing(source: Path, target: Path) -> None:
-        if Path(target) == path and Path(source).name == "model":
-            raise OSError("disk")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", failing)
-    with pytest.raises(OSError, match="disk"), atomic_folder(path, {"a"}) as temporary:
-        (temporary / "a").write_text("new")
-    assert (path / "a").read_text() == "old"

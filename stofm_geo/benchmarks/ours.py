@@ -31,7 +31,9 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
     test = [part.copy() for part in problem.test]
     if problem.kind == "shares":
         deconvolve(test[0], problem.train[0], LABEL, seed=seed)
-        return [test[0].obsm["stofm_proportions"][problem.names].to_numpy()], {}
+        types = list(test[0].uns["stofm_proportions"]["types"])  # columns may be renamed
+        order = [types.index(name) for name in problem.names]
+        return [test[0].obsm["stofm_proportions"].to_numpy()[:, order]], {}
     if problem.kind == "values":
         impute(test[0], problem.train[0], problem.names)
         return [test[0].obsm["stofm_imputed"].to_numpy(dtype=float)], {}

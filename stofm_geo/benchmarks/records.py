@@ -87,8 +87,7 @@ def append(row: dict[str, Any], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(row) + "\n"
     if file.exists() and (text := file.read_bytes()) and not text.endswith(b"\n"):
-        whole = text[: text.rfind(b"\n") + 1]
-        file.write_bytes(whole)
+        os.truncate(file, text.rfind(b"\n") + 1)
     with file.open("a") as out:
         out.write(line)
         out.flush()

@@ -1,5 +1,6 @@
 """AnnData to PyG graphs and back, and reading and writing slices."""
 
+from stofm_geo._storable import prepare_for_writing
 from stofm_geo.data.anndata import from_anndata, to_obsm
 from stofm_geo.data.files import read_slice_file, write_h5ad
 from stofm_geo.data.frame import Frame, canonical_frame
@@ -9,6 +10,7 @@ __all__ = [
     "Frame",
     "canonical_frame",
     "from_anndata",
+    "prepare_for_writing",
     "read_slice_file",
     "slice_graph",
     "split_slices",

@@ -11,6 +11,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._checks import check_positions, check_slice_key
 from stofm_geo._keys import Keys
+from stofm_geo._sparse import check_sparse
 from stofm_geo._stacked import own_slice_key
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures
 
@@ -107,6 +108,9 @@ def _stored_graph(adata: AnnData, key: str) -> tuple[Tensor, Tensor | None]:
             f"obsp has no {names[0]!r}; it has {sorted(adata.obsp) or 'nothing'}; "
             "run squidpy.gr.spatial_neighbors, or leave neighbors_key out"
         )
+    for name in names:
+        if name in adata.obsp:
+            check_sparse(adata.obsp[name], f"obsp[{name!r}]")
     graph = sp.csr_matrix(adata.obsp[names[0]], copy=True)
     graph.setdiag(0)
     graph.eliminate_zeros()

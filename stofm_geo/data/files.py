@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata
+import h5py
 from anndata import AnnData
 
-from stofm_geo._files import atomic_path
+from stofm_geo._files import atomic_path, check_name
+from stofm_geo._storable import mend
+from stofm_geo.data.stores import ElsewhereError, check_hdf5
 
 
 def read_slice_file(path: str | Path, *, backed: bool = False) -> AnnData:
@@ -19,15 +22,22 @@ def read_slice_file(path: str | Path, *, backed: bool = False) -> AnnData:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a readable ``.h5ad`` file.
+        ValueError: It is not a readable ``.h5ad`` file, or not all of it is in it.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; name an .h5ad file")
+    check_name(path)
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path}: is no file; name an .h5ad file")
     try:
+        with h5py.File(path) as file:
+            check_hdf5(file)
         return anndata.read_h5ad(path, backed="r" if backed else None)
+    except ElsewhereError:
+        raise
     except Exception as error:  # h5py and anndata raise a dozen kinds for one cause
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
@@ -38,8 +48,14 @@ def read_slice_file(path: str | Path, *, backed: bool = False) -> AnnData:
 def write_h5ad(adata: AnnData, path: str | Path) -> None:
     """Write an ``.h5ad`` file, whole or not at all.
 
+    Args:
+        adata: Mended in place where a file cannot hold it as it is
+            (:func:`~stofm_geo.data.prepare_for_writing`).
+        path: Where to.
+
     Raises:
         OSError: The folder is missing or cannot be written to, or the disk is full.
     """
+    mend(adata, str(path))
     with atomic_path(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")

@@ -17,6 +17,7 @@ from stofm_geo._checks import (
     check_obsm,
     check_positions,
     check_slice_key,
+    examples,
     naming,
 )
 from stofm_geo._keys import Keys
@@ -82,6 +83,8 @@ def split_slices(
             full = np.ones(adata.n_obs, dtype=bool)
         slice_key = own_slice_key(adata, positions, spatial_key, slice_key, beside=True)
         groups = slice_rows(adata, slice_key, name)
+        if slice_key is not None:
+            check_sizes(adata, slice_key, min_cells)
     key = Keys.TECHNOLOGY
     technology = {key: str(adata.uns[key])} if key in adata.uns else {}
     slices = []
@@ -170,6 +173,24 @@ def check_enough(cells: int, min_cells: int) -> None:
         raise ValueError(
             f"{cells} cells are too few for a tissue graph of "
             f"{min_cells - 1} neighbours a cell; leave the slice out"
+        )
+
+
+def check_sizes(adata: AnnData, slice_key: str, min_cells: int) -> None:
+    """:func:`check_enough` for all slices of an AnnData.
+
+    Raises:
+        ValueError: Some have less than ``min_cells``: which, and how to drop them.
+    """
+    sizes = check_slice_key(adata.obs, slice_key).value_counts()
+    small = sizes[sizes < min_cells]
+    if len(small):
+        told = examples([f"{name!r}: {count}" for name, count in small.items()], 5)
+        raise ValueError(
+            f"{len(small)} of {len(sizes)} slices have too few cells for a tissue graph of "
+            f"{min_cells - 1} neighbours a cell ({told}); drop them: "
+            f"adata = adata[adata.obs.groupby({slice_key!r}, observed=True)[{slice_key!r}]"
+            f".transform('size') >= {min_cells}].copy()"
         )
 
 

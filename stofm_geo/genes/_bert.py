@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
+
+from stofm_geo._checks import check_positive, examples
+from stofm_geo._files import read_json
+from stofm_geo._weights import check_finite, check_layers, read_torch
+
+_FILES = ("model.safetensors", "pytorch_model.bin")
+_SIZES = {  # and what transformers takes where they are not told
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+}
 
 
 def transformers() -> Any:
@@ -20,6 +38,65 @@ def transformers() -> Any:
             "the cell encoder needs transformers; pip install 'stofm-geo[cell-encoder]'"
         ) from error
     return transformers
+
+
+def read(kind: Any, folder: Path, **options: Any) -> Any:
+    """A BERT from a folder; nothing but tensors is unpickled.
+
+    Args:
+        kind: ``BertModel``, or another class of the library that has one.
+        folder: Of ``config.json`` and weights.
+        options: Of ``kind.from_pretrained``.
+
+    Raises:
+        ValueError: It cannot be read, its files do not fit each other, layers are missing, or
+            weights are not finite.
+    """
+    settings = read_json(folder / "config.json")
+    if not isinstance(settings, dict):
+        raise ValueError(f"{folder / 'config.json'}: holds no settings")
+    _check_sizes(settings, folder)
+    with silence():  # it tells of layers that are left out, or made anew
+        model, told = kind.from_pretrained(
+            folder, local_files_only=True, weights_only=True, output_loading_info=True, **options
+        )
+    missing = [name for name in told["missing_keys"] if not name.startswith(("cls.", "pooler."))]
+    if missing:
+        raise ValueError(f"{folder}: has no weights {examples(sorted(missing))}")
+    check_finite(model.state_dict(), folder)
+    return model
+
+
+def _check_sizes(settings: dict[str, Any], folder: Path) -> None:
+    """Whether there are weights of the sizes that are told, before memory is taken for them."""
+    file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    if file is None:
+        raise ValueError(f"{folder}: has neither {' nor '.join(_FILES)}")
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as stored:
+            shapes = {name: stored.get_slice(name).get_shape() for name in stored.keys()}
+    else:
+        shapes = {name: list(tensor.shape) for name, tensor in read_torch(file).items()}
+    shapes = {name.removeprefix("bert."): shape for name, shape in shapes.items()}
+    sizes = {}
+    for name in _SIZES:
+        check_positive(name, settings.get(name, _SIZES[name]), whole=True)
+        sizes[name] = settings.get(name, _SIZES[name])
+    check_layers(
+        "num_hidden_layers", sizes["num_hidden_layers"], shapes, r"encoder\.layer\.(\d+)\."
+    )
+    width = sizes["hidden_size"]
+    for tensor, rows in (
+        ("embeddings.word_embeddings.weight", "vocab_size"),
+        ("embeddings.position_embeddings.weight", "max_position_embeddings"),
+        ("embeddings.token_type_embeddings.weight", "type_vocab_size"),
+        ("encoder.layer.0.intermediate.dense.weight", "intermediate_size"),
+    ):
+        if shapes.get(tensor) != [sizes[rows], width]:
+            raise ValueError(
+                f"{file}: {tensor} is {shapes.get(tensor)}, and by config.json "
+                f"[{rows}, hidden_size] = {[sizes[rows], width]}"
+            )
 
 
 @contextmanager

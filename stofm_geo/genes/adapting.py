@@ -183,8 +183,7 @@ def _read(folder: Path, vocabulary: Vocabulary) -> tuple[Any, nn.Linear | None]:
         raise FileNotFoundError(f"{bert / 'config.json'}: no such file; a BERT's folder has one")
     model_class = _bert.transformers().BertForMaskedLM
     try:
-        with _bert.silence():  # it tells of a head that is not there
-            model = model_class.from_pretrained(bert, local_files_only=True, weights_only=True)
+        model = _bert.read(model_class, bert)
         file = folder / PROJECTION
         return model, read_projection(file) if file.is_file() else None
     except Exception as error:  # of transformers, torch and pickle: a dozen kinds

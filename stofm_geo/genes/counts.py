@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from stofm_geo._checks import examples
 from stofm_geo._principal import BLOCK
+from stofm_geo._sparse import check_sparse
 from stofm_geo.genes._scale import check_scale, where_whole
 
 
@@ -113,7 +114,7 @@ def checked_counts(adata: AnnData, copy: bool) -> sp.csr_matrix:
     """As :func:`counts_of_any_names`, of cells that may all be empty."""
     matrix = adata.X
     if matrix is None:
-        raise ValueError("X is empty (None); put the counts there, or name features in obsm")
+        raise ValueError(no_counts(adata.layers))
     counts = _csr(matrix, copy)
     values = counts.data
     if not np.isfinite(values).all():
@@ -131,6 +132,18 @@ def checked_counts(adata: AnnData, copy: bool) -> sp.csr_matrix:
     return counts
 
 
+def no_counts(layers: Iterable[str]) -> str:
+    """What to say where there is no ``X``."""
+    names = sorted(layers)
+    if not names:
+        return "X is empty (None); put the counts there, or name features in obsm"
+    best = next((name for name in names if name in ("counts", "raw", "raw_counts")), names[0])
+    return (
+        f"X is empty (None), but there are layers {names}; if one holds the counts, put them "
+        f"there: adata.X = adata.layers[{best!r}]"
+    )
+
+
 def _all_zero(adata: AnnData) -> ValueError:
     return ValueError(f"all {adata.n_obs} x {adata.n_vars} counts in X are zero")
 
@@ -142,6 +155,7 @@ def _csr(matrix: Any, copy: bool) -> sp.csr_matrix:
         matrix = np.asarray(matrix[...])
     if matrix.dtype.kind not in "biuf":
         raise TypeError(f"X must hold numbers; found {matrix.dtype}")
+    check_sparse(matrix, "X")
     return tidy(sp.csr_matrix(matrix, dtype=np.float32, copy=copy))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import check_obsm, check_positive, examples
+from stofm_geo._checks import check_key, check_obsm, check_positive, examples
 from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
 from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import as_counts
@@ -218,21 +218,43 @@ def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellF
     if settings["kind"] not in _KINDS:
         known = ", ".join(map(repr, _KINDS))
         raise ValueError(f"unknown kind of features {settings['kind']!r}; known: {known}")
+    for name in ("genes", "technologies"):
+        if name in settings:
+            _check_names(name, settings[name])
     make = _KINDS[settings["kind"]]
     # Every argument, from the signature: one that is left out here would fall back to its default.
     encoder = make(**{name: settings[name] for name in inspect.signature(make).parameters})
     if isinstance(encoder, PCAFeatures):
+        check_positive("target_sum", settings["target_sum"])
         encoder.genes = np.asarray(settings["genes"], dtype=str)
-        encoder.target_sum, encoder.scale = settings["target_sum"], arrays["scale"]
-        encoder.mean, encoder.components = arrays["mean"], arrays["components"]
-        if encoder.components.shape[1:] != encoder.genes.shape:
+        encoder.target_sum = settings["target_sum"]
+        for name in ("components", "mean", "scale"):
+            array = arrays[name]
+            if array.dtype != np.float32:
+                raise ValueError(f"{name} of the features are {array.dtype}, not float32")
+            setattr(encoder, name, array)
+        shapes = encoder.components.shape, encoder.mean.shape, encoder.scale.shape
+        if len(shapes[0]) != 2 or shapes[0][::-1] != (*shapes[1], *shapes[2]):
+            raise ValueError(f"components, mean and scale of the features are {shapes}")
+        if shapes[1] != encoder.genes.shape:
             raise ValueError(
-                f"there are {encoder.genes.size} genes, and components of "
-                f"{encoder.components.shape[-1]}"
+                f"there are {encoder.genes.size} genes, and components of {shapes[0][1]}"
             )
+        if not (encoder.scale > 0).all():
+            raise ValueError("scales of the features must be above zero")
     elif isinstance(encoder, ObsmFeatures):
+        check_key("key", settings["key"])
+        check_positive("out_channels", settings["out_channels"], whole=True)
+        check_positive("scale", settings["scale"])
         encoder.out_channels, encoder.scale = settings["out_channels"], settings["scale"]
     return encoder
+
+
+def _check_names(what: str, names: Any) -> None:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{what} of the features must be a list of names")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{what} of the features occur twice")
 
 
 def _columns(counts: sp.csr_matrix, adata: AnnData, genes: np.ndarray) -> sp.csr_matrix:

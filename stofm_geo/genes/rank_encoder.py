@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from stofm_geo._checks import examples
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
+from stofm_geo._replace import settle
+from stofm_geo._weights import check_shapes, read_torch
 from stofm_geo.genes import _bert
 from stofm_geo.genes.counts import count_blocks
 from stofm_geo.genes.identifiers import ensembl_ids
@@ -54,15 +56,13 @@ class RankEncoder(nn.Module):
             ValueError: A file cannot be read, or they do not fit each other.
         """
         folder = Path(folder)
+        settle(folder)
         for path in (folder / BERT / "config.json", folder / PROJECTION):
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file; the cell encoder needs it")
         bert_model = _bert.transformers().BertModel
         try:
-            with _bert.silence():  # it tells of the pooling layer that is left out
-                bert = bert_model.from_pretrained(
-                    folder / BERT, add_pooling_layer=False, local_files_only=True, weights_only=True
-                )
+            bert = _bert.read(bert_model, folder / BERT, add_pooling_layer=False)
             projection = read_projection(folder / PROJECTION)
         except Exception as error:  # of transformers, torch and pickle: a dozen kinds
             raise ValueError(f"{folder}: cannot be read as a cell encoder ({error})") from error
@@ -217,8 +217,13 @@ def check_matches(adata: AnnData, vocabulary: Vocabulary) -> None:
 
 def read_projection(file: Path) -> nn.Linear:
     """From a state dict; nothing but tensors is unpickled."""
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    projection = nn.Linear(state["weight"].size(1), state["weight"].size(0))
+    state = read_torch(file)
+    weight = state.get("weight")
+    if weight is None or weight.dim() != 2 or not weight.numel():
+        raise ValueError(f"{file}: is no linear layer")
+    with torch.device("meta"):
+        check_shapes(nn.Linear(weight.size(1), weight.size(0)).state_dict(), state)
+    projection = nn.Linear(weight.size(1), weight.size(0))
     projection.load_state_dict(state)
     return projection
 

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch_geometric.data import Data
 
 from stofm_geo._files import atomic_folder
+from stofm_geo._signals import Stopped, received
 from stofm_geo.models import storage
 
 
@@ -38,7 +39,7 @@ class KeepBest(Callback):
         self.best = value
         if trainer.is_global_zero:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_folder(self.folder, (storage.CONFIG, storage.WEIGHTS)) as temporary:
+            with atomic_folder(self.folder, storage.FILES) as temporary:
                 storage.save(pl_module.model(), temporary)
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,6 +49,28 @@ class KeepBest(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See ``Callback``."""
         self.best = state_dict["best"]
+
+
+class StopWhenAsked(Callback):
+    """Write a checkpoint and end after the step in which a signal has come.
+
+    Several processes get it in different steps, and would wait for each other; they end at once,
+    to go on from the checkpoint of before.
+
+    Args:
+        file: Of the checkpoint; replaced.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """See ``Callback``."""
+        number = received()
+        if number is not None:
+            if trainer.world_size == 1:
+                trainer.save_checkpoint(self.file)
+            raise Stopped(number)
 
 
 class Throughput(Callback):

@@ -16,6 +16,7 @@ from torch.utils.data import ConcatDataset
 from torch_geometric.data import Data
 
 from stofm_geo._checks import check_anndatas, check_key, check_positive
+from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
@@ -261,12 +262,24 @@ class SToFM(nn.Module, ModelHubMixin):
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
         """Write ``config.json`` and ``model.safetensors`` (Hugging Face hub layout) into a folder.
 
+        A kill at any moment leaves the model that was there or the new one.
+
         Args:
-            save_directory: Made if it is not there.
+            save_directory: Made if it is not there; other files in it stay.
             kwargs: Of ``huggingface_hub.ModelHubMixin.save_pretrained`` (``push_to_hub``, ...).
+
+        Raises:
+            OSError: It cannot be written.
+            RuntimeError: The model has not been fitted.
         """
         self._check_fitted()
-        return super().save_pretrained(save_directory, **kwargs)
+        folder, push = Path(save_directory), kwargs.pop("push_to_hub", False)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(folder, storage.FILES, keep_others=True) as temporary:
+            super().save_pretrained(temporary, **kwargs)
+        if not push:
+            return None
+        return self.push_to_hub(**{"repo_id": folder.name, **kwargs})
 
     def _save_pretrained(self, save_directory: Path) -> None:
         storage.save(self, save_directory)

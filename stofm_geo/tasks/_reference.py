@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
@@ -13,12 +15,16 @@ from stofm_geo.genes.counts import as_counts, warn_of_row_numbers
 from stofm_geo.genes.harmonize import harmonize
 
 FEW = 5  # shared genes with which nothing can be told
+_SOME = 50  # and below which what is told is rough
 
 
 def shared_genes(
     adata: AnnData, reference: AnnData, organism: str | None
 ) -> tuple[AnnData, AnnData, np.ndarray]:
     """Both, harmonized where ``organism`` is given, and the genes they share, sorted.
+
+    Warns:
+        UserWarning: They share fewer than 50.
 
     Raises:
         TypeError: One is no AnnData.
@@ -44,6 +50,12 @@ def shared_genes(
                 if organism is not None
                 else 'for other names or another species, give organism="auto" (human Ensembl ids)'
             )
+        )
+    if len(genes) < _SOME:
+        warnings.warn(
+            f"the reference shares {len(genes)} gene names with the slice, of {adata.n_vars} here "
+            f"and {reference.n_vars} there; results of so few genes are rough",
+            stacklevel=3,
         )
     return adata, reference, genes
 

@@ -19,6 +19,7 @@ from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
+from stofm_geo._weights import check_shapes
 from stofm_geo.models import storage
 from stofm_geo.models.locations import in_folder
 from stofm_geo.models.stofm import SToFM
@@ -264,7 +265,7 @@ class Annotator(nn.Module):
                 "record": self.record,
             },
         }
-        with atomic_folder(folder, (storage.CONFIG, storage.WEIGHTS)) as temporary:
+        with atomic_folder(folder, storage.FILES) as temporary:
             storage.write(config, self._tensors(), temporary)
 
     @classmethod
@@ -281,21 +282,19 @@ class Annotator(nn.Module):
     def _of(cls, config: dict[str, Any], stored: dict[str, Tensor]) -> Annotator:
         if "annotation" not in config:
             raise ValueError("it embeds, and has learned no labels; fine-tune it first")
-        own = config["annotation"]
+        own = _checked(config["annotation"])
         rest = {name: value for name, value in stored.items() if not name.startswith(_HEAD)}
-        annotator = cls(
-            storage.model_of(config["model"], rest),
-            own["classes"],
-            own["task"],
-            own["absolute"],
-            own["mlp"],
-        )
+        head = {name[len(_HEAD) :]: v for name, v in stored.items() if name.startswith(_HEAD)}
+        model = storage.model_of(config["model"], rest)
+        made = own["classes"], own["task"], own["absolute"], own["mlp"]
+        # As many classes as there are weights of, which take as much memory.
+        with torch.device("meta"):
+            check_shapes(cls(model, *made)._own(), head)
+        annotator = cls(model, *made)
         annotator.record = own["record"]
-        names = annotator._own()
-        missing = [name for name in names if _HEAD + name not in stored]
-        if missing:
-            raise KeyError(f"no {missing[0]}")
-        annotator.load_state_dict({name: stored[_HEAD + name] for name in names}, strict=False)
+        annotator.load_state_dict(head, strict=False)
+        if not annotator.temperature > 0:
+            raise ValueError(f"the temperature is {float(annotator.temperature)}")
         return annotator.eval()
 
     def _own(self) -> dict[str, Tensor]:
@@ -308,6 +307,28 @@ class Annotator(nn.Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.task}, {len(self.classes)} classes)"
+
+
+def _checked(own: Any) -> dict[str, Any]:
+    """What a saved annotator says of itself.
+
+    Raises:
+        KeyError, TypeError, ValueError: Something is missing, or is of another kind.
+    """
+    if not isinstance(own, dict):
+        raise TypeError(f"annotation must be a dictionary; found {type(own).__name__}")
+    classes = own["classes"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("classes must be a list of names")
+    if len(set(classes)) < max(len(classes), 1):
+        raise ValueError("classes must be names, each once")
+    check_task(own["task"])
+    for name in ("absolute", "mlp"):
+        if not isinstance(own[name], bool):
+            raise TypeError(f"{name} must be true or false; found {own[name]!r}")
+    if not isinstance(own["record"], dict) or not isinstance(own["record"].get("method"), str):
+        raise ValueError("record must tell of the method")
+    return own
 
 
 def _entropy(logits: Tensor) -> float:

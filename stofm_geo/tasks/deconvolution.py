@@ -12,6 +12,7 @@ from anndata import AnnData
 from stofm_geo._checks import check_key, check_positions, check_positive, check_slice_key, examples
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
+from stofm_geo._storable import storable_frame
 from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions
 from stofm_geo.tasks._reference import check_spatial_key, counts_of, row_order, shared_genes
 from stofm_geo.tasks._windows import features, read, windows
@@ -59,11 +60,13 @@ def deconvolve(
         seed: Of profiles, windows and network.
 
     Writes ``obsm[key_added]``, a DataFrame ``[n, types]`` float64 whose rows sum to 1, and
-    ``uns[key_added]``: the number of genes that were used, cells per window (0 without windows),
-    and ``gene_factors``, by gene.
+    ``uns[key_added]``: ``types``, the number of genes that were used, cells per window (0 without
+    windows), and ``gene_factors``, by gene. Columns are the types; but a file cannot hold names
+    with ``/``, so that ``L2/3`` becomes ``L2_3``. ``types`` has them in this order as they are.
 
     Warns:
-        UserWarning: Spots have no counts of the shared genes; they get the mean of the others. Or
+        UserWarning: There are fewer than 50 shared genes. Spots have no counts
+            of the shared genes; they get the mean of the others. Or
             they have fewer than a cell of the reference, and ``cells_per_spot`` is not given.
 
     Raises:
@@ -130,8 +133,9 @@ def deconvolve(
             f"({examples(adata.obs_names[~full])}) and get the mean of the others",
             stacklevel=2,
         )
-    adata.obsm[key_added] = pd.DataFrame(found, index=adata.obs_names, columns=names)
+    adata.obsm[key_added] = storable_frame(found, adata.obs_names, names, f"obsm[{key_added!r}]")
     adata.uns[key_added] = {
+        "types": np.array(names),
         "n_genes": len(genes),
         "cells_per_spot": size,
         "gene_factors": pd.DataFrame({"factor": factors}, index=genes),

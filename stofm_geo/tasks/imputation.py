@@ -17,6 +17,7 @@ from torch_geometric.data import Data
 from stofm_geo._checks import check_key, check_positions, check_slice_key, examples
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
+from stofm_geo._storable import storable_frame
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche
 from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations
@@ -74,10 +75,13 @@ def impute(
     :math:`s` is its median in the reference; and ``uns[key_added]``: ``scale`` (:math:`s`),
     ``n_shared_genes``, and ``reliability``, a DataFrame with ``correlation``: Pearson's, of each
     gene's estimates on held-out blocks of the reference with what was counted there. It says how
-    well single counts are told, noise and all: rare genes are never told well.
+    well single counts are told, noise and all: rare genes are never told well. Columns are the
+    genes; but a file cannot hold names with ``/``, so that ``MZT2A/B`` becomes ``MZT2A_B``. The
+    index of ``reliability`` has them in this order as they are.
 
     Warns:
-        UserWarning: Cells have no counts of the shared genes; they get the mean of the others.
+        UserWarning: There are fewer than 50 shared genes. Cells have no counts of the shared genes;
+            they get the mean of the others.
 
     Raises:
         KeyError: The reference lacks one of ``genes``, or no side has ``slice_key``, or a
@@ -149,7 +153,7 @@ def impute(
         found = found.clip(min=0)
         values[:, at : at + _CHUNK] = found.mean(axis=0)
         values[full, at : at + _CHUNK] = found
-    adata.obsm[key_added] = pd.DataFrame(values, index=adata.obs_names, columns=wanted)
+    adata.obsm[key_added] = storable_frame(values, adata.obs_names, wanted, f"obsm[{key_added!r}]")
     adata.uns[key_added] = {
         "scale": scale,
         "n_shared_genes": len(shared),

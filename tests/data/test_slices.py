@@ -4,6 +4,7 @@ import re
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
@@ -109,7 +110,7 @@ def test_input_stays_as_it_was(adata: AnnData) -> None:
             lambda a: None,
             {"slice_key": "section", "min_cells": 31},
             ValueError,
-            "f.h5ad, slice '10': 30 cells are too few for a tissue graph of 30 neighbours",
+            "f.h5ad: 3 of 3 slices have too few cells for a tissue graph of 30 neighbours",
         ),
     ],
 )
@@ -147,3 +148,14 @@ def test_duplicate_cell_names_and_positions_do(adata: AnnData) -> None:
         adata.obsm["spatial"][:30] = adata.obsm["spatial"][30:60]
         [part] = split_slices(adata)
         assert sorted(part.obs["row"]) == list(range(90))
+
+
+def test_small_fields_of_view_are_named_at_once_with_what_drops_them(make_slice) -> None:
+    adata = make_slice(60)
+    adata.obs["fov"] = pd.Categorical(["a"] * 50 + ["b"] * 7 + ["c"] * 3)
+    with pytest.raises(ValueError, match=r"2 of 3 slices .* \('b': 7, 'c': 3\)") as told:
+        split_slices(adata, slice_key="fov", min_cells=13)
+    found: dict = {"adata": adata}
+    exec(str(told.value).split("drop them: ")[1], found)
+    assert found["adata"].n_obs == 50
+    assert len(split_slices(found["adata"], slice_key="fov", min_cells=13)) == 1

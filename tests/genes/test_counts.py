@@ -191,3 +191,29 @@ def test_names_that_are_row_numbers_are_told_of() -> None:
         warn_of_row_numbers(["7157", "1956", "672"])  # Entrez ids
         warn_of_row_numbers(["0", "1", "TP53"])
         warn_of_row_numbers([])
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.indices.__setitem__(3, -1), "indices are -1 to"),
+        (lambda x: x.indices.__setitem__(3, 10**9), "indices are 0 to 1000000000, of"),
+        (lambda x: x.indptr.__setitem__(2, 0), "indptr falls"),
+        (lambda x: x.indptr.__setitem__(-1, 10**6), "indptr ends at 1000000, and there are"),
+    ],
+)
+def test_damaged_sparse_matrices(make_slice, kind, change, message: str) -> None:
+    adata = make_slice(30, 9)
+    adata.X = kind(adata.X)
+    change(adata.X)
+    with pytest.raises(ValueError, match=f"X is a damaged sparse matrix .{message}"):
+        as_counts(adata)
+
+
+def test_counts_that_are_in_a_layer(make_slice) -> None:
+    adata = make_slice(30, 9)
+    adata.layers["counts"] = adata.X
+    adata.X = None
+    with pytest.raises(ValueError, match=r"layers .'counts'.; .* = adata.layers.'counts'."):
+        as_counts(adata)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData, read_h5ad
+from safetensors.torch import load_file, save_file
 
 from stofm_geo.genes import RankEncoder, Vocabulary
 from stofm_geo.genes import rank_encoder as module
@@ -182,3 +183,33 @@ def test_a_bar_is_shown_when_asked(folder, vocabulary, adata, capsys) -> None:
     assert "Cells" not in capsys.readouterr().out
     encoder.transform(adata, progress=True)
     assert "Cells" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("num_hidden_layers", 10**9, "num_hidden_layers is 1000000000, but there are weights of"),
+        ("hidden_size", 10**9, "1000000000"),
+        ("intermediate_size", 10**11, "100000000000"),
+        ("vocab_size", 10**9, "1000000000"),
+        ("max_position_embeddings", "512", "must be a whole number; found '512'"),
+    ],
+)
+def test_sizes_are_compared_with_the_weights(folder, vocabulary, name, value, message) -> None:
+    file = folder / "cell_bert" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
+    with pytest.raises(ValueError, match=message):
+        RankEncoder.from_folder(folder, vocabulary)
+
+
+def test_weights_that_are_missing_or_no_numbers(folder, vocabulary) -> None:
+    file = folder / "cell_bert" / "model.safetensors"
+    whole = load_file(file)
+    name = next(name for name in whole if name.endswith("layer.0.output.dense.weight"))
+    for part, message in (
+        ({key: value for key, value in whole.items() if key != name}, "has no weights .*output.de"),
+        ({**whole, name: whole[name] * torch.nan}, "hold NaN or infinite weights"),
+    ):
+        save_file(part, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=message):
+            RankEncoder.from_folder(folder, vocabulary)

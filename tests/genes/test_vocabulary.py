@@ -72,7 +72,7 @@ def test_what_is_no_dictionary_is_named(folder) -> None:
     file = folder / "token_dictionary.pkl"
     whole = file.read_bytes()
     for content, message in (
-        (pickle.dumps([1, 2]), "holds no dictionary but a list"),
+        (pickle.dumps([1, 2]), "refused, nothing of it was run: it holds lists"),
         (whole[:30], "cannot be read as a pickle"),
         (pickle.dumps({"ENSG1": 2}), "has no '<pad>'"),
     ):

@@ -263,6 +263,6 @@ def test_a_model_without_room_is_told(undisturbed, tmp_path, monkeypatch) -> Non
 
     model = SToFM.from_pretrained(undisturbed[0] / "model")
     monkeypatch.setattr(storage, "save_file", full)
-    with pytest.raises(OSError, match="safetensors: cannot be written, the disk is full"):
+    with pytest.raises(OSError, match="m: cannot be written, the disk is full"):
         model.save_pretrained(tmp_path / "m")
-    assert not list((tmp_path / "m").iterdir())
+    assert not list(tmp_path.iterdir())

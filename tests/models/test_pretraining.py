@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from torch.optim.lr_scheduler import OneCycleLR
 
+from stofm_geo._training import one_cycle
 from stofm_geo.data import slice_graph, split_slices
 from stofm_geo.data.pieces import pieces as pieces_of
 from stofm_geo.datasets import toy_tissue
@@ -141,3 +146,30 @@ def test_niches_of_core_cells_are_those_of_the_whole_slice() -> None:
     for puzzle in puzzles(pieces, SETTINGS, 10):
         core = puzzle.core_mask
         torch.testing.assert_close(puzzle.niche[core], whole[puzzle.n_id[core]])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 11, 200])
+def test_any_number_of_steps_has_a_schedule(steps: int) -> None:
+    module = torch.nn.Linear(2, 2)
+    module.trainer = SimpleNamespace(estimated_stepping_batches=steps)
+    made = one_cycle(module, 1e-3, 0.0)
+    rates = []
+    for _ in range(steps):  # as a trainer does, once after the last step, too
+        rates.append(made["lr_scheduler"]["scheduler"].get_last_lr()[0])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert min(rates) > 0 or steps > 2
+    assert np.isfinite(rates).all()
+    assert steps == 1 or max(rates) > 0.9e-3
+    if steps > 10:  # as ever
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+        usual = OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
+        assert usual.get_last_lr()[0] == rates[0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_a_fit_of_few_steps(make_slice, steps: int) -> None:
+    sizes = dict(hidden_channels=16, heads=2, num_layers=1, n_components=6)
+    model = SToFM(**sizes).fit(make_slice(60), max_steps=steps, progress=False)
+    assert model.training_record["steps"] == steps
+    assert np.isfinite(model.training_record["niche_loss"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -187,6 +188,7 @@ def test_weights_of_another_architecture_are_refused(model, tmp_path) -> None:
     file = tmp_path / "m" / "config.json"
     config = json.loads(file.read_text())
     config["settings"]["num_layers"] = 3
+    del config["config_sha256"]
     file.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="do not make a model"):
         SToFM.from_pretrained(tmp_path / "m")
@@ -253,3 +255,33 @@ def test_real_lattice_does_not_notice_rotation(shared_data, turned) -> None:
         moved = adata.copy()
         moved.obsm["spatial"] = turned(adata.obsm["spatial"], angle, (-1e5, 3e4))
         np.testing.assert_allclose(embedded(model, moved), z, atol=1e-4)
+
+
+def test_saving_over_a_model_survives_a_kill_and_keeps_other_files(
+    tissue, model, tmp_path, killed_at_each_call
+) -> None:
+    old, folder = fitted(tissue, seed=1), tmp_path / "m"
+    hashes = {old.weights_hash(), model.weights_hash()}
+    old.save_pretrained(tmp_path / "old")
+    (tmp_path / "old" / "notes.txt").write_text("mine")
+
+    def prepare() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "old", folder)
+
+    seen = set()
+    for _ in killed_at_each_call(lambda: model.save_pretrained(folder), prepare):
+        seen.add(SToFM.from_pretrained(folder).weights_hash())
+        assert (folder / "notes.txt").read_text() == "mine"
+    assert seen == hashes
+
+
+def test_same_weights_are_the_same_bytes_with_usual_rights(model, tmp_path) -> None:
+    contents = set()
+    for i in range(8):  # two entries of metadata would come in another order in some of them
+        model.save_pretrained(tmp_path / f"m{i}")
+        files = sorted((tmp_path / f"m{i}").iterdir())
+        contents.add(tuple(file.read_bytes() for file in files if file.name != "README.md"))
+        (tmp_path / "plain").touch()
+        assert {file.stat().st_mode for file in files} == {(tmp_path / "plain").stat().st_mode}
+    assert len(contents) == 1

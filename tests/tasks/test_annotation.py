@@ -362,3 +362,17 @@ def test_missing_labels_as_text_are_no_class(model, first, second) -> None:
     with pytest.warns(UserWarning, match="'nan'"):
         scores = found.evaluate(first, "text")
     assert scores == expected.evaluate(first, "missing") and scores["cells"] == 400 - hide.sum()
+
+
+def test_labels_with_slashes_are_saved_and_read_again(model, first, second, tmp_path) -> None:
+    labelled, adata = first.copy(), second.copy()
+    regions = sorted(first.obs["region"].unique())
+    new = {regions[0]: "L2", regions[1]: "L2/3"}
+    labelled.obs["layer"] = labelled.obs["region"].astype(str).replace(new).to_numpy()
+    annotator = model.fine_tune(labelled, "layer", progress=False)
+    annotator.save(tmp_path / "m")
+    Annotator.load(tmp_path / "m").predict(adata)
+    adata.write_h5ad(tmp_path / "out.h5ad")
+    read = read_h5ad(tmp_path / "out.h5ad")
+    assert list(read.obs["stofm_label"]) == list(adata.obs["stofm_label"])
+    assert {"L2", "L2/3"} <= set(read.uns["stofm_label"]["classes"])

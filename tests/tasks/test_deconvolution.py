@@ -207,3 +207,24 @@ def test_what_does_not_fit_is_refused(tissue) -> None:
     logs.X = np.log1p(spots.X.toarray())
     with pytest.raises(ValueError, match="looks log-transformed"):
         deconvolve(logs, reference)
+
+
+def test_types_with_slashes_are_saved_and_read_again(tissue, tmp_path) -> None:
+    reference, spots, _ = tissue
+    plain, slashed, named = spots.copy(), spots.copy(), reference.copy()
+    types = sorted(named.obs["cell_type"].astype(str).unique())
+    new = {types[0]: "L2", types[1]: "L2/3"}
+    named.obs["cell_type"] = named.obs["cell_type"].astype(str).replace(new)
+    deconvolve(plain, reference)
+    with pytest.warns(UserWarning, match=r"obsm\['stofm_proportions'\]: 1 names .*L2/3 -> L2_3"):
+        deconvolve(slashed, named)
+    slashed.write_h5ad(tmp_path / "out.h5ad")
+    read = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert sorted(read.uns[KEY]["types"]) == sorted(new.get(name, name) for name in types)
+    for old in types:
+        column = new.get(old, old).replace("/", "_")
+        found = read.obsm[KEY][column].to_numpy()
+        np.testing.assert_array_equal(found, slashed.obsm[KEY][column])
+        at = list(read.uns[KEY]["types"]).index(new.get(old, old))
+        assert read.obsm[KEY].columns[at] == column
+        assert np.abs(found - plain.obsm[KEY][old]).mean() < 0.05  # the same type, not another

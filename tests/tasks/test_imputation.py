@@ -187,3 +187,21 @@ def test_what_does_not_fit_is_refused(tissue) -> None:
     logs.X = np.log1p(cells.X.toarray())
     with pytest.raises(ValueError, match="looks log-transformed"):
         impute(logs, reference)
+
+
+def test_genes_with_slashes_are_saved_and_read_again(tissue, tmp_path) -> None:
+    cells, reference, _ = tissue
+    cells, named = cells.copy(), reference.copy()
+    wanted = list(named.var_names[60:])
+    new = {wanted[0]: "MZT2A", wanted[1]: "MZT2A/B", wanted[2]: "CCL4/L1/L2"}
+    named.var_names = [new.get(name, name) for name in named.var_names]
+    expected = found(cells, reference)
+    with pytest.warns(UserWarning, match=r"obsm\['stofm_imputed'\]: 2 names .*MZT2A/B -> MZT2A_B"):
+        impute(cells, named)
+    cells.write_h5ad(tmp_path / "out.h5ad")
+    read = anndata.read_h5ad(tmp_path / "out.h5ad")
+    told = read.uns[KEY]["reliability"].index
+    assert [name.replace("/", "_") for name in told] == list(read.obsm[KEY].columns)
+    for old in wanted:
+        column = new.get(old, old).replace("/", "_")
+        np.testing.assert_allclose(read.obsm[KEY][column], expected[old], rtol=1e-5)

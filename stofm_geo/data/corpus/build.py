@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,9 +16,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from stofm_geo._checks import check_positive, naming
-from stofm_geo._files import atomic_path, check_writable, naming_full_disk
+from stofm_geo._files import atomic_path, check_writable, full_disk, naming_full_disk, read_json
 from stofm_geo._keys import Keys, NodeType
 from stofm_geo._principal import BLOCK
+from stofm_geo._replace import clear_leftovers, put, work_folder
 from stofm_geo._version import __version__
 from stofm_geo.data.corpus import workers as pool
 from stofm_geo.data.corpus.index import FAILED, FORMAT, INDEX, SLICES
@@ -29,8 +27,6 @@ from stofm_geo.data.corpus.records import Common, encode
 from stofm_geo.data.corpus.sources import ReadSlice, Slice, Source, read_slice, slices_of
 from stofm_geo.data.corpus.store import checksum, read_genes, write_slice
 from stofm_geo.data.panel_slice import PanelSlice
-
-_TEMPORARY = ".building-"
 
 
 @dataclass(frozen=True)
@@ -114,10 +110,10 @@ def build(
     (folder / SLICES).mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except filelock.Timeout:
         raise RuntimeError(f"{folder}: another build is writing there; wait for it") from None
-    with lock, naming_full_disk(folder):
+    with held, naming_full_disk(folder):
         return _build(sources, folder, settings, spatial_key, workers, told)
 
 
@@ -130,8 +126,7 @@ def _build(
     told: Callable[[str], None],
 ) -> list[tuple[str, str]]:
     (folder / INDEX).unlink(missing_ok=True)  # until all is done again
-    for left in (folder / SLICES).glob(f"{_TEMPORARY}*"):  # of a build that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    clear_leftovers(folder / SLICES)  # of a build that was killed
     tasks, failed = {}, {}
     for source in sources:
         try:
@@ -193,10 +188,10 @@ def _found(task: _Task) -> dict[str, Any] | None:
     if not (task.folder / task.which.folder).is_dir():
         return None
     try:
-        known = json.loads(task.done.read_text())
-    except (OSError, ValueError):
+        known = read_json(task.done)
+        return known["slice"] if known["made_of"] == task.made_of else None
+    except (KeyError, TypeError, ValueError):
         return None
-    return known["slice"] if known["made_of"] == task.made_of else None
 
 
 def _make(task: _Task) -> dict[str, Any] | str:
@@ -207,6 +202,8 @@ def _make(task: _Task) -> dict[str, Any] | str:
             with naming_full_disk(task.folder / task.which.folder):
                 known = _write(task)
     except Exception as error:  # whatever is wrong with one slice, the others go on
+        if full_disk(error) is not None:  # which is wrong with none of them
+            raise
         return _reason(error)
     said = [str(warning.message) for warning in caught if warning.category is UserWarning]
     known["warnings"] = list(dict.fromkeys(said))
@@ -245,14 +242,11 @@ def _write(task: _Task) -> dict[str, Any]:
         "harmonize": own.report,
     }
     target = task.folder / which.folder
-    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=task.folder) as temporary:
-        made = Path(temporary) / which.folder
+    task.done.unlink(missing_ok=True)
+    with work_folder(target) as made:
         write_slice(made, records(), Common.of(cut).to_bytes(), own.genes, attributes)
         sha256, size = checksum(made)
-        task.done.unlink(missing_ok=True)
-        if target.is_dir():  # of another state of the source, or not known to be whole
-            os.replace(target, Path(temporary) / "before")
-        os.replace(made, target)
+        put(made, target)
     content = _content(own)
     return {**known, "nodes": nodes, "bytes": size, "sha256": sha256, "content": content}
 

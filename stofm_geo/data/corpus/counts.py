@@ -12,6 +12,7 @@ from anndata import AnnData
 from anndata.io import sparse_dataset
 
 from stofm_geo._principal import BLOCK
+from stofm_geo._sparse import check_sparse
 from stofm_geo.genes.counts import checked_counts, tidy
 
 _COLUMNS = 256  # read at once of a matrix that is stored by columns
@@ -132,22 +133,24 @@ def read_counts(stored: Any, rows: np.ndarray, var: pd.DataFrame) -> SmallCounts
 
 
 def _blocks(stored: Any, rows: np.ndarray) -> Any:
-    if hasattr(stored, "shape"):
-        matrix = stored
-    elif stored.attrs.get("encoding-type") == "csc_matrix":
-        matrix = _by_columns(sparse_dataset(stored), rows)
+    matrix = stored if hasattr(stored, "shape") else sparse_dataset(stored)
+    if getattr(matrix, "format", None) == "csc":
+        matrix = _by_columns(matrix, rows)
         rows = np.arange(len(rows))
-    else:
-        matrix = sparse_dataset(stored)
     for start in range(int(rows[0]), int(rows[-1]) + 1, BLOCK):
         here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + BLOCK)]
         if len(here):
             block = matrix[int(here[0]) : int(here[-1]) + 1]
+            check_sparse(block, "X")
             yield sp.csr_matrix(block if block.shape[0] == len(here) else block[here - here[0]])
 
 
 def _by_columns(matrix: Any, rows: np.ndarray) -> sp.csr_matrix:
     """The rows of a matrix whose columns alone can be read one by one."""
     starts = range(0, matrix.shape[1], _COLUMNS)
-    parts = [matrix[:, start : start + _COLUMNS][rows] for start in starts]
+    parts = []
+    for start in starts:
+        part = matrix[:, start : start + _COLUMNS]
+        check_sparse(part, "X")
+        parts.append(part[rows])
     return sp.hstack(parts, format="csr")

@@ -10,6 +10,12 @@ from stofm_geo._files import read_json
 from stofm_geo.data.corpus.store import checksum
 
 FORMAT = 2
+_OF_ALL = {"settings": dict, "technologies": list, "failed": int, "genes": list}
+_OF_SLICE = {
+    **dict.fromkeys(("folder", "path", "slice", "technology", "organism", "sha256"), str),
+    **dict.fromkeys(("cells", "genes", "bytes"), int),
+    "nodes": list,
+}
 INDEX, FAILED, SLICES = "corpus.json", "failed.csv", "slices"
 
 
@@ -35,7 +41,21 @@ def read_index(folder: str | Path) -> dict[str, Any]:
     index = read_json(file)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise ValueError(f"{file}: is not of format {FORMAT}; build the corpus anew")
+    kinds = {**_OF_ALL, "slices": list}
+    wrong = _misfit(index, kinds)
+    for one in index["slices"] if not wrong else ():
+        wrong = wrong or (_misfit(one, _OF_SLICE) if isinstance(one, dict) else "slices")
+    nodes = [] if wrong else [count for one in index["slices"] for count in one["nodes"]]
+    if not all(type(count) is int and count > 0 for count in nodes):
+        wrong = "nodes"
+    if wrong is not None:
+        raise ValueError(f"{file}: is damaged ({wrong!r} is missing or unfit); build again")
     return index
+
+
+def _misfit(values: dict[str, Any], kinds: dict[str, type]) -> str | None:
+    """The first name that is missing, or whose value is of another kind."""
+    return next((name for name, kind in kinds.items() if type(values.get(name)) is not kind), None)
 
 
 def verify(folder: str | Path) -> list[str]:

@@ -6,13 +6,12 @@ import glob
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -25,9 +24,11 @@ from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
 from stofm_geo._stacked import is_usual, own_slice_key
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
+from stofm_geo.data.files import read_slice_file
 from stofm_geo.data.slices import check_enough, checked_frame
+from stofm_geo.data.stores import ElsewhereError, check_zarr
 from stofm_geo.genes.controls import are_genes, warn_of_controls
-from stofm_geo.genes.counts import check_unique
+from stofm_geo.genes.counts import check_unique, no_counts
 from stofm_geo.genes.harmonize import human_genes
 
 _COLUMNS = ("path", "slice", "technology", "organism")  # of a manifest
@@ -136,8 +137,8 @@ def find_sources(paths: Sequence[str | Path], **given: Any) -> list[Source]:
 def _tables(path: Path) -> Iterator[Path]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    if path.is_file():
-        if path.suffix != ".h5ad":
+    if not path.is_dir():
+        if path.suffix != ".h5ad" or not path.is_file():
             raise ValueError(f"{path}: is neither an .h5ad file nor a folder")
         yield path
     elif (path / "tables").is_dir():
@@ -180,32 +181,72 @@ def read_manifest(path: str | Path, **given: Any) -> list[Source]:
     return list(dict.fromkeys(found))
 
 
+@dataclass
+class _Table:
+    """What is read of a source; ``x`` stays on disk, and so does of zarr what nobody asks for."""
+
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    obsm: Mapping[str, Any]
+    uns: Mapping[str, Any]
+    x: Any
+
+
+class _Elements(Mapping):
+    """Elements of a zarr group, read when they are asked for."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self._group = file[name] if name in file else {}
+
+    def __getitem__(self, key: str) -> Any:
+        return read_elem(self._group[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._group)
+
+    def __len__(self) -> int:
+        return len(list(self._group))
+
+
 @contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """The root group.
+def _opened(path: str) -> Iterator[_Table]:
+    """A source, by the reader of all files of slices; zarr by what that reads its parts with.
 
     Raises:
         ValueError: It cannot be read.
     """
+    if Path(path).is_dir():
+        yield _of_zarr(path)
+        return
+    adata = read_slice_file(path, backed=True)
     try:
-        if Path(path).is_dir():
-            file, close = zarr.open_group(path, mode="r"), None
-        else:
-            file = h5py.File(path)
-            close = file.close
-        missing = [name for name in ("X", "obs", "var", "obsm") if name not in file]
-    except Exception as error:  # h5py and zarr raise a dozen kinds for one cause
+        _check_x(path, "X" in adata.file, adata.layers)
+        yield _Table(adata.obs, adata.var, adata.obsm, adata.uns, adata.file["X"])
+    finally:
+        adata.file.close()
+
+
+def _of_zarr(path: str) -> _Table:
+    try:
+        check_zarr(Path(path))
+        file = zarr.open_group(path, mode="r")
+        if missing := [name for name in ("obs", "var") if name not in file]:
+            raise ElsewhereError(f"{path}: has no {examples(missing)}; is it of AnnData?")
+        _check_x(path, "X" in file, file.get("layers", ()))
+        obs, var = read_elem(file["obs"]), read_elem(file["var"])
+        return _Table(obs, var, _Elements(file, "obsm"), _Elements(file, "uns"), file["X"])
+    except ElsewhereError:
+        raise
+    except Exception as error:  # zarr raises a dozen kinds for one cause
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path}: cannot be read ({reason}); is it another format, or cut short?"
         ) from error
-    try:
-        if missing:
-            raise ValueError(f"{path}: has no {examples(missing)}; is it of AnnData?")
-        yield file
-    finally:
-        if close is not None:
-            close()
+
+
+def _check_x(path: str, there: bool, layers: Iterable[str]) -> None:
+    if not there:
+        raise ElsewhereError(f"{path}: {no_counts(layers)}")
 
 
 def slices_of(source: Source) -> list[Slice]:
@@ -218,31 +259,26 @@ def slices_of(source: Source) -> list[Slice]:
         KeyError: There is neither such a column nor such a slice.
         ValueError: The source cannot be read.
     """
-    with _opened(source.path) as file, naming(source.path):
-        key, only = source.slice, None
-        if key is None and "spatialdata_attrs" in file.get("uns", ()):
-            key = read_elem(file["uns/spatialdata_attrs"]).get("region_key")
-        elif key is not None and key not in file["obs"]:
-            usual = [name for name in Keys.SLICES if name in file["obs"]]
+    with _opened(source.path) as table, naming(source.path):
+        obs, key, only = table.obs, source.slice, None
+        if key is None and "spatialdata_attrs" in table.uns:
+            key = table.uns["spatialdata_attrs"].get("region_key")
+        elif key is not None and key not in obs:
+            usual = [name for name in Keys.SLICES if name in obs]
             if not usual:
                 raise KeyError(
                     f"obs has no column {key!r}, nor one of {list(Keys.SLICES)} in which it could "
-                    f"be a slice; it has {sorted(file['obs'])}"
+                    f"be a slice; it has {sorted(obs)}"
                 )
             key, only = usual[0], key
         if key is None:
             return [Slice(source)]
-        names = list(_column(file, key).categories)
+        names = list(check_slice_key(obs, key).categories)
         if only is not None and only not in names:
             only = read_names([only])[0]  # "1.0", as spreadsheets write what is "1" there
         if only is not None and only not in names:
             raise KeyError(f"obs[{key!r}] has no slice {only!r}; it has {examples(names)}")
         return [Slice(source, key, name) for name in ([only] if only else names)]
-
-
-def _column(file: Any, key: str) -> pd.Categorical:
-    values = read_elem(file[f"obs/{key}"])
-    return check_slice_key(pd.DataFrame({key: np.asarray(values)}), key)
 
 
 def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int = 1) -> ReadSlice:
@@ -252,16 +288,14 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         KeyError, TypeError, ValueError: What is wrong with it; see
             :func:`~stofm_geo.data.split_slices` and :func:`~stofm_geo.genes.harmonize`.
     """
-    with _opened(which.source.path) as file, naming(which.label):
-        var = read_elem(file["var"])
-        index = file["obs"].attrs["_index"]
-        rows = np.arange(file[f"obs/{index}"].shape[0])
+    with _opened(which.source.path) as table, naming(which.label):
+        rows = np.arange(len(table.obs))
         if which.key is not None:
-            rows = np.flatnonzero(_column(file, which.key) == which.name)
+            rows = np.flatnonzero(check_slice_key(table.obs, which.key) == which.name)
         check_enough(len(rows), min_cells)  # before the counts are read
-        if spatial_key not in file["obsm"]:
+        if spatial_key not in table.obsm:
             raise KeyError(f"obsm has no {spatial_key!r}; store the cells' x and y there")
-        places = read_elem(file[f"obsm/{spatial_key}"])
+        places = table.obsm[spatial_key]
         if isinstance(places, pd.DataFrame):
             of_rows = places.iloc[rows].set_axis(rows.astype(str))
         else:
@@ -269,14 +303,14 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         # Names are numbers in the file, for messages.
         cells = AnnData(obs=pd.DataFrame(index=rows.astype(str)), obsm={spatial_key: of_rows})
         pos = check_positions(cells, spatial_key)
-        for column in filter(is_usual, file["obs"]):
-            cells.obs[column] = np.asarray(read_elem(file[f"obs/{column}"]), dtype=object)[rows]
+        for column in filter(is_usual, table.obs):
+            cells.obs[column] = np.asarray(table.obs[column], dtype=object)[rows]
         own_slice_key(cells, pos, spatial_key, which.key, beside=True)
-        counts = read_counts(file["X"], rows, var)
+        counts = read_counts(table.x, rows, table.var)
         technology = which.source.technology
-        if not technology and Keys.TECHNOLOGY in file.get("uns", ()):
-            technology = str(read_elem(file[f"uns/{Keys.TECHNOLOGY}"]))
-        counts, genes, report = _genes(counts, var, which.source.organism)
+        if not technology and Keys.TECHNOLOGY in table.uns:
+            technology = str(table.uns[Keys.TECHNOLOGY])
+        counts, genes, report = _genes(counts, table.var, which.source.organism)
         full = np.flatnonzero(counts.filled)
         if len(full) < len(rows):
             warnings.warn(

@@ -22,6 +22,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from stofm_geo.data.corpus.records import Common
+from stofm_geo.data.stores import check_zarr
 
 _SHARD = 64 * 2**20  # bytes, before compression; it is held in memory while it is written
 
@@ -85,6 +86,7 @@ class SliceStore:
     """
 
     def __init__(self, folder: Path) -> None:
+        check_zarr(folder)
         group = zarr.open_group(folder, mode="r")
         self._records = group["records"]
         self._lengths = group["lengths"][:]
@@ -98,6 +100,7 @@ class SliceStore:
 
 def read_genes(folder: Path) -> list[str]:
     """Names of the genes of a slice."""
+    check_zarr(folder)
     return zarr.open_array(folder, path="genes", mode="r")[:].tobytes().decode().split("\n")
 
 

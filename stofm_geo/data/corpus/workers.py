@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,7 +24,7 @@ def each(
     """Tasks and their results as they come; ``None`` where the process died.
 
     Args:
-        work: A function of a module, that raises nothing.
+        work: A function of a module. What it raises ends all.
         tasks: What pickle takes.
         workers: Processes, each with one thread; with 1, the work is done in this one.
     """
@@ -45,6 +46,8 @@ def each(
                 workers = 1  # which one it was shows one by one
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():  # which need minutes for a slice
+                    process.terminate()
                 raise
 
 
@@ -54,6 +57,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer, which ends this one
     torch.set_num_threads(1)
     threadpool_limits(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stofm_geo._files import atomic_path
+from stofm_geo._files import read_json
+from stofm_geo._replace import settle
+from stofm_geo._weights import check_layers, read_torch
 from stofm_geo.models.official.network import Config, OfficialNetwork
 
-CONFIG, WEIGHTS, HEADS = "config.json", "se2transformer.pth", "pretraining_heads.pth"
+FILES = CONFIG, WEIGHTS, HEADS = "config.json", "se2transformer.pth", "pretraining_heads.pth"
 _PREFIXES = re.compile(r"^(module\.|model\.)+")
 
 # Published names, where they are not ours.
@@ -50,22 +52,29 @@ def read(folder: str | Path, attention: str = "slice") -> OfficialNetwork:
         ValueError: Files that cannot be read or do not fit each other; all misfits are listed.
     """
     folder = Path(folder)
+    settle(folder)
     for file in (folder / CONFIG, folder / WEIGHTS):
         if not file.is_file():
             raise FileNotFoundError(
                 f"{file}: no such file; a published checkpoint has {CONFIG} and {WEIGHTS}"
             )
     try:
-        values = json.loads((folder / CONFIG).read_text())
-        config = Config.read(values)
+        config = Config.read(read_json(folder / CONFIG))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
     stored = read_state(folder / WEIGHTS)
     if (folder / HEADS).is_file():
         stored |= read_state(folder / HEADS)
     heads = any(name.startswith(("lm_head.", "pair_head.")) for name in stored)
+    layers = config.num_hidden_layers
+    try:
+        check_layers("num_hidden_layers", layers, stored, r"encoder\.layers\.(\d+)\.")
+    except ValueError as error:
+        raise ValueError(f"{folder / WEIGHTS}: does not fit {CONFIG}: {error}") from error
+    with torch.device("meta"):  # sizes are compared before there is memory of them
+        state = fitting(stored, OfficialNetwork(config, attention, heads), folder / WEIGHTS)
     network = OfficialNetwork(config, attention, heads)
-    network.load_state_dict(fitting(stored, network, folder / WEIGHTS))
+    network.load_state_dict(state)
     return network.eval()
 
 
@@ -75,14 +84,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: It is no state dict, or holds more than tensors.
     """
-    try:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise a dozen kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{file}: cannot be read as weights alone ({reason[:200]})") from error
-    if not isinstance(stored, dict) or not all(isinstance(t, Tensor) for t in stored.values()):
-        raise ValueError(f"{file}: is no state dict of tensors")
-    return {bare(name): tensor for name, tensor in stored.items()}
+    return {bare(name): tensor for name, tensor in read_torch(file).items()}
 
 
 def bare(name: str) -> str:
@@ -90,32 +92,29 @@ def bare(name: str) -> str:
     return _PREFIXES.sub("", name)
 
 
-def write(network: OfficialNetwork, folder: str | Path) -> None:
+def write(network: OfficialNetwork, folder: Path) -> None:
     """Write ``config.json`` and ``se2transformer.pth`` as the published code reads them.
 
     The published file has no place for the heads of pre-training; where the network has them,
     they go into ``pretraining_heads.pth`` beside it.
+
+    Args:
+        network: What is written.
+        folder: There, and without these files.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = published_state(network)
+    state = {name: tensor.cpu() for name, tensor in published_state(network).items()}
     heads = {name: state.pop(name) for name in list(state) if "_head." in name}
     for file, part in ((WEIGHTS, state), (HEADS, heads)):
         if part:
-            with atomic_path(folder / file) as temporary:
-                torch.save(part, temporary)
-        else:  # heads that an earlier model has left here are not this one's
-            (folder / file).unlink(missing_ok=True)
-    with atomic_path(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(_published_config(network.config), indent=2) + "\n")
+            torch.save(part, folder / file)
+    config = json.dumps(_published_config(network.config), indent=2)
+    (folder / CONFIG).write_text(config + "\n")
 
 
 def published_state(network: OfficialNetwork) -> dict[str, Tensor]:
     """The state dict under published names and shapes."""
     return {
-        published_name(name): tensor.cpu().reshape(1, -1)
-        if name in _TWO_DIMENSIONS
-        else tensor.cpu()
+        published_name(name): tensor.reshape(1, -1) if name in _TWO_DIMENSIONS else tensor
         for name, tensor in network.state_dict().items()
     }
 
@@ -137,6 +136,11 @@ def fitting(
         f"{name}: {list(tensor.shape)}, by {CONFIG} {shapes[name]}"
         for name, tensor in stored.items()
         if name in shapes and list(tensor.shape) != shapes[name]
+    ]
+    problems += [
+        f"{name}: holds {tensor.dtype}, and must hold weights"
+        for name, tensor in stored.items()
+        if name in shapes and not tensor.is_floating_point()
     ]
     if problems:
         raise ValueError(f"{file}: does not fit {CONFIG}:\n  " + "\n  ".join(problems))

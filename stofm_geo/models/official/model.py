@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from stofm_geo._checks import check_key, check_obsm, check_positions, naming
+from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
@@ -205,9 +206,17 @@ def save(model: OfficialSToFM | OfficialNetwork, folder: str | Path) -> None:
 
     Args:
         model: With its cell encoder, or the network alone.
-        folder: Made if it is not there.
+        folder: Made if it is not there; other files in it stay.
+
+    Raises:
+        OSError: It cannot be written.
     """
     network = model.network if isinstance(model, OfficialSToFM) else model
-    checkpoint.write(network, folder)
-    if isinstance(model, OfficialSToFM) and model.cell_encoder is not None:
-        model.cell_encoder.save(Path(folder) / _ENCODER)
+    encoder = model.cell_encoder if isinstance(model, OfficialSToFM) else None
+    files = [*checkpoint.FILES] if encoder is None else [*checkpoint.FILES, _ENCODER]
+    Path(folder).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder, files, keep_others=True) as temporary:
+        checkpoint.write(network, temporary)
+        if encoder is not None:
+            (temporary / _ENCODER).mkdir()
+            encoder.write(temporary / _ENCODER)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from stofm_geo._checks import check_positive, check_share
 from stofm_geo.models.official.slices import NOT_TOLD
 from stofm_geo.nn import GaussianRadial
 from stofm_geo.nn.tabulated import tabulated
@@ -42,12 +43,21 @@ class Config:
         """Take what is known of a published configuration.
 
         Raises:
-            ValueError: A setting is missing, or one is set that this network does not have.
+            TypeError, ValueError: A setting is missing or unfit, or one is set that this network
+                does not have.
         """
+        if not isinstance(values, dict):
+            raise ValueError(f"holds a {type(values).__name__}, and no settings")
         known = [field.name for field in fields(cls)]
         needed = known[: known.index("dropout")]
         if missing := [name for name in needed if name not in values]:
             raise ValueError(f"has no {missing}; the published configuration has")
+        for name in needed:
+            check_positive(name, values[name], whole=True)
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            check_share(name, values.get(name, 0.1))
+        if not isinstance(values.get("bias", True), bool):
+            raise ValueError(f"has bias = {values['bias']!r}; it is true or false")
         heads, width = values["num_attention_heads"], values["embedding_dim"]
         if width % heads:
             raise ValueError(f"embedding_dim {width} cannot be shared out among {heads} heads")
@@ -55,7 +65,7 @@ class Config:
         for name, usual in unknown.items():
             if values.get(name, usual) != usual:
                 raise ValueError(f"has {name} = {values[name]!r}; only {usual!r} is supported")
-        if values.get("activation_fn", "gelu") not in _ACTIVATIONS:
+        if values.get("activation_fn", "gelu") not in list(_ACTIVATIONS):
             raise ValueError(
                 f"has activation_fn = {values['activation_fn']!r}; "
                 f"only {sorted(_ACTIVATIONS)} are supported"

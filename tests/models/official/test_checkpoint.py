@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -111,3 +112,21 @@ def test_a_hostile_checkpoint_runs_nothing(folder, monkeypatch) -> None:
     with pytest.raises(ValueError, match="cannot be read as weights alone"):
         official.load(folder)
     assert not (folder / "hostile-was-here").exists()
+
+
+def test_saving_over_a_checkpoint_survives_a_kill(tiny, tmp_path, killed_at_each_call) -> None:
+    folder, network = tmp_path / "c", tiny.network()
+    official.save(network, tmp_path / "old")
+    bare = tiny.network()
+    bare.lm_head = bare.pair_head = None
+
+    def prepare() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "old", folder)
+
+    heads = set()
+    for _ in killed_at_each_call(lambda: official.save(bare, folder), prepare):
+        found = official.load(folder).network
+        assert same(found, network if found.lm_head is not None else bare)
+        heads.add(found.lm_head is not None)
+    assert heads == {True, False}

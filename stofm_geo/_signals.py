@@ -1,0 +1,67 @@
+"""SIGINT and SIGTERM end a command: by an exception where it is, and never without a word.
+
+Libraries swallow exceptions: of callbacks from C, of training loops that end as if all were well.
+So a signal is remembered, too, and asked for (:func:`check`) before anything takes its place on
+disk, and at the end.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_received: list[int] = []
+_deferred: list[bool] = []
+
+
+class Stopped(SystemExit):
+    """A signal has asked the command to end; the code is 128 and its number, as of shells."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Signals raise :class:`Stopped` inside, and are forgotten after."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _received.clear()
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Inside, a first signal waits, for who asks :func:`received`; a second one does not."""
+    _deferred.append(True)
+    try:
+        yield
+    finally:
+        _deferred.pop()
+
+
+def received() -> int | None:
+    """The number of the first signal that has come, if one has."""
+    return _received[0] if _received else None
+
+
+def check() -> None:
+    """Raise :class:`Stopped` if a signal has come that does not wait."""
+    if _received and not _deferred:
+        raise Stopped(_received[0])
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    if not _deferred or len(_received) > 1:
+        raise Stopped(number)

@@ -1,0 +1,199 @@
+"""What AnnData holds and its files cannot: mended where nothing is lost, else refused in time.
+
+Names of columns and keys are names in HDF5 and zarr, where ``/`` makes a group: ``L2`` and ``L2/3``
+cannot be beside each other, and what can be written is not always read again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from stofm_geo._checks import examples
+
+_RESERVED = ("_index", "", ".", "..")
+_MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp")
+
+
+def storable_names(names: Iterable[object], taken_by_index: object = None) -> list[str]:
+    """Names that files can hold, each another: ``/`` becomes ``_``, and reserved ones end in one.
+
+    Args:
+        names: Of columns or keys.
+        taken_by_index: The name of the columns' index, which no column may have.
+    """
+    names = [str(name) for name in names]
+    taken, found = set(names), []
+    for name in names:
+        new = name.replace("/", "_").replace("\0", "_")
+        new = f"{new}_" if new in (*_RESERVED, taken_by_index) else new
+        if new != name:
+            base, count = new, 2
+            while new in taken:
+                new, count = f"{base}_{count}", count + 1
+            taken.add(new)
+        found.append(new)
+    return found
+
+
+def storable_frame(
+    values: np.ndarray, index: pd.Index, columns: Iterable[object], where: str
+) -> pd.DataFrame:
+    """A table for ``obsm`` that a file can hold, whatever its columns are called.
+
+    Args:
+        values: ``[n, columns]``.
+        index: Of the cells.
+        columns: Their names, which :func:`storable_names` makes storable.
+        where: What messages call it.
+
+    Warns:
+        UserWarning: Which names are others now.
+    """
+    columns = list(columns)
+    names = storable_names(columns, index.name)
+    warn_of_renamed(where, columns, names)
+    return pd.DataFrame(values, index=index, columns=names)
+
+
+def warn_of_renamed(where: str, before: Iterable[object], after: Iterable[str]) -> None:
+    """Say which names are others now, if any are."""
+    pairs = zip(before, after, strict=True)
+    changed = [f"{old} -> {new}" for old, new in pairs if str(old) != new]
+    if changed:
+        warnings.warn(
+            f"{where}: {len(changed)} names that a file cannot hold are written otherwise "
+            f"({examples(changed)})",
+            stacklevel=3,
+        )
+
+
+def prepare_for_writing(adata: AnnData, name: str = "AnnData") -> None:
+    """Make sure, before the work, that ``adata`` can be written and read again; in place.
+
+    :func:`mend`, and then all but the numbers is written and read for trial.
+
+    Args:
+        adata: Read from a file, or made.
+        name: What messages call it.
+
+    Raises:
+        ValueError: It cannot, and what of it.
+    """
+    mend(adata, name)
+    tables = {f"obsm {key}": value for key, value in adata.obsm.items() if not _numbers(value)}
+    if adata.raw is not None:
+        tables["raw.var"] = adata.raw.var
+    trial = AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns={**adata.uns, **tables})
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trial.write_h5ad(Path(folder) / "trial.h5ad")
+            anndata.read_h5ad(Path(folder) / "trial.h5ad")
+    except OSError:
+        raise  # of the trial's disk
+    except Exception as error:  # of h5py and anndata, a dozen kinds
+        told = " ".join([str(error), *getattr(error, "__notes__", ())])
+        raise ValueError(
+            f"{name}: could be read, but not be written again ({' '.join(told.split())}); drop "
+            "that, or turn it into text or numbers"
+        ) from error
+
+
+def mend(adata: AnnData, name: str = "AnnData") -> None:
+    """Turn what files cannot hold into what they can, in place.
+
+    Text of pandas' own types becomes plain, or categorical where values are missing. The name of an
+    index that is a column's, too, goes. A column ``_index`` goes where it repeats the index, as
+    SeuratDisk leaves it, and is renamed where it does not. Names with ``/`` get ``_`` for it.
+
+    Args:
+        adata: Changed where it must.
+        name: What messages call it.
+
+    Warns:
+        UserWarning: Which names are others now.
+    """
+    for axis, mapping in (("obs", adata.obsm), ("var", adata.varm)):
+        table = getattr(adata, axis)
+        # AnnData gives the tables beside it the same index, by the same name.
+        others = [value for value in mapping.values() if isinstance(value, pd.DataFrame)]
+        if any(table.index.name in other.columns for other in others):
+            table = table.rename_axis(index=None)
+            setattr(adata, axis, table)
+        if (mended := _table(table, f"{name}: {axis}")) is not table:
+            setattr(adata, axis, mended)
+    if adata.raw is not None:
+        table = adata.raw.var
+        if (mended := _table(table, f"{name}: raw.var")) is not table:
+            raw = AnnData(adata.raw.X, pd.DataFrame(index=adata.obs_names), mended)
+            raw.varm.update(adata.raw.varm)
+            adata.raw = raw
+    for mapping in _MAPPINGS:
+        _mapping(getattr(adata, mapping), f"{name}: {mapping}")
+    _mapping(adata.uns, f"{name}: uns")
+
+
+def _mapping(values: Any, where: str) -> None:
+    keys = list(values)
+    names = storable_names(keys)
+    warn_of_renamed(where, keys, names)
+    for key, new in zip(keys, names, strict=True):
+        value = values[key]
+        if isinstance(value, pd.DataFrame):
+            mended = _table(value, f"{where}[{new!r}]")
+        elif isinstance(value, Mapping) and hasattr(value, "pop"):
+            _mapping(value, f"{where}[{new!r}]")
+            mended = value
+        else:
+            mended = value
+        if new != key:
+            del values[key]
+        if new != key or mended is not value:
+            values[new] = mended
+
+
+def _table(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """A mended copy, or the table itself where it is well."""
+    index, names = table.index, list(table.columns)
+    if isinstance(index.dtype, pd.StringDtype):
+        index = index.astype(object)
+    before = table
+    if "_index" in names and _same(table["_index"], index):
+        table = table.drop(columns="_index")
+        names = list(table.columns)
+    if index.name in names and not _same(table[index.name], index):
+        index = index.rename(None)
+    storable = storable_names(names)
+    text = [at for at, kind in enumerate(table.dtypes) if isinstance(kind, pd.StringDtype)]
+    if table is before and index is table.index and storable == names and not text:
+        return table
+    warn_of_renamed(where, names, storable)
+    mended = table.set_axis(index, axis=0).set_axis(storable, axis=1)
+    for at in text:
+        mended[storable[at]] = _plain(table.iloc[:, at])
+    return mended
+
+
+def _same(column: pd.Series | pd.DataFrame, index: pd.Index) -> bool:
+    return column.ndim == 1 and list(column.astype(str)) == list(index.astype(str))
+
+
+def _plain(text: pd.Series) -> np.ndarray | pd.Categorical:
+    values = text.astype(object)
+    missing = values.isna()
+    if missing.any():
+        return pd.Categorical(values.where(~missing, None))
+    return values.to_numpy()
+
+
+def _numbers(value: Any) -> bool:
+    return getattr(getattr(value, "dtype", None), "kind", "") in tuple("biufc")
