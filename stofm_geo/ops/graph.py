@@ -133,7 +133,7 @@ def _pointers(ascending: Tensor, size: int) -> Tensor:
 
 def _has_values(tensor: Tensor) -> bool:
     """Return whether the program may depend on values: not while it is traced or on ``meta``."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return tensor.device.type != "meta" and not isinstance(tensor, FakeTensor)
 
