@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.typing import Adj, SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 from torch_geometric.utils.sparse import set_sparse_value
@@ -22,17 +23,46 @@ def graph_of(
             ``SparseTensor``, or a graph.
         num_dst: Number of destinations.
         num_src: Number of sources.
+
+    Raises:
+        ValueError: None of these, or a matrix or an ``EdgeIndex`` of another size.
+        IndexError: An edge names a node that does not exist.
     """
     if isinstance(edge_index, EdgeGraph):
         return edge_index, None
     value = None
     if isinstance(edge_index, SparseTensor):
+        _check_matrix(edge_index.sparse_sizes(), num_dst, num_src)
         row, col, value = edge_index.coo()
         edge_index = torch.stack([col, row])
     elif is_torch_sparse_tensor(edge_index):
+        _check_matrix(edge_index.shape[:2], num_dst, num_src)
         edge_index, value = to_edge_index(edge_index)
         edge_index = edge_index.flip(0)
+    elif isinstance(edge_index, EdgeIndex):
+        size = edge_index.sparse_size()
+        if any(s not in (None, n) for s, n in zip(size, (num_src, num_dst), strict=True)):
+            raise ValueError(
+                f"edge_index must have the sparse_size of x, {(num_src, num_dst)}; found {size}"
+            )
+    elif not isinstance(edge_index, Tensor):
+        raise ValueError(
+            "edge_index must be a tensor [2, E], an EdgeIndex, a sparse matrix or an EdgeGraph; "
+            f"found {type(edge_index).__name__}"
+        )
+    if edge_index.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        edge_index = edge_index.long()
     return EdgeGraph(edge_index, num_dst, num_src), value
+
+
+def _check_matrix(size: tuple[int, ...], num_dst: int, num_src: int) -> None:
+    wanted, found = [num_dst, num_src], list(size)
+    if found != wanted:
+        fix = "hand in adj.t()" if found == wanted[::-1] else "build it with the sizes of x"
+        raise ValueError(
+            f"the sparse matrix edge_index must be [destinations, sources] = {wanted}; "
+            f"found {found}; {fix}"
+        )
 
 
 def with_values(edge_index: Adj | EdgeGraph, alpha: Tensor) -> tuple[Adj, Tensor] | Adj:

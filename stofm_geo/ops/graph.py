@@ -48,9 +48,10 @@ class EdgeGraph:
 
     def __init__(self, edge_index: Tensor, num_dst: int, num_src: int | None = None) -> None:
         if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.int64:
+            fix = "cast it with .long()" if edge_index.dtype != torch.int64 else "transpose it"
             raise ValueError(
                 f"edge_index must be int64 [2, E]; found {edge_index.dtype} "
-                f"{list(edge_index.shape)}"
+                f"{list(edge_index.shape)}; {fix}"
             )
         if is_batched(edge_index):
             raise RuntimeError(
