@@ -61,7 +61,7 @@ class SE2TransformerConv(MessagePassing):
         beta: Weigh :math:`W_r x_i` against the attended part by a learned gate
             :math:`\beta_i \in (0, 1)`, as ``TransformerConv`` does (default: add them).
         dropout: Share of the attention weights dropped in training (default 0).
-        edge_dim: Size of the edge features (default: none).
+        edge_dim: Size of the edge features, -1 to read it off the first input (default: none).
         bias: Whether the linear maps have one (default).
         root_weight: Whether :math:`W_r x_i` is added (default). Without it ``lin_skip``, which
             ``TransformerConv`` has all the same, is frozen.
@@ -115,13 +115,15 @@ class SE2TransformerConv(MessagePassing):
         **kwargs: Any,
     ) -> None:
         checks.check_message_passing(kwargs)
+        source, own = checks.check_channels(in_channels)
+        checks.check_share("dropout", dropout)
         super().__init__(**{**kwargs, "aggr": "add", "node_dim": 0})
         checks.check_sizes(
             out_channels=(out_channels, 1),
             heads=(heads, 1),
             vector_channels=(vector_channels, 0),
             in_vector_channels=(in_vector_channels, 0),
-            edge_dim=(1 if edge_dim is None else edge_dim, 1),
+            edge_dim=(-1 if edge_dim is None else edge_dim, -1),
             max_order=(max_order if vector_channels else 1, 1),
         )
         if (in_vector_channels or out_vectors) and not vector_channels:
@@ -140,7 +142,6 @@ class SE2TransformerConv(MessagePassing):
         self.out_vectors = out_vectors
         self.backend = checks.check_choice("backend", backend, ("auto", *BACKENDS))
         self.fuse = True
-        source, own = (in_channels,) * 2 if isinstance(in_channels, int) else in_channels
         width = heads * out_channels
         out_width = width if concat else out_channels
         self.lin_key = Linear(source, width, bias=bias)
@@ -212,7 +213,11 @@ class SE2TransformerConv(MessagePassing):
             IndexError: An edge names a node that does not exist.
         """
         x, pos, vectors = _as_pair(x), _as_pair(pos), _as_pair(vectors)
-        checks.check_nodes(x, (self.lin_key.in_channels, self.lin_query.in_channels))
+        checks.check_message_passing(
+            {name: getattr(self, name) for name in ("aggr", "flow", "node_dim", "decomposed_layers")}
+        )
+        weight = self.lin_key.weight
+        checks.check_nodes(x, (self.lin_key.in_channels, self.lin_query.in_channels), weight.dtype)
         graph, values = graph_of(edge_index, x[1].size(0), x[0].size(0))
         edge_attr = values if edge_attr is None and self.edge_dim is not None else edge_attr
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
@@ -228,7 +233,7 @@ class SE2TransformerConv(MessagePassing):
         edge_weight = None
         if self.lin_edge is not None:
             # By a call, so that hooks on the module (pruning, adapters) have their say.
-            eye = torch.eye(self.edge_dim, dtype=query.dtype, device=query.device)
+            eye = torch.eye(edge_attr.size(1), dtype=query.dtype, device=query.device)
             edge_weight = self.lin_edge(eye).t().unflatten(0, (self.heads, self.out_channels))
             edge_attr = edge_attr.to(query.dtype)
         bias, harmonics = self._bias(query, graph.edge_index, pos, edge_attr, edge_weight, pair)
@@ -366,8 +371,9 @@ class SE2TransformerConv(MessagePassing):
     ) -> tuple[Tensor, OptTensor]:
         """Return node features and vectors from all that was attended to, ``[N, H, ...]``."""
         turning = 2 * self.max_order * self.vector_channels
-        sizes = [self.out_channels, turning * (self.in_vector_channels > 0), turning]
-        out, propagated, directed, edge = out.split([*sizes, self.edge_dim or 0], dim=2)
+        edges = 0 if edge_weight is None else edge_weight.size(2)
+        sizes = [self.out_channels, turning * (self.in_vector_channels > 0), turning, edges]
+        out, propagated, directed, edge = out.split(sizes, dim=2)
         if edge_weight is not None:
             out = out + torch.einsum("nhd,hcd->nhc", edge, edge_weight)
         out = out.flatten(1) if self.concat else out.mean(dim=1)
@@ -392,7 +398,8 @@ class SE2TransformerConv(MessagePassing):
         vectors: tuple,
         pair: OptTensor,
     ) -> None:
-        checks.check_edge_attr(edge_attr, edges, self.edge_dim)
+        edge_dim = None if self.lin_edge is None else self.lin_edge.in_channels
+        checks.check_edge_attr(edge_attr, edges, edge_dim)
         if self.geometry is not None:
             checks.check_positions(pos, x)
         checks.check_vectors(vectors, self.max_order, self.in_vector_channels)
