@@ -213,9 +213,8 @@ class SE2TransformerConv(MessagePassing):
             IndexError: An edge names a node that does not exist.
         """
         x, pos, vectors = _as_pair(x), _as_pair(pos), _as_pair(vectors)
-        checks.check_message_passing(
-            {name: getattr(self, name) for name in ("aggr", "flow", "node_dim", "decomposed_layers")}
-        )
+        options = ("aggr", "flow", "node_dim", "decomposed_layers")
+        checks.check_message_passing({name: getattr(self, name) for name in options})
         weight = self.lin_key.weight
         checks.check_nodes(x, (self.lin_key.in_channels, self.lin_query.in_channels), weight.dtype)
         graph, values = graph_of(edge_index, x[1].size(0), x[0].size(0))
