@@ -92,6 +92,8 @@ class SE2TransformerConv(MessagePassing):
             options of ``MessagePassing`` that attention cannot follow.
     """
 
+    _own_messages = False  # whether a subclass makes messages of its own
+
     def __init__(
         self,
         in_channels: int | tuple[int, int],
@@ -170,6 +172,15 @@ class SE2TransformerConv(MessagePassing):
                 root_weight=root_weight,
                 out_vectors=out_vectors,
             )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Looked up here, since PyG writes a propagate into each class when its first layer is made.
+        names = ("propagate", "message", "aggregate", "update")
+        cls._own_messages = any(
+            vars(base).get("_own_messages", any(name in vars(base) for name in names))
+            for base in cls.__mro__[: cls.__mro__.index(SE2TransformerConv)]
+        )
 
     def reset_parameters(self) -> None:
         """Reset all learnable parameters."""
@@ -277,10 +288,7 @@ class SE2TransformerConv(MessagePassing):
             self._message_forward_pre_hooks, self._message_forward_hooks,
             self._aggregate_forward_pre_hooks, self._aggregate_forward_hooks,
         )  # fmt: skip
-        methods = ("propagate", "message", "aggregate", "update", "explain_message")
-        own = any(
-            getattr(type(self), name) is not getattr(SE2TransformerConv, name) for name in methods
-        )
+        own = self._own_messages or any(m in vars(self) for m in ("message", "aggregate", "update"))
         return bool(not self.fuse or self.explain or own or any(hooks))
 
     def _fused(
