@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import Parameter
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.inspector import Inspector
 
 
 def check_sizes(**sizes: tuple[int, int]) -> None:
@@ -81,6 +83,42 @@ def check_message_passing(options: dict[str, Any]) -> None:
         raise ValueError(
             f"decomposed_layers must be 1; found {options['decomposed_layers']}; the kernels make "
             "no messages that it could split"
+        )
+
+
+def check_message_arguments(
+    inspector: Inspector, handed: tuple[str, ...], special: Iterable[str]
+) -> None:
+    """Check the arguments of a subclass's ``message``, ``aggregate`` and ``update``.
+
+    Args:
+        inspector: PyG's, of the class.
+        handed: What ``propagate`` is given.
+        special: What PyG adds.
+
+    Raises:
+        TypeError: One takes what there is not.
+    """
+    for method in ("message", "aggregate", "update"):
+        for parameter in inspector.get_params(method, exclude=list(special)):
+            name = parameter.name.removesuffix("_i").removesuffix("_j")
+            if name not in handed and parameter.default is Parameter.empty:
+                raise TypeError(
+                    f"{method} takes {parameter.name}, which this layer does not hand out; it "
+                    f"may take {list(handed)}, those of nodes with _i or _j"
+                )
+
+
+def check_attended(out: Tensor, heads: int, sizes: list[int]) -> None:
+    """Check what messages add up to.
+
+    Raises:
+        ValueError: It is not ``[N, H, values | vectors | directions | edge features]``.
+    """
+    if out.dim() != 3 or out.size(1) != heads or out.size(2) != sum(sizes):
+        raise ValueError(
+            f"messages must be [E, {heads}, {sum(sizes)}] (values, vectors, directions and edge "
+            f"features: {sizes}); they add up to {list(out.shape)}; see SE2TransformerConv.message"
         )
 
 

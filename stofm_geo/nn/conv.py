@@ -48,9 +48,13 @@ class SE2TransformerConv(MessagePassing):
 
     Where nothing observes the messages (hooks, explainers, a subclass with methods of its own),
     none are made: kernels sum over the edges. Gradients of any order are right. For
-    ``torch.func`` transforms and forward-mode AD, the layer takes PyTorch's own operations by
-    itself; ``backend="reference"`` always does, which ONNX and AOTInductor need. TorchScript is
-    not supported.
+    ``torch.func`` transforms, forward-mode AD and ``torch.jit.trace``, the layer takes PyTorch's
+    own operations by itself; ``backend="reference"`` always does, which ONNX and AOTInductor need.
+    ``torch.jit.script`` is not supported.
+
+    A subclass may have ``message``, ``aggregate`` and ``update`` of its own, which take any of
+    ``query``, ``key``, ``value`` and ``gain`` (of nodes: ``query_i``, ``key_j``, ...), ``alpha``,
+    ``harmonics`` and ``edge_attr`` (of edges), and PyG's ``index``, ``ptr`` and so on.
 
     Args:
         in_channels: Size of the node features, or of those of source and destination; -1 to read
@@ -120,6 +124,9 @@ class SE2TransformerConv(MessagePassing):
         source, own = checks.check_channels(in_channels)
         checks.check_share("dropout", dropout)
         super().__init__(**{**kwargs, "aggr": "add", "node_dim": 0})
+        if type(self).forward is SE2TransformerConv.forward:
+            handed = ("query", "key", "value", "gain", "alpha", "harmonics", "edge_attr")
+            checks.check_message_arguments(self.inspector, handed, self.special_args)
         checks.check_sizes(
             out_channels=(out_channels, 1),
             heads=(heads, 1),
@@ -339,10 +346,12 @@ class SE2TransformerConv(MessagePassing):
             query, key, value[..., :0], bias, graph, backend=self.backend
         )
         alpha = _softmax(logits, lse, graph, value.dtype)
-        # propagate_type: (value: Tensor, gain: OptTensor, alpha: Tensor, harmonics: OptTensor, edge_attr: OptTensor)  # noqa: E501
+        # propagate_type: (query: Tensor, key: Tensor, value: Tensor, gain: OptTensor, alpha: Tensor, harmonics: OptTensor, edge_attr: OptTensor)  # noqa: E501
         out = self.propagate(
             graph.edge_index,
             size=(key.size(0), query.size(0)),
+            query=query,
+            key=key,
             value=value,
             gain=gain,
             alpha=F.dropout(alpha, self.dropout, self.training),
@@ -380,6 +389,7 @@ class SE2TransformerConv(MessagePassing):
         turning = 2 * self.max_order * self.vector_channels
         edges = 0 if edge_weight is None else edge_weight.size(2)
         sizes = [self.out_channels, turning * (self.in_vector_channels > 0), turning, edges]
+        checks.check_attended(out, self.heads, sizes)
         out, propagated, directed, edge = out.split(sizes, dim=2)
         if edge_weight is not None:
             out = out + torch.einsum("nhd,hcd->nhc", edge, edge_weight)
@@ -425,6 +435,13 @@ class SE2TransformerConv(MessagePassing):
         heads = self.heads if self.concat else 1
         vectors = heads * self.vector_channels if self.out_vectors else 0
         return planar_irreps(heads * self.out_channels, vectors, self.max_order)
+
+    def __prepare_scriptable__(self) -> SE2TransformerConv:
+        """Refuse ``torch.jit.script``, which calls this of each module."""
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot be compiled by torch.jit.script; use torch.compile, "
+            "torch.export or torch.jit.trace"
+        )
 
     def __repr__(self) -> str:
         vectors = f", vector_channels={self.vector_channels}" if self.vector_channels else ""
