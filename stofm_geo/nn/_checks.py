@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import Parameter
+from numbers import Integral
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch_geometric.inspector import Inspector
 
 
 def check_sizes(**sizes: tuple[int, int]) -> None:
     """Check whole numbers: of each name, the number and the least it may be.
 
     Raises:
-        ValueError: One is too small; the message names it.
+        ValueError: One is too small or no whole number; the message names it.
     """
     for name, (size, least) in sizes.items():
+        if not isinstance(size, Integral):
+            raise ValueError(f"{name} must be a whole number; found {size!r}")
         if size < least:
             raise ValueError(f"{name} must be {least} or more; found {size}")
+
+
+def check_channels(in_channels: Any) -> tuple[int, int]:
+    """Return the sizes of sources and destinations.
+
+    Raises:
+        ValueError: ``in_channels`` is neither a size nor a pair of sizes.
+    """
+    pair = in_channels if isinstance(in_channels, tuple | list) else (in_channels,) * 2
+    if len(pair) != 2 or not all(isinstance(s, Integral) and s >= -1 for s in pair):
+        raise ValueError(
+            "in_channels must be a size, -1 to read it off the first input, or a pair "
+            f"(sources, destinations) of them; found {in_channels!r}"
+        )
+    return pair[0], pair[1]
+
+
+def check_share(name: str, share: float) -> None:
+    """Check a share.
+
+    Raises:
+        ValueError: It is not in [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} must be in [0, 1]; found {share}")
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> str:
@@ -34,7 +65,8 @@ def check_message_passing(options: dict[str, Any]) -> None:
     """Check options of PyG's ``MessagePassing`` that attention cannot follow.
 
     Raises:
-        ValueError: An aggregation other than the sum, the reverse flow, or decomposed layers.
+        ValueError: An aggregation other than the sum, the reverse flow, another dimension of the
+            nodes, or decomposed layers.
     """
     if options.get("aggr", "add") not in ("add", "sum"):
         raise ValueError(
@@ -45,6 +77,8 @@ def check_message_passing(options: dict[str, Any]) -> None:
             f"flow must be 'source_to_target'; found {options['flow']!r}; hand in "
             "edge_index.flip(0) instead"
         )
+    if options.get("node_dim", 0) != 0:
+        raise ValueError(f"node_dim must be 0, since x is [N, F]; found {options['node_dim']}")
     if options.get("decomposed_layers", 1) != 1:
         raise ValueError(
             f"decomposed_layers must be 1; found {options['decomposed_layers']}; the kernels make "
@@ -52,17 +86,62 @@ def check_message_passing(options: dict[str, Any]) -> None:
         )
 
 
-def check_nodes(x: tuple, channels: tuple[int, int]) -> None:
-    """Check the node features of sources and destinations.
+def check_message_arguments(
+    inspector: Inspector, handed: tuple[str, ...], special: Iterable[str]
+) -> None:
+    """Check the arguments of a subclass's ``message``, ``aggregate`` and ``update``.
+
+    Args:
+        inspector: PyG's, of the class.
+        handed: What ``propagate`` is given.
+        special: What PyG adds.
 
     Raises:
-        ValueError: One is missing, is not ``[N, F]``, or has another number of features.
+        TypeError: One takes what there is not.
     """
+    for method in ("message", "aggregate", "update"):
+        for parameter in inspector.get_params(method, exclude=list(special)):
+            name = parameter.name.removesuffix("_i").removesuffix("_j")
+            if name not in handed and parameter.default is Parameter.empty:
+                raise TypeError(
+                    f"{method} takes {parameter.name}, which this layer does not hand out; it "
+                    f"may take {list(handed)}, those of nodes with _i or _j"
+                )
+
+
+def check_attended(out: Tensor, heads: int, sizes: list[int]) -> None:
+    """Check what messages add up to.
+
+    Raises:
+        ValueError: It is not ``[N, H, values | vectors | edge features]``.
+    """
+    if out.dim() != 3 or out.size(1) != heads or out.size(2) != sum(sizes):
+        raise ValueError(
+            f"messages must be [E, {heads}, {sum(sizes)}] (values, vectors and edge features: "
+            f"{sizes}); they add up to {list(out.shape)}; see SE2TransformerConv.message"
+        )
+
+
+def check_nodes(x: tuple, channels: tuple[int, int], dtype: torch.dtype) -> None:
+    """Check the node features of sources and destinations.
+
+    Args:
+        x: The pair.
+        channels: Their sizes, -1 where any will do.
+        dtype: Of the layer.
+
+    Raises:
+        ValueError: One is missing, is not ``[N, F]``, or has another number of features or dtype.
+    """
+    if len(x) != 2:
+        raise ValueError(f"x must be a tensor or a pair (x_src, x_dst); found {len(x)} of them")
     for side, rows, wanted in zip(("sources", "destinations"), x, channels, strict=True):
         if rows is None:
             raise ValueError(
                 f"x of the {side} is missing; attention needs that of both, (x_src, x_dst)"
             )
+        if not isinstance(rows, Tensor):
+            raise ValueError(f"x must be a tensor; found {type(rows).__name__}")
         if rows.dim() != 2:
             raise ValueError(
                 f"x must be [N, F]; found {list(rows.shape)}; put several graphs into one "
@@ -71,6 +150,11 @@ def check_nodes(x: tuple, channels: tuple[int, int]) -> None:
         if wanted >= 0 and rows.size(1) != wanted:
             raise ValueError(
                 f"x of the {side} must have in_channels={wanted} columns; found {list(rows.shape)}"
+            )
+        if rows.dtype != dtype and not torch.is_autocast_enabled(rows.device.type):
+            raise ValueError(
+                f"x of the {side} must be {dtype} as the layer is; found {rows.dtype}; cast it "
+                "with x.to(...), or the layer"
             )
 
 
@@ -95,13 +179,21 @@ def check_positions(pos: tuple, x: tuple) -> None:
 def check_edge_attr(edge_attr: Tensor | None, edges: int, edge_dim: int | None) -> None:
     """Check edge features.
 
+    Args:
+        edge_attr: The features.
+        edges: Number of edges.
+        edge_dim: Their size, -1 where any will do; ``None`` for no features.
+
     Raises:
         ValueError: They are there without ``edge_dim``, or missing with it, or not
             ``[E, edge_dim]``.
     """
-    if (edge_attr is None) != (edge_dim is None) or (
-        isinstance(edge_attr, Tensor) and tuple(edge_attr.shape) != (edges, edge_dim)
-    ):
+    if edge_attr is None or edge_dim is None:
+        fits = edge_attr is None and edge_dim is None
+    else:
+        fits = edge_attr.dim() == 2 and edge_attr.size(0) == edges
+        fits = fits and edge_dim in (-1, edge_attr.size(1))
+    if not fits:
         hint = "; positions go by keyword: pos=..." if edge_dim is None else ""
         raise ValueError(
             f"edge_attr must have {edges} rows (edges) of edge_dim={edge_dim}; "

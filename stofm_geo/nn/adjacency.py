@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.typing import Adj, SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 from torch_geometric.utils.sparse import set_sparse_value
@@ -22,17 +23,72 @@ def graph_of(
             ``SparseTensor``, or a graph.
         num_dst: Number of destinations.
         num_src: Number of sources.
+
+    Raises:
+        ValueError: None of these, a matrix or an ``EdgeIndex`` of another size, or a matrix with
+            gradients that is not coalesced.
+        IndexError: An edge names a node that does not exist.
     """
     if isinstance(edge_index, EdgeGraph):
         return edge_index, None
     value = None
     if isinstance(edge_index, SparseTensor):
+        _check_matrix(edge_index.sparse_sizes(), num_dst, num_src)
         row, col, value = edge_index.coo()
         edge_index = torch.stack([col, row])
     elif is_torch_sparse_tensor(edge_index):
-        edge_index, value = to_edge_index(edge_index)
-        edge_index = edge_index.flip(0)
+        _check_matrix(edge_index.shape[:2], num_dst, num_src)
+        indices, value = _entries(edge_index)
+        edge_index = indices.flip(0)
+    elif isinstance(edge_index, EdgeIndex):
+        size = edge_index.sparse_size()
+        if any(s not in (None, n) for s, n in zip(size, (num_src, num_dst), strict=True)):
+            raise ValueError(
+                f"edge_index must have the sparse_size of x, {(num_src, num_dst)}; found {size}"
+            )
+    elif not isinstance(edge_index, Tensor):
+        raise ValueError(
+            "edge_index must be a tensor [2, E], an EdgeIndex, a sparse matrix or an EdgeGraph; "
+            f"found {type(edge_index).__name__}"
+        )
+    if edge_index.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        edge_index = edge_index.long()
     return EdgeGraph(edge_index, num_dst, num_src), value
+
+
+def _entries(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows and columns ``[2, E]`` of the entries, and their values."""
+    if matrix.layout == torch.sparse_coo:
+        matrix = _one_entry_an_edge(matrix)
+        return matrix.indices().detach().long(), matrix.values()
+    return to_edge_index(matrix)
+
+
+def _one_entry_an_edge(matrix: Tensor) -> Tensor:
+    """Return the matrix with all entries as they are, those of one place too.
+
+    PyG's ``to_edge_index`` marks a matrix as coalesced in place, which changes its owner's.
+    """
+    if matrix.layout != torch.sparse_coo or matrix.is_coalesced():
+        return matrix
+    if matrix.requires_grad:
+        raise ValueError(
+            "the sparse matrix edge_index has gradients and is not coalesced, so that they would "
+            "be lost; hand in adj.coalesce()"
+        )
+    return torch.sparse_coo_tensor(
+        matrix._indices(), matrix._values(), matrix.shape, is_coalesced=True
+    )
+
+
+def _check_matrix(size: tuple[int, ...], num_dst: int, num_src: int) -> None:
+    wanted, found = [num_dst, num_src], list(size)
+    if found != wanted:
+        fix = "hand in adj.t()" if found == wanted[::-1] else "build it with the sizes of x"
+        raise ValueError(
+            f"the sparse matrix edge_index must be [destinations, sources] = {wanted}; "
+            f"found {found}; {fix}"
+        )
 
 
 def with_values(edge_index: Adj | EdgeGraph, alpha: Tensor) -> tuple[Adj, Tensor] | Adj:
@@ -40,5 +96,5 @@ def with_values(edge_index: Adj | EdgeGraph, alpha: Tensor) -> tuple[Adj, Tensor
     if isinstance(edge_index, SparseTensor):
         return edge_index.set_value(alpha, layout="coo")
     if is_torch_sparse_tensor(edge_index):
-        return set_sparse_value(edge_index, alpha), alpha
+        return set_sparse_value(_one_entry_an_edge(edge_index), alpha), alpha
     return edge_index.edge_index if isinstance(edge_index, EdgeGraph) else edge_index, alpha

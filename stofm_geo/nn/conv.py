@@ -48,9 +48,13 @@ class SE2TransformerConv(MessagePassing):
 
     Where nothing observes the messages (hooks, explainers, a subclass with methods of its own),
     none are made: kernels sum over the edges. Gradients of any order are right. For
-    ``torch.func`` transforms and forward-mode AD, the layer takes PyTorch's own operations by
-    itself; ``backend="reference"`` always does, which ONNX and AOTInductor need. TorchScript is
-    not supported.
+    ``torch.func`` transforms, forward-mode AD and ``torch.jit.trace``, the layer takes PyTorch's
+    own operations by itself; ``backend="reference"`` always does, which ONNX and AOTInductor need.
+    ``torch.jit.script`` is not supported.
+
+    A subclass may have ``message``, ``aggregate`` and ``update`` of its own, which take any of
+    ``query``, ``key``, ``value`` and ``gain`` (of nodes: ``query_i``, ``key_j``, ...), ``alpha``,
+    ``harmonics`` and ``edge_attr`` (of edges), and PyG's ``index``, ``ptr`` and so on.
 
     Args:
         in_channels: Size of the node features, or of those of source and destination; -1 to read
@@ -61,7 +65,7 @@ class SE2TransformerConv(MessagePassing):
         beta: Weigh :math:`W_r x_i` against the attended part by a learned gate
             :math:`\beta_i \in (0, 1)`, as ``TransformerConv`` does (default: add them).
         dropout: Share of the attention weights dropped in training (default 0).
-        edge_dim: Size of the edge features (default: none).
+        edge_dim: Size of the edge features, -1 to read it off the first input (default: none).
         bias: Whether the linear maps have one (default).
         root_weight: Whether :math:`W_r x_i` is added (default). Without it ``lin_skip``, which
             ``TransformerConv`` has all the same, is frozen.
@@ -92,6 +96,8 @@ class SE2TransformerConv(MessagePassing):
             options of ``MessagePassing`` that attention cannot follow.
     """
 
+    _own_messages = False  # whether a subclass makes messages of its own
+
     def __init__(
         self,
         in_channels: int | tuple[int, int],
@@ -115,13 +121,18 @@ class SE2TransformerConv(MessagePassing):
         **kwargs: Any,
     ) -> None:
         checks.check_message_passing(kwargs)
+        source, own = checks.check_channels(in_channels)
+        checks.check_share("dropout", dropout)
         super().__init__(**{**kwargs, "aggr": "add", "node_dim": 0})
+        if type(self).forward is SE2TransformerConv.forward:
+            handed = ("query", "key", "value", "gain", "alpha", "harmonics", "edge_attr")
+            checks.check_message_arguments(self.inspector, handed, self.special_args)
         checks.check_sizes(
             out_channels=(out_channels, 1),
             heads=(heads, 1),
             vector_channels=(vector_channels, 0),
             in_vector_channels=(in_vector_channels, 0),
-            edge_dim=(1 if edge_dim is None else edge_dim, 1),
+            edge_dim=(-1 if edge_dim is None else edge_dim, -1),
             max_order=(max_order if vector_channels else 1, 1),
         )
         if (in_vector_channels or out_vectors) and not vector_channels:
@@ -140,7 +151,6 @@ class SE2TransformerConv(MessagePassing):
         self.out_vectors = out_vectors
         self.backend = checks.check_choice("backend", backend, ("auto", *BACKENDS))
         self.fuse = True
-        source, own = (in_channels,) * 2 if isinstance(in_channels, int) else in_channels
         width = heads * out_channels
         out_width = width if concat else out_channels
         self.lin_key = Linear(source, width, bias=bias)
@@ -171,6 +181,15 @@ class SE2TransformerConv(MessagePassing):
                 root_weight=root_weight,
                 out_vectors=out_vectors,
             )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Looked up here, since PyG writes a propagate into each class when its first layer is made.
+        names = ("propagate", "message", "aggregate", "update")
+        cls._own_messages = any(
+            vars(base).get("_own_messages", any(name in vars(base) for name in names))
+            for base in cls.__mro__[: cls.__mro__.index(SE2TransformerConv)]
+        )
 
     def reset_parameters(self) -> None:
         """Reset all learnable parameters."""
@@ -214,7 +233,10 @@ class SE2TransformerConv(MessagePassing):
             IndexError: An edge names a node that does not exist.
         """
         x, pos, vectors = _as_pair(x), _as_pair(pos), _as_pair(vectors)
-        checks.check_nodes(x, (self.lin_key.in_channels, self.lin_query.in_channels))
+        options = ("aggr", "flow", "node_dim", "decomposed_layers")
+        checks.check_message_passing({name: getattr(self, name) for name in options})
+        weight = self.lin_key.weight
+        checks.check_nodes(x, (self.lin_key.in_channels, self.lin_query.in_channels), weight.dtype)
         graph, values = graph_of(edge_index, x[1].size(0), x[0].size(0))
         edge_attr = values if edge_attr is None and self.edge_dim is not None else edge_attr
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
@@ -230,7 +252,7 @@ class SE2TransformerConv(MessagePassing):
         edge_weight = None
         if self.lin_edge is not None:
             # By a call, so that hooks on the module (pruning, adapters) have their say.
-            eye = torch.eye(self.edge_dim, dtype=query.dtype, device=query.device)
+            eye = torch.eye(edge_attr.size(1), dtype=query.dtype, device=query.device)
             edge_weight = self.lin_edge(eye).t().unflatten(0, (self.heads, self.out_channels))
             edge_attr = edge_attr.to(query.dtype)
         bias, harmonics = self._bias(query, graph.edge_index, pos, edge_attr, edge_weight, pair)
@@ -275,10 +297,7 @@ class SE2TransformerConv(MessagePassing):
             self._message_forward_pre_hooks, self._message_forward_hooks,
             self._aggregate_forward_pre_hooks, self._aggregate_forward_hooks,
         )  # fmt: skip
-        methods = ("propagate", "message", "aggregate", "update", "explain_message")
-        own = any(
-            getattr(type(self), name) is not getattr(SE2TransformerConv, name) for name in methods
-        )
+        own = self._own_messages or any(m in vars(self) for m in ("message", "aggregate", "update"))
         return bool(not self.fuse or self.explain or own or any(hooks))
 
     def _fused(
@@ -329,10 +348,12 @@ class SE2TransformerConv(MessagePassing):
             query, key, value[..., :0], bias, graph, backend=self.backend
         )
         alpha = _softmax(logits, lse, graph, value.dtype)
-        # propagate_type: (value: Tensor, gain: OptTensor, alpha: Tensor, harmonics: OptTensor, edge_attr: OptTensor)  # noqa: E501
+        # propagate_type: (query: Tensor, key: Tensor, value: Tensor, gain: OptTensor, alpha: Tensor, harmonics: OptTensor, edge_attr: OptTensor)  # noqa: E501
         out = self.propagate(
             graph.edge_index,
             size=(key.size(0), query.size(0)),
+            query=query,
+            key=key,
             value=value,
             gain=gain,
             alpha=F.dropout(alpha, self.dropout, self.training),
@@ -367,11 +388,17 @@ class SE2TransformerConv(MessagePassing):
         self, out: Tensor, x: Tensor, vectors: OptTensor, edge_weight: OptTensor
     ) -> tuple[Tensor, OptTensor]:
         """Return node features and vectors from all that was attended to, ``[N, H, ...]``."""
+        edges = 0 if edge_weight is None else edge_weight.size(2)
+        kinds = 1 + (self.in_vector_channels > 0)  # vectors of the sources, and directions
+        turning = 2 * self.max_order * self.vector_channels * kinds
+        checks.check_attended(out, self.heads, [self.out_channels, turning, edges])
         # Slices: what split() returns cannot be changed in place, as nn.ReLU(inplace=True) does.
-        end = out.size(2) - (self.edge_dim or 0)
+        end = self.out_channels + turning
         out, vector_sums, edge = (
-            out[..., : self.out_channels], out[..., self.out_channels : end], out[..., end:]
-        )  # fmt: skip
+            out[..., : self.out_channels],
+            out[..., self.out_channels : end],
+            out[..., end:],
+        )
         if edge_weight is not None:
             out = out + torch.einsum("nhd,hcd->nhc", edge, edge_weight)
         out = out.flatten(1) if self.concat else out.mean(dim=1)
@@ -397,7 +424,8 @@ class SE2TransformerConv(MessagePassing):
         vectors: tuple,
         pair: OptTensor,
     ) -> None:
-        checks.check_edge_attr(edge_attr, edges, self.edge_dim)
+        edge_dim = None if self.lin_edge is None else self.lin_edge.in_channels
+        checks.check_edge_attr(edge_attr, edges, edge_dim)
         if self.geometry is not None:
             checks.check_positions(pos, x)
         checks.check_vectors(vectors, self.max_order, self.in_vector_channels)
@@ -416,6 +444,13 @@ class SE2TransformerConv(MessagePassing):
         heads = self.heads if self.concat else 1
         vectors = heads * self.vector_channels if self.out_vectors else 0
         return planar_irreps(heads * self.out_channels, vectors, self.max_order)
+
+    def __prepare_scriptable__(self) -> SE2TransformerConv:
+        """Refuse ``torch.jit.script``, which calls this of each module."""
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot be compiled by torch.jit.script; use torch.compile, "
+            "torch.export or torch.jit.trace"
+        )
 
     def __repr__(self) -> str:
         vectors = f", vector_channels={self.vector_channels}" if self.vector_channels else ""

@@ -1,4 +1,4 @@
-"""Which kinds of differentiation are under way: kernels have formulas for reverse mode alone."""
+"""Which transforms are under way: kernels have formulas for reverse-mode AD alone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from torch.autograd import forward_ad
 
 
 def needs_plain_operations() -> bool:
-    """Return whether ``torch.func`` transforms or forward-mode AD are active.
+    """Return whether ``torch.func`` transforms, forward-mode AD or ``torch.jit.trace`` are active.
 
-    A fused kernel would lose tangents without a word, and has no batching rule; PyTorch's own
-    operations have both.
+    A fused kernel would lose tangents without a word, has no batching rule, and is a constant to
+    the tracer; PyTorch's own operations have all three.
     """
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )
 
 
 def is_batched(tensor: Tensor) -> bool:
@@ -24,7 +28,7 @@ def is_batched(tensor: Tensor) -> bool:
 
 
 def check_reverse_mode(name: str) -> None:
-    """Refuse ``torch.func`` transforms and forward-mode AD.
+    """Refuse ``torch.func`` transforms, forward-mode AD and ``torch.jit.trace``.
 
     Args:
         name: What was asked for, for the message.
@@ -34,6 +38,6 @@ def check_reverse_mode(name: str) -> None:
     """
     if needs_plain_operations():
         raise RuntimeError(
-            f"{name} supports neither torch.func transforms nor forward-mode AD; use "
-            "backend='auto' or backend='reference'"
+            f"{name} supports neither torch.func transforms nor forward-mode AD nor "
+            "torch.jit.trace; use backend='auto' or backend='reference'"
         )

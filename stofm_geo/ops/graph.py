@@ -48,9 +48,10 @@ class EdgeGraph:
 
     def __init__(self, edge_index: Tensor, num_dst: int, num_src: int | None = None) -> None:
         if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.int64:
+            fix = "cast it with .long()" if edge_index.dtype != torch.int64 else "transpose it"
             raise ValueError(
                 f"edge_index must be int64 [2, E]; found {edge_index.dtype} "
-                f"{list(edge_index.shape)}"
+                f"{list(edge_index.shape)}; {fix}"
             )
         if is_batched(edge_index):
             raise RuntimeError(
@@ -133,7 +134,7 @@ def _pointers(ascending: Tensor, size: int) -> Tensor:
 
 def _has_values(tensor: Tensor) -> bool:
     """Return whether the program may depend on values: not while it is traced or on ``meta``."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return tensor.device.type != "meta" and not isinstance(tensor, FakeTensor)
 

@@ -20,6 +20,9 @@ class FakeSparseTensor:
     def coo(self) -> tuple[Tensor, Tensor, Tensor | None]:
         return self.parts
 
+    def sparse_sizes(self) -> tuple[int, int]:
+        return 9, 9
+
     def set_value(self, value: Tensor, layout: str) -> FakeSparseTensor:
         assert layout == "coo"
         return FakeSparseTensor(*self.parts[:2], value)

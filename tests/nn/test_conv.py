@@ -317,7 +317,7 @@ def test_repr() -> None:
         ({"vector_channels": 1, "max_order": 0}, "max_order must be 1 or more; found 0"),
         ({"vector_channels": -1}, "^vector_channels must be 0 or more; found -1"),
         ({"in_vector_channels": -1}, "^in_vector_channels must be 0 or more; found -1"),
-        ({"edge_dim": -1}, "edge_dim must be 1 or more; found -1"),
+        ({"edge_dim": -2}, "edge_dim must be -1 or more; found -2"),
     ],
 )
 def test_sizes_that_cannot_be(options: dict, message: str) -> None:

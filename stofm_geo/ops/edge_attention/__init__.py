@@ -51,8 +51,8 @@ def edge_attention(
             twice counts twice. Or an :class:`~stofm_geo.ops.EdgeGraph` of it, made once for
             several calls.
         backend: A name of :func:`available_backends`, or ``"auto"`` (default): the fastest that
-            runs on these tensors; under ``torch.func`` transforms or forward-mode AD, which the
-            kernels have no formulas for, ``"reference"``.
+            runs on these tensors; under ``torch.func`` transforms, forward-mode AD or
+            ``torch.jit.trace``, which the kernels have no formulas for, ``"reference"``.
 
     Returns:
         The attended values :math:`o` ``[N, H, D]``, the logits :math:`a` ``[E, H]`` and their
