@@ -212,7 +212,8 @@ class SE2TransformerConv(MessagePassing):
             IndexError: An edge names a node that does not exist.
         """
         x, pos, vectors = _as_pair(x), _as_pair(pos), _as_pair(vectors)
-        checks.check_nodes(x, (self.lin_key.in_channels, self.lin_query.in_channels))
+        sizes = self.in_channels
+        checks.check_nodes(x, (sizes, sizes) if isinstance(sizes, int) else sizes)
         graph, values = graph_of(edge_index, x[1].size(0), x[0].size(0))
         edge_attr = values if edge_attr is None and self.edge_dim is not None else edge_attr
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
@@ -352,7 +353,7 @@ class SE2TransformerConv(MessagePassing):
         terms = [] if pair is None else [pair]
         harmonics = None
         if self.geometry is not None:
-            bias, harmonics = self.geometry(pos, edges, self.lin_key.weight.dtype)
+            bias, harmonics = self.geometry(pos, edges, query.dtype)
             terms.append(bias)
         if edge_attr is not None:
             # q . (W e) is (W^T q) . e: no tensor of edges x heads x channels.
