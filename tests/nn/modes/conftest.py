@@ -41,7 +41,14 @@ class Stack(nn.Module):
     def __init__(self, **options: Any) -> None:
         super().__init__()
         self.stack = SE2Transformer(
-            CHANNELS, 2, HEADS, radial=RADIAL, vector_channels=2, dropout=0.0, **options
+            CHANNELS,
+            2,
+            HEADS,
+            radial=RADIAL,
+            vector_channels=2,
+            out_vectors=True,
+            dropout=0.0,
+            **options,
         )
 
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> tuple[Tensor, ...]:
@@ -134,11 +141,15 @@ class Subject:
         self.inputs = _inputs(edges)
         self.tabulated = kind in LAYERS and edges >= 10_000
 
-    def make(self, seed: int = 0, *, exact: bool = False) -> nn.Module:
-        """In double precision, weights drawn from a seed."""
+    def make(
+        self, seed: int = 0, *, exact: bool = False, dtype: torch.dtype = torch.float64
+    ) -> nn.Module:
+        """Weights drawn from a seed."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            made = KINDS[self.kind](**(EXACT if exact else {})).double()
+            made = KINDS[self.kind](**(EXACT if exact else {}))
+            if dtype != next(made.parameters()).dtype:
+                made = made.to(dtype)
             with torch.no_grad():  # radial functions of some size
                 for name, parameter in made.named_parameters():
                     if name.endswith("radial.out.weight"):
@@ -218,7 +229,8 @@ def _expected(subject: Subject, seed: int) -> tuple[tuple[Tensor, ...], dict[str
     exact = subject.make(seed, exact=True)
     with torch.no_grad():
         outputs = subject.outputs(exact)
-    return outputs, subject.gradients(exact)
+    with torch.enable_grad():
+        return outputs, subject.gradients(exact)
 
 
 @pytest.fixture(params=SIZES)
@@ -234,6 +246,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def subject(kind: str, edges: int) -> Subject:
     return _subject(kind, edges)
+
+
+@pytest.fixture
+def subjects(kind: str) -> list[Subject]:
+    """One kind at all sizes."""
+    return [_subject(kind, edges) for edges in SIZES]
 
 
 _subject = cache(Subject)  # and what is right of each is computed once
