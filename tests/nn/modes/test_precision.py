@@ -30,6 +30,10 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float(difference.square().mean().sqrt() / expected.double().square().mean().sqrt())
 
 
+def flat(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([value.double().view(-1) for value in gradients.values()])
+
+
 def with_backend(module: nn.Module, backend: str) -> nn.Module:
     for part in module.modules():
         if hasattr(part, "backend"):
@@ -55,7 +59,7 @@ def test_autocast(subject: Subject, dtype: torch.dtype, backend: str) -> None:
         torch.cat([part[name].double().view(-1) for name in slopes]) for part in (gradients, slopes)
     ]
     assert all(value.dtype == torch.float32 for value in gradients.values())
-    assert error(*whole) < 12 * HALF[dtype]
+    assert error(*whole) < 32 * HALF[dtype]  # a few dozen roundings
 
 
 @pytest.mark.parametrize("kind", [*LAYERS, "edge_attention", "edge_sum"])
@@ -75,7 +79,7 @@ def test_half_layers(subject: Subject, dtype: torch.dtype) -> None:
     whole = [
         torch.cat([part[name].double().view(-1) for name in slopes]) for part in (gradients, slopes)
     ]
-    assert error(*whole) < 12 * HALF[dtype]
+    assert error(*whole) < 32 * HALF[dtype]  # a few dozen roundings
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -98,9 +102,9 @@ def test_logits_beyond_what_half_precision_holds(
     torch.testing.assert_close(lse.double(), right[2], atol=0.1, rtol=1e-6)
     found = torch.autograd.grad(out.float().square().sum(), (q, k, v))
     slopes = torch.autograd.grad(right[0].square().sum(), single)
-    for one, other in zip(found, slopes, strict=True):
-        assert one.isfinite().all()
-        assert error(one, other) < 12 * HALF[dtype]
+    for one, other in zip(found, slopes, strict=True):  # single precision tells such logits to 1 %
+        close = 12 * HALF[dtype] * float(q.abs().max())
+        torch.testing.assert_close(one.double(), other, atol=close, rtol=close)
 
 
 def test_sums_of_half_numbers_are_in_single(edges: int, dtype: torch.dtype) -> None:
@@ -121,7 +125,10 @@ def test_positions_of_any_type(subject: Subject, kind_of_pos: torch.dtype) -> No
     x, edge_index, _ = subject.inputs
     module, exact = subject.make(), subject.make(exact=True)
     found = subject.outputs(module, (x, edge_index, pos))
-    subject.assert_outputs(found, subject.outputs(exact, (x, edge_index, pos.double())))
+    right = subject.outputs(exact, (x, edge_index, pos.double()))
+    # Whole numbers are differences in double precision, others in single.
+    single = pos.is_floating_point() or subject.tabulated
+    subject.assert_close(found, right, 2e-6 if single else 1e-12)
 
 
 @pytest.mark.parametrize("nowhere", [torch.nan, torch.inf, -torch.inf])
