@@ -235,8 +235,8 @@ class SE2TransformerConv(MessagePassing):
         x, pos, vectors = _as_pair(x), _as_pair(pos), _as_pair(vectors)
         options = ("aggr", "flow", "node_dim", "decomposed_layers")
         checks.check_message_passing({name: getattr(self, name) for name in options})
-        weight = self.lin_key.weight
-        checks.check_nodes(x, (self.lin_key.in_channels, self.lin_query.in_channels), weight.dtype)
+        channels = checks.check_channels(self.in_channels)
+        checks.check_nodes(x, channels, self.lin_key.weight.dtype)
         graph, values = graph_of(edge_index, x[1].size(0), x[0].size(0))
         edge_attr = values if edge_attr is None and self.edge_dim is not None else edge_attr
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
@@ -375,7 +375,7 @@ class SE2TransformerConv(MessagePassing):
         terms = [] if pair is None else [pair]
         harmonics = None
         if self.geometry is not None:
-            bias, harmonics = self.geometry(pos, edges, self.lin_key.weight.dtype)
+            bias, harmonics = self.geometry(pos, edges, query.dtype)
             terms.append(bias)
         if edge_attr is not None:
             # q . (W e) is (W^T q) . e: no tensor of edges x heads x channels.

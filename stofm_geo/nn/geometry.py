@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,9 @@ class EdgeGeometry(nn.Module):
             Bias of the logits ``[E, H]``, and harmonics of the directions, weighted by distance,
             ``[E, H, M, 2]`` (``None`` without ``max_order``).
         """
-        with torch.autocast(pos[0].device.type, enabled=False):
+        device = pos[0].device.type
+        available = torch.amp.is_autocast_available(device)  # not on meta
+        with torch.autocast(device, enabled=False) if available else nullcontext():
             distance, unit = edge_geometry(pos, edge_index, wide(dtype))
             return self._weighted(distance, unit)
 

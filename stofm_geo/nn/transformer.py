@@ -12,6 +12,7 @@ from torch_geometric.nn.inits import reset
 from stofm_geo.nn.conv import SE2TransformerConv
 from stofm_geo.nn.radial import GaussianRadial
 from stofm_geo.ops import EdgeGraph
+from stofm_geo.ops.autodiff import needs_plain_operations
 from stofm_geo.ops.edge_attention.reference import softmax
 
 
@@ -21,7 +22,7 @@ class SE2Output(NamedTuple):
     x: Tensor
     """Node features ``[N, channels]``."""
     vectors: Tensor | None
-    """Vectors ``[N, M, vector_channels, 2]``; ``None`` without vector channels."""
+    """Vectors ``[N, M, vector_channels, 2]``; ``None`` without ``out_vectors``."""
     pair: Tensor
     """The last pair state, ``[E, heads]``."""
 
@@ -41,13 +42,16 @@ class SE2Transformer(nn.Module):
         radial: See :class:`SE2TransformerConv`.
         vector_channels: Vectors an order; a multiple of ``heads`` (default 0: distances alone).
         max_order: Highest circular order of the vectors (default 2).
+        out_vectors: Whether vectors are returned, too (default: the last block hands on their
+            invariants only, and has no parameters that a loss of ``x`` would not reach).
         reflections: Whether a mirror image is the same (default no).
         norm: ``"pre"`` (default) or ``"post"``.
         dropout: Share of the outputs of each sub-block dropped in training (default 0.1).
         tolerance, backend: See :class:`SE2TransformerConv`.
 
     Raises:
-        ValueError: Sizes that are no multiples of ``heads``, or another ``norm``.
+        ValueError: Sizes that are no multiples of ``heads``, another ``norm``, or ``out_vectors``
+            without ``vector_channels``.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class SE2Transformer(nn.Module):
         radial: Callable[[int], nn.Module] = GaussianRadial,
         vector_channels: int = 0,
         max_order: int = 2,
+        out_vectors: bool = False,
         reflections: bool = False,
         norm: Literal["pre", "post"] = "pre",
         dropout: float = 0.1,
@@ -72,6 +77,8 @@ class SE2Transformer(nn.Module):
         for name, size in (("channels", channels), ("vector_channels", vector_channels)):
             if size < 0 or size % heads:
                 raise ValueError(f"{name}={size} must be a multiple of heads={heads}")
+        if out_vectors and not vector_channels:
+            raise ValueError("out_vectors needs vector_channels of 1 or more")
         if norm not in ("pre", "post"):
             raise ValueError(f"norm must be 'pre' or 'post'; found {norm!r}")
         self.channels = channels
@@ -88,7 +95,7 @@ class SE2Transformer(nn.Module):
                 vector_channels=vector_channels // heads,
                 max_order=max_order,
                 in_vector_channels=vector_channels if index else 0,
-                out_vectors=vector_channels > 0,
+                out_vectors=vector_channels > 0 and (out_vectors or index < num_layers - 1),
                 reflections=reflections,
                 tolerance=tolerance,
                 backend=backend,
@@ -100,7 +107,7 @@ class SE2Transformer(nn.Module):
             _Block(attention(index), channels, norm == "pre", dropout)
             for index in range(num_layers)
         )
-        self.norm = nn.LayerNorm(channels) if norm == "pre" else nn.Identity()
+        self.norm = _LayerNorm(channels) if norm == "pre" else nn.Identity()
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew."""
@@ -164,8 +171,8 @@ class _Block(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels)
         )
-        self.norm1 = nn.LayerNorm(channels)
-        self.norm2 = nn.LayerNorm(channels)
+        self.norm1 = _LayerNorm(channels)
+        self.norm2 = _LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 
     def reset_parameters(self) -> None:
@@ -189,12 +196,25 @@ class _Block(nn.Module):
             pair=pair,
             return_pair=True,
         )
-        if new:
-            vectors = new[0] if vectors is None else vectors + new[0]
+        if vectors is None or not new:
+            vectors = new[0] if new else None
+        else:
+            vectors = vectors + new[0]
         x = x + self.dropout(self.lin_out(message))
         x = x if self.pre else self.norm1(x)
         x = x + self.dropout(self.feed_forward(self.norm2(x) if self.pre else x))
         return x if self.pre else self.norm2(x), vectors, pair
+
+
+class _LayerNorm(nn.LayerNorm):
+    """PyTorch's, whose second derivatives under ``torch.func`` are wrong (up to 2.13, silently)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not needs_plain_operations():
+            return super().forward(input)
+        centred = input - input.mean(dim=-1, keepdim=True)
+        variance = centred.square().mean(dim=-1, keepdim=True)
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
 def _shrink(vectors: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ def make() -> Make:
     def make(dtype: torch.dtype = torch.float64, **options: object) -> SE2Transformer:
         torch.manual_seed(0)
         radial = options.pop("radial", partial(GaussianRadial, num_gaussians=8))
+        options.setdefault("out_vectors", bool(options.get("vector_channels")))
         return SE2Transformer(12, 3, 3, radial=radial, **options).to(dtype).eval()
 
     return make
@@ -340,6 +341,7 @@ def test_repr(make: Make) -> None:
         ({"norm": None}, "norm must be 'pre' or 'post'; found None"),
         ({"channels": 0}, "found 0"),
         ({"heads": 0}, "heads must be 1 or more; found 0"),
+        ({"out_vectors": True}, "out_vectors needs vector_channels of 1 or more"),
         ({"vector_channels": -3, "heads": 3}, "vector_channels=-3 must be a multiple of heads=3"),
         (
             {"vector_channels": 3, "heads": 3, "max_order": 0},
@@ -350,3 +352,17 @@ def test_repr(make: Make) -> None:
 def test_what_cannot_be_is_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SE2Transformer(**{"channels": 12, "heads": 4, **options})
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_vectors_that_nobody_asked_for_are_not_made(make: Make, norm: str) -> None:
+    data = graph()
+    model, asked = (make(vector_channels=6, norm=norm, out_vectors=out) for out in (False, True))
+    missing = asked.load_state_dict(model.state_dict(), strict=False).missing_keys
+    gate = "blocks.2.attention.vectors.lin_gate"
+    assert missing == [f"{gate}.weight", f"{gate}.bias"]
+    found, expected = run(model, data), run(asked, data)
+    assert found.vectors is None and expected.vectors is not None
+    assert torch.equal(found.x, expected.x) and torch.equal(found.pair, expected.pair)
+    found.x.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
