@@ -32,7 +32,7 @@ def check_channels(in_channels: Any) -> tuple[int, int]:
         ValueError: ``in_channels`` is neither a size nor a pair of sizes.
     """
     pair = in_channels if isinstance(in_channels, tuple | list) else (in_channels,) * 2
-    if len(pair) != 2 or not all(isinstance(s, Integral) and s >= -1 for s in pair):
+    if len(pair) != 2 or not all(isinstance(s, Integral) and int(s) >= -1 for s in pair):
         raise ValueError(
             "in_channels must be a size, -1 to read it off the first input, or a pair "
             f"(sources, destinations) of them; found {in_channels!r}"

@@ -95,6 +95,6 @@ def with_values(edge_index: Adj | EdgeGraph, alpha: Tensor) -> tuple[Adj, Tensor
     """Attention weights ``[E, H]`` beside the edges, in the form PyG's layers return them."""
     if isinstance(edge_index, SparseTensor):
         return edge_index.set_value(alpha, layout="coo")
-    if is_torch_sparse_tensor(edge_index):
+    if isinstance(edge_index, Tensor) and is_torch_sparse_tensor(edge_index):
         return set_sparse_value(_one_entry_an_edge(edge_index), alpha), alpha
     return edge_index.edge_index if isinstance(edge_index, EdgeGraph) else edge_index, alpha

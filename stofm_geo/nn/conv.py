@@ -17,13 +17,13 @@ from torch_geometric.typing import Adj, OptTensor
 
 from stofm_geo.nn import _checks as checks
 from stofm_geo.nn.adjacency import graph_of, with_values
+from stofm_geo.nn.aggregation import AttentionInputs, aggregate, attention_weights
 from stofm_geo.nn.geometry import EdgeGeometry
 from stofm_geo.nn.irreps import planar_irreps
 from stofm_geo.nn.radial import GaussianRadial
 from stofm_geo.nn.vectors import VectorChannels
-from stofm_geo.ops import EdgeGraph, edge_attention, edge_sum
+from stofm_geo.ops import EdgeGraph, edge_attention
 from stofm_geo.ops.edge_attention import BACKENDS
-from stofm_geo.ops.edge_sum import scatter_sum
 
 
 class SE2TransformerConv(MessagePassing):
@@ -243,14 +243,20 @@ class SE2TransformerConv(MessagePassing):
             edge_attr = edge_attr[:, None]
         if self.lin_skip is not None and not self.root_weight and is_lazy(self.lin_skip.weight):
             self.lin_skip(x[1][:0])  # takes its size, although it is not used
-        self._check(x, graph.edge_index.size(1), pos, edge_attr, vectors, pair)
+        edges = graph.edge_index.size(1)
+        edge_dim = None if self.lin_edge is None else self.lin_edge.in_channels
+        checks.check_edge_attr(edge_attr, edges, edge_dim)
+        if self.geometry is not None:
+            checks.check_positions(pos, x)
+        checks.check_vectors(vectors, self.max_order, self.in_vector_channels)
+        checks.check_pair(pair, edges, self.heads)
 
         query, key, value = (
             linear(x[side]).unflatten(1, (self.heads, self.out_channels))
             for linear, side in ((self.lin_query, 1), (self.lin_key, 0), (self.lin_value, 0))
         )
         edge_weight = None
-        if self.lin_edge is not None:
+        if self.lin_edge is not None and edge_attr is not None:
             # By a call, so that hooks on the module (pruning, adapters) have their say.
             eye = torch.eye(edge_attr.size(1), dtype=query.dtype, device=query.device)
             edge_weight = self.lin_edge(eye).t().unflatten(0, (self.heads, self.out_channels))
@@ -261,8 +267,12 @@ class SE2TransformerConv(MessagePassing):
             gain, propagated = self.vectors.values(x[0], vectors[0])
             value = value if propagated is None else torch.cat([value, propagated], dim=2)
 
-        aggregate = self._by_messages if self._messages_are_observed() else self._fused
-        out, logits, lse = aggregate(query, key, value, bias, graph, harmonics, gain, edge_attr)
+        inputs = AttentionInputs(query, key, value, bias, graph, harmonics, gain, edge_attr)
+        if self._messages_are_observed():
+            out, logits, lse = self._by_messages(inputs)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            out, logits, lse = aggregate(inputs, self.vectors, dropout, self.backend)
         out, new_vectors = self._update(out, x[1], vectors[1], edge_weight)
 
         results: list = [out]
@@ -271,7 +281,8 @@ class SE2TransformerConv(MessagePassing):
         if return_pair:
             results.append(logits)
         if isinstance(return_attention_weights, bool):
-            results.append(with_values(edge_index, _softmax(logits, lse, graph, value.dtype)))
+            alpha = attention_weights(logits, lse, graph, value.dtype)
+            results.append(with_values(edge_index, alpha))
         return results[0] if len(results) == 1 else tuple(results)
 
     def message(
@@ -300,54 +311,13 @@ class SE2TransformerConv(MessagePassing):
         own = self._own_messages or any(m in vars(self) for m in ("message", "aggregate", "update"))
         return bool(not self.fuse or self.explain or own or any(hooks))
 
-    def _fused(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        bias: Tensor,
-        graph: EdgeGraph,
-        harmonics: OptTensor,
-        gain: OptTensor,
-        edge_attr: OptTensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Aggregate without a tensor of messages.
-
-        Returns:
-            What was attended to, ``[N, H, values | directions | edge features]``; the logits
-            ``[E, H]``, and their log-sum-exp ``[N, H]``.
-        """
-        dropout = self.dropout if self.training else 0.0
-        attended = value[..., :0] if dropout else value
-        out, logits, lse = edge_attention(query, key, attended, bias, graph, backend=self.backend)
-        if not dropout and harmonics is None and edge_attr is None:
-            return out, logits, lse
-        weight = F.dropout(_softmax(logits, lse, graph, value.dtype), dropout, self.training)
-        sums = "reference" if self.backend == "reference" else "auto"
-        parts = [edge_sum(weight, value, graph, backend=sums) if dropout else out]
-        if harmonics is not None:
-            parts.append(self.vectors.aggregate_directions(weight, harmonics, gain, graph, sums))
-        if edge_attr is not None:
-            features = weight[..., None] * edge_attr[:, None]
-            parts.append(scatter_sum(features, graph.edge_index[1], query.size(0)))
-        return torch.cat(parts, dim=2), logits, lse
-
-    def _by_messages(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        bias: Tensor,
-        graph: EdgeGraph,
-        harmonics: OptTensor,
-        gain: OptTensor,
-        edge_attr: OptTensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Aggregate as :meth:`_fused` does, through ``propagate``."""
+    def _by_messages(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Aggregate as the kernels do, through ``propagate``."""
+        query, key, value, bias, graph, harmonics, gain, edge_attr = inputs
         _, logits, lse = edge_attention(
             query, key, value[..., :0], bias, graph, backend=self.backend
         )
-        alpha = _softmax(logits, lse, graph, value.dtype)
+        alpha = attention_weights(logits, lse, graph, value.dtype)
         # propagate_type: (query: Tensor, key: Tensor, value: Tensor, gain: OptTensor, alpha: Tensor, harmonics: OptTensor, edge_attr: OptTensor)  # noqa: E501
         out = self.propagate(
             graph.edge_index,
@@ -382,7 +352,9 @@ class SE2TransformerConv(MessagePassing):
             turned = torch.einsum("nhc,hcd->nhd", query, edge_weight)
             product = (turned.index_select(0, edges[1]) * edge_attr[:, None]).sum(-1)
             terms.append(product * self.out_channels**-0.5)
-        return sum(terms) if terms else query.new_zeros(edges.size(1), self.heads), harmonics
+        if not terms:
+            terms = [query.new_zeros(edges.size(1), self.heads)]
+        return sum(terms[1:], start=terms[0]), harmonics
 
     def _update(
         self, out: Tensor, x: Tensor, vectors: OptTensor, edge_weight: OptTensor
@@ -412,24 +384,8 @@ class SE2TransformerConv(MessagePassing):
         if self.vectors is None:
             return out, None
         if self.in_vector_channels:
-            vector_sums = sum(vector_sums.chunk(2, dim=2))
+            vector_sums = torch.add(*vector_sums.chunk(2, dim=2))
         return self.vectors(out, vector_sums, vectors)
-
-    def _check(
-        self,
-        x: tuple,
-        edges: int,
-        pos: tuple,
-        edge_attr: OptTensor,
-        vectors: tuple,
-        pair: OptTensor,
-    ) -> None:
-        edge_dim = None if self.lin_edge is None else self.lin_edge.in_channels
-        checks.check_edge_attr(edge_attr, edges, edge_dim)
-        if self.geometry is not None:
-            checks.check_positions(pos, x)
-        checks.check_vectors(vectors, self.max_order, self.in_vector_channels)
-        checks.check_pair(pair, edges, self.heads)
 
     @property
     def irreps_in(self) -> o3.Irreps:
@@ -458,11 +414,6 @@ class SE2TransformerConv(MessagePassing):
             f"{type(self).__name__}({self.in_channels}, {self.out_channels}, heads={self.heads}"
             f"{vectors})"
         )
-
-
-def _softmax(logits: Tensor, lse: Tensor, graph: EdgeGraph, dtype: torch.dtype) -> Tensor:
-    """Return attention weights ``[E, H]``."""
-    return (logits - lse.index_select(0, graph.edge_index[1])).exp().to(dtype)
 
 
 def _as_pair(value: Tensor | tuple | None) -> tuple:

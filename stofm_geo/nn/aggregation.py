@@ -1,0 +1,71 @@
+"""Aggregation over edges by the kernels: what messages add up to, without making them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stofm_geo.nn.vectors import VectorChannels
+from stofm_geo.ops import EdgeGraph, edge_attention, edge_sum
+from stofm_geo.ops.edge_sum import scatter_sum
+
+
+class AttentionInputs(NamedTuple):
+    """All that an attention layer aggregates from."""
+
+    query: Tensor
+    """Of the destinations ``[N, H, C]``."""
+    key: Tensor
+    """Of the sources ``[M, H, C]``."""
+    value: Tensor
+    """Of the sources ``[M, H, D]``, with their vectors where some come in."""
+    bias: Tensor
+    """Added to the logits, ``[E, H]``."""
+    graph: EdgeGraph
+    """The edges."""
+    harmonics: Tensor | None
+    """Of the directions, weighted by distance, ``[E, H, M, 2]``."""
+    gain: Tensor | None
+    """Factors of the directions, of the sources, ``[M, H, M, V]``."""
+    edge_attr: Tensor | None
+    """Edge features ``[E, edge_dim]``."""
+
+
+def aggregate(
+    inputs: AttentionInputs, vectors: VectorChannels | None, dropout: float, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend without a tensor of messages.
+
+    Args:
+        inputs: See there.
+        vectors: Of the layer.
+        dropout: Share of the attention weights dropped.
+        backend: Of :func:`stofm_geo.ops.edge_attention`.
+
+    Returns:
+        What was attended to, ``[N, H, values | directions | edge features]``; the logits
+        ``[E, H]``, and their log-sum-exp ``[N, H]``.
+    """
+    query, key, value, bias, graph, harmonics, gain, edge_attr = inputs
+    attended = value[..., :0] if dropout else value
+    out, logits, lse = edge_attention(query, key, attended, bias, graph, backend=backend)
+    if not dropout and harmonics is None and edge_attr is None:
+        return out, logits, lse
+    weight = attention_weights(logits, lse, graph, value.dtype)
+    weight = F.dropout(weight, dropout, training=dropout > 0)
+    sums = "reference" if backend == "reference" else "auto"
+    parts = [edge_sum(weight, value, graph, backend=sums) if dropout else out]
+    if vectors is not None and harmonics is not None and gain is not None:
+        parts.append(vectors.aggregate_directions(weight, harmonics, gain, graph, sums))
+    if edge_attr is not None:
+        features = weight[..., None] * edge_attr[:, None]
+        parts.append(scatter_sum(features, graph.edge_index[1], query.size(0)))
+    return torch.cat(parts, dim=2), logits, lse
+
+
+def attention_weights(logits: Tensor, lse: Tensor, graph: EdgeGraph, dtype: torch.dtype) -> Tensor:
+    """Return the softmax of the logits over the edges of a destination, ``[E, H]``."""
+    return (logits - lse.index_select(0, graph.edge_index[1])).exp().to(dtype)
