@@ -202,17 +202,21 @@ class Subject:
             self.assert_gradients(self.gradients(module), self.gradients(exact))
 
     @staticmethod
-    def assert_close(found: Any, expected: Any, close: float) -> None:
-        """Tensors are close, as a share of the largest number of each; a dict's by name."""
+    def assert_close(found: Any, expected: Any, close: float, floor: float = 0.0) -> None:
+        """Tensors are close, as a share of the largest number of each; a dict's by name.
+
+        None is taken for smaller than ``floor`` times the largest number of all.
+        """
         if not isinstance(expected, dict):
             found, expected = (dict(enumerate(values)) for values in (found, expected))
         assert list(found) == list(expected)
+        floor *= max(float(value.abs().max()) for value in expected.values())
         for key, value in expected.items():
             assert found[key].shape == value.shape, key
             assert found[key].isfinite().all(), key
             error = (found[key].double() - value.double()).abs().max()
             # 1e-14, since some gradients are 0 but for rounding: a bias of keys changes nothing.
-            limit = close * value.double().abs().max() + 1e-14
+            limit = close * max(float(value.abs().max()), floor) + 1e-14
             assert error <= limit, f"{key}: {error:.1e}, not {limit:.1e}"
 
     def assert_outputs(self, found: Any, expected: Any) -> None:
@@ -221,7 +225,7 @@ class Subject:
 
     def assert_gradients(self, found: Any, expected: Any) -> None:
         """Gradients of the table are some ten times its tolerance off; more where they cancel."""
-        self.assert_close(found, expected, 5e-4 if self.tabulated else 1e-12)
+        self.assert_close(found, expected, 5e-4 if self.tabulated else 1e-12, floor=1e-3)
 
 
 @cache

@@ -17,14 +17,15 @@ N = 20
 BAD = [-1, N, 10**9, -(2**62), 2**62]
 
 
-def conv(edge_index: Tensor, **options: object) -> Tensor:
-    torch.manual_seed(0)
-    layer = SE2TransformerConv(6, 4, 2, **options)
-    return layer(torch.ones(N, 6), edge_index, pos=None if options else torch.ones(N, 2))
+def layer(**options: object) -> Callable[[Tensor], Tensor]:
+    conv = SE2TransformerConv(6, 4, 2, **options)
+    x, pos = torch.ones(N, 6), None if options else torch.ones(N, 2)
+    return lambda edge_index: conv(x, edge_index, pos=pos)
 
 
-def stack(edge_index: Tensor) -> Tensor:
-    return SE2Transformer(6, 1, 2, dropout=0.0)(torch.ones(N, 6), edge_index, torch.ones(N, 2)).x
+def stack() -> Callable[[Tensor], Tensor]:
+    blocks, x, pos = SE2Transformer(6, 1, 2, dropout=0.0), torch.ones(N, 6), torch.ones(N, 2)
+    return lambda edge_index: blocks(x, edge_index, pos).x
 
 
 def attention(edge_index: Tensor, backend: str = "auto") -> Tensor:
@@ -42,10 +43,10 @@ def graph(edge_index: Tensor) -> Tensor:
 
 
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "conv": conv,
-    "conv, no positions": partial(conv, radial=None),
-    "conv, reference": partial(conv, radial=None, backend="reference"),
-    "stack": stack,
+    "conv": layer(),
+    "conv, no positions": layer(radial=None),
+    "conv, reference": layer(radial=None, backend="reference"),
+    "stack": stack(),
     "edge_attention": attention,
     "edge_attention, reference": partial(attention, backend="reference"),
     "edge_sum": sums,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import operator
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from stofm_geo.nn import SE2Transformer, SE2TransformerConv
 if TYPE_CHECKING:
     from tests.nn.modes.conftest import Subject
 
+SIZES = (500, 9_999, 10_000, 60_000)
 KINDS = ["layer", "layer, all", "stack", "edge_attention", "edge_sum", "interpolate"]
 
 
@@ -105,16 +107,15 @@ def layer_of(edges: int) -> tuple[SE2TransformerConv, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_loaders(edges: int, start: str) -> None:
-    conv, graph = layer_of(edges)
-    x = graph.pop("x")
-    samples = [x, 2 * x]
-    expected = [conv(one, **graph) for one in samples]  # threads of this process have begun
+def test_loaders(start: str) -> None:
+    conv, _ = layer_of(500)
+    works = [partial(conv, **layer_of(edges)[1]) for edges in SIZES]
+    expected = [work() for work in works]  # threads of this process have begun
     loader = DataLoader(
-        samples,
+        works,
         batch_size=None,
         num_workers=1,
-        collate_fn=partial(conv, **graph),
+        collate_fn=operator.methodcaller("__call__"),
         multiprocessing_context=start,
     )
     assert_same_bytes([*loader], expected)
@@ -124,7 +125,7 @@ def test_loaders(edges: int, start: str) -> None:
 def test_process_pool(start: str) -> None:
     context = multiprocessing.get_context(start)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        for edges in (500, 9_999, 10_000, 60_000):
+        for edges in SIZES:
             conv, graph = layer_of(edges)
             expected = conv(**graph)
             found = pool.submit(conv, **{k: v.clone() for k, v in graph.items()}).result()
@@ -168,7 +169,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     modules = {name: module.double() for name, module in modules.items()}
     cases = {}
     for name, module in modules.items():
-        for edges in (500, 9_999, 10_000, 60_000):
+        for edges in SIZES:
             n = edges // 25
             graphs = [
                 (
