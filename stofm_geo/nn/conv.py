@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import Parameter
 from typing import Any
 
 import torch
@@ -96,8 +97,6 @@ class SE2TransformerConv(MessagePassing):
             options of ``MessagePassing`` that attention cannot follow.
     """
 
-    _own_messages = False  # whether a subclass makes messages of its own
-
     def __init__(
         self,
         in_channels: int | tuple[int, int],
@@ -181,15 +180,6 @@ class SE2TransformerConv(MessagePassing):
                 root_weight=root_weight,
                 out_vectors=out_vectors,
             )
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # Looked up here, since PyG writes a propagate into each class when its first layer is made.
-        names = ("propagate", "message", "aggregate", "update")
-        cls._own_messages = any(
-            vars(base).get("_own_messages", any(name in vars(base) for name in names))
-            for base in cls.__mro__[: cls.__mro__.index(SE2TransformerConv)]
-        )
 
     def reset_parameters(self) -> None:
         """Reset all learnable parameters."""
@@ -301,6 +291,18 @@ class SE2TransformerConv(MessagePassing):
             parts.append(edge_attr[:, None].expand(-1, self.heads, -1))
         return alpha[..., None] * torch.cat(parts, dim=2)
 
+    def _set_jittable_templates(self, raise_on_error: bool = False) -> None:
+        """Leave ``propagate`` as it is.
+
+        PyG writes one into each class, for TorchScript. A subclass would inherit that of the
+        class, which passes its methods over, and masks of explainers.
+        """
+
+    def _collect(self, *args: Any) -> dict[str, Any]:
+        """Leave out what is not handed out, so that a method's default stands."""
+        found = super()._collect(*args)
+        return {name: value for name, value in found.items() if value is not Parameter.empty}
+
     def _messages_are_observed(self) -> bool:
         """Return whether messages must be made: somebody looks at them, or makes their own."""
         hooks = (
@@ -308,7 +310,10 @@ class SE2TransformerConv(MessagePassing):
             self._message_forward_pre_hooks, self._message_forward_hooks,
             self._aggregate_forward_pre_hooks, self._aggregate_forward_hooks,
         )  # fmt: skip
-        own = self._own_messages or any(m in vars(self) for m in ("message", "aggregate", "update"))
+        own = any(
+            name in vars(self) or getattr(type(self), name) is not getattr(SE2TransformerConv, name)
+            for name in ("propagate", "message", "aggregate", "update")
+        )
         return bool(not self.fuse or self.explain or own or any(hooks))
 
     def _by_messages(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
@@ -318,7 +323,6 @@ class SE2TransformerConv(MessagePassing):
             query, key, value[..., :0], bias, graph, backend=self.backend
         )
         alpha = attention_weights(logits, lse, graph, value.dtype)
-        # propagate_type: (query: Tensor, key: Tensor, value: Tensor, gain: OptTensor, alpha: Tensor, harmonics: OptTensor, edge_attr: OptTensor)  # noqa: E501
         out = self.propagate(
             graph.edge_index,
             size=(key.size(0), query.size(0)),
