@@ -55,7 +55,8 @@ def aggregate(
     if not dropout and harmonics is None and edge_attr is None:
         return out, logits, lse
     weight = attention_weights(logits, lse, graph, value.dtype)
-    weight = F.dropout(weight, dropout, training=dropout > 0)
+    if dropout:
+        weight = F.dropout(weight, dropout)
     sums = "reference" if backend == "reference" else "auto"
     parts = [edge_sum(weight, value, graph, backend=sums) if dropout else out]
     if vectors is not None and harmonics is not None and gain is not None:

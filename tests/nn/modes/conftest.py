@@ -237,7 +237,8 @@ def _expected(subject: Subject, seed: int) -> tuple[tuple[Tensor, ...], dict[str
         return outputs, subject.gradients(exact)
 
 
-@pytest.fixture(params=SIZES)
+# The largest takes most of the time: it is tried by `pytest -m slow`, as CI does.
+@pytest.fixture(params=[*SIZES[:-1], pytest.param(SIZES[-1], marks=pytest.mark.slow)])
 def edges(request: pytest.FixtureRequest) -> int:
     return request.param
 
