@@ -32,7 +32,7 @@ print(batch)
 
 first = GATv2Conv(data.num_features, 64)
 # Attention over edges, biased by their length; 8 vectors a node, which turn with the tissue.
-encoder = SE2Transformer(64, num_layers=2, vector_channels=8)
+encoder = SE2Transformer(64, num_layers=2, vector_channels=8, out_vectors=True)
 with torch.no_grad():
     x = first(batch.x, batch.edge_index)
     x, vectors, pair = encoder(x, batch.edge_index, batch.pos)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import signal
 from collections.abc import Callable
@@ -142,7 +143,9 @@ def test_a_full_disk_ends_a_build(file, tmp_path, monkeypatch) -> None:
         except OSError as error:
             raise RuntimeError("a codec failed") from error
 
-    monkeypatch.setattr("stofm_geo.data.corpus.build.write_slice", full)
+    # The package has a function of the module's name.
+    module = importlib.import_module("stofm_geo.data.corpus.build")
+    monkeypatch.setattr(module, "write_slice", full)
     made = ["corpus", "build", str(file), "-o", str(tmp_path / "c"), "--organism", "none"]
     result = CliRunner().invoke(app, made)
     assert result.exit_code == 1
