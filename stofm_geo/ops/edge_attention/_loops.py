@@ -51,16 +51,26 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
 def slopes(  # type: ignore[no-untyped-def]
     first, last, v, logits, lse, src, ptr, d_out, d_logits, d_lse, d_bias, alpha
 ):
-    """Gradients of the logits, which are those of the bias; the softmax once more."""
+    """Gradients of the logits, which are those of the bias; the softmax once more.
+
+    Normalised once more, too: the log-sum-exp of logits of 1e5 is rounded by percents.
+    """
     known = np.empty(v.shape[1], v.dtype)
+    total = np.empty(v.shape[1], v.dtype)
     for i in range(first, last):
         products_of(i, ptr[i], ptr[i + 1], d_out, v, src, d_bias)
         for h in range(v.shape[1]):
-            known[h] = d_lse[i, h]
+            known[h] = 0
+            total[h] = 0
         for e in range(ptr[i], ptr[i + 1]):
             for h in range(v.shape[1]):
                 alpha[e, h] = exp(logits[e, h] - lse[i, h])
-                known[h] -= alpha[e, h] * d_bias[e, h]
+                total[h] += alpha[e, h]
+                known[h] += alpha[e, h] * d_bias[e, h]
+        for h in range(v.shape[1]):
+            total[h] = 1 / total[h] if total[h] > 0 else 0
+            known[h] = d_lse[i, h] - known[h] * total[h]
         for e in range(ptr[i], ptr[i + 1]):
             for h in range(v.shape[1]):
+                alpha[e, h] *= total[h]
                 d_bias[e, h] = alpha[e, h] * (d_bias[e, h] + known[h]) + d_logits[e, h]

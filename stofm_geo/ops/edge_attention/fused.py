@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from stofm_geo.ops.edge_attention import cpu, triton
+from stofm_geo.ops.edge_attention.reference import softmax
 from stofm_geo.ops.edge_sum import scatter_sum, wide
 from stofm_geo.ops.graph import EdgeGraph
 
@@ -95,7 +96,8 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _backward(ctx, d_out, d_logits, d_lse):  # type: ignore[no-untyped-def]
     slopes = d_out, d_logits, d_lse
     if torch.is_grad_enabled():  # create_graph: this gradient is differentiated, too
-        gradients = _differentiable_backward(*slopes, *ctx.saved_tensors[:7])
+        q, k, v, logits, _, src, dst, *_ = ctx.saved_tensors
+        gradients = _differentiable_backward(*slopes, q, k, v, logits, src, dst)
     else:
         gradients = _attend_backward(*slopes, *ctx.saved_tensors, ctx.kernel)
     return (*gradients, None, None, None, None, None, None)
@@ -109,14 +111,13 @@ def _differentiable_backward(
     k: Tensor,
     v: Tensor,
     logits: Tensor,
-    lse: Tensor,
     src: Tensor,
     dst: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute what the kernels' backward does, by operations that have gradients themselves."""
     kind, scale = logits.dtype, q.size(2) ** -0.5
     own_q, own_d_out = q.to(kind).index_select(0, dst), d_out.to(kind).index_select(0, dst)
-    alpha = (logits - lse.index_select(0, dst)).exp()
+    alpha, _ = softmax(logits, dst, q.size(0))
     slope = (own_d_out * v.to(kind).index_select(0, src)).sum(-1)
     known = d_lse - scatter_sum(alpha * slope, dst, q.size(0))
     d_bias = alpha * (slope + known.index_select(0, dst)) + d_logits

@@ -260,7 +260,8 @@ def _to_destinations(
     row, heads = _row_and_heads(BLOCK_H)
     own, own_inside = _places(row, row >= 0, heads, H)
     slope = _load_channels(d_out, own, own_inside, D, BLOCK_D, kind)
-    known = _load(d_lse, own, own_inside, kind)
+    known = tl.zeros([1, BLOCK_H], kind)
+    total = tl.zeros([1, BLOCK_H], kind)
     level = _load(lse, own, own_inside, kind)
     summed = tl.zeros([1, BLOCK_H, BLOCK_C], kind)
     start, end = tl.load(ptr + tl.program_id(0)), tl.load(ptr + tl.program_id(0) + 1)
@@ -274,9 +275,13 @@ def _to_destinations(
         product = tl.sum(slope * tile, 2)
         # Outside, the weight is 0, and not the exponential of minus the level, which may be inf.
         alpha = tl.exp(_load(logits, edge, inside, kind, float("-inf")) - level)
-        known -= tl.sum(alpha * product, 0, keep_dims=True)
+        total += tl.sum(alpha, 0, keep_dims=True)
+        known += tl.sum(alpha * product, 0, keep_dims=True)
         tl.store(d_bias + edge, product, mask=inside)
     tl.debug_barrier()  # other threads of this program read what was stored
+    # Normalised once more: the log-sum-exp of large logits is rounded by percents.
+    total = tl.where(total == 0, 1.0, total)
+    known = _load(d_lse, own, own_inside, kind) - known / total
     for first in range(start, end, BLOCK_E):
         e = first + tl.arange(0, BLOCK_E)
         j = tl.load(src + e, mask=e < end, other=0)
@@ -284,7 +289,7 @@ def _to_destinations(
         there, _ = _places(j, e < end, heads, H)
         alpha = tl.exp(_load(logits, edge, inside, kind, float("-inf")) - level)
         product = _load(d_bias, edge, inside, kind)
-        d_logit = alpha * (product + known) + _load(d_logits, edge, inside, kind)
+        d_logit = alpha / total * (product + known) + _load(d_logits, edge, inside, kind)
         tl.store(d_bias + edge, d_logit, mask=inside)
         tile = _load_channels(k, there, inside, C, BLOCK_C, kind)
         summed += tl.sum(d_logit[:, :, None] * tile, 0, keep_dims=True)
