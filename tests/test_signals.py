@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import anndata
@@ -142,7 +145,7 @@ def test_a_full_disk_ends_a_build(file, tmp_path, monkeypatch) -> None:
         except OSError as error:
             raise RuntimeError("a codec failed") from error
 
-    monkeypatch.setattr("stofm_geo.data.corpus.build.write_slice", full)
+    monkeypatch.setattr(import_module("stofm_geo.data.corpus.build"), "write_slice", full)
     made = ["corpus", "build", str(file), "-o", str(tmp_path / "c"), "--organism", "none"]
     result = CliRunner().invoke(app, made)
     assert result.exit_code == 1
@@ -151,3 +154,41 @@ def test_a_full_disk_ends_a_build(file, tmp_path, monkeypatch) -> None:
     monkeypatch.undo()
     assert CliRunner().invoke(app, made).exit_code == 0
     assert not list((tmp_path / "c").rglob(".stofm-geo-*"))
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("moment", ["import", "end"])
+def test_a_signal_before_and_after_the_command_ends_it_with_its_own_code(
+    number: int, moment: str
+) -> None:
+    script = (
+        "import atexit, os, sys, types\n"
+        "kill = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "from stofm_geo.__main__ import main\n"
+        "cli = types.ModuleType('stofm_geo.cli')\n"
+        "cli.__getattr__ = kill\n"  # `from stofm_geo.cli import app`
+        "cli.__path__ = None\n"
+        "if sys.argv[2] == 'end':\n"
+        "    cli.app = lambda **_: atexit.register(kill)\n"
+        "sys.modules['stofm_geo.cli'] = cli\n"
+        "main()\n"
+    )
+    words = [sys.executable, "-c", script, str(int(number)), moment]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    said = f"Stopped by {signal.Signals(number).name}; what is written is whole\n"
+    if moment == "import":
+        assert (run.returncode, run.stderr) == (128 + number, said)
+    else:  # shells tell a process that died by a signal as 128 and its number, too
+        assert (run.returncode, run.stderr) == (-number, "")
+
+
+def test_the_command_line_answers_before_the_library_is_imported() -> None:
+    script = (
+        "import sys, stofm_geo.cli\n"
+        "late = ('torch', 'anndata', 'pandas', 'lightning', 'matplotlib')\n"
+        "assert not set(late) & set(sys.modules)\n"
+        "import stofm_geo\n"
+        "assert stofm_geo.pl is stofm_geo.plot and stofm_geo.SToFM.__name__ == 'SToFM'\n"
+        "assert set(stofm_geo.__all__) <= set(dir(stofm_geo))\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

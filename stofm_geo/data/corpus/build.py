@@ -110,10 +110,10 @@ def build(
     (folder / SLICES).mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except filelock.Timeout:
         raise RuntimeError(f"{folder}: another build is writing there; wait for it") from None
-    with lock, naming_full_disk(folder):
+    with held, naming_full_disk(folder):
         return _build(sources, folder, settings, spatial_key, workers, told)
 
 
