@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -13,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stofm_geo._signals import check, received, stoppable
+from stofm_geo._signals import check, naming_signals, stoppable
 
 out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -32,7 +30,7 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
                 shown.add(str(message))
                 _err.print(f"[yellow]Warning:[/] {_one_line(message)}")
 
-        with warnings.catch_warnings(), stoppable(), _exiting_as_shells_tell():
+        with warnings.catch_warnings(), stoppable(), naming_signals():
             warnings.showwarning = show
             try:
                 command(*args, **kwargs)
@@ -44,20 +42,6 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
                 raise typer.Exit(1) from None
 
     return wrapper
-
-
-@contextmanager
-def _exiting_as_shells_tell() -> Iterator[None]:
-    """Say what signal has ended a command, and exit with 128 and its number."""
-    try:
-        yield
-    except BaseException:
-        number = received()
-        if number is None:
-            raise
-        name = signal.Signals(number).name
-        _err.print(f"[red]Stopped[/] by {name}; what is written is whole")
-        raise typer.Exit(128 + number) from None
 
 
 def _one_line(message: object) -> str:
