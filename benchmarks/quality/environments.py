@@ -85,10 +85,8 @@ ENVIRONMENTS = {
     "read-only": Environment("folders that may not be written", plain=True),
     "no HOME": Environment("HOME is not set", variables={"HOME": None}),
     "no home": Environment("HOME is a folder that is not there", variables={"HOME": "/no/home"}),
-    "ascii": Environment(
-        "LC_ALL=C, no UTF-8 mode, output in größe/",
-        variables={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        folder="größe",
+    "LC_ALL=C": Environment(
+        "no language, output in größe/", variables={"LC_ALL": "C"}, folder="größe"
     ),
     "no stdin": Environment("standard input is closed", start=lambda: os.close(0)),
     "head": Environment("standard output is closed after a line", each=_read_one_line),
@@ -101,11 +99,11 @@ ENVIRONMENTS = {
 }
 
 
-def run_within(name: str, work: Path) -> list[dict[str, Any]]:
-    """Run all commands in an environment that this process is in."""
+def run_within(name: str, work: Path, commands: list[str]) -> list[dict[str, Any]]:
+    """Run commands in an environment that this process is in."""
     import_all()
     rows = []
-    for command in COMMANDS:
+    for command in commands:
         rows.append(_one(name, command, work))
         print(f"{name}: {command}: {rows[-1]['came']}", flush=True)
     return rows
@@ -208,10 +206,11 @@ def _chmod(folder: Path, mode: int) -> None:
             path.chmod(mode)
 
 
-def _in_process_of_its_own(name: str, work: Path) -> list[dict[str, Any]]:
+def _in_process_of_its_own(name: str, work: Path, commands: list[str]) -> list[dict[str, Any]]:
     given, answer = ENVIRONMENTS[name], work / name / "rows.json"
     variables = {**os.environ, **given.variables}
     words = [sys.executable, "-m", "benchmarks.quality.environments", "--within", name, str(work)]
+    words += ["--commands", *commands]
     if given.plain and os.getuid() == 0:
         words = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *words]
     run = subprocess.run(
@@ -225,21 +224,21 @@ def _in_process_of_its_own(name: str, work: Path) -> list[dict[str, Any]]:
     return json.loads(answer.read_text())
 
 
-def tried(name: str, work: Path) -> list[dict[str, Any]]:
+def tried(name: str, work: Path, commands: list[str]) -> list[dict[str, Any]]:
     """Rows of an environment; one with a reason, where it cannot be had."""
     folder = work / name
     folder.mkdir()
     if ENVIRONMENTS[name].plain and os.getuid() == 0 and shutil.which("setpriv") is None:
         return [_skipped(name, "root writes anywhere, and there is no setpriv")]
     if name != "small disk":
-        return _in_process_of_its_own(name, work)
+        return _in_process_of_its_own(name, work, commands)
     (folder / "out").mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "tmpfs", str(folder / "out")]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode:
         return [_skipped(name, f"not mounted: {mounted.stderr.strip()}")]
     try:
-        return _in_process_of_its_own(name, work)
+        return _in_process_of_its_own(name, work, commands)
     finally:
         subprocess.run(["umount", str(folder / "out")], check=True)
 
@@ -269,12 +268,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--environments", nargs="+", choices=ENVIRONMENTS)
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     parser.add_argument("--quick", action="store_true", help="nothing unusual, and no input")
     parser.add_argument("--within", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.within:
         name, work = options.within[0], Path(options.within[1])
-        found = run_within(name, work)
+        found = run_within(name, work, options.commands)
         (work / name / "rows.json").write_text(json.dumps(found))
         return
     if options.output is None:
@@ -291,7 +291,10 @@ def main(arguments: list[str] | None = None) -> None:
         for name in dict.fromkeys([ORDINARY, *names]):
             if name in done:
                 continue
-            rows += [row | {"commit": environment()["commit"]} for row in tried(name, work)]
+            rows += [
+                row | {"commit": environment()["commit"]}
+                for row in tried(name, work, options.commands)
+            ]
             what = {name: of.what for name, of in ENVIRONMENTS.items()}
             found = {"environment": environment(), "environments": what}
             write(found | {"table": table(rows).splitlines(), "rows": rows}, options.output)
