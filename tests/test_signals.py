@@ -157,6 +157,30 @@ def test_a_full_disk_ends_a_build(file, tmp_path, monkeypatch) -> None:
     assert not list((tmp_path / "c").rglob(".stofm-geo-*"))
 
 
+def test_a_corpus_is_there_while_more_is_built_into_it(file, tmp_path, monkeypatch) -> None:
+    from stofm_geo.data.corpus import read_index, verify
+
+    more, corpus = tmp_path / "more.h5ad", tmp_path / "c"
+    toy_tissue(150, 30, 1, seed=1).write_h5ad(more)
+
+    def made(*words: object) -> int:
+        given = ["corpus", "build", *map(str, words), "-o", str(corpus), "--organism", "none"]
+        return CliRunner().invoke(app, given).exit_code
+
+    assert made(file) == 0
+    before = read_index(corpus)
+    module = import_module("stofm_geo.data.corpus.build")
+    stopped = sending(signal.SIGTERM, module.write_slice)
+    monkeypatch.setattr(module, "write_slice", stopped)
+    assert made(file, more) == 128 + signal.SIGTERM
+    assert read_index(corpus) == before and verify(corpus) == []
+    assert made(file, "--k", 8) == 128 + signal.SIGTERM  # its only slice is made anew
+    assert not (corpus / "corpus.json").exists()
+    monkeypatch.undo()
+    assert made(file, more) == 0
+    assert len(read_index(corpus)["slices"]) == 2
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("moment", ["import", "end"])
 def test_a_signal_before_and_after_the_command_ends_it_with_its_own_code(
