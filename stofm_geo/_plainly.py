@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Callable
 from functools import wraps
@@ -13,7 +15,18 @@ from rich.markup import escape
 
 from stofm_geo._signals import check, naming_signals, stoppable
 
-out = Console(highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """Of a command that goes on where nobody reads any more, ``| head``."""
+
+    def on_broken_pipe(self) -> None:
+        """Let what follows, of other libraries, too, go nowhere; rich would exit."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+out = _Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

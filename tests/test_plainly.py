@@ -1,0 +1,31 @@
+"""How commands speak."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_a_command_goes_on_where_nobody_reads_any_more() -> None:
+    script = (
+        "import sys\n"
+        "from stofm_geo._plainly import say\n"
+        "say('first')\n"
+        "sys.stdin.readline()\n"
+        "say('second')\n"
+        "print('of another library', flush=True)\n"
+        "print('done', file=sys.stderr)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout.readline() == "first\n"
+        run.stdout.close()
+        run.stdin.write("\n")
+        run.stdin.close()
+        assert run.stderr.read() == "done\n"
+    assert run.returncode == 0
