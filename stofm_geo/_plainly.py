@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import wraps
 from typing import Any
 
@@ -15,19 +16,39 @@ from rich.markup import escape
 
 from stofm_geo._signals import check, naming_signals, stoppable
 
-
-class _Console(Console):
-    """Of a command that goes on where nobody reads any more, ``| head``."""
-
-    def on_broken_pipe(self) -> None:
-        """Let what follows, of other libraries, too, go nowhere; rich would exit."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-out = _Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Heard:
+    """Standard output, whose reader may leave, as ``| head`` does; the work goes on without.
+
+    All who print meet it, progress bars of other libraries, too.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._leave()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._leave()
+
+    def _leave(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
 
 def plainly(command: Callable[..., None]) -> Callable[..., None]:
@@ -43,7 +64,12 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
                 shown.add(str(message))
                 _err.print(f"[yellow]Warning:[/] {_one_line(message)}")
 
-        with warnings.catch_warnings(), stoppable(), naming_signals():
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(_Heard(sys.stdout)),
+            stoppable(),
+            naming_signals(),
+        ):
             warnings.showwarning = show
             try:
                 command(*args, **kwargs)

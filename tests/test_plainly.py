@@ -9,12 +9,17 @@ import sys
 def test_a_command_goes_on_where_nobody_reads_any_more() -> None:
     script = (
         "import sys\n"
-        "from stofm_geo._plainly import say\n"
-        "say('first')\n"
-        "sys.stdin.readline()\n"
-        "say('second')\n"
-        "print('of another library', flush=True)\n"
-        "print('done', file=sys.stderr)\n"
+        "from rich.console import Console\n"
+        "from stofm_geo._plainly import plainly, say\n"
+        "@plainly\n"
+        "def command():\n"
+        "    say('first')\n"
+        "    sys.stdin.readline()\n"
+        "    Console().print('of another library')\n"
+        "    print('of a third', flush=True)\n"
+        "    say('last')\n"
+        "    print('done', file=sys.stderr)\n"
+        "command()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script],
