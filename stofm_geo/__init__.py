@@ -1,10 +1,17 @@
 """SToFM as a PyTorch Geometric library: tissue as graphs, an SE(2) Transformer on their edges."""
 
-from stofm_geo import datasets, tl, transforms
-from stofm_geo import plot as pl
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from stofm_geo._version import __version__
-from stofm_geo.data import from_anndata
-from stofm_geo.models import Settings, SToFM
+
+if TYPE_CHECKING:
+    from stofm_geo import datasets, tl, transforms
+    from stofm_geo import plot as pl
+    from stofm_geo.data import from_anndata
+    from stofm_geo.models import Settings, SToFM
 
 __all__ = [
     "SToFM",
@@ -16,3 +23,29 @@ __all__ = [
     "tl",
     "transforms",
 ]
+
+# Imported when first asked for: PyTorch Geometric takes seconds, in which the command line has to
+# answer to --help and to signals.
+_MODULES = {"pl": "plot"} | {
+    name: name
+    for name in (
+        *("benchmarks", "data", "datasets", "genes", "models", "nn", "ops", "plot", "tasks", "tl"),
+        "transforms",
+    )
+}
+_MEMBERS = {"SToFM": "models", "Settings": "models", "from_anndata": "data"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = import_module(f"stofm_geo.{_MODULES[name]}")
+    elif name in _MEMBERS:
+        value = getattr(import_module(f"stofm_geo.{_MEMBERS[name]}"), name)
+    else:
+        raise AttributeError(f"module 'stofm_geo' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_MEMBERS})

@@ -1,5 +1,24 @@
-"""``python -m stofm_geo``: the same as ``stofm-geo``."""
+"""``stofm-geo`` and ``python -m stofm_geo``: the command line, from its first import to its end."""
 
-from stofm_geo.cli import app
+from __future__ import annotations
 
-app(prog_name="stofm-geo")
+import signal
+
+from stofm_geo._signals import SIGNALS, naming_signals, stoppable
+
+
+def main() -> None:
+    """Run the command that was typed; a signal ends it with its own code, whenever it comes."""
+    try:
+        with stoppable(), naming_signals():
+            from stofm_geo.cli import app
+
+            app(prog_name="stofm-geo")
+    finally:
+        # All is written. While the interpreter ends, an exception would be a traceback.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+
+if __name__ == "__main__":
+    main()

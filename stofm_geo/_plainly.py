@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import signal
+import os
+import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import wraps
 from typing import Any
 
@@ -13,10 +14,41 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stofm_geo._signals import check, received, stoppable
+from stofm_geo._signals import check, naming_signals, stoppable
 
 out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Heard:
+    """Standard output, whose reader may leave, as ``| head`` does; the work goes on without.
+
+    All who print meet it, progress bars of other libraries, too.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._leave()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._leave()
+
+    def _leave(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
 
 def plainly(command: Callable[..., None]) -> Callable[..., None]:
@@ -32,7 +64,12 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
                 shown.add(str(message))
                 _err.print(f"[yellow]Warning:[/] {_one_line(message)}")
 
-        with warnings.catch_warnings(), stoppable(), _exiting_as_shells_tell():
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(_Heard(sys.stdout)),
+            stoppable(),
+            naming_signals(),
+        ):
             warnings.showwarning = show
             try:
                 command(*args, **kwargs)
@@ -44,20 +81,6 @@ def plainly(command: Callable[..., None]) -> Callable[..., None]:
                 raise typer.Exit(1) from None
 
     return wrapper
-
-
-@contextmanager
-def _exiting_as_shells_tell() -> Iterator[None]:
-    """Say what signal has ended a command, and exit with 128 and its number."""
-    try:
-        yield
-    except BaseException:
-        number = received()
-        if number is None:
-            raise
-        name = signal.Signals(number).name
-        _err.print(f"[red]Stopped[/] by {name}; what is written is whole")
-        raise typer.Exit(128 + number) from None
 
 
 def _one_line(message: object) -> str:

@@ -8,12 +8,13 @@ disk, and at the end.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received: list[int] = []
 _deferred: list[bool] = []
 
@@ -31,13 +32,28 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
-    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    before = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         _received.clear()
+
+
+@contextmanager
+def naming_signals() -> Iterator[None]:
+    """Say what signal has ended what is inside, and exit with its code."""
+    try:
+        yield
+    except BaseException:
+        number = received()
+        if number is None:
+            raise
+        with suppress(OSError, ValueError):  # nobody may be there to read it
+            name = signal.Signals(number).name
+            print(f"Stopped by {name}; what is written is whole", file=sys.stderr, flush=True)
+        raise Stopped(number) from None
 
 
 @contextmanager

@@ -80,6 +80,11 @@ def run(
             raise
 
 
+def schedule_steps(module: L.LightningModule) -> int:
+    """How many steps the schedule of a module has: those of its trainer, three at least."""
+    return max(int(module.trainer.estimated_stepping_batches), _RISE + 1)
+
+
 def one_cycle(module: L.LightningModule, rate: float, weight_decay: float) -> dict[str, Any]:
     """AdamW of all that is trained, its rate up to ``rate`` and down over all steps of the trainer.
 
@@ -94,7 +99,7 @@ def one_cycle(module: L.LightningModule, rate: float, weight_decay: float) -> di
     trained = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=weight_decay)
     # The rise ends at step ``share * steps - 1``, and divides by it.
-    steps = max(int(module.trainer.estimated_stepping_batches), _RISE + 1)
+    steps = schedule_steps(module)
     share = 0.1 if 0.1 * steps > 1 else _RISE / steps
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=steps, pct_start=share

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stofm_geo._files import naming_full_disk
 from stofm_geo._plainly import plainly, say
 from stofm_geo._quiet import quiet
 from stofm_geo._signals import deferred
@@ -32,6 +31,8 @@ def pretrain(ctx: typer.Context) -> None:
 
 
 def _run(cli: LightningCLI) -> None:
+    from stofm_geo._files import naming_full_disk
+
     folder = Path(cli.trainer.default_root_dir)
     last = folder / "checkpoints" / f"{_LAST}.ckpt"
     if last.is_file():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import anndata
@@ -120,15 +122,16 @@ def test_pretraining_goes_on_where_a_signal_stopped_it(tmp_path, monkeypatch, nu
 
     step, steps = Pretraining.training_step, []
 
-    def third(self: Pretraining, *args: object) -> torch.Tensor:
+    def often(self: Pretraining, *args: object) -> torch.Tensor:
         steps.append(self.global_step)
-        return (sending(number, step) if len(steps) == 3 else step)(self, *args)
+        return (sending(number, step) if len(steps) in (2, 3, 4) else step)(self, *args)
 
     code, text = train("whole")
     assert code == 0, text
-    monkeypatch.setattr(Pretraining, "training_step", third)
-    code, text = train("stopped")
-    assert code == 128 + number and "Stopped by" in text, text
+    monkeypatch.setattr(Pretraining, "training_step", often)
+    for _ in range(3):  # each at the end of an epoch, which is of one batch
+        code, text = train("stopped")
+        assert code == 128 + number and "Stopped by" in text, text
     code, text = train("stopped")
     assert code == 0 and "Going on from" in text, text
     assert steps == [0, 1, 2, 3, 4, 5]
@@ -144,8 +147,7 @@ def test_a_full_disk_ends_a_build(file, tmp_path, monkeypatch) -> None:
             raise RuntimeError("a codec failed") from error
 
     # The package has a function of the module's name.
-    module = importlib.import_module("stofm_geo.data.corpus.build")
-    monkeypatch.setattr(module, "write_slice", full)
+    monkeypatch.setattr(import_module("stofm_geo.data.corpus.build"), "write_slice", full)
     made = ["corpus", "build", str(file), "-o", str(tmp_path / "c"), "--organism", "none"]
     result = CliRunner().invoke(app, made)
     assert result.exit_code == 1
@@ -154,3 +156,65 @@ def test_a_full_disk_ends_a_build(file, tmp_path, monkeypatch) -> None:
     monkeypatch.undo()
     assert CliRunner().invoke(app, made).exit_code == 0
     assert not list((tmp_path / "c").rglob(".stofm-geo-*"))
+
+
+def test_a_corpus_is_there_while_more_is_built_into_it(file, tmp_path, monkeypatch) -> None:
+    from stofm_geo.data.corpus import read_index, verify
+
+    more, corpus = tmp_path / "more.h5ad", tmp_path / "c"
+    toy_tissue(150, 30, 1, seed=1).write_h5ad(more)
+
+    def made(*words: object) -> int:
+        given = ["corpus", "build", *map(str, words), "-o", str(corpus), "--organism", "none"]
+        return CliRunner().invoke(app, given).exit_code
+
+    assert made(file) == 0
+    before = read_index(corpus)
+    module = import_module("stofm_geo.data.corpus.build")
+    stopped = sending(signal.SIGTERM, module.write_slice)
+    monkeypatch.setattr(module, "write_slice", stopped)
+    assert made(file, more) == 128 + signal.SIGTERM
+    assert read_index(corpus) == before and verify(corpus) == []
+    assert made(file, "--k", 8) == 128 + signal.SIGTERM  # its only slice is made anew
+    assert not (corpus / "corpus.json").exists()
+    monkeypatch.undo()
+    assert made(file, more) == 0
+    assert len(read_index(corpus)["slices"]) == 2
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("moment", ["import", "end"])
+def test_a_signal_before_and_after_the_command_ends_it_with_its_own_code(
+    number: int, moment: str
+) -> None:
+    script = (
+        "import atexit, os, sys, types\n"
+        "kill = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "from stofm_geo.__main__ import main\n"
+        "cli = types.ModuleType('stofm_geo.cli')\n"
+        "cli.__getattr__ = kill\n"  # `from stofm_geo.cli import app`
+        "cli.__path__ = None\n"
+        "if sys.argv[2] == 'end':\n"
+        "    cli.app = lambda **_: atexit.register(kill)\n"
+        "sys.modules['stofm_geo.cli'] = cli\n"
+        "main()\n"
+    )
+    words = [sys.executable, "-c", script, str(int(number)), moment]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    said = f"Stopped by {signal.Signals(number).name}; what is written is whole\n"
+    if moment == "import":
+        assert (run.returncode, run.stderr) == (128 + number, said)
+    else:  # shells tell a process that died by a signal as 128 and its number, too
+        assert (run.returncode, run.stderr) == (-number, "")
+
+
+def test_the_command_line_answers_before_the_library_is_imported() -> None:
+    script = (
+        "import sys, stofm_geo.cli\n"
+        "late = ('torch', 'anndata', 'pandas', 'lightning', 'matplotlib')\n"
+        "assert not set(late) & set(sys.modules)\n"
+        "import stofm_geo\n"
+        "assert stofm_geo.pl is stofm_geo.plot and stofm_geo.SToFM.__name__ == 'SToFM'\n"
+        "assert set(stofm_geo.__all__) <= set(dir(stofm_geo))\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 from torchmetrics import MeanMetric
 
 from stofm_geo._checks import check_positive
+from stofm_geo._training import schedule_steps
 from stofm_geo._version import __version__
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.models.collapse import Spread
@@ -96,6 +97,20 @@ class CorpusPretraining(Pretraining):
                 "those, or build another"
             )
         data.train.transform = data.val.transform = self.objectives.puzzle
+
+    def on_train_start(self) -> None:
+        """Refuse to go on to another number of steps than was planned.
+
+        Raises:
+            ValueError: The learning rate of the checkpoint goes by so many steps, and not by more.
+        """
+        planned = self.trainer.lr_scheduler_configs[0].scheduler.total_steps
+        steps = schedule_steps(self)
+        if planned != steps:
+            raise ValueError(
+                f"the checkpoint's learning rate goes by {planned} steps, and max_steps is {steps} "
+                "now; go on with as many, or name another folder"
+            )
 
     def on_train_batch_start(self, batch: Data, batch_idx: int) -> None:
         """See ``LightningModule``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,6 +225,15 @@ def test_a_checkpoint_of_another_architecture(corpus, undisturbed, tmp_path) -> 
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
     assert "checkpoint is of other settings (hidden_channels=16 there, 32 here)" in said
+
+
+def test_a_finished_run_is_not_taken_further(corpus, undisturbed, tmp_path) -> None:
+    folder = shutil.copytree(undisturbed[0], tmp_path / "run")
+    words = ["pretrain", *arguments(corpus, folder), f"--trainer.max_steps={STEPS + 4}"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert f"learning rate goes by {STEPS} steps, and max_steps is {STEPS + 4} now" in said
 
 
 def no_room(*_: object, **__: object) -> None:

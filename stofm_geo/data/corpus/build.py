@@ -125,7 +125,6 @@ def _build(
     workers: int,
     told: Callable[[str], None],
 ) -> list[tuple[str, str]]:
-    (folder / INDEX).unlink(missing_ok=True)  # until all is done again
     clear_leftovers(folder / SLICES)  # of a build that was killed
     tasks, failed = {}, {}
     for source in sources:
@@ -138,6 +137,8 @@ def _build(
             failed[source.path] = _reason(error).removeprefix(f"{source.path}: ")
     found = {name: _found(task) for name, task in tasks.items()}
     open_ = [tasks[name] for name in sorted(tasks) if found[name] is None]
+    if any((task.folder / task.which.folder).is_dir() for task in open_):
+        (folder / INDEX).unlink(missing_ok=True)  # what it says of them holds no longer
     if len(open_) < len(tasks):
         told(f"{len(tasks) - len(open_)} of {len(tasks)} slices are there already")
     for i, (task, result) in enumerate(pool.each(_make, open_, workers), start=1):

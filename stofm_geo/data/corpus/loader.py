@@ -22,7 +22,8 @@ class CorpusLoader(DataLoader):
     """Batches of a corpus, whose state is that of what was used, not of what workers prefetched.
 
     Lightning keeps the state in checkpoints, so that a run that was killed goes on with the very
-    next batch.
+    next batch. An epoch that was used up is followed by the next; Lightning's own count of epochs
+    lags behind in runs that were stopped at the end of one more than once.
 
     Args:
         dataset: Its pieces.
@@ -50,7 +51,7 @@ class CorpusLoader(DataLoader):
         # When the first batch is asked for: an epoch may be set after the iterator was made.
         where = self.batch_sampler
         if where.position >= len(where):
-            where.position = 0
+            where.set_epoch(where.epoch + 1)
         self.dataset.set_epoch(where.epoch)
         for batch in super().__iter__():
             where.position += 1

@@ -73,11 +73,6 @@ class BudgetBatchSampler(Sampler[list[int]]):
                 f"be shared by {world} processes; raise node_budget, or use fewer processes"
             )
 
-    @property
-    def sampler(self) -> BudgetBatchSampler:
-        """Where Lightning looks for ``set_epoch``."""
-        return self
-
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch, unless this is the one under way."""
         if epoch != self.epoch:
