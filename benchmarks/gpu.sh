@@ -6,7 +6,6 @@ cd "$(dirname "$0")/.."
 out=${1:-benchmarks/results/gpu}
 mkdir -p "$out"
 status=0
-STOFM_GEO_TEST_DEVICE=cuda timeout 220 python -m pytest -q -m "not shared" \
-    tests/ops/test_triton.py tests/nn/test_modes.py 2>&1 | tee "$out/tests.txt" || status=1
+timeout 220 python -m pytest -q tests/ops/test_triton.py tests/nn/test_cuda.py 2>&1 | tee "$out/tests.txt" || status=1
 timeout 240 python -m benchmarks.speed gpu -o "$out/speed.json" || status=1
 exit "$status"
