@@ -25,6 +25,7 @@ def quick(script: str, output: Path) -> dict:
     return json.loads(output.read_text())
 
 
+@pytest.mark.slow
 def test_evaluate_survives_kills(tmp_path) -> None:
     found = quick("kills", tmp_path / "kills.json")
     (row,) = found["rows"]
@@ -33,6 +34,7 @@ def test_evaluate_survives_kills(tmp_path) -> None:
     assert found["table"][1].split() == ["evaluate", "1", "4", "3", str(row["reruns"]), "0"]
 
 
+@pytest.mark.slow
 def test_evaluate_works_without_input(tmp_path) -> None:
     found = quick("environments", tmp_path / "environments.json")
     came = {row["environment"]: row["came"] for row in found["rows"]}

@@ -52,6 +52,7 @@ def test_onnx_for_any_size(net: Net, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(found), net(*values).detach())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
 def test_aot_inductor_for_any_size(net: Net, tmp_path: Path) -> None:
     given = graph(40, 200)

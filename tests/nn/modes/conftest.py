@@ -237,8 +237,11 @@ def _expected(subject: Subject, seed: int) -> tuple[tuple[Tensor, ...], dict[str
         return outputs, subject.gradients(exact)
 
 
-# The largest takes most of the time: it is tried by `pytest -m slow`, as CI does.
-@pytest.fixture(params=[*SIZES[:-1], pytest.param(SIZES[-1], marks=pytest.mark.slow)])
+# Two of them take most of the time: they are tried by `pytest -m slow`, as CI does.
+_SLOW = [pytest.param(edges, marks=pytest.mark.slow) for edges in (SIZES[1], SIZES[3])]
+
+
+@pytest.fixture(params=[SIZES[0], SIZES[2], *_SLOW])
 def edges(request: pytest.FixtureRequest) -> int:
     return request.param
 
