@@ -11,7 +11,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch_geometric.nn import Linear
 
-from stofm_geo.nn import conv, geometry, transformer
+from stofm_geo.nn import aggregation, geometry
+from stofm_geo.ops import EdgeGraph
 
 
 def shares(step: Callable[[], None], model: nn.Module) -> dict[str, float]:
@@ -36,9 +37,13 @@ def shares(step: Callable[[], None], model: nn.Module) -> dict[str, float]:
         elif isinstance(module, nn.Linear | Linear) and module not in own:
             module.forward = labelled("linear maps", module.forward)
     with (
-        mock.patch.object(conv, "edge_attention", labelled("edge attention", conv.edge_attention)),
+        mock.patch.object(
+            aggregation, "edge_attention", labelled("edge attention", aggregation.edge_attention)
+        ),
         mock.patch.object(geometry, "edge_geometry", labelled("geometry", geometry.edge_geometry)),
-        mock.patch.object(transformer, "EdgeGraph", labelled("graph", transformer.EdgeGraph)),
+        mock.patch.object(
+            EdgeGraph, "_by_destination", labelled("graph", EdgeGraph._by_destination)
+        ),
     ):
         step()
         with profile(activities=[ProfilerActivity.CPU]) as found, record_function("part: rest"):

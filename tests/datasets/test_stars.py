@@ -64,8 +64,8 @@ class Net(nn.Module):
         self.out = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
 
     def forward(self, data: Data) -> Tensor:
-        x = self.first(data.x, data.edge_index, data.pos).relu()
-        x = self.second(x, data.edge_index, data.pos).relu()
+        x = self.first(data.x, data.edge_index, pos=data.pos).relu()
+        x = self.second(x, data.edge_index, pos=data.pos).relu()
         return self.out(x[data.ptr[:-1]])
 
 
