@@ -234,7 +234,8 @@ class SE2TransformerConv(MessagePassing):
         if self.lin_skip is not None and not self.root_weight and is_lazy(self.lin_skip.weight):
             self.lin_skip(x[1][:0])  # takes its size, although it is not used
         edges = graph.edge_index.size(1)
-        edge_dim = None if self.lin_edge is None else self.lin_edge.in_channels
+        # An adapter in the place of lin_edge has no in_channels; one that is -1 takes its size.
+        edge_dim = getattr(self.lin_edge, "in_channels", self.edge_dim)
         checks.check_edge_attr(edge_attr, edges, edge_dim)
         if self.geometry is not None:
             checks.check_positions(pos, x)
