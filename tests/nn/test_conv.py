@@ -344,3 +344,15 @@ def test_what_is_missing_or_does_not_fit_is_named(
     conv = make_conv(dtype=torch.float32, **options)
     with pytest.raises(ValueError, match=message):
         conv(**{**make_graph(conv), **change})
+
+
+def test_outputs_can_be_changed_in_place(make_conv, make_graph, leaves_of, options: dict) -> None:
+    conv = make_conv(**{**options, "root_weight": False, "out_vectors": False})
+    graph = make_graph(conv)
+    grads = []
+    for inplace in (False, True):
+        leaves = leaves_of(graph)
+        out = conv(**{**graph, **leaves})
+        torch.nn.functional.relu(out, inplace=inplace).square().sum().backward()
+        grads.append([leaf.grad for leaf in leaves.values()])
+    torch.testing.assert_close(*grads)
