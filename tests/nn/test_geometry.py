@@ -194,3 +194,15 @@ def test_positions_that_do_not_fit_are_named(
     conv = make_conv(dtype=torch.float32, **options)
     with pytest.raises(ValueError, match=message):
         conv(**{**make_graph(conv), "pos": pos})
+
+
+@pytest.mark.parametrize("edges", [300, 12_000])
+def test_under_autocast_it_is_computed_in_single(edges: int) -> None:
+    torch.manual_seed(0)
+    pos = 5 * torch.randn(40, 2)
+    edge_index = torch.randint(40, (2, edges))
+    geometry = EdgeGeometry(3, GaussianRadial, 2)
+    expected = geometry((pos, pos), edge_index, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = geometry((pos, pos), edge_index, torch.bfloat16)
+    assert all(map(torch.equal, found, expected))
