@@ -33,14 +33,15 @@ def edge_attention(
     kind = wide(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
     product = (q.to(kind).index_select(0, dst) * k.to(kind).index_select(0, src)).sum(-1)
     logits = product * channels**-0.5 + bias.to(kind)
-    # Where every edge is hidden (a bias of -inf) nothing is attended to, and nothing is NaN.
-    hidden = logits == -torch.inf
-    finite = logits.clamp_min(torch.finfo(logits.dtype).min / 2)
-    lse = torch_scatter.scatter_logsumexp(finite, dst, dim=0, dim_size=n)
     top = torch_scatter.scatter_max(logits.detach(), dst, dim=0, dim_size=n)[0]
-    nothing = (top == -torch.inf) | (torch.bincount(dst, minlength=n) == 0)[:, None]
-    lse = lse.masked_fill(nothing, 0)
-    alpha = (finite - lse.index_select(0, dst)).exp().masked_fill(hidden, 0)
+    # Where every edge is hidden (a bias of -inf) nothing is attended to, and nothing is NaN.
+    top = top.masked_fill(top == -torch.inf, 0)
+    weight = (logits - top.index_select(0, dst)).exp()
+    total = torch_scatter.scatter_sum(weight, dst, dim=0, dim_size=n)
+    nothing = total == 0
+    some = total.masked_fill(nothing, 1)
+    lse = (top + some.log()).masked_fill(nothing, 0)
+    alpha = weight / some.index_select(0, dst)
     message = (alpha[..., None] * v.to(kind).index_select(0, src)).flatten(1)
     out = torch_scatter.scatter_sum(message, dst, dim=0, dim_size=n)
     return out.view(n, heads, v.shape[2]).to(v.dtype), logits, lse
