@@ -59,7 +59,7 @@ def test_autocast(subject: Subject, dtype: torch.dtype, backend: str) -> None:
         torch.cat([part[name].double().view(-1) for name in slopes]) for part in (gradients, slopes)
     ]
     assert all(value.dtype == torch.float32 for value in gradients.values())
-    assert error(*whole) < 32 * HALF[dtype]  # a few dozen roundings
+    assert error(*whole) < 48 * HALF[dtype]  # a few dozen roundings
 
 
 @pytest.mark.parametrize("kind", [*LAYERS, "edge_attention", "edge_sum"])
@@ -79,7 +79,7 @@ def test_half_layers(subject: Subject, dtype: torch.dtype) -> None:
     whole = [
         torch.cat([part[name].double().view(-1) for name in slopes]) for part in (gradients, slopes)
     ]
-    assert error(*whole) < 32 * HALF[dtype]  # a few dozen roundings
+    assert error(*whole) < 48 * HALF[dtype]  # a few dozen roundings
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
