@@ -21,6 +21,8 @@ else:
 
 def unavailable(q: Tensor | None = None) -> str | None:
     """Return why torch-scatter cannot be used, or ``None`` where it can."""
+    if _REASON is None and q is not None and q.is_meta:
+        return "torch-scatter does not run on the meta device"
     return _REASON
 
 
