@@ -15,7 +15,7 @@ from stofm_geo._signals import deferred
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
 
-_LAST = "last"
+_LAST = "last.ckpt"
 _PROGRAM = "stofm-geo pretrain"
 
 
@@ -34,7 +34,7 @@ def _run(cli: LightningCLI) -> None:
     from stofm_geo._files import naming_full_disk
 
     folder = Path(cli.trainer.default_root_dir)
-    last = folder / "checkpoints" / f"{_LAST}.ckpt"
+    last = folder / "checkpoints" / _LAST
     if last.is_file():
         say(f"Going on from {last}")
     going_on = last if last.is_file() else None
@@ -62,12 +62,12 @@ def command(args: list[str]) -> LightningCLI:
             f"pre-training needs {error.name}; pip install 'stofm-geo[pretrain]'"
         ) from error
     from lightning.fabric.plugins import CheckpointIO
-    from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+    from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
     from lightning.pytorch.cli import LightningCLI
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     from stofm_geo.data.corpus import CorpusDataModule
-    from stofm_geo.models.callbacks import KeepBest, StopWhenAsked, Throughput
+    from stofm_geo.models.callbacks import KeepBest, StepCheckpoint, StopWhenAsked, Throughput
     from stofm_geo.models.checkpoints import WholeCheckpoints
     from stofm_geo.models.corpus_pretraining import CorpusPretraining
 
@@ -91,16 +91,13 @@ def command(args: list[str]) -> LightningCLI:
                 "logger": [CSVLogger(folder, "csv"), TensorBoardLogger(folder, "tensorboard")],
             }
             callbacks = [
-                ModelCheckpoint(
-                    folder / "checkpoints",
-                    _LAST,
-                    every_n_train_steps=self._get(self.config_init, "checkpoint_every"),
-                    enable_version_counter=False,
+                StepCheckpoint(
+                    folder / "checkpoints", self._get(self.config_init, "checkpoint_every")
                 ),
                 KeepBest(str(folder / "model")),
                 LearningRateMonitor("step"),
                 Throughput(),
-                StopWhenAsked(folder / "checkpoints" / f"{_LAST}.ckpt"),
+                StopWhenAsked(folder / "checkpoints" / _LAST),
             ]
             given = config["plugins"] or []
             given = given if isinstance(given, list) else [given]

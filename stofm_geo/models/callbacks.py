@@ -1,4 +1,4 @@
-"""What happens beside training: the best model is kept as files, and speed is told."""
+"""Callbacks of pre-training: the best model, checkpoints, signals, and speed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch_geometric.data import Data
 
 from stofm_geo._files import atomic_folder
@@ -51,11 +51,37 @@ class KeepBest(Callback):
         self.best = state_dict["best"]
 
 
+class StepCheckpoint(ModelCheckpoint):
+    """Write ``last.ckpt`` every so many steps, after the validation of the same step.
+
+    Lightning writes it before, and a resumed run leaves that validation out: after a kill between
+    the two, the best model could be missed.
+
+    Args:
+        folder: Of the checkpoint.
+        every: Steps from one to the next.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        super().__init__(folder, "last", every_n_train_steps=every, enable_version_counter=False)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """See ``Callback``."""
+        if not _validates_now(trainer):
+            super().on_train_batch_end(trainer, *args)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """See ``Callback``."""
+        if not trainer.sanity_checking:
+            super().on_train_batch_end(trainer, pl_module, None, None, 0)
+
+
 class StopWhenAsked(Callback):
     """Write a checkpoint and end after the step in which a signal has come.
 
-    Several processes get it in different steps, and would wait for each other; they end at once,
-    to go on from the checkpoint of before.
+    The validation of that step, where there is one, is run first. Several processes get the signal
+    in different steps, and would wait for each other; they end at once, to go on from the
+    checkpoint of before.
 
     Args:
         file: Of the checkpoint; replaced.
@@ -66,11 +92,26 @@ class StopWhenAsked(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """See ``Callback``."""
-        number = received()
-        if number is not None:
-            if trainer.world_size == 1:
-                trainer.save_checkpoint(self.file)
-            raise Stopped(number)
+        if not _validates_now(trainer):
+            self._stop(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """See ``Callback``."""
+        if not trainer.sanity_checking:
+            self._stop(trainer)
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        if (number := received()) is None:
+            return
+        if trainer.world_size == 1:
+            trainer.save_checkpoint(self.file)
+        raise Stopped(number)
+
+
+def _validates_now(trainer: L.Trainer) -> bool:
+    """Return whether a validation follows the training batch that ends."""
+    loop = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 class Throughput(Callback):

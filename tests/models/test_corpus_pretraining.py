@@ -109,6 +109,37 @@ def test_killed_runs_end_with_the_same_weights(corpus, undisturbed, tmp_path) ->
     assert run(corpus, tmp_path) == undisturbed[1]
 
 
+@pytest.mark.parametrize("moment", ["on_validation_start", "on_validation_end"])
+def test_a_run_killed_at_a_validation_does_not_miss_it(
+    corpus, undisturbed, tmp_path, monkeypatch, moment
+) -> None:
+    folder, weights = undisturbed
+    with monkeypatch.context() as patched:
+        for step in (5, 10, STEPS):  # each validation there is, and the end
+            patched.setattr(KeepBest, moment, _kill_at(step, getattr(KeepBest, moment)))
+            assert run(corpus, tmp_path) in ("", weights)
+    assert run(corpus, tmp_path) == weights
+    states = [_checkpoint(each)["callbacks"] for each in (folder, tmp_path)]
+    best = [state[next(key for key in state if key == "KeepBest")] for state in states]
+    assert best[0] == best[1] and np.isfinite(best[0]["best"])
+    expected, found = (SToFM.from_pretrained(each / "model") for each in (folder, tmp_path))
+    assert found.weights_hash() == expected.weights_hash()
+    assert found.training_record == expected.training_record
+
+
+def _kill_at(step: int, hook):
+    def killed(self, trainer, *args) -> None:
+        if trainer.global_step == step and not trainer.sanity_checking:
+            raise KeyboardInterrupt
+        hook(self, trainer, *args)
+
+    return killed
+
+
+def _checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
 def test_killed_runs_with_tables_of_radial_functions(corpus, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(geometry, "_MANY", 100)  # edges: knots are kept from step to step
     expected = run(corpus, tmp_path / "undisturbed")
@@ -116,6 +147,7 @@ def test_killed_runs_with_tables_of_radial_functions(corpus, tmp_path, monkeypat
     assert run(corpus, tmp_path / "killed") == expected
 
 
+@pytest.mark.slow
 def test_kill_9(corpus, undisturbed, tmp_path) -> None:
     rng = np.random.default_rng(0)
     words = [sys.executable, "-m", "stofm_geo", "pretrain", *arguments(corpus, tmp_path)]
@@ -147,6 +179,7 @@ class _Pairs(BudgetBatchSampler):
         return iter([np.concatenate(pair).tolist() for pair in both][self.position :])
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_with_twice_the_batch(corpus, tmp_path, monkeypatch) -> None:
     def words(folder: Path) -> list[str]:
         more = [
