@@ -1,0 +1,167 @@
+"""Results that must stay as they are while the code around them changes.
+
+``python tests/test_golden.py`` writes ``golden.json`` anew, where they change by rights. Numbers
+differ in the last digits from one processor to another, so that digests are compared on the
+machine (processor, versions) that they were made on, and numbers everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stofm_geo import SToFM, tl
+from stofm_geo.cli_pretrain import command
+from stofm_geo.data.corpus import CorpusDataset, Source, build
+from stofm_geo.datasets import toy_tissue
+
+FILE = Path(__file__).with_name("golden.json")
+SIZES = {"hidden_channels": 16, "heads": 2, "num_layers": 2, "n_components": 6, "out_channels": 24}
+CUT = {"k": 6, "max_macro_nodes": 4, "cells_per_subslice": 60, "n_components": 5}
+
+
+def _fitted(tissue: Any, encoder: str = "pca") -> SToFM:
+    return SToFM(**SIZES, encoder=encoder).fit(tissue, max_steps=8, progress=False)
+
+
+def fit_and_embed(encoder: str) -> dict[str, Any]:
+    tissue = toy_tissue(300, 30, seed=0)
+    model = _fitted(tissue, encoder)
+    model.embed(tissue)
+    return {"network": model.network.state_dict(), "X_stofm": tissue.obsm["X_stofm"]}
+
+
+def shipped_model() -> dict[str, Any]:
+    tissue = toy_tissue(200, 60, seed=0)
+    model = SToFM.from_pretrained("stofm-geo-mini")
+    tissue.var_names = list(model.features.genes)[:60]
+    model.embed(tissue)
+    return {"network": model.network.state_dict(), "X_stofm": tissue.obsm["X_stofm"]}
+
+
+def tasks() -> dict[str, Any]:
+    tissue, other = toy_tissue(300, 30, seed=0), toy_tissue(200, 30, seed=1)
+    model = _fitted(tissue)
+    model.embed(tissue)
+    tl.domains(tissue, 5)
+    found = {"domains": tissue.obs["stofm_domain"].cat.codes.to_numpy()}
+    for method in ("probe", "mlp", "lora"):
+        options = {} if method == "probe" else {"max_steps": 4}
+        learned = model.fine_tune(tissue, "region", method, progress=False, **options)
+        found[method] = learned.probabilities(other)
+    tl.deconvolve(other, tissue, "cell_type")
+    found["deconvolution"] = np.asarray(other.obsm["stofm_proportions"])
+    return found
+
+
+def pretraining() -> dict[str, Any]:
+    # What is drawn for a slice depends on the name of its file.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        corpus, run = Path("corpus"), Path("run")
+        toy_tissue(480, 30, n_slices=4, seed=0).write_h5ad("tissue.h5ad")
+        source = Source("tissue.h5ad", slice="slice_id", organism="none")
+        assert build([source], corpus, **CUT) == []
+        sizes = {**SIZES, **CUT, "encoder": "panel", "organism": "null"}
+        cli = command(
+            [
+                f"--folder={run}",
+                f"--data.folder={corpus}",
+                "--data.node_budget=200",
+                "--data.held_out=0.25",
+                "--trainer.accelerator=cpu",
+                "--trainer.max_steps=4",
+                "--trainer.enable_progress_bar=false",
+                *(f"--model.settings.{name}={value}" for name, value in sizes.items()),
+            ]
+        )
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        pieces = CorpusDataset(corpus)
+        stored = {
+            f"{number}.{key}": value.to_dense() if value.layout != torch.strided else value
+            for number, piece in enumerate(pieces)
+            for key, value in sorted(piece)
+            if isinstance(value, torch.Tensor)
+        }
+        return {"network": cli.model.network.state_dict(), "corpus": stored}
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "pca": lambda: fit_and_embed("pca"),
+    "panel": lambda: fit_and_embed("panel"),
+    "shipped": shipped_model,
+    "tasks": tasks,
+    "pretraining": pretraining,
+}
+
+
+def machine() -> str:
+    """Name what the last digits depend on."""
+    file = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", file.read_text()) if file.is_file() else None
+    packages = ("torch", "numpy", "scipy", "scikit-learn", "numba", "igraph", "anndata")
+    return ", ".join(
+        [
+            named[1] if named else platform.processor(),
+            torch.backends.cpu.get_cpu_capability(),
+            f"Python {platform.python_version()}",
+            *(f"{name} {version(name)}" for name in packages),
+        ]
+    )
+
+
+def summary(value: Any) -> dict[str, Any]:
+    """Return the digest and some numbers of an array, or of all tensors of a state dict."""
+    digest = hashlib.sha256()
+    arrays = value if isinstance(value, Mapping) else {"": torch.as_tensor(value)}
+    for name, array in arrays.items():
+        digest.update(f"{name}{tuple(array.shape)}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array.numpy()).tobytes())
+    flat = torch.cat([array.double().flatten() for array in arrays.values()])
+    some = flat[torch.linspace(0, len(flat) - 1, 12).long()]
+    numbers = [*some, flat.mean(), flat.std()]
+    shapes = hashlib.sha256(repr([(n, tuple(a.shape)) for n, a in arrays.items()]).encode())
+    return {
+        "sha256": digest.hexdigest(),
+        "shapes_sha256": shapes.hexdigest(),
+        "numbers": [float(f"{float(number):.6g}") for number in numbers],
+    }
+
+
+def measured(case: str) -> dict[str, Any]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return {name: summary(value) for name, value in CASES[case]().items()}
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_results_are_those_of_before(case) -> None:
+    golden = json.loads(FILE.read_text())
+    expected, found = golden["cases"][case], measured(case)
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        assert value["shapes_sha256"] == expected[name]["shapes_sha256"], name
+        np.testing.assert_allclose(
+            value["numbers"], expected[name]["numbers"], rtol=1e-2, atol=1e-3, err_msg=name
+        )
+        if machine() == golden["machine"]:
+            assert value["sha256"] == expected[name]["sha256"], name
+
+
+if __name__ == "__main__":
+    made = {"machine": machine(), "cases": {case: measured(case) for case in CASES}}
+    FILE.write_text(json.dumps(made, indent=1) + "\n")
