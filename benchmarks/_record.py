@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stofm_geo._files import atomic_path
-from stofm_geo.benchmarks.records import environment
+from stofm_geo.benchmark.records import environment
 
 __all__ = ["environment", "write"]
 

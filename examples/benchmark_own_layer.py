@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
-from stofm_geo import benchmarks
+from stofm_geo import benchmark
 
 
 class Nearness(MessagePassing):
@@ -27,10 +27,10 @@ class Nearness(MessagePassing):
         return x_j * torch.exp(-self.rate.abs() * distance)
 
 
-benchmarks.register_model("Nearness", layer=Nearness)
+benchmark.register_model("Nearness", layer=Nearness)
 
 if __name__ == "__main__":  # the cells run in processes of their own, which import this file
     folder = sys.argv[1] if len(sys.argv) > 1 else "results"
     models = ["PCA", "MLP", "GCN", "Nearness"]
-    benchmarks.run(folder, tasks=["domains"], models=models, seeds=1, jobs=2)
-    print(benchmarks.report(folder))
+    benchmark.run(folder, tasks=["domains"], models=models, seeds=1, jobs=2)
+    print(benchmark.report(folder))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stofm_geo._version import __version__
 
 if TYPE_CHECKING:
-    from stofm_geo import datasets, tl, transforms
-    from stofm_geo import plot as pl
+    from stofm_geo import datasets, pl, tl, transforms
     from stofm_geo.data import from_anndata
     from stofm_geo.models import Settings, SToFM
 
@@ -26,19 +25,16 @@ __all__ = [
 
 # Imported when first asked for: PyTorch Geometric takes seconds, in which the command line has to
 # answer to --help and to signals.
-_MODULES = {"pl": "plot"} | {
-    name: name
-    for name in (
-        *("benchmarks", "data", "datasets", "genes", "models", "nn", "ops", "plot", "tasks", "tl"),
-        "transforms",
-    )
-}
+_MODULES = (
+    *("benchmark", "data", "datasets", "genes", "models", "nn", "ops", "pl", "tasks", "tl"),
+    "transforms",
+)
 _MEMBERS = {"SToFM": "models", "Settings": "models", "from_anndata": "data"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        value = import_module(f"stofm_geo.{_MODULES[name]}")
+        value = import_module(f"stofm_geo.{name}")
     elif name in _MEMBERS:
         value = getattr(import_module(f"stofm_geo.{_MEMBERS[name]}"), name)
     else:

@@ -34,6 +34,7 @@ SUITE = ROOT / "examples" / "benchmark_own_layer.py"
 EXAMPLES = sorted({*ROOT.glob("examples/*.py")} - {SUITE})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_example(file, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", [file.name, "SLICE.h5ad"])
@@ -71,6 +72,7 @@ def test_readme_has_blocks() -> None:
     assert len(BLOCKS) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=["biologist", "graph learner", "published weights"])
 def test_readme_block(block, names) -> None:
     exec(compile(block, "README.md", "exec"), names)

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from stofm_geo import SToFM, tl
-from stofm_geo.cli_pretrain import command
+from stofm_geo.cli.pretrain import command
 from stofm_geo.data.corpus import CorpusDataset, Source, build
 from stofm_geo.datasets import toy_tissue
 

@@ -72,7 +72,7 @@ def import_all() -> None:
         "sklearn.metrics",
         "tensorboard",
         "transformers.models.bert.modeling_bert",
-        *("stofm_geo.cli", "stofm_geo.tl", "stofm_geo.plot", "stofm_geo.data.corpus"),
+        *("stofm_geo.cli", "stofm_geo.tl", "stofm_geo.pl", "stofm_geo.data.corpus"),
         *("stofm_geo._training", "stofm_geo.genes.adapting", "stofm_geo.tasks.fine_tuning"),
         "stofm_geo.models.corpus_pretraining",
     ):

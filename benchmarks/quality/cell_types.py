@@ -28,8 +28,8 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks import _record
 from stofm_geo import SToFM
-from stofm_geo.benchmarks.baselines import averaged
-from stofm_geo.benchmarks.datasets import each_once
+from stofm_geo.benchmark.baselines import averaged
+from stofm_geo.benchmark.datasets import each_once
 from stofm_geo.data import split_slices
 from stofm_geo.genes import PCAFeatures, harmonize
 from stofm_geo.tasks.splits import contiguous_blocks

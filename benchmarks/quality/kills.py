@@ -151,7 +151,7 @@ class Trials:
         if stage == "writing":
             return _trials.signal_at(number, "stofm_geo._replace:_finish")
         if stage == "end":
-            return _trials.signal_at(number, "stofm_geo._plainly:out.print", "Wrote")
+            return _trials.signal_at(number, "stofm_geo.cli._output:out.print", "Wrote")
         return _trials.signal_at(number, self.command.stages[stage])
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _record
-from stofm_geo.benchmarks import DATASETS, TASKS
-from stofm_geo.benchmarks.baselines import averaged
+from stofm_geo.benchmark import DATASETS, TASKS
+from stofm_geo.benchmark.baselines import averaged
 from stofm_geo.genes import PCAFeatures
 
 SIZES = (26, 28, 30, 32, 34)

@@ -24,7 +24,7 @@ from anndata import AnnData
 from benchmarks import _record
 from benchmarks.quality.cell_types import SLICE, plain, probe
 from stofm_geo import SToFM
-from stofm_geo.benchmarks.datasets import each_once
+from stofm_geo.benchmark.datasets import each_once
 from stofm_geo.genes.features import from_state
 from stofm_geo.models.network import Network
 

@@ -13,7 +13,7 @@ from benchmarks.speed._measurements import NAMES, Given
 from benchmarks.speed.against import compare
 from benchmarks.speed.gpu import measure
 from stofm_geo._files import check_writable
-from stofm_geo._plainly import plainly, say
+from stofm_geo.cli._output import cli_errors, echo
 
 app = typer.Typer(
     help="How fast the library is, and in how much memory.",
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 
 @app.command()
-@plainly
+@cli_errors
 def run(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for one JSON file a measurement.")
@@ -63,7 +63,7 @@ def run(
 
 
 @app.command()
-@plainly
+@cli_errors
 def report(
     folder: Annotated[Path, typer.Argument(help="What run wrote.")],
     output: Annotated[
@@ -78,11 +78,11 @@ def report(
     """Write one report of all measurements: Markdown, and a picture (.png) beside it."""
     file = output or folder / "report.md"
     _report.report(folder, file, readme)
-    say(f"{file}, {file.with_suffix('.png').name}")
+    echo(f"{file}, {file.with_suffix('.png').name}")
 
 
 @app.command()
-@plainly
+@cli_errors
 def against(
     checkout: Annotated[
         Path, typer.Argument(help="Root of another checkout (git worktree add).", exists=True)
@@ -93,11 +93,11 @@ def against(
     """Compare layers, stack and attention with another checkout's, in turns."""
     check_writable(output, make=True)
     write(compare(checkout, rounds), output)
-    say(str(output))
+    echo(str(output))
 
 
 @app.command()
-@plainly
+@cli_errors
 def gpu(
     output: Annotated[Path, typer.Option("-o", "--output", help="A .json file.")],
     device: Annotated[str, typer.Option(help="cuda, or cpu to try this command.")] = "cuda",
@@ -106,7 +106,7 @@ def gpu(
     """Time attention and layers on a GPU, beside PyG's."""
     check_writable(output, make=True)
     write(measure(device, quick), output)
-    say(str(output))
+    echo(str(output))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from stofm_geo._quiet import quiet
-from stofm_geo.benchmarks.memory import memory
+from stofm_geo.benchmark.memory import memory
 from stofm_geo.data.corpus import CorpusDataModule, build, find_sources, summary
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.models.corpus_pretraining import DEFAULTS, CorpusPretraining

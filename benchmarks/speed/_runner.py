@@ -11,7 +11,7 @@ from benchmarks._record import environment, write
 from benchmarks.speed._measurements import NAMES, Failed, Given, LeftOut, measure
 from benchmarks.speed._process import fresh
 from stofm_geo._files import check_writable, read_json
-from stofm_geo._plainly import say
+from stofm_geo.cli._output import echo
 
 
 def run(names: Sequence[str], folder: Path, given: Given, *, limit: float, again: bool) -> None:
@@ -47,16 +47,16 @@ def run(names: Sequence[str], folder: Path, given: Given, *, limit: float, again
     failed = []
     for name in dict.fromkeys(names):
         if name in there and not again:
-            say(f"{name}: is there already (--again measures it again)")
+            echo(f"{name}: is there already (--again measures it again)")
             continue
         made = _made(name, given, limit)
         result = {"environment": environment(), "quick": given.quick, **made}
         write(result, _file(folder, name))
         if "failed" in result:
             failed.append(name)
-        say(f"{name}: {state(result)} ({result['seconds']:.0f} s)")
+        echo(f"{name}: {state(result)} ({result['seconds']:.0f} s)")
         for part, reason in result.get("without", {}).items():
-            say(f"{name}: left out {part}: {reason}")
+            echo(f"{name}: left out {part}: {reason}")
     if failed:
         raise Failed(f"failed: {', '.join(failed)}; the reasons are in {folder}")
 

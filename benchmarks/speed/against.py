@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._record import environment
-from stofm_geo._plainly import say
+from stofm_geo.cli._output import echo
 
 _WORKER = Path(__file__).with_name("_works.py")
 _HERE = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def compare(checkout: Path, rounds: int) -> dict[str, Any]:
                 pairs.append([taken[id(worker)] for worker in workers])
             rows.append({"work": name, **_summary(pairs)})
             row = rows[-1]
-            say(f"{name}: {row['ratio']:.2f} of {row['other_ms']:.1f} ms")
+            echo(f"{name}: {row['ratio']:.2f} of {row['other_ms']:.1f} ms")
     finally:
         for worker in workers:
             worker.close()

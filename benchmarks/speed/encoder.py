@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 from benchmarks.speed._measurements import Given
 from benchmarks.speed._process import fresh
 from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line
-from stofm_geo.benchmarks.memory import forget_peak, memory
+from stofm_geo.benchmark.memory import forget_peak, memory
 
 SECONDS = 10.0  # of ours
 NAMES = {

@@ -27,7 +27,7 @@ from benchmarks.speed._measurements import Given
 from benchmarks.speed._process import fresh
 from benchmarks.speed._section import Headline, Panel, Section, Table, brief, line
 from stofm_geo import SToFM, tl
-from stofm_geo.benchmarks.memory import forget_peak, memory
+from stofm_geo.benchmark.memory import forget_peak, memory
 from stofm_geo.data import read_slice_file, write_h5ad
 from stofm_geo.datasets import toy_tissue
 

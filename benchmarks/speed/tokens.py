@@ -18,7 +18,7 @@ import torch
 from benchmarks.speed._measurements import Given, LeftOut
 from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line, spread
 from benchmarks.speed._timing import interleaved
-from stofm_geo.benchmarks.memory import forget_peak, memory
+from stofm_geo.benchmark.memory import forget_peak, memory
 from stofm_geo.genes import Vocabulary, as_counts, ensembl_ids, rank_tokens
 from stofm_geo.genes.vocabulary import CLS
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from stofm_geo import SToFM
 from stofm_geo._hash import weights_hash
 from stofm_geo.cli import app
-from stofm_geo.cli_pretrain import command
+from stofm_geo.cli.pretrain import command
 from stofm_geo.data.corpus import BudgetBatchSampler, build, find_sources
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.models import storage

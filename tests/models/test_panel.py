@@ -160,6 +160,7 @@ def test_technologies_are_known_by_name(panels) -> None:
     assert not np.allclose(vectors[0], vectors[1]) and not np.allclose(vectors[0], vectors[2])
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(panels) -> None:
     model = SToFM(**SMALL, learning_rate=3e-3).fit(panels, max_steps=250, progress=False)
     first = SToFM(**SMALL, learning_rate=3e-3).fit(panels, max_steps=50, progress=False)

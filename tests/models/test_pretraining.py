@@ -121,6 +121,7 @@ def test_nothing_moved_gives_zero_not_nan(pieces, network) -> None:
     assert [float(value) for value in distance_loss(network, puzzle, pair)] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_training_beats_the_averages() -> None:
     model = SToFM(hidden_channels=64, num_layers=2, dropout=0.0, learning_rate=2e-3)
     model.fit(toy_tissue(500, 60, seed=0), max_steps=150, progress=False)

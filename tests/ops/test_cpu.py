@@ -97,6 +97,7 @@ class Attended(Dataset):
         return torch.stack([part.sum() for part in gradients(example(n=40, edges=200))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_in_workers_of_a_data_loader(context: str, monkeypatch) -> None:
     monkeypatch.setattr(threads, "_SMALL", 0)

@@ -303,6 +303,7 @@ def test_inputs_stay_as_they_were(kernels: Kernels) -> None:
     assert all(map(torch.equal, (*tensors, *edges), before))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "sizes"),
     [

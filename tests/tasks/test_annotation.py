@@ -333,6 +333,7 @@ def test_real_cell_types_by_a_block_of_tissue(shared_data) -> None:
     assert found.evaluate(adata[~left].copy(), "cell_type")["accuracy"] > 0.5
 
 
+@pytest.mark.slow
 def test_classes_are_the_same_as_integers_floats_and_text(model, first, second) -> None:
     number = {name: i for i, name in enumerate(sorted(first.obs["region"].unique()))}
     whole = first.obs["region"].astype(str).map(number)

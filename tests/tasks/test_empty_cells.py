@@ -131,6 +131,7 @@ def test_cells_without_counts_of_shared_genes_are_empty(tissue) -> None:
     assert model.weights_hash() == alone.weights_hash()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*have no counts")
 def test_a_reference_with_empty_bins_tells_the_same(tissue) -> None:
     reference, full = emptied(tissue, 0.5)

@@ -44,6 +44,7 @@ def arguments(sources: Path, folder: Path, *more: str) -> list[str]:
     return [str(sources), "-o", str(folder), *named, *sizes, *more]
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_bytes(sources, corpus, small, tmp_path) -> None:
     found = find_sources([sources], slice="slice_id", organism="none")
     assert build(found, tmp_path / "two", workers=2, **small) == []
@@ -51,6 +52,7 @@ def test_any_number_of_workers_gives_the_same_bytes(sources, corpus, small, tmp_
     assert verify(tmp_path / "two") == []
 
 
+@pytest.mark.slow
 def test_killed_three_times_it_ends_with_the_same_bytes(sources, corpus, tmp_path) -> None:
     rng = np.random.default_rng()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

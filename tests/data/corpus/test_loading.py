@@ -72,6 +72,7 @@ def loader(corpus, workers: int = 0, **options) -> CorpusLoader:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_load_the_same(corpus, method: str) -> None:
     alone = loader(corpus)

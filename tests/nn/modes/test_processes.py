@@ -158,6 +158,7 @@ def test_fork_after_threads(subject: Subject, thread_count) -> None:
     subject.assert_close(found, expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
     modules = {

@@ -1,0 +1,34 @@
+"""The benchmark suite: tasks, data sets and models by name, and one's own beside them.
+
+Example:
+    >>> from stofm_geo import benchmark
+    >>> benchmark.register_model("mine", layer=MyLayer)  # MyLayer(width)(x, edge_index, pos)
+    >>> benchmark.run("results", tasks=["regions"], models=["PCA", "GATv2", "mine"], seeds=1)
+    >>> benchmark.report("results")
+"""
+
+from stofm_geo.benchmark.datasets import DATASETS, Dataset, register_dataset
+from stofm_geo.benchmark.models import MODELS, Model, register_model
+from stofm_geo.benchmark.problems import Case, Problem, check_apart, leaks
+from stofm_geo.benchmark.reporting import report
+from stofm_geo.benchmark.running import rerun, run
+from stofm_geo.benchmark.tasks import TASKS, Task, register_task
+
+__all__ = [
+    "DATASETS",
+    "MODELS",
+    "TASKS",
+    "Case",
+    "Dataset",
+    "Model",
+    "Problem",
+    "Task",
+    "check_apart",
+    "leaks",
+    "register_dataset",
+    "register_model",
+    "register_task",
+    "report",
+    "rerun",
+    "run",
+]

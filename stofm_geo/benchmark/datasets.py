@@ -1,0 +1,232 @@
+"""Data sets by name: where they come from, what they are made of, how they are read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from anndata import AnnData
+
+from stofm_geo.benchmark.problems import GROUP
+from stofm_geo.benchmark.registry import Registry
+from stofm_geo.data import read_slice_file
+from stofm_geo.datasets import toy_tissue
+
+Slices = dict[str, AnnData]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Slices of one study.
+
+    Attributes:
+        load: From the folder of the data to slices by name; counts in ``X``, positions in
+            ``obsm["spatial"]``, labels in ``obs``, and ``obs["group"]``, the patient, animal, ...
+            that is held out as one.
+        files: Of the folder, with their SHA-256; ``None``: any.
+        source: Where it comes from.
+        licence: Its terms.
+        synthetic: Whether it was made up; then it is in no mean or rank over real ones.
+    """
+
+    load: Callable[[Path | None], Slices]
+    files: Mapping[str, str | None] = field(default_factory=dict)
+    source: str = ""
+    licence: str = ""
+    synthetic: bool = False
+
+    def read(self, folder: Path | None) -> Slices:
+        """The slices; names of cells are made unique by that of their slice.
+
+        Raises:
+            FileNotFoundError: Files are not there, or are others.
+            ValueError: A slice lacks what the suite needs.
+        """
+        if reason := self.missing(folder):
+            raise FileNotFoundError(reason)
+        slices = self.load(folder)
+        for name, part in slices.items():
+            for where, key in (("obs", GROUP), ("obsm", "spatial")):
+                if key not in getattr(part, where):
+                    raise ValueError(
+                        f"slice {name!r} has no {where}[{key!r}], which load is to set"
+                    )
+            part.obs_names = [f"{name}:{cell}" for cell in part.obs_names]
+        return slices
+
+    def missing(self, folder: Path | None) -> str | None:
+        """Why it cannot be used here; ``None`` if it can."""
+        if not self.files:
+            return None
+        if folder is None:
+            return "no folder of data was given; name one with data (--data)"
+        absent = [name for name in self.files if not (folder / name).is_file()]
+        if absent:
+            return f"{folder} has no {', '.join(absent)}"
+        for name, expected in self.files.items():
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            if expected not in (None, found):
+                return f"{folder / name} is another file: its SHA-256 is {found}, not {expected}"
+        return None
+
+
+DATASETS: Registry[Dataset] = Registry("data set")
+
+
+def register_dataset(
+    name: str,
+    load: Callable[[Path | None], Slices],
+    *,
+    files: Mapping[str, str | None] | None = None,
+    source: str = "",
+    licence: str = "",
+    synthetic: bool = False,
+) -> None:
+    """Make slices known to the suite; see :class:`Dataset`.
+
+    Raises:
+        TypeError, ValueError: ``name`` is unfit or taken.
+    """
+    DATASETS.add(name, Dataset(load, files or {}, source, licence, synthetic))
+
+
+def read(folder: Path, files: tuple[str, ...], group: str | None = None) -> Slices:
+    """Slices of h5ad files, each cell once; ``group`` is a column of ``obs``, or the slice."""
+    slices: Slices = {}
+    for file in files:
+        slices |= _by_slice(each_once(folder / file), group)
+    return slices
+
+
+def each_once(path: Path) -> AnnData:
+    """A file without the cells that it marks as copies of others."""
+    adata = read_slice_file(path)
+    if "is_duplicate" not in adata.obs:
+        return adata
+    return adata[~adata.obs["is_duplicate"].to_numpy(dtype=bool)].copy()
+
+
+def _by_slice(adata: AnnData, group: str | None = None) -> Slices:
+    slice_id = adata.obs["slice_id"].astype(str)
+    slices = {name: adata[slice_id == name].copy() for name in sorted(slice_id.unique())}
+    for name, part in slices.items():
+        part.obs[GROUP] = part.obs[group].astype(str) if group else name
+    return slices
+
+
+def _toy(folder: Path | None) -> Slices:
+    return _by_slice(toy_tissue(1000, 60, 2, seed=0))
+
+
+register_dataset(
+    "toy",
+    _toy,
+    source="stofm_geo.datasets.toy_tissue(1000, 60, 2)",
+    licence="MIT",
+    synthetic=True,
+)
+
+
+# Name, column of obs that is held out as one (None: the slice), source, licence, files.
+_REAL = (
+    (
+        "dlpfc",
+        None,
+        (
+            "Visium, human cortex, one donor: spatialLIBD (Maynard et al. 2021) through "
+            "prabhakarlab/Banksy"
+        ),
+        "MIT + file LICENSE at those commits; the data's own not checked",
+        {
+            "dlpfc_151673.h5ad": (
+                "2f50c0361e3c3e5f63a5c0806d773fc40d764cdd07f2eeb3c424606ebfc8b5ee"
+            ),
+            "dlpfc_151674.h5ad": (
+                "f58c9720da3fa6ea833ec25a3048a89165551b9a8d766a44d346586443c1ab59"
+            ),
+        },
+    ),
+    (
+        "her2st",
+        "patient",
+        (
+            "Spatial Transcriptomics, human breast tumour, 8 patients: almaan/her2st "
+            "(Andersson et al. 2021)"
+        ),
+        "none stated in the repository",
+        {
+            "her2st_labelled_8slices.h5ad": (
+                "9230ccdeb9f29580644a646759e7ac8a092ef9241695d1792d77a5ac3dee319c"
+            ),
+        },
+    ),
+    (
+        "osmfish",
+        None,
+        ("osmFISH, mouse cortex: Codeluppi et al. 2018 through drieslab/spatial-datasets"),
+        "MIT (repository)",
+        {
+            "osmfish_sscortex.h5ad": (
+                "76c88e860de3fbc082c2c4724684541f49ad1a4e63afc2c471973ac2bf344b84"
+            ),
+        },
+    ),
+    (
+        "starmap",
+        None,
+        ("STARmap, mouse visual cortex: Wang et al. 2018 through prabhakarlab/Banksy_py"),
+        "GPL-3 (repository)",
+        {
+            "starmap_visp_1020.h5ad": (
+                "e2f78e65841adc18c895c8803752fe2454574dfc0dea515f93fb46196d45b08e"
+            ),
+        },
+    ),
+    (
+        "merfish",
+        "animal_id",
+        (
+            "MERFISH, mouse hypothalamus, 2 animals: Moffitt et al. 2018 through "
+            "clustSIGNAL, SEraster and Banksy"
+        ),
+        "GPL-2, GPL-3 and MIT (repositories)",
+        {
+            "merfish_hypothalamus_moffitt.h5ad": (
+                "08e21e5b18848a61a84e6d0edc32522e5158fd5855ac35f9e645cdbf67ce2e84"
+            ),
+        },
+    ),
+    (
+        "seqfish",
+        None,
+        ("seqFISH, mouse embryo, two z planes: Lohoff et al. 2021 through SydneyBioX/clustSIGNAL"),
+        "GPL-2 (repository)",
+        {
+            "seqfish_mouse_embryo2.h5ad": (
+                "6f881917473dd0208a44bf85199b873561a08a91a8c85bbb16f7226fc1f21f9a"
+            ),
+        },
+    ),
+    (
+        "cosmx",
+        None,
+        "CosMx, human lung, two fields: feiyoung/ProFAST",
+        "GPL-3 (repository)",
+        {
+            "cosmx_lung_profast.h5ad": (
+                "c641a5fb12479bb8dac48b18029be9d44919c7595238fa1c2439f21e83714da7"
+            ),
+        },
+    ),
+)
+for _name, _group, _source, _licence, _files in _REAL:
+    register_dataset(
+        _name,
+        partial(read, files=tuple(_files), group=_group),
+        files=_files,
+        source=_source,
+        licence=_licence,
+    )

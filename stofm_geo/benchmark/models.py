@@ -1,0 +1,107 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from stofm_geo.benchmark import baselines, ours
+from stofm_geo.benchmark.layers import LAYERS, SE2, Layer, Stack
+from stofm_geo.benchmark.peers import PEERS
+from stofm_geo.benchmark.problems import Kind, Problem
+from stofm_geo.benchmark.registry import Registry
+from stofm_geo.benchmark.scoring import MAIN
+from stofm_geo.benchmark.trained import Trained
+
+Solve = Callable[[Problem, int], tuple[list[np.ndarray], dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What answers problems.
+
+    Attributes:
+        solve: From a problem and a seed to answers, as :class:`~stofm_geo.benchmark.Problem` has
+            them, and a record of how they came about (``"parameters"``, ...).
+        kinds: Of the problems it answers.
+        seeded: Whether the seed matters; otherwise it is run once.
+        needs: A module that must be importable.
+    """
+
+    solve: Solve
+    kinds: Collection[Kind]
+    seeded: bool = True
+    needs: str | None = None
+
+
+MODELS: Registry[Model] = Registry("model")
+
+
+def register_model(
+    name: str,
+    solve: Solve | None = None,
+    *,
+    layer: Layer | None = None,
+    kinds: Collection[Kind] = tuple(MAIN),
+    seeded: bool = True,
+    needs: str | None = None,
+) -> None:
+    """Make a model known to the suite: a graph layer, or anything that answers problems.
+
+    Args:
+        name: Row of the tables.
+        solve: See :class:`Model`.
+        layer: Instead: makes a layer of a width, ``forward(x, edge_index, pos)`` from
+            ``[N, width]`` to ``[N, width]``. Three of them, as wide as makes
+            300 000 parameters, are trained as all others are
+            (:class:`~stofm_geo.benchmark.trained.Trained`).
+        kinds: Of the problems it answers (default: all).
+        seeded: Whether the seed matters.
+        needs: A module that must be importable.
+
+    Raises:
+        TypeError: Neither or both of ``solve`` and ``layer``, or one that cannot be called.
+        ValueError: ``name`` is taken, or a kind is unknown.
+    """
+    if (solve is None) == (layer is None) or not callable(solve or layer):
+        raise TypeError("give solve, a function of a problem and a seed, or layer, one of a width")
+    if unknown := set(kinds) - set(MAIN):
+        raise ValueError(f"kinds must be of {', '.join(MAIN)}; found {sorted(unknown)}")
+    solve = solve or Trained(partial(Stack, layer))
+    MODELS.add(name, Model(solve, tuple(kinds), seeded, needs))
+
+
+def _body(vectors: bool) -> Callable[[int], nn.Module]:
+    return partial(SE2, vectors=vectors)
+
+
+for _name, _solve in baselines.LINEAR.items():
+    register_model(_name, _solve, seeded=False)
+for _name, _layer in LAYERS.items():
+    register_model(_name, layer=_layer)
+register_model("SE2Transformer", Trained(_body(vectors=False)))
+register_model("SE2Transformer (vectors)", Trained(_body(vectors=True)))
+register_model("SE2Transformer (macro nodes)", Trained(_body(vectors=False), macro=True))
+register_model("SE2Transformer (no halo)", Trained(_body(vectors=False), halo=0))
+register_model("SToFM", ours.stofm)
+register_model(
+    "SToFM (not pre-trained)", partial(ours.stofm, steps=1), kinds=("classes", "vectors")
+)
+register_model("SToFM (MLP)", partial(ours.stofm, method="mlp"), kinds=["classes"])
+register_model("SToFM (LoRA)", partial(ours.stofm, method="lora"), kinds=["classes"], needs="peft")
+register_model("SToFM (full)", partial(ours.stofm, method="full"), kinds=["classes"])
+register_model("stofm-geo-mini", ours.mini, kinds=["vectors"], seeded=False)
+register_model("NNLS", baselines.least_squares, kinds=["shares"], seeded=False)
+register_model("flashdeconv", baselines.flash, kinds=["shares"], needs="flashdeconv")
+for _name, _peer in PEERS.items():
+    _solve = partial(baselines.embedded, embed=_peer.embed, settings=_peer.settings)
+    register_model(_name, _solve, kinds=["vectors"], needs=_peer.module)
+for _k, _space, _metric in ((10, "cosine", "cosine"), (50, "PCA", "euclidean")):
+    _solve = partial(baselines.neighbours, k=_k, metric=_metric)
+    register_model(f"{_k} nearest ({_space})", _solve, kinds=["values"], seeded=False)
+register_model("Tangram (cell types)", baselines.tangram, kinds=["values"], needs="tangram")

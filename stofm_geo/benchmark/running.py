@@ -1,0 +1,242 @@
+"""Runs of the suite: cells of a table, one at a time, each kept as soon as it is there."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from multiprocessing import current_process
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any
+
+from stofm_geo._checks import check_positive
+from stofm_geo.benchmark.datasets import DATASETS
+from stofm_geo.benchmark.models import MODELS, Model
+from stofm_geo.benchmark.records import FILE, KEYS, append, environment, key_of, read_rows
+from stofm_geo.benchmark.scoring import MAIN
+from stofm_geo.benchmark.tasks import TASKS
+from stofm_geo.benchmark.worker import Cell, Worker, cases, run_files
+
+
+def run(
+    output: str | Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+    datasets: Sequence[str] | None = None,
+    data: str | Path | None = None,
+    seeds: int = 5,
+    jobs: int = 1,
+    limit: float = 1800.0,
+    load: Sequence[str | Path] = (),
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Run cells that ``output`` has not got, all seeds 0 first, and add them to it.
+
+    A cell is a task, a data set, a split, a model and a seed. One that cannot be run is kept as
+    failed, with its reason, and tried again next time. Call it under
+    ``if __name__ == "__main__":``, as the cells run in processes of their own, which import the
+    script to know what it registers.
+
+    Args:
+        output: Folder of results, ``cells.jsonl`` in it.
+        tasks: Names; ``None``: all.
+        models: Names; ``None``: all whose packages are installed.
+        datasets: Names; ``None``: all of the tasks that are there.
+        data: Folder of the data sets' files.
+        seeds: Of models in which the seed matters; others are run once.
+        jobs: Processes, of one thread each.
+        limit: Seconds a cell may take.
+        load: Python files that register more.
+        say: What progress is told to.
+
+    Returns:
+        The rows of this run.
+
+    Raises:
+        TypeError, ValueError: An argument is unfit.
+        FileNotFoundError: There is no folder ``data``, or a file of ``load`` is not there.
+        RuntimeError: A file of ``load`` raises, or the call is not under ``__main__``.
+    """
+    for name, value in (("seeds", seeds), ("jobs", jobs)):
+        check_positive(name, value, whole=True)
+    check_positive("limit", limit)
+    for name, value in (("tasks", tasks), ("models", models), ("datasets", datasets)):
+        if isinstance(value, str):
+            raise TypeError(f"{name} must be a list of names; found the string {value!r}")
+    if getattr(current_process(), "_inheriting", False):
+        raise RuntimeError('put benchmark.run under if __name__ == "__main__":')
+    output, data = Path(output), None if data is None else Path(data)
+    if data is not None and not data.is_dir():
+        raise FileNotFoundError(f"{data}: there is no such folder of data")
+    load = [Path(file) for file in load]
+    run_files(load)
+    file = output / FILE
+    done = set()
+    if file.exists():
+        done = {key_of(row) for row in read_rows(output) if row["status"] == "done"}
+    every, rows, there = [], [], 0
+
+    def keep(row: dict[str, Any]) -> None:
+        append(row, file)
+        rows.append(row)
+        say(told(row))
+
+    for cell in _plan(tasks, models, datasets, data, seeds, say):
+        if "reason" in cell:
+            keep({**cell, "status": "failed", **environment()})
+        elif key_of(cell) in done:
+            there += 1
+        else:
+            every.append(cell)
+    say(f"{len(every)} cells to run, {there} more are there")
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    workers = [Worker(data, load, limit) for _ in range(min(jobs, max(len(every), 1)))]
+    lock = Lock()
+
+    def work(cell: Cell) -> None:
+        worker = idle.get()
+        try:
+            row = worker.ask(cell)
+        finally:
+            idle.put(worker)
+        with lock:
+            keep(row)
+
+    for worker in workers:
+        idle.put(worker)
+    pool = ThreadPoolExecutor(len(workers))
+    try:
+        for future in [pool.submit(work, cell) for cell in every]:
+            future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.stop()
+    return rows
+
+
+def rerun(
+    row: dict[str, Any],
+    *,
+    data: str | Path | None = None,
+    limit: float = 1800.0,
+    load: Sequence[str | Path] = (),
+) -> dict[str, Any]:
+    """Run the cell of a row again; on the same machine and versions it gives the same scores.
+
+    Args:
+        row: Of a file of results.
+        data, limit, load: Of :func:`run`.
+
+    Returns:
+        The new row.
+
+    Raises:
+        KeyError: The row does not tell which cell it is.
+        ValueError: What is asked has changed since.
+    """
+    if missing := [key for key in KEYS if key not in row]:
+        raise KeyError(f"the row has no {', '.join(missing)}; take one that run has written")
+    load = [Path(file) for file in load]
+    run_files(load)
+    worker = Worker(None if data is None else Path(data), load, limit)
+    try:
+        new = worker.ask({key: row[key] for key in KEYS})
+    finally:
+        worker.stop()
+    if "digest" in new and new["digest"] != row.get("digest", new["digest"]):
+        raise ValueError(
+            f"{row['task']} of {row['dataset']}, {row['split']}: data or split are others than "
+            f"those of the row (digest {new['digest']}, there {row['digest']})"
+        )
+    return new
+
+
+def _plan(
+    tasks: Sequence[str] | None,
+    models: Sequence[str] | None,
+    datasets: Sequence[str] | None,
+    data: Path | None,
+    seeds: int,
+    say: Callable[[str], None],
+) -> Iterator[Cell]:
+    """All cells; those that cannot be, with a reason."""
+
+    def failed(error: Exception, **known: str) -> Cell:
+        said = error.args[0] if error.args else error
+        return {**dict.fromkeys(KEYS[:4], ""), "seed": 0, **known, "reason": str(said)}
+
+    usable: dict[str, Model] = {}
+    for name in MODELS if models is None else models:
+        try:
+            model = MODELS[name]
+        except KeyError as error:
+            yield failed(error, model=name)
+            continue
+        if model.needs and find_spec(model.needs) is None:
+            reason = ImportError(f"needs {model.needs}, which is not installed")
+            if models is None:
+                say(f"{name}: left out, {reason}")
+            else:
+                yield failed(reason, model=name)
+            continue
+        usable[name] = model
+    table, used = [], set()
+    for task in TASKS if tasks is None else tasks:
+        try:
+            known = TASKS[task]
+        except KeyError as error:
+            yield failed(error, task=task)
+            continue
+        for dataset in known.datasets:
+            if datasets is not None and dataset not in datasets:
+                continue
+            used.add(dataset)
+            try:
+                if datasets is None and (reason := DATASETS[dataset].missing(data)):
+                    say(f"{task} of {dataset}: left out, {reason}")
+                    continue
+                kinds = {name: c.held_out for name, c in cases(task, dataset, data).items()}
+                counts = Counter(kinds.values())
+                # How many there are of a kind: a mean is one over all of them.
+                table += [
+                    (task, dataset, name, {"held_out": kind, "splits": counts[kind]})
+                    for name, kind in kinds.items()
+                ]
+            except Exception as error:  # of any data set: the others go on
+                yield failed(error, task=task, dataset=dataset)
+    for dataset in [name for name in datasets or () if name not in used]:
+        yield failed(_why_unused(dataset), dataset=dataset)
+    for seed in range(seeds):
+        for task, dataset, split, of_kind in table:
+            for name, model in usable.items():
+                if TASKS[task].kind in model.kinds and (model.seeded or seed == 0):
+                    values = (task, dataset, split, name, seed)
+                    yield dict(zip(KEYS, values, strict=True)) | of_kind
+
+
+def _why_unused(dataset: str) -> Exception:
+    try:
+        DATASETS[dataset]
+    except KeyError as error:
+        return error
+    return ValueError(
+        f"no task that is asked for has the data set {dataset!r}; tasks run on those that they "
+        "were registered with, register_task(name, kind, datasets, cases)"
+    )
+
+
+def told(row: dict[str, Any]) -> str:
+    """A line about a row."""
+    where = ", ".join(str(row[key]) for key in KEYS[:4] if row[key]) + f", seed {row['seed']}"
+    if row["status"] == "failed":
+        return f"{where}: FAILED, {row['reason']}"
+    name, _ = MAIN[TASKS[row["task"]].kind]
+    name = name if name in row["scores"] else next(iter(row["scores"]), "no score")
+    value = row["scores"].get(name, math.nan)
+    return f"{where}: {name} {value:.3f}, {row['seconds']:.0f} s, {row['peak_mib']} MiB"

@@ -1,0 +1,111 @@
+"""``stofm-geo adapt``: a cell encoder for slices of one's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stofm_geo.cli import _options as options
+from stofm_geo.cli._output import cli_errors, echo
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@cli_errors
+def adapt(
+    slices: options.Slices,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new encoder.")],
+    vocabulary: Annotated[
+        Path,
+        typer.Option(help="What tokens mean: the folder of Geneformer's dictionaries, or a .json."),
+    ],
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to start from: the folder of a BERT (Geneformer) or of a cell encoder. "
+            "(default: a new BERT)"
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Training steps, one batch each.", min=1)] = 1000,
+    batch_size: Annotated[int, typer.Option(help="Cells of a step.", min=2)] = 16,
+    max_length: Annotated[
+        int, typer.Option(help="Tokens of a cell in training; the rest is cut.", min=2)
+    ] = 512,
+    learning_rate: Annotated[float, typer.Option(help="The highest of the schedule.")] = 3e-4,
+    freeze_layers: Annotated[
+        int, typer.Option(help="Keep the embeddings and so many layers; 0: train all.", min=0)
+    ] = 0,
+    hidden_size: Annotated[
+        int | None, typer.Option(help="Width of a new BERT (default: 256).", min=1)
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="Layers of a new BERT (default: 4).", min=1)
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(help="Heads of a new BERT (default: 4).", min=1)
+    ] = None,
+    out_channels: Annotated[
+        int, typer.Option(help="Length of a cell's vector, where none is given by --init.", min=1)
+    ] = 256,
+    seed: options.Seed = 0,
+) -> None:
+    """Train a cell encoder on slices, without labels, from a published BERT or from nothing.
+
+    Writes cell_bert/, cell_proj.bin, vocabulary.json and training.json. Needs the extra
+    cell-encoder.
+    """
+    from stofm_geo._files import check_folder
+    from stofm_geo.genes import AdaptationSettings, Vocabulary, save_adapted
+    from stofm_geo.genes import adapt as train
+    from stofm_geo.genes.adapting import FILES
+
+    check_folder(output, FILES, make=True)
+    given = {"hidden_size": hidden_size, "layers": layers, "heads": heads}
+    sizes = {name: value for name, value in given.items() if value is not None}
+    if init is not None and sizes:
+        raise ValueError(f"{init}: has sizes of its own; leave out {', '.join(sizes)}")
+    settings = AdaptationSettings(
+        batch_size=batch_size,
+        max_length=max_length,
+        learning_rate=learning_rate,
+        freeze_layers=freeze_layers,
+        out_channels=out_channels,
+        **sizes,
+    )
+    start = time.perf_counter()
+    encoder, record = train(
+        _opened(slices),
+        Vocabulary.read(vocabulary),
+        settings,
+        init=init,
+        max_steps=steps,
+        seed=seed,
+        names=[str(path) for path in slices],
+    )
+    before, after = record["held_out_before"], record["held_out_after"]
+    echo(
+        f"Adapted to {record['cells']} cells, {steps} steps, {time.perf_counter() - start:.0f} s; "
+        f"on {record['held_out_cells']} cells held out, "
+        f"gene loss {before['gene_loss']:.3f} -> {after['gene_loss']:.3f}, "
+        f"cell loss {before['cell_loss']:.3f} -> {after['cell_loss']:.3f}"
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_adapted(encoder, record, output)
+    echo(f"Wrote {output}")
+
+
+def _opened(slices: list[Path]) -> Iterator[AnnData]:
+    """One after another, counts left on disk."""
+    from stofm_geo.data import read_slice_file
+
+    for path in slices:
+        adata = read_slice_file(path, backed=True)
+        try:
+            yield adata
+        finally:
+            adata.file.close()

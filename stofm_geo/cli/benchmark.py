@@ -1,0 +1,111 @@
+"""``stofm-geo benchmark run | report | rerun | names``: the benchmark suite."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stofm_geo.cli._output import cli_errors, echo
+
+benchmark = typer.Typer(
+    help="Benchmarks of layers and methods on five tasks with fixed splits.", no_args_is_help=True
+)
+Data = Annotated[Path | None, typer.Option(help="Folder of the data sets' files.")]
+Load = Annotated[list[Path] | None, typer.Option(help="Python file that registers more; repeat.")]
+Limit = Annotated[float, typer.Option(help="Seconds a cell may take.")]
+_NAMES = "Names, with commas between them; all, if not given."
+
+
+@benchmark.command()
+@cli_errors
+def run(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")],
+    tasks: Annotated[str | None, typer.Option(help=_NAMES)] = None,
+    models: Annotated[str | None, typer.Option(help=_NAMES)] = None,
+    datasets: Annotated[str | None, typer.Option(help=_NAMES)] = None,
+    data: Data = None,
+    seeds: Annotated[int, typer.Option(help="Of models in which the seed matters.")] = 5,
+    jobs: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 1,
+    limit: Limit = 1800.0,
+    load: Load = None,
+) -> None:
+    """Run the cells whose results are not yet in the folder."""
+    from stofm_geo import benchmark as suite
+
+    names = {"tasks": tasks, "models": models, "datasets": datasets}
+    rows = suite.run(
+        output,
+        **{key: text and [name.strip() for name in text.split(",")] for key, text in names.items()},
+        data=data,
+        seeds=seeds,
+        jobs=jobs,
+        limit=limit,
+        load=load or (),
+        say=echo,
+    )
+    if failed := [row for row in rows if row["status"] == "failed"]:
+        raise RuntimeError(f"{len(failed)} of {len(rows)} cells failed; see {output}")
+
+
+@benchmark.command()
+@cli_errors
+def report(
+    folder: Annotated[Path, typer.Argument(help="Of the results.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to write to; else the same.")
+    ] = None,
+    readme: Annotated[
+        Path | None, typer.Option(help="File that gets the first tables, between its marks.")
+    ] = None,
+) -> None:
+    """Write tables and pictures of the results: report.md and a PNG for each task."""
+    from stofm_geo import benchmark as suite
+
+    suite.report(folder, output, readme=readme)
+    echo(f"Wrote {(output or folder) / 'report.md'}")
+
+
+@benchmark.command()
+@cli_errors
+def rerun(
+    file: Annotated[Path, typer.Argument(help="Of results, .jsonl.")],
+    line: Annotated[int, typer.Option(help="Which, from 1.")],
+    data: Data = None,
+    limit: Limit = 1800.0,
+    load: Load = None,
+) -> None:
+    """Run a cell of the table again from its line; exit with 1 if its scores differ."""
+    from stofm_geo import benchmark as suite
+
+    lines = file.read_text().splitlines()
+    if not 1 <= line <= len(lines):
+        raise ValueError(f"{file} has lines 1 to {len(lines)}; there is no {line}")
+    row = json.loads(lines[line - 1])
+    new = suite.rerun(row, data=data, limit=limit, load=load or ())
+    echo(f"then: {row.get('scores', row.get('reason'))}")
+    echo(f"now:  {new.get('scores', new.get('reason'))}")
+    if new["status"] != row["status"]:
+        raise RuntimeError(f"it was {row['status']}, and is {new['status']} now")
+    if row.get("scores") != new.get("scores"):
+        raise RuntimeError("the scores are others")
+
+
+@benchmark.command()
+@cli_errors
+def names(load: Load = None) -> None:
+    """List tasks, data sets and models."""
+    from stofm_geo import benchmark as suite
+    from stofm_geo.benchmark.worker import run_files
+
+    run_files(load or ())
+    for name, task in suite.TASKS.items():
+        echo(f"task {name}, on {', '.join(task.datasets)}")
+    for name, dataset in suite.DATASETS.items():
+        echo(f"data set {name}: {', '.join(dataset.files) or 'no files'}")
+    for name, model in suite.MODELS.items():
+        absent = model.needs and find_spec(model.needs) is None
+        echo(f"model {name}" + f" (needs {model.needs}, which is not installed)" * bool(absent))

@@ -1,0 +1,107 @@
+"""``stofm-geo corpus``: slices of many files as one corpus to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stofm_geo.cli import _options as options
+from stofm_geo.cli._output import cli_errors, echo
+
+corpus = typer.Typer(
+    help="Corpora: slices of many files, harmonised and cut, to train on.", no_args_is_help=True
+)
+_Folder = Annotated[Path, typer.Argument(help="Folder of a corpus.")]
+
+
+@corpus.command()
+@cli_errors
+def build(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the corpus.")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help=".h5ad files, zarr folders of AnnData or SpatialData, folders of these, patterns."
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with the columns path, slice (a column of obs that tells slices apart, or "
+            "the name of one), technology, organism."
+        ),
+    ] = None,
+    slice_key: options.SliceKey = None,
+    organism: Annotated[
+        str,
+        typer.Option(help="auto, human, mouse; or none: genes are taken as they are named."),
+    ] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes, a slice at a time each.", min=1)] = 1,
+    k: Annotated[int, typer.Option("--k", help="Neighbours a cell is joined to.", min=1)] = 12,
+    max_macro_nodes: Annotated[
+        int, typer.Option(help="Most virtual cells of a slice.", min=1)
+    ] = 16,
+    cells_per_subslice: Annotated[
+        int, typer.Option(help="Most core cells of a sub-slice.", min=1)
+    ] = 1000,
+    n_components: Annotated[
+        int, typer.Option(help="Principal components of a slice, the targets.", min=1)
+    ] = 50,
+) -> None:
+    """Harmonise and cut slices, and write them; a build that was stopped goes on.
+
+    What cannot be used is put aside in failed.csv, and the rest goes on. Needs the extra corpus.
+    """
+    from stofm_geo.data.corpus import build as write
+    from stofm_geo.data.corpus import find_sources, read_manifest
+
+    given = {"slice": slice_key, "organism": organism}
+    found = find_sources(sources or [], **given)
+    if manifest is not None:
+        found += read_manifest(manifest, **given)
+    if not found:
+        raise ValueError("there is nothing to build from; name files or folders, or a --manifest")
+    failed = write(
+        found,
+        output,
+        k=k,
+        max_macro_nodes=max_macro_nodes,
+        cells_per_subslice=cells_per_subslice,
+        n_components=n_components,
+        workers=workers,
+        told=echo,
+    )
+    for label, reason in failed:
+        echo(f"Put aside: {label}: {reason}")
+    echo(f"Wrote {output}")
+
+
+@corpus.command()
+@cli_errors
+def info(folder: _Folder) -> None:
+    """Print what is in a corpus."""
+    from stofm_geo.data.corpus import read_index, summary
+
+    rows = summary(folder)
+    for technology, organism, *counts in (list(rows[0]), *(row.values() for row in rows)):
+        echo(f"{technology:<20}{organism:<10}" + "".join(f"{count:>11}" for count in counts))
+    if failed := read_index(folder)["failed"]:
+        echo(f"{failed} slices were put aside; {folder / 'failed.csv'} tells why")
+
+
+@corpus.command()
+@cli_errors
+def verify(folder: _Folder) -> None:
+    """Compute all checksums anew; say what is wrong, and exit with 1 if anything is."""
+    from stofm_geo.data.corpus import read_index
+    from stofm_geo.data.corpus import verify as check
+
+    wrong = check(folder)
+    for line in wrong:
+        echo(line)
+    count = len(read_index(folder)["slices"])
+    if wrong:
+        raise ValueError(f"{len(wrong)} of {count} slices are not as they were written")
+    echo(f"All {count} slices are as they were written")

@@ -1,0 +1,194 @@
+"""``stofm-geo finetune | predict | evaluate``: labels of regions or cell types."""
+
+from __future__ import annotations
+
+import json
+import time
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stofm_geo._keys import Keys
+from stofm_geo.cli import _options as options
+from stofm_geo.cli._output import cli_errors, echo
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_Model = Annotated[Path, typer.Option(help="Folder that stofm-geo finetune has written.")]
+
+
+class Task(str, Enum):
+    """What labels speak of."""
+
+    region = "region"
+    cell_type = "cell_type"
+
+
+class Method(str, Enum):
+    """What is trained."""
+
+    probe = "probe"
+    mlp = "mlp"
+    lora = "lora"
+    full = "full"
+
+
+@cli_errors
+def finetune(
+    slices: options.Slices,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new model.")],
+    task: Annotated[
+        Task, typer.Option(help="Whether labels speak of a cell's surroundings or of itself.")
+    ],
+    label_key: Annotated[str, typer.Option(help="Column of obs with labels.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or name of a saved SToFM to start from. (default: fit one to the slices, "
+            "without labels)"
+        ),
+    ] = None,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="What is trained: a linear classifier, low-rank additions to the Transformer, "
+            "too (needs the extra finetune), or all weights."
+        ),
+    ] = Method.probe,
+    slice_key: options.SliceKey = None,
+    steps: Annotated[
+        int, typer.Option(help="Training steps at most; not for the probe.", min=1)
+    ] = 300,
+    seed: options.Seed = 0,
+) -> None:
+    """Learn labels of regions or cell types from slices that have them.
+
+    Writes config.json and model.safetensors, all that stofm-geo predict needs. Scores are of parts
+    of the tissue that were held out: whole slices of four or more, else contiguous blocks.
+    """
+    from stofm_geo import SToFM
+    from stofm_geo._files import check_folder
+    from stofm_geo.models.storage import FILES
+    from stofm_geo.tasks.labels import labels_to_learn
+    from stofm_geo.tasks.learning import check_options
+
+    check_folder(output, FILES, make=True)
+    check_options(method.value)
+    adatas, names = _read(slices), [str(path) for path in slices]
+    labels_to_learn(adatas, names, label_key)
+    start = time.perf_counter()
+    if model is None:
+        base = SToFM().fit(adatas, slice_key=slice_key, seed=seed, names=names)
+        echo(f"Fitted to {base.training_record['cells']} cells, {_since(start)}")
+        start = time.perf_counter()
+    else:
+        base = SToFM.from_pretrained(model)
+    annotator = base.fine_tune(
+        adatas,
+        label_key,
+        method.value,
+        task=task.value,
+        slice_key=slice_key,
+        max_steps=steps,
+        seed=seed,
+        names=names,
+    )
+    record = annotator.record
+    held_out = record["held_out"]
+    echo(
+        f"Learned {len(annotator.classes)} labels from {record['labelled_cells']} cells in "
+        f"{record['slices']} slices, {record['steps']} steps, {_since(start)}; on "
+        f"{held_out['cells']} cells held out: accuracy {held_out['accuracy']:.3f}, "
+        f"macro-F1 {held_out['macro_f1']:.3f}"
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    annotator.save(output)
+    echo(f"Wrote {output}")
+
+
+@cli_errors
+def predict(
+    slices: options.Slices,
+    model: _Model,
+    output: options.OutputTable,
+    slice_key: options.SliceKey = None,
+    key_added: Annotated[str, typer.Option(help="Column of obs to write.")] = Keys.LABEL,
+    unsure: Annotated[
+        float,
+        typer.Option(
+            help="Where the likeliest label is less probable, it is 'unsure'.", min=0, max=1
+        ),
+    ] = 0.0,
+) -> None:
+    """Predict labels of slices.
+
+    Writes obs[KEY], obsm[KEY_probability] and uns[KEY] into a copy of each file.
+    """
+    from stofm_geo._files import targets
+    from stofm_geo.data import prepare_for_writing, write_h5ad
+    from stofm_geo.tasks import Annotator
+
+    files = targets(slices, output)
+    annotator = Annotator.load(model)
+    adatas = _read(slices)
+    for adata, path in zip(adatas, slices, strict=True):
+        prepare_for_writing(adata, str(path))
+    for adata, path in zip(adatas, slices, strict=True):
+        annotator.predict(
+            adata, key_added=key_added, unsure=unsure, slice_key=slice_key, name=str(path)
+        )
+        count = adata.obs[key_added].value_counts()
+        told = ", ".join(f"{name} {cells}" for name, cells in count[count > 0].items())
+        echo(f"{path}: {told}")
+    for adata, target in zip(adatas, files, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_h5ad(adata, target)
+        echo(f"Wrote {target}")
+
+
+@cli_errors
+def evaluate(
+    slices: options.Slices,
+    model: _Model,
+    label_key: Annotated[str, typer.Option(help="Column of obs with known labels.")],
+    slice_key: options.SliceKey = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="JSON file to write scores into.")
+    ] = None,
+) -> None:
+    """Compare what a fine-tuned model predicts with known labels."""
+    from stofm_geo._files import atomic_path, check_writable
+    from stofm_geo.tasks import Annotator
+
+    if output is not None:
+        check_writable(output)
+    annotator = Annotator.load(model)
+    told: dict[str, Any] = {}
+    for adata, path in zip(_read(slices), slices, strict=True):
+        found = annotator.evaluate(adata, label_key, slice_key=slice_key, name=str(path))
+        told[str(path)] = found
+        echo(
+            f"{path}: accuracy {found['accuracy']:.3f}, macro-F1 {found['macro_f1']:.3f}, "
+            f"ARI {found['ari']:.3f}, NMI {found['nmi']:.3f}, "
+            f"calibration error {found['calibration_error']:.3f}, "
+            f"spatial coherence {found['coherence']:.3f}, of {found['cells']} cells"
+        )
+        for label, score in found["f1"].items():
+            echo(f"  F1 {score:.3f}  {label}" + " (never learned)" * (label in found["unknown"]))
+    if output is not None:
+        with atomic_path(output) as temporary:
+            temporary.write_text(json.dumps(told, indent=2) + "\n")
+        echo(f"Wrote {output}")
+
+
+def _read(slices: list[Path]) -> list[AnnData]:
+    from stofm_geo.data import read_slice_file
+
+    return [read_slice_file(path) for path in slices]
+
+
+def _since(start: float) -> str:
+    return f"{time.perf_counter() - start:.0f} s"

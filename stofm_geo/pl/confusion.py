@@ -1,0 +1,124 @@
+"""What is taken for what: a confusion matrix."""
+
+from __future__ import annotations
+
+import os
+from textwrap import shorten
+
+import anndata as ad
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from sklearn.metrics import confusion_matrix
+
+from stofm_geo._colors import natural
+from stofm_geo.pl._sheet import DPI, check_picture, write
+from stofm_geo.pl.predicted import compared
+
+_LEGIBLE = 24  # classes up to which shares are written into the fields
+# From so many on, fields are as small as their names can be read, on a coarser page: pixels take
+# seconds.
+_MANY, _COARSE = 60, 120
+
+
+def confusion(
+    adata: ad.AnnData,
+    key: str,
+    label_key: str,
+    *,
+    title: str | None = None,
+    save: str | os.PathLike[str] | None = None,
+) -> Axes:
+    """Draw which share of each class was predicted as which.
+
+    Scikit-learn's confusion matrix over the cells that have both a label and a prediction; a row
+    is a known class, and sums to 1.
+
+    Args:
+        adata: Cells.
+        key: Column of ``obs`` with the predictions.
+        label_key: Column of ``obs`` with the known labels.
+        title: Heading; None gives the number of cells.
+        save: As in :func:`spatial`.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        KeyError: A key is not in ``adata.obs``.
+        ValueError: No cell has both a label and a prediction, or the extension of ``save`` is
+            unknown.
+        FileNotFoundError: The folder of ``save`` does not exist.
+    """
+    path = None if save is None else check_picture(save)
+    known, guess, both = compared(adata, key, label_key)
+    known, guess = known[both], guess[both]
+    rows, columns = natural(known), natural([*known, *guess])
+    share = confusion_matrix(known, guess, labels=columns, normalize="true")
+    share = share[[columns.index(name) for name in rows]]
+    few = len(columns) <= _LEGIBLE
+    field = 0.42 if few else 0.24 if len(columns) <= _MANY else 0.11  # inches
+    figure = Figure(dpi=DPI)
+    FigureCanvasAgg(figure)
+    ax = figure.add_axes((0, 0, 1, 1))
+    # As imshow, which goes through all pixels of a large page several times.
+    edges = (np.arange(len(names) + 1) - 0.5 for names in (columns, rows))
+    image = ax.pcolormesh(*edges, share, cmap="Blues", vmin=0, vmax=1)
+    ax.invert_yaxis()
+    if few:
+        for (i, j), value in np.ndenumerate(share):
+            if value >= 0.005:
+                ink = "white" if value > 0.6 else "0.15"
+                text = f"{value:.2f}".lstrip("0")
+                ax.text(j, i, text, ha="center", va="center", size=8, color=ink)
+    counts = {name: int((known == name).sum()) for name in rows}
+    size = 9 if few else 7 if len(columns) <= _MANY else 6
+    ax.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=90, size=size)
+    ax.set_yticks(
+        range(len(rows)), [f"{_short(name)} ({counts[name]})" for name in rows], size=size
+    )
+    ax.set_xlabel(f"predicted: {key}", size=10)
+    ax.set_ylabel(f"known: {label_key} (cells)", size=10)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    cax = _lay_out(ax, field * len(columns), field * len(rows))
+    bar = figure.colorbar(image, cax=cax, label="share of the known class")
+    bar.outline.set_visible(False)
+    cax.tick_params(labelsize=8, length=2)
+    heading = f"{len(known)} cells" if title is None else title
+    ax.set_title(heading, size=11)
+    # A tight box would be looked for by drawing all twice.
+    write(ax, path, dpi=DPI if len(columns) <= _MANY else _COARSE, bbox_inches=None)
+    return ax
+
+
+def _lay_out(ax: Axes, width: float, height: float) -> Axes:
+    """Give ``ax`` a size in inches and its labels their room; axes for a bar on the right.
+
+    By hand: of some hundred labels a layout engine measures each, several times.
+    """
+    figure = ax.figure
+    renderer = figure.canvas.get_renderer()
+
+    def room(labels: list[Text], side: str) -> float:
+        longest = sorted(labels, key=lambda label: len(label.get_text()))[-5:]
+        boxes = [label.get_window_extent(renderer) for label in longest]
+        return max(getattr(box, side) for box in boxes) / figure.dpi
+
+    left = room(ax.get_yticklabels(), "width") + 0.45
+    below = room(ax.get_xticklabels(), "height") + 0.45
+    right, above = 1.0, 0.4
+    page = left + width + right, max(below + height + above, 2.4)
+    figure.set_size_inches(page)
+    x, y = page
+    ax.set_position((left / x, below / y, width / x, height / y))
+    tall = min(max(0.6 * height, 1.0), 4.0)
+    middle = min(max(below + height / 2, 1.1), y - 1.1)  # its label is two inches long
+    at = (left + width + 0.2) / x, (middle - tall / 2) / y, 0.15 / x, tall / y
+    return figure.add_axes(at)
+
+
+def _short(name: str) -> str:
+    return shorten(name, 32, placeholder="…")

@@ -1,0 +1,88 @@
+"""How a training went: its losses, on what it learned from and on what was held out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stofm_geo.pl._sheet import check_picture, plain_axes, write
+
+_TRAINING, _HELD_OUT, _PLAIN = "#56B4E9", "#D55E00", "0.35"
+
+
+def curves(
+    log: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    save: str | os.PathLike[str] | None = None,
+) -> np.ndarray:
+    """Draw the losses of ``stofm-geo pretrain`` over the steps, a panel each.
+
+    In training, on what was held out, and what a plain guess has there.
+
+    Args:
+        log: The folder that ``stofm-geo pretrain`` has written, or a CSV of Lightning's. Of a
+            folder, the runs that went on from one another are put together.
+        title: Heading; None: none.
+        save: As in :func:`spatial`.
+
+    Returns:
+        Array of Axes, ``[n_losses]``, sorted by name.
+
+    Raises:
+        FileNotFoundError: There is no such file, or no ``metrics.csv`` in the folder; or the folder
+            of ``save`` does not exist.
+        ValueError: The log has no steps or no losses, or the extension of ``save`` is unknown.
+    """
+    path = None if save is None else check_picture(save)
+    table = _read(Path(log))
+    names = sorted({name.removeprefix("val/") for name in table if name.endswith("_loss")})
+    if "step" not in table or not names:
+        raise ValueError(f"{log}: is no log of training: it has no step, or no column *_loss")
+    axes = plain_axes(4.2, 3.4, len(names))
+    for ax, name in zip(axes, names, strict=True):
+        for column, label, style in (
+            (name, "training", {"color": _TRAINING, "lw": 1.2}),
+            (f"val/{name}", "held out", {"color": _HELD_OUT, "lw": 1.8, "marker": "o", "ms": 4}),
+            (f"val/{name}_plain", "held out, plain guess", {"color": _PLAIN, "ls": "--"}),
+        ):
+            if column in table and (there := table[column].notna()).any():
+                # The step that was logged is the number of the last one, from 0.
+                ax.plot(table["step"][there] + 1, table[column][there], label=label, **style)
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("steps", size=9)
+        ax.set_title(name.replace("_", " "), size=11)
+        ax.legend(frameon=False, fontsize=8)
+    if title is not None:
+        axes[0].figure.suptitle(title, size=13, weight="bold")
+    write(axes[0], path)
+    return axes
+
+
+def _read(log: Path) -> pd.DataFrame:
+    """All rows, in order of their steps; of a step that was made twice, the later run's."""
+    files = [log]
+    if log.is_dir():
+        # A run that goes on writes a further version, whose numbers grow past 9.
+        files = sorted(log.rglob("metrics.csv"), key=lambda file: (len(file.parts), _number(file)))
+        if not files:
+            raise FileNotFoundError(f"{log}: there is no metrics.csv in the folder")
+    runs: list[pd.DataFrame] = []
+    for file in files:
+        try:
+            run = pd.read_csv(file)
+        except pd.errors.EmptyDataError:  # killed before its first row
+            continue
+        except (pd.errors.ParserError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file}: is no CSV, and so no log of training") from error
+        if "step" in run:
+            runs = [earlier[earlier["step"] < run["step"].min()] for earlier in runs]
+        runs.append(run)
+    return pd.concat(runs, ignore_index=True) if runs else pd.DataFrame()
+
+
+def _number(file: Path) -> int:
+    return int("0" + "".join(c for c in file.parent.name if c.isdecimal()))

@@ -1,0 +1,116 @@
+"""Embeddings in the plane."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import anndata as ad
+import numpy as np
+from matplotlib.axes import Axes
+from sklearn.decomposition import PCA
+
+from stofm_geo._checks import check_obsm
+from stofm_geo._keys import Keys
+from stofm_geo.pl._categories import Palette
+from stofm_geo.pl._paint import paint_by
+from stofm_geo.pl._sheet import check_picture, legend_style, plain_axes, write
+
+
+def embedding(
+    adata: ad.AnnData,
+    use_rep: str = Keys.EMBEDDING,
+    color: str | None = None,
+    *,
+    size: float | None = None,
+    palette: Palette = None,
+    title: str | None = None,
+    seed: int = 0,
+    save: str | os.PathLike[str] | None = None,
+) -> Axes:
+    """Draw cells where their embeddings put them: close together if they are alike.
+
+    By UMAP where ``umap-learn`` is installed (``pip install 'stofm-geo[umap]'``), else by the
+    first two principal components; the axes say which. Cells whose embedding is 0, as of cells
+    without counts, are not drawn.
+
+    Args:
+        adata: Cells, of one slice or several.
+        use_rep: Key in ``obsm`` of the embedding, ``[n, D]``.
+        color: As in :func:`spatial`.
+        size: Marker diameter in points; None fits it to the number of cells.
+        palette: As in :func:`spatial`.
+        title: Heading; None takes ``color``.
+        seed: Of UMAP, and of the order in which cells are drawn, so that no class hides another.
+        save: As in :func:`spatial`.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        KeyError: A key or ``color`` is not in ``adata``, or ``palette`` lacks a name.
+        ValueError: There are less than 3 cells, the embedding is not finite, ``palette`` does not
+            fit, or the extension of ``save`` is unknown.
+        FileNotFoundError: The folder of ``save`` does not exist.
+    """
+    path = None if save is None else check_picture(save)
+    vectors = check_obsm(adata, use_rep, "run SToFM.embed first, or name another key with use_rep")
+    full = vectors.any(axis=1)  # others have no counts, and no embedding
+    vectors = vectors[full]
+    if len(vectors) < 3:
+        raise ValueError(f"{len(vectors)} cells are too few to draw embeddings of")
+    paint = paint_by(adata, color, palette)
+    rgba = paint.rgba[full]
+    plane, labels = _in_the_plane(vectors, seed)
+    ax = plain_axes(5.2, 5.2)[0]
+    if size is None:
+        size = float(np.clip(250 / np.sqrt(len(plane)), 1.2, 7))
+    order = np.random.default_rng(seed).permutation(len(plane))
+    ax.scatter(
+        *plane[order].T,
+        s=size**2,
+        c=rgba[order],
+        linewidths=0,
+        rasterized=len(plane) > 2000,  # as vectors they make a PDF that no viewer opens
+    )
+    ax.set_aspect("equal")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_xlabel(labels[0], size=9)
+    ax.set_ylabel(labels[1], size=9)
+    ax.set_title((color or "") if title is None else title, size=11)
+    if paint.legend:
+        style = {**legend_style(paint), "title": None}
+        ax.legend(**style, loc="upper left", bbox_to_anchor=(1.03, 1))
+    elif paint.bar is not None:
+        bar = ax.figure.colorbar(paint.bar, ax=ax, extend=paint.extend, shrink=0.6)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=8, length=2)
+    write(ax, path)
+    return ax
+
+
+def _in_the_plane(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
+    """``[n, 2]``, and what each axis is called."""
+    try:
+        import umap
+    except ImportError:
+        return _components(vectors)
+    neighbours = min(15, len(vectors) - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a seed takes one thread
+        plane = umap.UMAP(n_neighbors=neighbours, random_state=seed).fit_transform(vectors)
+    return plane, ["UMAP 1", "UMAP 2"]
+
+
+def _components(vectors: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    count = min(2, vectors.shape[1])
+    pca = PCA(count, random_state=0)
+    plane = pca.fit_transform(vectors)
+    plane = np.pad(plane, [(0, 0), (0, 2 - count)])
+    share = np.pad(pca.explained_variance_ratio_, (0, 2 - count))
+    names = ["first", "second"]
+    return plane, [
+        f"{n} principal component ({s:.0%} of the variance)"
+        for n, s in zip(names, share, strict=True)
+    ]

@@ -1,0 +1,114 @@
+"""Known labels beside predicted ones, and where they differ."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import anndata as ad
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+
+from stofm_geo._colors import natural
+from stofm_geo._keys import Keys
+from stofm_geo.pl._categories import Palette, chosen_colors, column_of, names_of, store_colors
+from stofm_geo.pl._paint import MISSING, Paint, paint_names
+from stofm_geo.pl._sheet import Sheet, cells_by_slice, check_picture, micrometres, write
+
+# Right cells in the grey that is drawn first, so that they hide none that is wrong.
+_RIGHT, _WRONG, _OPEN = MISSING, "#1a1a1a", "#f2f2f2"
+
+
+def predicted(
+    adata: ad.AnnData,
+    key: str,
+    label_key: str,
+    *,
+    spatial_key: str = Keys.SPATIAL,
+    slice_key: str | None = None,
+    size: float | None = None,
+    palette: Palette = None,
+    title: str | None = None,
+    save: str | os.PathLike[str] | None = None,
+) -> np.ndarray:
+    """Draw known labels, predicted ones, and which cells are wrong, beside each other.
+
+    A cell that has no label, or for which nothing was predicted, counts neither as right nor as
+    wrong. Accuracy and macro-F1 (over the known classes) are of the others.
+
+    Args:
+        adata: Cells, coordinates in ``obsm[spatial_key]``.
+        key: Column of ``obs`` with the predictions.
+        label_key: Column of ``obs`` with the known labels.
+        spatial_key: As in :func:`spatial`.
+        slice_key: As in :func:`spatial`.
+        size: As in :func:`spatial`.
+        palette: Colours by name, or in the order of the sorted names of both columns; None takes a
+            colour-blind-friendly list.
+        title: Heading; None says what is compared, and how well it agrees.
+        save: As in :func:`spatial`.
+
+    Returns:
+        Array of Axes, ``[n_slices, 3]``: known, predicted, wrong.
+
+    Raises:
+        KeyError: A key is not in ``adata``, or ``palette`` lacks a name.
+        ValueError: As in :func:`spatial`; or no cell has both a label and a prediction.
+        FileNotFoundError: The folder of ``save`` does not exist.
+    """
+    path = None if save is None else check_picture(save)
+    slices = cells_by_slice(adata, spatial_key, slice_key)
+    known, guess, both = compared(adata, key, label_key)
+    colors = chosen_colors([adata], [label_key, key], palette)
+    for column in (label_key, key):
+        store_colors(adata, column, colors, MISSING)
+    wrong = both & (known != guess)
+    marks = np.where(both, np.where(wrong, "wrong", "right"), "neither").astype(object)
+    marking = {"wrong": _WRONG, "right": _RIGHT}
+    if not both.all():
+        marking["neither"] = _OPEN
+    names = paint_names(known, f"{label_key} and {key}", colors)
+    there = {*known, *guess}
+    listed = {name: color for name, color in colors.items() if name in there}
+    names = replace(names, legend={**listed, **names.legend})
+    # One legend for both columns, which share their colours.
+    guesses = Paint("", paint_names(guess, "", colors).rgba)
+    paints = [names, guesses, paint_names(marks, key, marking)]
+    f1 = f1_score(
+        known[both], guess[both], labels=natural(known[both]), average="macro", zero_division=0
+    )
+    heading = (
+        f"{label_key} and {key}: accuracy {accuracy_score(known[both], guess[both]):.2f}, "
+        f"macro-F1 {f1:.2f}"
+    )
+    sheet = Sheet(slices, 3, heading if title is None else title)
+    um = micrometres(adata)
+    for panels, (name, cells) in zip(sheet.axes, slices.items(), strict=True):
+        for panel, paint in zip(panels, paints, strict=True):
+            sheet.draw(panel, cells, paint.rgba, size, um)
+        of = int(both[cells.rows].sum())
+        share = f"{wrong[cells.rows].sum() / of:.0%} wrong" if of else "not compared"
+        titles = (f"{name}  known" if name else "known", "predicted", share)
+        for panel, text in zip(panels, titles, strict=True):
+            panel.set_title(text, fontsize=11)
+    sheet.finish(paints)
+    write(sheet.axes[0, 0], path)
+    return sheet.axes
+
+
+def compared(
+    adata: ad.AnnData, key: str, label_key: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Known and predicted names ``[n]``, empty where missing, and where both are there.
+
+    Raises:
+        KeyError: A column is not in ``obs``.
+        ValueError: No cell has both.
+    """
+    known, guess = (names_of(column_of(adata, column)) for column in (label_key, key))
+    both = known.astype(bool) & guess.astype(bool)
+    if not both.any():
+        raise ValueError(
+            f"no cell has both a label in obs[{label_key!r}] and a prediction in obs[{key!r}]"
+        )
+    return known, guess, both

@@ -1,0 +1,103 @@
+"""Slices coloured by a column, a gene, or a number of each cell's vector."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import anndata as ad
+import numpy as np
+from matplotlib.axes import Axes
+
+from stofm_geo._keys import Keys
+from stofm_geo.pl._categories import Palette
+from stofm_geo.pl._paint import paint_by
+from stofm_geo.pl._sheet import (
+    Sheet,
+    cells_by_slice,
+    check_picture,
+    draw_cells,
+    legend_style,
+    micrometres,
+    window,
+    write,
+)
+
+
+def spatial(
+    adata: ad.AnnData,
+    color: str | None = None,
+    *,
+    spatial_key: str = Keys.SPATIAL,
+    slice_key: str | None = None,
+    ax: Axes | None = None,
+    size: float | None = None,
+    palette: Palette = None,
+    title: str | None = None,
+    save: str | os.PathLike[str] | None = None,
+) -> Axes | np.ndarray:
+    """Draw where the cells lie, coloured by a column of ``obs``, a gene, or a column of ``obsm``.
+
+    y points down, as in an image. A scale bar is drawn where ``adata.uns["spatial_unit"]``
+    (``"nm"``, ``"um"`` or ``"mm"``) says what a coordinate is worth. The figure belongs to no
+    pyplot session: in a notebook, end the cell with ``ax.figure``.
+
+    Args:
+        adata: Cells, coordinates in ``obsm[spatial_key]``.
+        color: Column of ``obs``, else name in ``var_names``, else key and column of ``obsm``
+            (``"X_stofm:0"``); None draws all cells alike. Numbers get a colour bar, cut at the 1st
+            or 99th percentile if a few of them lie far out; everything else, booleans too, a
+            legend. Missing values (and empty names) are grey. Colours of names are those in
+            ``uns[color + "_colors"]``, as scanpy keeps them, and are written there.
+        spatial_key: Key of the coordinates, ``[n, 2]`` or more columns, of which two are drawn.
+        slice_key: Column of ``obs`` that tells slices apart; each gets a panel, all to one scale.
+            None draws all cells in one panel, unless ``uns["spatialdata_attrs"]`` names several
+            regions, which are slices.
+        ax: Axes to draw in, for one panel; None makes a figure.
+        size: Marker diameter in points; None fits it to the distance between cells.
+        palette: For a legend, colours by name or in the order of the sorted names; for numbers,
+            a colormap's name. None: a colour-blind-friendly list, and viridis.
+        title: Heading; None takes ``color``.
+        save: File to write, its format given by the extension.
+
+    Returns:
+        The Axes, or of several slices an array of them, ``[n_slices]``, in natural order of names.
+
+    Raises:
+        KeyError: A key or ``color`` is not in ``adata``, or ``palette`` lacks a name.
+        ValueError: There are no cells, coordinates are not finite, cells have no slice, ``ax``
+            comes with ``slice_key``, ``palette`` does not fit, or the extension of ``save`` is
+            unknown.
+        FileNotFoundError: The folder of ``save`` does not exist.
+    """
+    path = None if save is None else check_picture(save)
+    if ax is not None and slice_key is not None:
+        raise ValueError("ax is one panel, slice_key asks for one a slice: give only one of them")
+    slices = cells_by_slice(adata, spatial_key, slice_key)
+    named = "" not in slices
+    if ax is not None and named:
+        raise ValueError(f"ax is one panel, and there are {len(slices)} slices: leave it out")
+    paint = paint_by(adata, color, palette)
+    heading = (color or "") if title is None else title
+    if heading == color:
+        paint = replace(paint, title="")  # the heading says it already
+    um = micrometres(adata)
+    if ax is not None:
+        ax.set_title(heading, fontsize=11)
+        extent = window(slices)
+        box = ax.get_window_extent()
+        points_per_unit = 72 / ax.figure.dpi * min(box.width / extent[0], box.height / extent[1])
+        draw_cells(ax, slices[""], paint.rgba, size, extent, points_per_unit, um)
+        if paint.legend:
+            ax.legend(**legend_style(paint), loc="center left", bbox_to_anchor=(1.03, 0.5))
+        elif paint.bar is not None:
+            ax.figure.colorbar(paint.bar, ax=ax, extend=paint.extend, shrink=0.7)
+        write(ax, path)
+        return ax
+    sheet = Sheet(slices, 1, heading if named else "")
+    for panel, (name, cells) in zip(sheet.axes[:, 0], slices.items(), strict=True):
+        panel.set_title(name if named else heading, fontsize=11)
+        sheet.draw(panel, cells, paint.rgba, size, um)
+    sheet.finish([paint])
+    write(sheet.axes[0, 0], path)
+    return sheet.axes[:, 0] if named else sheet.axes[0, 0]
