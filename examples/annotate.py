@@ -10,6 +10,7 @@ import anndata
 import numpy as np
 
 import stofm_geo
+from stofm_geo.tasks import fine_tune
 
 adata = anndata.read_h5ad(sys.argv[1]) if sys.argv[1:] else stofm_geo.datasets.toy_tissue()
 labels = adata.obs["region" if "region" in adata.obs else "cell_type"]
@@ -22,7 +23,7 @@ for task in ("region", "cell_type"):
     if task not in adata.obs:
         continue
     # A linear classifier on frozen embeddings; method="lora" or "full" go on end to end.
-    annotator = model.fine_tune(known, task, task=task, seed=0)
+    annotator = fine_tune(model, known, task, task=task, seed=0)
     annotator.predict(unknown, key_added=f"predicted_{task}", unsure=0.5)
     print(unknown.obs[f"predicted_{task}"].value_counts())
 

@@ -10,11 +10,14 @@ from stofm_geo._version import __version__
 if TYPE_CHECKING:
     from stofm_geo import datasets, pl, tl, transforms
     from stofm_geo.data import from_anndata
-    from stofm_geo.models import Settings, SToFM
+    from stofm_geo.models import SToFM
+    from stofm_geo.networks import SToFMConfig
+    from stofm_geo.tasks import Annotator
 
 __all__ = [
+    "Annotator",
     "SToFM",
-    "Settings",
+    "SToFMConfig",
     "__version__",
     "datasets",
     "from_anndata",
@@ -26,10 +29,16 @@ __all__ = [
 # Imported when first asked for: PyTorch Geometric takes seconds, in which the command line has to
 # answer to --help and to signals.
 _MODULES = (
-    *("benchmark", "data", "datasets", "genes", "models", "nn", "ops", "pl", "tasks", "tl"),
+    *("benchmark", "data", "datasets", "genes", "models", "networks", "nn", "ops", "pl"),
+    *("tasks", "tl", "training"),
     "transforms",
 )
-_MEMBERS = {"SToFM": "models", "Settings": "models", "from_anndata": "data"}
+_MEMBERS = {
+    "Annotator": "tasks",
+    "SToFM": "models",
+    "SToFMConfig": "networks",
+    "from_anndata": "data",
+}
 
 
 def __getattr__(name: str) -> Any:

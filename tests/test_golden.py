@@ -26,6 +26,7 @@ from stofm_geo import SToFM, tl
 from stofm_geo.cli.pretrain import command
 from stofm_geo.data.corpus import CorpusDataset, Source, build
 from stofm_geo.datasets import toy_tissue
+from stofm_geo.tasks import fine_tune
 
 FILE = Path(__file__).with_name("golden.json")
 SIZES = {"hidden_channels": 16, "heads": 2, "num_layers": 2, "n_components": 6, "out_channels": 24}
@@ -46,7 +47,7 @@ def fit_and_embed(encoder: str) -> dict[str, Any]:
 def shipped_model() -> dict[str, Any]:
     tissue = toy_tissue(200, 60, seed=0)
     model = SToFM.from_pretrained("stofm-geo-mini")
-    tissue.var_names = list(model.features.genes)[:60]
+    tissue.var_names = list(model.encoder.genes)[:60]
     model.embed(tissue)
     return {"network": model.network.state_dict(), "X_stofm": tissue.obsm["X_stofm"]}
 
@@ -59,7 +60,7 @@ def tasks() -> dict[str, Any]:
     found = {"domains": tissue.obs["stofm_domain"].cat.codes.to_numpy()}
     for method in ("probe", "mlp", "lora"):
         options = {} if method == "probe" else {"max_steps": 4}
-        learned = model.fine_tune(tissue, "region", method, progress=False, **options)
+        learned = fine_tune(model, tissue, "region", method, progress=False, **options)
         found[method] = learned.probabilities(other)
     tl.deconvolve(other, tissue, "cell_type")
     found["deconvolution"] = np.asarray(other.obsm["stofm_proportions"])
@@ -83,7 +84,7 @@ def pretraining() -> dict[str, Any]:
                 "--trainer.accelerator=cpu",
                 "--trainer.max_steps=4",
                 "--trainer.enable_progress_bar=false",
-                *(f"--model.settings.{name}={value}" for name, value in sizes.items()),
+                *(f"--model.config.{name}={value}" for name, value in sizes.items()),
             ]
         )
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)

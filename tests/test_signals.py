@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from stofm_geo import SToFM, tl
 from stofm_geo.cli import app
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.models.pretraining import Pretraining
+from stofm_geo.training.pretrain import Pretraining
 
 SMALL = dict(hidden_channels=16, heads=2, num_layers=1, n_components=6, out_channels=24)
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -109,7 +109,7 @@ def test_pretraining_goes_on_where_a_signal_stopped_it(tmp_path, monkeypatch, nu
     settings = {**SMALL, "organism": "null"}
 
     def train(folder: str) -> tuple[int, str]:
-        given = [f"--model.settings.{name}={value}" for name, value in settings.items()]
+        given = [f"--model.config.{name}={value}" for name, value in settings.items()]
         given += [f"--data.folder={tmp_path / 'c'}", f"--folder={tmp_path / folder}"]
         given += ["--data.node_budget=400", "--trainer.max_steps=6", "--trainer.accelerator=cpu"]
         given += ["--checkpoint_every=2"]

@@ -73,8 +73,12 @@ def import_all() -> None:
         "tensorboard",
         "transformers.models.bert.modeling_bert",
         *("stofm_geo.cli", "stofm_geo.tl", "stofm_geo.pl", "stofm_geo.data.corpus"),
-        *("stofm_geo._training", "stofm_geo.genes.adapting", "stofm_geo.tasks.fine_tuning"),
-        "stofm_geo.models.corpus_pretraining",
+        *(
+            "stofm_geo.training.trainer",
+            "stofm_geo.training.adapt_encoder",
+            "stofm_geo.training.finetune",
+        ),
+        "stofm_geo.training.corpus_pretrain",
     ):
         import_module(name)
 
@@ -187,9 +191,9 @@ def _pretrain(inputs: Path, out: Path, again: bool) -> list[str]:
         f"--trainer.max_steps={STEPS}",
         "--trainer.accelerator=cpu",
         "--trainer.enable_progress_bar=false",
-        "--model.settings.organism=null",
-        "--model.settings.n_components=6",
-        *(f"--model.settings.{name}={value}" for name, value in _TINY.items()),
+        "--model.config.organism=null",
+        "--model.config.n_components=6",
+        *(f"--model.config.{name}={value}" for name, value in _TINY.items()),
     ]
 
 
@@ -210,7 +214,7 @@ def _with_seed(name: str, *words: str, to: str = "") -> Callable[[Path, Path, bo
     return lambda inputs, out, again: made(inputs=inputs, out=out, again=again)
 
 
-_STEP = "stofm_geo.models.pretraining:Pretraining.training_step"
+_STEP = "stofm_geo.training.pretrain:Pretraining.training_step"
 _READ = "stofm_geo.data:read_slice_file"
 _ANNOTATOR = "stofm_geo.tasks.annotation:Annotator"
 COMMANDS = {
@@ -250,7 +254,7 @@ COMMANDS = {
         {"encoder": _encoder},
         {
             "reading": _READ,
-            "fitting": "stofm_geo.genes.adaptation:Adaptation.training_step",
+            "fitting": "stofm_geo.training.adaptation:Adaptation.training_step",
         },
     ),
     "corpus build": Command(

@@ -31,7 +31,7 @@ from stofm_geo import SToFM
 from stofm_geo.data import read_slice_file
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import Vocabulary
-from stofm_geo.tasks import Annotator
+from stofm_geo.tasks import Annotator, fine_tune
 
 CLASSES = ("clear", "harmless", "silent", "traceback", "hang", "memory")
 _SECONDS, _BYTES = 10, 2 * 2**30
@@ -45,7 +45,7 @@ def originals(folder: Path) -> dict[str, Callable[[Path], Any]]:
     sizes = dict(hidden_channels=16, heads=2, num_layers=1, n_components=6, out_channels=24)
     model = SToFM(**sizes).fit(tissue, max_steps=2, progress=False)
     model.save_pretrained(folder / "model")
-    model.fine_tune(tissue, "region", progress=False).save(folder / "annotator")
+    fine_tune(model, tissue, "region", progress=False).save(folder / "annotator")
     Vocabulary({"<pad>": 0, "<cls>": 1, "a": 2}, {"a": 1.5}).to_json(folder / "vocabulary.json")
     tissue.write_h5ad(folder / "slice.h5ad")
 

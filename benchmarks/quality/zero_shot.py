@@ -26,7 +26,8 @@ from benchmarks.quality.cell_types import SLICE, plain, probe
 from stofm_geo import SToFM
 from stofm_geo.benchmark.datasets import each_once
 from stofm_geo.genes.features import from_state
-from stofm_geo.models.network import Network
+from stofm_geo.networks.state import ModelState
+from stofm_geo.networks.stofm import SToFMNetwork
 
 TASKS = (
     ("dlpfc_151674", "region"),
@@ -53,12 +54,14 @@ def slices(data: Path) -> Iterator[tuple[str, AnnData]]:
 
 def untrained(model: SToFM, seed: int) -> SToFM:
     """The same network, as it is made."""
-    encoder = model.features
+    encoder = model.encoder
     torch.manual_seed(seed)
     settings, _ = encoder.state()
     new = from_state(settings, {})
-    network = Network(new.out_channels, model.settings, new)
-    return SToFM.of(network, model.settings, {"seed": seed, "steps": 0}).eval()
+    network = SToFMNetwork(new.out_channels, model.config, new)
+    return SToFM.from_state(
+        ModelState(model.config, network.eval(), new, {"seed": seed, "steps": 0})
+    )
 
 
 def vectors(model: SToFM, adata: AnnData) -> np.ndarray:
@@ -77,7 +80,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*lbfgs failed to converge.*")
     model = SToFM.from_pretrained(args.model)
-    width = model.features.out_channels
+    width = model.encoder.out_channels
     rest = [untrained(model, seed) for seed in range(args.seeds)]
     scores: dict[str, dict[str, list[list[float]]]] = {}
     for name, adata in slices(args.data):

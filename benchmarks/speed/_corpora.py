@@ -14,10 +14,11 @@ from lightning.pytorch.callbacks import Callback
 
 from stofm_geo._quiet import quiet
 from stofm_geo.benchmark.memory import memory
-from stofm_geo.data.corpus import CorpusDataModule, build, find_sources, summary
+from stofm_geo.data.corpus import build, find_sources, summary
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.models.corpus_pretraining import DEFAULTS, CorpusPretraining
-from stofm_geo.models.objectives import Objectives
+from stofm_geo.training.corpus_data import CorpusDataModule
+from stofm_geo.training.corpus_pretrain import DEFAULTS, CorpusPretraining
+from stofm_geo.training.objectives import Objectives
 
 WARM_UP = 2  # steps that are not counted
 

@@ -10,6 +10,7 @@ from anndata import AnnData
 from stofm_geo import SToFM
 from stofm_geo.benchmark.problems import LABEL, Problem
 from stofm_geo.benchmark.trained import count
+from stofm_geo.tasks import fine_tune
 from stofm_geo.tl import deconvolve, impute
 
 Answer = tuple[list[np.ndarray], dict[str, Any]]
@@ -25,7 +26,7 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
     Args:
         problem: Any.
         seed: Of weights and training.
-        method: Of :meth:`stofm_geo.SToFM.fine_tune`.
+        method: Of :func:`stofm_geo.tasks.fine_tune`.
         steps: Of pre-training; after 1, embeddings are plain averages over the tissue.
     """
     test = [part.copy() for part in problem.test]
@@ -41,8 +42,8 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
     record = {"parameters": count(model.network), "steps": steps}
     if problem.kind == "vectors":
         return [_embedded(model, part) for part in test], record
-    annotator = model.fine_tune(
-        problem.train, LABEL, method, task=problem.about, seed=seed, progress=False
+    annotator = fine_tune(
+        model, problem.train, LABEL, method, task=problem.about, seed=seed, progress=False
     )
     for part in test:
         annotator.predict(part, key_added="found")

@@ -60,16 +60,16 @@ def adapt(
     cell-encoder.
     """
     from stofm_geo._files import check_folder
-    from stofm_geo.genes import AdaptationSettings, Vocabulary, save_adapted
-    from stofm_geo.genes import adapt as train
-    from stofm_geo.genes.adapting import FILES
+    from stofm_geo.genes import Vocabulary
+    from stofm_geo.training.adapt_encoder import FILES, adapt_encoder, save_adapted
+    from stofm_geo.training.adaptation_config import AdaptationConfig
 
     check_folder(output, FILES, make=True)
     given = {"hidden_size": hidden_size, "layers": layers, "heads": heads}
     sizes = {name: value for name, value in given.items() if value is not None}
     if init is not None and sizes:
         raise ValueError(f"{init}: has sizes of its own; leave out {', '.join(sizes)}")
-    settings = AdaptationSettings(
+    settings = AdaptationConfig(
         batch_size=batch_size,
         max_length=max_length,
         learning_rate=learning_rate,
@@ -78,7 +78,7 @@ def adapt(
         **sizes,
     )
     start = time.perf_counter()
-    encoder, record = train(
+    encoder, record = adapt_encoder(
         _opened(slices),
         Vocabulary.read(vocabulary),
         settings,

@@ -66,10 +66,15 @@ def command(args: list[str]) -> LightningCLI:
     from lightning.pytorch.cli import LightningCLI
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-    from stofm_geo.data.corpus import CorpusDataModule
-    from stofm_geo.models.callbacks import KeepBest, StepCheckpoint, StopWhenAsked, Throughput
-    from stofm_geo.models.checkpoints import WholeCheckpoints
-    from stofm_geo.models.corpus_pretraining import CorpusPretraining
+    from stofm_geo.training.callbacks import (
+        SaveBestModel,
+        StepCheckpoint,
+        StopWhenAsked,
+        Throughput,
+    )
+    from stofm_geo.training.checkpoints import AtomicCheckpointIO
+    from stofm_geo.training.corpus_data import CorpusDataModule
+    from stofm_geo.training.corpus_pretrain import CorpusPretraining
 
     class Command(LightningCLI):
         def add_arguments_to_parser(self, parser: Any) -> None:
@@ -94,7 +99,7 @@ def command(args: list[str]) -> LightningCLI:
                 StepCheckpoint(
                     folder / "checkpoints", self._get(self.config_init, "checkpoint_every")
                 ),
-                KeepBest(str(folder / "model")),
+                SaveBestModel(str(folder / "model")),
                 LearningRateMonitor("step"),
                 Throughput(),
                 StopWhenAsked(folder / "checkpoints" / _LAST),
@@ -102,7 +107,7 @@ def command(args: list[str]) -> LightningCLI:
             given = config["plugins"] or []
             given = given if isinstance(given, list) else [given]
             if not any(isinstance(plugin, CheckpointIO) for plugin in given):
-                config["plugins"] = [*given, WholeCheckpoints()]
+                config["plugins"] = [*given, AtomicCheckpointIO()]
             if config["enable_progress_bar"] is not False:
                 callbacks.append(RichProgressBar())
             return self._instantiate_trainer(config, callbacks)

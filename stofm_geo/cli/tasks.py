@@ -71,7 +71,8 @@ def finetune(
     """
     from stofm_geo import SToFM
     from stofm_geo._files import check_folder
-    from stofm_geo.models.storage import FILES
+    from stofm_geo.networks.files import FILES
+    from stofm_geo.tasks import fine_tune
     from stofm_geo.tasks.labels import labels_to_learn
     from stofm_geo.tasks.learning import check_options
 
@@ -86,7 +87,8 @@ def finetune(
         start = time.perf_counter()
     else:
         base = SToFM.from_pretrained(model)
-    annotator = base.fine_tune(
+    annotator = fine_tune(
+        base,
         adatas,
         label_key,
         method.value,

@@ -14,7 +14,7 @@ from stofm_geo._checks import check_positions, naming
 from stofm_geo._keys import Keys
 from stofm_geo.data.panel_slice import PanelSlice
 from stofm_geo.data.slices import slice_graph
-from stofm_geo.genes import CellFeatures, PanelEncoder
+from stofm_geo.genes import CellFeatures
 from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialKNN, SubSlices
 
 
@@ -41,14 +41,14 @@ def pieces(
         cells_per_subslice: Most core cells of a piece.
         n_components: Of the slice, for a panel encoder.
     """
-    if not isinstance(features, PanelEncoder):
+    if features.module is None:
         data = slice_graph(part, features)  # whose messages name the slice already
         graph = Compose([SpatialKNN(k), MacroNodes(max_nodes=max_macro_nodes, join=False)])
         # Two edges of halo, so that the niches of border cells are whole.
         return SubSlices(cells_per_subslice, halo=2).lazily(graph(data), JoinMacroNodes())
     with naming(part.uns["name"]):
         own = PanelSlice(
-            features.known(part),
+            features.module.known(part),
             check_positions(part, Keys.SPATIAL),
             part.obs["row"].to_numpy(),
             k=k,
@@ -56,7 +56,7 @@ def pieces(
             cells_per_subslice=cells_per_subslice,
             n_components=n_components,
         )
-    return _PanelPieces(own, features.technology_of(part))
+    return _PanelPieces(own, features.module.technology_of(part))
 
 
 class _PanelPieces(Sequence[Data]):

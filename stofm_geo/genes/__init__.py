@@ -1,7 +1,5 @@
 """Gene scale: from counts to one vector a cell."""
 
-from stofm_geo.genes.adaptation_settings import AdaptationSettings
-from stofm_geo.genes.adapting import adapt, save_adapted
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.features import CellFeatures, ObsmFeatures, PCAFeatures
 from stofm_geo.genes.gene_table import GeneTable
@@ -14,7 +12,6 @@ from stofm_geo.genes.tokens import rank_tokens, token_blocks
 from stofm_geo.genes.vocabulary import Vocabulary
 
 __all__ = [
-    "AdaptationSettings",
     "CellFeatures",
     "GeneMatch",
     "GeneTable",
@@ -23,12 +20,10 @@ __all__ = [
     "PanelEncoder",
     "RankEncoder",
     "Vocabulary",
-    "adapt",
     "as_counts",
     "ensembl_ids",
     "harmonize",
     "match_genes",
     "rank_tokens",
-    "save_adapted",
     "token_blocks",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,9 +22,19 @@ _LEAST_SHARED = 0.5
 
 
 class CellFeatures(Protocol):
-    """What every encoder does: slices in, one vector a cell out."""
+    """An encoder: slices in, one vector a cell out.
+
+    Attributes:
+        out_channels: Size of a vector.
+        genes: Names of the genes that it reads; ``None`` for vectors in ``obsm``.
+        key: Key in ``obsm`` of the vectors that it reads; ``None`` for counts in ``X``.
+        module: The part that is trained with the network: the encoder itself, or ``None``.
+    """
 
     out_channels: int
+    genes: Collection[str] | None
+    key: str | None
+    module: PanelEncoder | None
 
     def fit(self, slices: list[AnnData]) -> CellFeatures:
         """Learn from slices; returns itself."""
@@ -47,6 +57,8 @@ class PCAFeatures:
     Args:
         n_components: Most components; fewer where there are fewer genes or cells (default 50).
     """
+
+    key = module = None
 
     def __init__(self, n_components: int = 50) -> None:
         check_positive("n_components", n_components, whole=True)
@@ -156,6 +168,8 @@ class ObsmFeatures:
     Args:
         key: Key in ``obsm``.
     """
+
+    genes = module = None
 
     def __init__(self, key: str) -> None:
         self.key = key

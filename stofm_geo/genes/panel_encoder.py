@@ -56,6 +56,8 @@ class PanelEncoder(nn.Module):
         ValueError: Genes or technologies are named twice, or there are no genes.
     """
 
+    key = None
+
     def __init__(
         self,
         genes: Sequence[str],
@@ -91,8 +93,13 @@ class PanelEncoder(nn.Module):
         nn.init.zeros_(self.narrow.weight)
         nn.init.zeros_(self.narrow.bias)
 
+    @property
+    def module(self) -> PanelEncoder:
+        """The encoder itself: it is trained with the network."""
+        return self
+
     @classmethod
-    def of(cls, slices: Sequence[AnnData], **sizes: int) -> PanelEncoder:
+    def from_slices(cls, slices: Sequence[AnnData], **sizes: int) -> PanelEncoder:
         """An untrained encoder of all genes and technologies that these slices have."""
         genes = sorted(set().union(*(part.var_names for part in slices)))
         named = {str(part.uns[Keys.TECHNOLOGY]) for part in slices if Keys.TECHNOLOGY in part.uns}

@@ -5,37 +5,34 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from anndata import AnnData
 from huggingface_hub import ModelHubMixin
-from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 from torch_geometric.data import Data
 
 from stofm_geo._checks import check_anndatas, check_key, check_positive
 from stofm_geo._files import atomic_folder
-from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
 from stofm_geo.data.pieces import pieces
-from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, Vocabulary
-from stofm_geo.models import official, storage
-from stofm_geo.models.inputs import emptied, split, untrained_features
-from stofm_geo.models.locations import locate
-from stofm_geo.models.network import Network
-from stofm_geo.models.puzzles import puzzles
-from stofm_geo.models.settings import Settings
-from stofm_geo.models.warm_start import warm_start
+from stofm_geo.genes import CellFeatures, Vocabulary
+from stofm_geo.models import official
+from stofm_geo.models.hub import locate
+from stofm_geo.models.prepare import emptied, split, untrained_features
+from stofm_geo.networks.config import SToFMConfig
+from stofm_geo.networks.files import FILES
+from stofm_geo.networks.state import ModelState
+from stofm_geo.networks.stofm import SToFMNetwork
+from stofm_geo.networks.warm_start import warm_start
+from stofm_geo.training.pretraining_loader import puzzles
 
-if TYPE_CHECKING:
-    from stofm_geo.tasks import Annotator
 
-
-class SToFM(nn.Module, ModelHubMixin):
-    """Multi-scale model of tissue: an SE(2) Transformer over cells and virtual cells.
+class SToFM(ModelHubMixin):
+    """Multi-scale model of tissue: an SE(2) Transformer over cells and macro nodes.
 
     Example:
         >>> model = SToFM().fit(adata)
@@ -43,35 +40,50 @@ class SToFM(nn.Module, ModelHubMixin):
         >>> model.save_pretrained("my-model")
         >>> model = SToFM.from_pretrained("my-model")
 
-    Embeddings do not change when a slice is turned, shifted, rescaled or sorted anew.
+    Embeddings are invariant to rotation, translation, scale and row order of a slice.
 
     Args:
-        settings: Any of :class:`~stofm_geo.models.Settings`, by name.
+        config: Fields of :class:`~stofm_geo.SToFMConfig`, by name.
 
     Attributes:
-        settings: All settings.
-        network: The network, or ``None`` before :meth:`fit`.
-        features: The encoder from counts to features, or ``None`` before :meth:`fit`.
-        training_record: How the weights came about: seed, steps, slices, losses.
+        config: The configuration.
+        network: The network, a ``torch.nn.Module``; ``None`` before :meth:`fit`.
+        encoder: The encoder from counts to features; ``None`` before :meth:`fit`.
+        training_record: How the weights were trained: seed, steps, slices, losses.
 
     Raises:
         TypeError, ValueError: A setting that does not exist or is out of range.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.settings = Settings(**settings)
-        self.network: Network | None = None
-        self.features: CellFeatures | None = None
+    def __init__(self, **config: Any) -> None:
+        self.config = SToFMConfig(**config)
+        self.network: SToFMNetwork | None = None
+        self.encoder: CellFeatures | None = None
         self.training_record: dict[str, Any] = {}
 
     @classmethod
-    def of(cls, network: Network, settings: Settings, record: dict[str, Any]) -> SToFM:
-        """A model of a network that was trained otherwise; one with a panel encoder."""
-        model = cls(**asdict(settings))
-        model.network, model.features = network, network.encoder
-        model.training_record = record
+    def from_state(cls, state: ModelState) -> SToFM:
+        """Make a model of what was trained or loaded."""
+        model = cls(**asdict(state.config))
+        model.network, model.encoder = state.network, state.encoder
+        model.training_record = state.record
         return model
+
+    @property
+    def state(self) -> ModelState:
+        """Configuration, network, encoder and record.
+
+        Raises:
+            RuntimeError: The model has not been fitted.
+        """
+        if self.network is None or self.encoder is None:
+            raise RuntimeError("this model has no weights; call fit() or from_pretrained() first")
+        return ModelState(self.config, self.network, self.encoder, self.training_record)
+
+    def to(self, device: torch.device | str) -> SToFM:
+        """Move the network, and an encoder that is trained with it; returns the model itself."""
+        self.state.network.to(device)
+        return self
 
     def fit(
         self,
@@ -106,8 +118,8 @@ class SToFM(nn.Module, ModelHubMixin):
         Raises:
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         """
-        from stofm_geo._training import run, seeded
-        from stofm_geo.models.pretraining import Pretraining
+        from stofm_geo.training.pretrain import Pretraining
+        from stofm_geo.training.trainer import run, seeded
 
         check_positive("max_steps", max_steps, whole=True)
         adatas = check_anndatas(adata)
@@ -118,21 +130,21 @@ class SToFM(nn.Module, ModelHubMixin):
         def parts(genes: Collection[str] | None = None) -> list[AnnData]:
             found = []
             for one, name in zip(adatas, names, strict=True):
-                found += split(one, self.settings, features, name=name, genes=genes, **keys)
+                found += split(one, self.config, features, name=name, genes=genes, **keys)
             return found
 
         slices = parts()
         with seeded(seed):
-            self.features = untrained_features(self.settings, features, slices)
-            if emptied(slices, self._genes()):
-                slices = parts(self._genes())
-            encoder = self.features if isinstance(self.features, PanelEncoder) else None
-            self.network = Network(self.features.out_channels, self.settings, encoder)
-            module = Pretraining(self.network, self.settings)
-            of_slices = [pieces(part, self.features, **self.settings.of_pieces) for part in slices]
+            self.encoder = untrained_features(self.config, features, slices)
+            if emptied(slices, self.encoder.genes):
+                slices = parts(self.encoder.genes)
+            encoder = self.encoder.module
+            self.network = SToFMNetwork(self.encoder.out_channels, self.config, encoder)
+            module = Pretraining(self.network, self.config)
+            of_slices = [pieces(part, self.encoder, **self.config.of_pieces) for part in slices]
             if encoder is not None:
                 warm_start(encoder, [(part[0].panel, part[0].loadings) for part in of_slices])
-            loader = puzzles(ConcatDataset(of_slices), self.settings, max_steps)
+            loader = puzzles(ConcatDataset(of_slices), self.config, max_steps)
             run(module, loader, max_steps=max_steps, progress=progress)
         self.network.cpu().eval()
         last = torch.stack([*module.losses]).cpu().mean(dim=0)
@@ -178,45 +190,18 @@ class SToFM(nn.Module, ModelHubMixin):
         """
         check_key("key_added", key_added)
         slices = self.slices(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
-        self.eval()
-        device = next(self.network.parameters()).device
-        vectors = np.zeros((adata.n_obs, self.settings.out_channels), dtype=np.float32)
+        network = self.state.network.eval()
+        device = next(network.parameters()).device
+        vectors = np.zeros((adata.n_obs, self.config.out_channels), dtype=np.float32)
         for part in slices:
             for piece in self.pieces(part):
                 with torch.inference_mode():
-                    z = self(piece.to(device))
+                    z, _ = network(piece.to(device))
                 # Each cell is core in one piece.
                 rows = piece.n_id[piece.core_mask].cpu().numpy()
                 vectors[rows] = z[piece.core_mask].cpu().numpy()
         adata.obsm[key_added] = vectors
         adata.uns[Keys.UNS] = self._provenance(slices)
-
-    def fine_tune(
-        self, adata: AnnData | list[AnnData], label_key: str, method: str = "probe", **options: Any
-    ) -> Annotator:
-        """Learn labels; the model itself stays as it is.
-
-        Example:
-            >>> annotator = model.fine_tune(adata, "region")
-            >>> annotator.predict(other)  # writes other.obs["stofm_label"]
-
-        Args:
-            adata: Slices with labels, one or several AnnData.
-            label_key: Column of ``obs`` with labels; cells without one are not learned from. The
-                words ``nan``, ``None``, ``NA`` and the like are no labels, and whole numbers are
-                the same label as integers, floats and text.
-            method: ``"probe"`` (default), ``"mlp"``, ``"lora"`` or ``"full"``: what is trained.
-            options: Of :func:`stofm_geo.tasks.fine_tune`: ``task``, ``slice_key``, ``held_out``,
-                ``max_steps``, ``seed``, ...
-
-        Raises:
-            KeyError, TypeError, ValueError: Input that does not fit; the message says what.
-            ImportError: ``method="lora"`` without peft.
-            RuntimeError: The model has not been fitted.
-        """
-        from stofm_geo.tasks import fine_tune  # which needs models
-
-        return fine_tune(self, adata, label_key, method, **options)
 
     def slices(
         self,
@@ -241,23 +226,13 @@ class SToFM(nn.Module, ModelHubMixin):
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
             RuntimeError: The model has not been fitted.
         """
-        self._check_fitted()
+        encoder = self.state.encoder
         keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
-        return split(adata, self.settings, self._features_key(), genes=self._genes(), **keys)
+        return split(adata, self.config, encoder.key, genes=encoder.genes, **keys)
 
     def pieces(self, part: AnnData) -> Sequence[Data]:
         """Sub-slices of one of :meth:`slices`, each cut when it is asked for."""
-        return pieces(part, self.features, **self.settings.of_pieces)
-
-    def forward(self, data: Data) -> Tensor:
-        """Embed the nodes of a sub-slice: ``[num_nodes, out_channels]``.
-
-        Args:
-            data: A graph from :mod:`stofm_geo.transforms` (``SpatialKNN``, ``MacroNodes``,
-                ``SubSlices``), or a batch of them, with ``x`` as the model's features make it.
-        """
-        self._check_fitted()
-        return self.network(data)[0]
+        return pieces(part, self.encoder, **self.config.of_pieces)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
         """Write ``config.json`` and ``model.safetensors`` (Hugging Face hub layout) into a folder.
@@ -272,17 +247,17 @@ class SToFM(nn.Module, ModelHubMixin):
             OSError: It cannot be written.
             RuntimeError: The model has not been fitted.
         """
-        self._check_fitted()
+        self.state  # noqa: B018 - raises where there is nothing to save
         folder, push = Path(save_directory), kwargs.pop("push_to_hub", False)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(folder, storage.FILES, keep_others=True) as temporary:
+        with atomic_folder(folder, FILES, keep_others=True) as temporary:
             super().save_pretrained(temporary, **kwargs)
         if not push:
             return None
         return self.push_to_hub(**{"repo_id": folder.name, **kwargs})
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        storage.save(self, save_directory)
+        self.state.save(save_directory)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> SToFM:
@@ -298,7 +273,8 @@ class SToFM(nn.Module, ModelHubMixin):
         Raises:
             ValueError: It is none of these, is damaged, or is no model of this library.
         """
-        return storage.load(*locate(str(pretrained_model_name_or_path), hub))
+        files = locate(str(pretrained_model_name_or_path), hub)
+        return cls.from_state(ModelState.load(*files))
 
     @classmethod
     def from_official(
@@ -317,7 +293,7 @@ class SToFM(nn.Module, ModelHubMixin):
         Raises:
             ValueError: It takes something else.
         """
-        own = self._features_key()
+        own = self.state.encoder.key
         if key != own:
             takes = "counts in X" if own is None else f"obsm[{own!r}]"
             asked = "counts in X" if key is None else f"obsm[{key!r}]"
@@ -325,26 +301,14 @@ class SToFM(nn.Module, ModelHubMixin):
 
     def weights_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of all weights, features included."""
-        return weights_hash(storage.tensors(self))
-
-    def _features_key(self) -> str | None:
-        """Key in ``obsm`` of the features, ``None`` for counts."""
-        return self.features.key if isinstance(self.features, ObsmFeatures) else None
-
-    def _genes(self) -> Collection[str] | None:
-        """Names of the genes that features are made of; ``None`` for vectors in ``obsm``."""
-        return getattr(self.features, "genes", None)
-
-    def _check_fitted(self) -> None:
-        if self.network is None:
-            raise RuntimeError("this model has no weights; call fit() or from_pretrained() first")
+        return self.state.weights_hash()
 
     def _provenance(self, slices: list[AnnData]) -> dict[str, Any]:
         return {
             "version": __version__,
-            "settings": asdict(self.settings),
+            "settings": asdict(self.config),
             "training": self.training_record,
-            "features": repr(self.features),
+            "features": repr(self.encoder),
             "seed": self.training_record["seed"],
             "weights_sha256": self.weights_hash(),
             "units": "cell spacings: median distance to the 6th nearest cell is 1",

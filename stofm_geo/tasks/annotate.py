@@ -11,7 +11,7 @@ from stofm_geo._keys import Keys
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.annotation import Annotator
 from stofm_geo.tasks.labels import labels_to_learn
-from stofm_geo.tasks.learning import check_options
+from stofm_geo.tasks.learning import check_options, fine_tune
 
 _OPTIONS = ("method", "held_out", "max_steps", "progress")
 
@@ -32,7 +32,7 @@ def annotate(
     """Predict labels and write them into ``adata.obs[key_added]``, in place.
 
     Of labelled slices, a model is fitted to them and to ``adata`` without labels first, on the
-    genes they share, and then learns the labels (:meth:`SToFM.fine_tune`).
+    genes they share, and then learns the labels (:func:`stofm_geo.tasks.fine_tune`).
 
     Args:
         adata: Slices to label.
@@ -46,7 +46,8 @@ def annotate(
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart, in all AnnData.
         seed: Of fit and fine-tuning.
-        options: Of :meth:`SToFM.fine_tune`: ``method``, ``held_out``, ``max_steps``, ``progress``.
+        options: Of :func:`stofm_geo.tasks.fine_tune`: ``method``, ``held_out``, ``max_steps``,
+            ``progress``.
 
     Raises:
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
@@ -75,5 +76,5 @@ def annotate(
         [*labelled, adata], seed=seed, progress=progress, names=[*names, "AnnData"], **keys
     )
     options |= {"task": task, "seed": seed, "progress": progress, "names": names, **keys}
-    annotator = model.fine_tune(labelled, label_key, **options)
+    annotator = fine_tune(model, labelled, label_key, **options)
     annotator.predict(adata, key_added=key_added, unsure=unsure, **keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from anndata import AnnData
 from torch import Tensor, nn
 from torch.distributions import Categorical
+from torch_geometric.data import Data
 
 from stofm_geo._checks import check_key, check_positions, check_share
 from stofm_geo._colors import own_colors
@@ -20,16 +22,17 @@ from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
 from stofm_geo._weights import check_shapes
-from stofm_geo.models import storage
-from stofm_geo.models.locations import in_folder
+from stofm_geo.models.hub import in_folder
 from stofm_geo.models.stofm import SToFM
+from stofm_geo.networks import files
+from stofm_geo.networks.state import ModelState
 from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.tasks.calibration import label_of
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
 from stofm_geo.tasks.mlp import Classifier
-from stofm_geo.tasks.reading import Reading
-from stofm_geo.tasks.surroundings import Tissue, around, check_task, survey
+from stofm_geo.tasks.reading import Moments, Reading
+from stofm_geo.tasks.surroundings import Tissue, around, cells, check_task, survey
 
 _HEAD = "annotation."
 # A part of a slice lies as far from the classes either way; one of another patient, much further.
@@ -38,7 +41,7 @@ _NEAR = 6  # cells that stand in for one without counts
 
 
 class Annotator(nn.Module):
-    """Predicts labels of cells; made by :meth:`SToFM.fine_tune`.
+    """Predicts labels of cells; made by :func:`stofm_geo.tasks.fine_tune`.
 
     A classifier reads what the network says of a cell: for regions its embedding and the
     means of embeddings over 2, 4 and 8 steps on the graph, or as few of them as are best on what
@@ -76,17 +79,26 @@ class Annotator(nn.Module):
     ) -> None:
         super().__init__()
         check_task(task)
-        self.model, self.classes, self.task, self.absolute = model, list(classes), task, absolute
+        self.model, self.network = model, model.network
+        self.classes, self.task, self.absolute = list(classes), task, absolute
         self.record: dict[str, Any] = {}
-        self.read = Reading(model.network, task, absolute, len(classes))
+        self.read = Reading(self.network, task, absolute, len(classes))
         self.register_buffer("temperature", torch.ones(()))
         make = Classifier if mlp else nn.Linear
         self.mlp, self.head = mlp, make(len(self.read.scale), len(classes))
 
     def survey(self, tissue: Tissue) -> Tensor:
         """Vectors of all cells of a slice and what is around them, ``[n, D]``; no gradients."""
-        vectors = survey(self.model.network, tissue, self.task)
+        vectors = survey(self.network, tissue, self.task)
         return torch.cat([vectors, around(vectors, tissue, self.task)], dim=1)
+
+    def vectors(self, piece: Data) -> Tensor:
+        """Return the vectors of a piece's core cells, ``[n, width]``, with gradients."""
+        return cells(self.network, piece, self.task)
+
+    def moments(self, values: Tensor) -> Moments:
+        """Return means and deviations of a slice's vectors ``[n, D]``."""
+        return Moments.of(values)
 
     def tissues(
         self,
@@ -256,7 +268,7 @@ class Annotator(nn.Module):
             OSError: It cannot be written.
         """
         config = {
-            "model": storage.config_of(self.model),
+            "model": self._state().to_json(),
             "annotation": {
                 "classes": self.classes,
                 "task": self.task,
@@ -265,8 +277,8 @@ class Annotator(nn.Module):
                 "record": self.record,
             },
         }
-        with atomic_folder(folder, storage.FILES) as temporary:
-            storage.write(config, self._tensors(), temporary)
+        with atomic_folder(folder, files.FILES) as temporary:
+            files.write(config, self._tensors(), temporary)
 
     @classmethod
     def load(cls, folder: str | Path) -> Annotator:
@@ -275,8 +287,8 @@ class Annotator(nn.Module):
         Raises:
             ValueError: It is no such folder, or is damaged.
         """
-        files = in_folder(Path(folder), "Annotator.save or stofm-geo finetune")
-        return storage.read(*files, cls._of)
+        found = in_folder(Path(folder), "Annotator.save or stofm-geo finetune")
+        return files.read(*found, cls._of)
 
     @classmethod
     def _of(cls, config: dict[str, Any], stored: dict[str, Tensor]) -> Annotator:
@@ -285,7 +297,7 @@ class Annotator(nn.Module):
         own = _checked(config["annotation"])
         rest = {name: value for name, value in stored.items() if not name.startswith(_HEAD)}
         head = {name[len(_HEAD) :]: v for name, v in stored.items() if name.startswith(_HEAD)}
-        model = storage.model_of(config["model"], rest)
+        model = SToFM.from_state(ModelState.from_json(config["model"], rest))
         made = own["classes"], own["task"], own["absolute"], own["mlp"]
         # As many classes as there are weights of, which take as much memory.
         with torch.device("meta"):
@@ -297,13 +309,17 @@ class Annotator(nn.Module):
             raise ValueError(f"the temperature is {float(annotator.temperature)}")
         return annotator.eval()
 
+    def _state(self) -> ModelState:
+        """The model, with the network as it was trained here."""
+        return replace(self.model.state, network=self.network)
+
     def _own(self) -> dict[str, Tensor]:
         """All arrays but the model's."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith("model.")}
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
 
     def _tensors(self) -> dict[str, Tensor]:
         own = {_HEAD + name: value.contiguous().cpu() for name, value in self._own().items()}
-        return storage.tensors(self.model) | own
+        return self._state().tensors() | own
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.task}, {len(self.classes)} classes)"

@@ -15,7 +15,7 @@ from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks import lora, mlp
 from stofm_geo.tasks.annotation import Annotator
 from stofm_geo.tasks.calibration import temperature
-from stofm_geo.tasks.labels import codes_of, labels_to_learn
+from stofm_geo.tasks.labels import balanced, codes_of, labels_to_learn
 from stofm_geo.tasks.metrics import scores
 from stofm_geo.tasks.probe import choose, learn
 from stofm_geo.tasks.reading import Moments
@@ -23,7 +23,7 @@ from stofm_geo.tasks.splits import folds, tissue_groups
 from stofm_geo.tasks.surroundings import Tissue, check_task
 
 if TYPE_CHECKING:
-    from stofm_geo.tasks.fine_tuning import FineTuning
+    from stofm_geo.training.finetune import FineTuning
 
 METHODS = ("probe", "mlp", "lora", "full")
 _RATES = {"lora": 1e-3, "full": 1e-4}
@@ -45,7 +45,7 @@ def fine_tune(
     progress: bool = True,
     names: list[str] | None = None,
 ) -> Annotator:
-    """Learn labels from slices; see :meth:`SToFM.fine_tune`.
+    """Learn labels from slices; classes, or regions; the model itself stays as it is.
 
     First, the classifier is fitted to the frozen network, by logistic regression; how strongly it
     is regularised is chosen on parts of the tissue that are held out in turns. With ``"mlp"``, a
@@ -96,7 +96,7 @@ def fine_tune(
                 tissues.append(Tissue.of(model, part, one.n_obs))
                 codes.append(own)
     annotator = Annotator(
-        copy.deepcopy(model).cpu(), classes, task, len(tissues) > 1, method == "mlp"
+        copy.deepcopy(model).to("cpu"), classes, task, len(tissues) > 1, method == "mlp"
     )
     return _Learning(annotator, tissues, codes, seed).learn(method, held_out, max_steps, progress)
 
@@ -137,7 +137,7 @@ class _Learning:
         self.of_slice, self.codes = codes, np.concatenate(codes)
         self.ends = np.cumsum([len(code) for code in codes])[:-1]
         surveys = [annotator.survey(tissue) for tissue in tissues]
-        annotator.read.learn(torch.cat(surveys), annotator.model.network)
+        annotator.read.learn(torch.cat(surveys), annotator.network)
         read = [annotator.read(values, Moments.of(values)) for values in surveys]
         self.x = torch.cat(read).numpy()
         self.groups = np.concatenate(tissue_groups([tissue.positions for tissue in tissues]))
@@ -247,25 +247,25 @@ class _Learning:
         max_steps: int,
         progress: bool,
     ) -> FineTuning:
-        from stofm_geo._training import seeded
-        from stofm_geo.tasks.fine_tuning import FineTuning, train
+        from stofm_geo.training.finetune import FineTuning, train
+        from stofm_geo.training.trainer import seeded
 
-        network = self.annotator.model.network
         with seeded(self.seed):
             if method == "lora":
-                self.annotator.model.network = lora.added(network)
+                self.annotator.network = lora.added(self.annotator.network)
             module = FineTuning(
                 self.annotator,
                 self.tissues,
                 [np.where(s, c, -1) for s, c in self._split(shown)],
                 None if part is None else [np.where(s, c, -1) for s, c in self._split(part)],
+                balanced,
                 rate=_RATES[method],
                 strength=self.strength,
             )
             train(module, max_steps, progress)
             self.annotator.cpu()
             if method == "lora":
-                self.annotator.model.network = lora.merged(self.annotator.model.network)
+                self.annotator.network = lora.merged(self.annotator.network)
         return module
 
     def _split(self, mask: np.ndarray) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 from torch_geometric.nn.dense.linear import Linear
 
-from stofm_geo.models.network import Network
+from stofm_geo.networks.stofm import SToFMNetwork
 
 _RANK, _DROPOUT = 8, 0.1
 _LAYERS = ("lin_query", "lin_key", "lin_value", "lin_out", "feed_forward.0", "feed_forward.2")
@@ -29,7 +29,7 @@ def check_installed() -> None:
         ) from error
 
 
-def added(network: Network) -> nn.Module:
+def added(network: SToFMNetwork) -> nn.Module:
     """The network with additions, zero at first; nothing else of it is trained.
 
     peft knows torch's linear layers alone, so PyG's are replaced by them, with the same weights.
@@ -50,7 +50,7 @@ def added(network: Network) -> nn.Module:
     return LoraModel(network, config, "default")
 
 
-def merged(model: nn.Module) -> Network:
+def merged(model: nn.Module) -> SToFMNetwork:
     """The network itself, additions added to its weights; all of it can be trained again."""
     return model.merge_and_unload().requires_grad_()
 

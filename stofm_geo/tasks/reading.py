@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stofm_geo.models.network import Network
+from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.tasks.surroundings import columns, reaches, units
 
 _SMALL = 1e-6
@@ -50,7 +50,7 @@ class Reading(nn.Module):
     centres: Tensor
     within: Tensor
 
-    def __init__(self, network: Network, task: str, absolute: bool, classes: int) -> None:
+    def __init__(self, network: SToFMNetwork, task: str, absolute: bool, classes: int) -> None:
         super().__init__()
         self.task, self.absolute = task, absolute
         scale = columns(network, task)
@@ -67,7 +67,7 @@ class Reading(nn.Module):
         """See the class."""
         return Moments(self.mean, self.std)
 
-    def learn(self, values: Tensor, network: Network) -> None:
+    def learn(self, values: Tensor, network: SToFMNetwork) -> None:
         """Note the moments of all that is learned from, ``[n, D]``."""
         self.mean, std = Moments.of(values)
         self.std = units(network, std, self.task)

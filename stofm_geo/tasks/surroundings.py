@@ -13,8 +13,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from stofm_geo._keys import Keys
-from stofm_geo.models.network import Network
 from stofm_geo.models.stofm import SToFM
+from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.transforms import SpatialKNN
 
 TASKS = ("region", "cell_type")
@@ -60,21 +60,25 @@ class Tissue(NamedTuple):
         rows, positions = part.obs["row"].to_numpy(), part.obsm[Keys.SPATIAL]
         place = torch.full((cells,), -1)
         place[torch.from_numpy(rows.copy())] = torch.arange(len(rows))
-        graph = SpatialKNN(model.settings.k)(Data(pos=torch.from_numpy(positions)))
+        graph = SpatialKNN(model.config.k)(Data(pos=torch.from_numpy(positions)))
         src, dst = graph.edge_index.numpy()
         share = 1 / np.bincount(dst, minlength=len(rows))[dst]
         step = sp.csr_matrix((share.astype(np.float32), (dst, src)), shape=(len(rows),) * 2)
         pieces = model.pieces(part)
         return cls(part.uns["name"], rows, positions, pieces, place, step, part.uns["empty"])
 
+    def core_index(self, piece: Data) -> Tensor:
+        """Return the numbers of a piece's core cells among ``rows``."""
+        return self.place.to(piece.n_id.device)[piece.n_id[piece.core_mask]]
 
-def width(network: Network, task: str) -> int:
+
+def width(network: SToFMNetwork, task: str) -> int:
     """Size of what :func:`cells` gives."""
     out = network.project.out_features
     return out if task == "region" else network.in_channels + out
 
 
-def cells(network: Network, piece: Data, task: str) -> Tensor:
+def cells(network: SToFMNetwork, piece: Data, task: str) -> Tensor:
     """Vectors of a piece's core cells, ``[n, width]``; gradients flow to the network.
 
     For regions, the embedding; for cell types, the cell's own features before it.
@@ -85,21 +89,16 @@ def cells(network: Network, piece: Data, task: str) -> Tensor:
 
 
 @torch.no_grad()
-def survey(network: Network, tissue: Tissue, task: str) -> Tensor:
+def survey(network: SToFMNetwork, tissue: Tissue, task: str) -> Tensor:
     """:func:`cells` of a whole slice, ``[n, width]``, on the network's device."""
     training, device = network.training, next(network.parameters()).device
     network.eval()
     vectors = torch.empty(len(tissue.rows), width(network, task), device=device)
     for piece in tissue.pieces:
         piece = piece.to(device)
-        vectors[places(tissue, piece)] = cells(network, piece, task)
+        vectors[tissue.core_index(piece)] = cells(network, piece, task)
     network.train(training)
     return vectors
-
-
-def places(tissue: Tissue, piece: Data) -> Tensor:
-    """Numbers of a piece's core cells in their slice, ``[n]``."""
-    return tissue.place.to(piece.n_id.device)[piece.n_id[piece.core_mask]]
 
 
 def around(vectors: Tensor, tissue: Tissue, task: str) -> Tensor:
@@ -117,7 +116,7 @@ def around(vectors: Tensor, tissue: Tissue, task: str) -> Tensor:
     return torch.from_numpy(np.concatenate(means, axis=1)).to(vectors)
 
 
-def columns(network: Network, task: str) -> Tensor:
+def columns(network: SToFMNetwork, task: str) -> Tensor:
     """Weight of each column of vectors and what is :func:`around` them."""
     own = torch.ones(width(network, task) * (1 + len(_HOPS) * (task == "region")))
     if task != "region":
@@ -125,7 +124,7 @@ def columns(network: Network, task: str) -> Tensor:
     return own
 
 
-def reaches(network: Network, task: str) -> list[Tensor]:
+def reaches(network: SToFMNetwork, task: str) -> list[Tensor]:
     """Columns of a classifier that looks 2 steps far, 4 steps, and 8, ``[D]`` bool each.
 
     For cell types, all of them.
@@ -137,7 +136,7 @@ def reaches(network: Network, task: str) -> list[Tensor]:
     return [place < size * (2 + number) for number in range(len(_HOPS))]
 
 
-def units(network: Network, std: Tensor, task: str) -> Tensor:
+def units(network: SToFMNetwork, std: Tensor, task: str) -> Tensor:
     """What columns are divided by, of their deviations: for regions, each by its own.
 
     For cell types, a cell's own features by one number, and its embedding by another: principal

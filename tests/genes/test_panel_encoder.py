@@ -18,7 +18,7 @@ FILES = 14
 @pytest.fixture
 def encoder(make_slice) -> PanelEncoder:
     torch.manual_seed(0)
-    encoder = PanelEncoder.of(
+    encoder = PanelEncoder.from_slices(
         [make_slice(genes=12)], out_channels=8, hidden_channels=16, n_components=6
     )
     for parameter in encoder.parameters():
@@ -88,7 +88,7 @@ def test_blocks_of_cells_are_as_all_at_once(make_slice, encoder, monkeypatch) ->
 def test_technologies_have_tokens_and_unknown_ones_have_none(make_slice) -> None:
     first, second = make_slice(40), make_slice(40)
     first.uns["technology"] = "MERFISH"
-    encoder = PanelEncoder.of([first, second], out_channels=8)
+    encoder = PanelEncoder.from_slices([first, second], out_channels=8)
     torch.nn.init.normal_(encoder.narrow.weight)
     torch.nn.init.normal_(encoder.technology.weight[1:])
     assert encoder.technologies == ["MERFISH"]
@@ -164,7 +164,7 @@ def test_one_encoder_reads_all_files(shared_data) -> None:
     )  # no counts
     assert len(files) == FILES
     slices = [harmonize(read_slice_file(file)[:200].copy()) for file in files]
-    encoder = PanelEncoder.of(slices, out_channels=8)
+    encoder = PanelEncoder.from_slices(slices, out_channels=8)
     for part in slices:
         vectors = encoder.transform(part)
         assert vectors.shape == (part.n_obs, 8) and np.isfinite(vectors).all()

@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.models.attention import attention_of
+from stofm_geo.tasks import fine_tune
 
 SMALL = dict(hidden_channels=32, heads=4, num_layers=2, cells_per_subslice=150, n_components=10)
 
@@ -56,7 +57,7 @@ def test_what_cannot_be_is_named(tissue, model) -> None:
         attention_of(model, tissue, 400)
     with pytest.raises(TypeError, match="found int"):
         attention_of(3, tissue, 0)
-    annotator = model.fine_tune(tissue, "region", slice_key="slice_id", progress=False)
+    annotator = fine_tune(model, tissue, "region", slice_key="slice_id", progress=False)
     with pytest.raises(TypeError, match="found Annotator: give its model"):
         attention_of(annotator, tissue, 0)
     with pytest.raises(TypeError, match=r"a name in obs_names or a row; found 1\.5"):

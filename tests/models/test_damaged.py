@@ -19,8 +19,9 @@ from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import Vocabulary
 from stofm_geo.genes.vocabulary import read_pickle
-from stofm_geo.models import official, storage
-from stofm_geo.tasks import Annotator
+from stofm_geo.models import official
+from stofm_geo.networks.files import FILES
+from stofm_geo.tasks import Annotator, fine_tune
 
 SMALL = dict(hidden_channels=16, heads=2, num_layers=2, n_components=6, out_channels=24)
 DEEP = "[" * 200_000
@@ -32,7 +33,7 @@ def saved(tmp_path_factory) -> Path:
     for name, more in (("pca", {}), ("panel", {"encoder": "panel"})):
         model = SToFM(**SMALL, **more).fit(tissue, max_steps=2, progress=False)
         model.save_pretrained(folder / name)
-    model.fine_tune(tissue, "region", progress=False, max_steps=2).save(folder / "annotator")
+    fine_tune(model, tissue, "region", progress=False, max_steps=2).save(folder / "annotator")
     return folder
 
 
@@ -149,7 +150,7 @@ def test_folders_without_a_hash_are_read(saved, tmp_path) -> None:
     assert again.weights_hash() == SToFM.from_pretrained(saved / "pca").weights_hash()
 
 
-@pytest.mark.parametrize("name", storage.FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_a_pipe_is_not_waited_for(saved, tmp_path, name: str) -> None:
     shutil.copytree(saved / "pca", tmp_path / "m")
     (tmp_path / "m" / name).unlink()

@@ -13,10 +13,10 @@ from stofm_geo.data import split_slices
 from stofm_geo.data.pieces import collate, pieces
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PanelEncoder
-from stofm_geo.models import Settings
-from stofm_geo.models.network import Network
-from stofm_geo.models.puzzles import puzzles
-from stofm_geo.models.warm_start import warm_start
+from stofm_geo.networks import SToFMConfig
+from stofm_geo.networks.stofm import SToFMNetwork
+from stofm_geo.networks.warm_start import warm_start
+from stofm_geo.training.pretraining_loader import puzzles
 
 SMALL = {
     "encoder": "panel",
@@ -27,7 +27,7 @@ SMALL = {
     "out_channels": 48,
     "k": 8,
 }
-SETTINGS = Settings(**SMALL)
+SETTINGS = SToFMConfig(**SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def part() -> AnnData:
 @pytest.fixture(scope="module")
 def encoder(part) -> PanelEncoder:
     torch.manual_seed(0)
-    return PanelEncoder.of([part], out_channels=16, n_components=8)
+    return PanelEncoder.from_slices([part], out_channels=16, n_components=8)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_virtual_cells_have_the_means_of_their_cells(piece) -> None:
 def test_the_network_sees_what_the_encoder_makes(part, encoder, piece) -> None:
     torch.manual_seed(0)
     torch.nn.init.normal_(encoder.narrow.weight)
-    network = Network(16, SETTINGS, encoder)
+    network = SToFMNetwork(16, SETTINGS, encoder)
     with torch.no_grad():
         found = network.features(piece)
         average = encoder.finish(torch.zeros(1, 16))
@@ -71,8 +71,8 @@ def test_the_network_sees_what_the_encoder_makes(part, encoder, piece) -> None:
 def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> None:
     first, second = (split_slices(adata)[0] for adata in panels)
     torch.manual_seed(0)
-    encoder = PanelEncoder.of([first, second], out_channels=16, n_components=8)
-    network = Network(16, SETTINGS, encoder).eval()
+    encoder = PanelEncoder.from_slices([first, second], out_channels=16, n_components=8)
+    network = SToFMNetwork(16, SETTINGS, encoder).eval()
     each = [pieces(part, encoder, **SETTINGS.of_pieces)[0] for part in (first, second)]
     with torch.no_grad():
         torch.testing.assert_close(
@@ -87,7 +87,7 @@ def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> No
 
 
 def test_what_the_encoder_makes_is_read_as_it_was(piece, encoder) -> None:
-    network = Network(16, SETTINGS, encoder)
+    network = SToFMNetwork(16, SETTINGS, encoder)
     with torch.no_grad():
         h = piece.x @ encoder.axes(piece.panel, piece.loadings)
         found = h @ network.reads(piece.panel, piece.loadings)
@@ -96,7 +96,7 @@ def test_what_the_encoder_makes_is_read_as_it_was(piece, encoder) -> None:
 
 def test_warm_start_tells_components_from_noise(part) -> None:
     torch.manual_seed(0)
-    encoder = PanelEncoder.of([part], out_channels=16, n_components=8)
+    encoder = PanelEncoder.from_slices([part], out_channels=16, n_components=8)
     piece = pieces(part, encoder, **SETTINGS.of_pieces)[0]
     warm_start(encoder, [(piece.panel, piece.loadings)])
     axes = piece.loadings / piece.loadings.norm(dim=0)
@@ -121,7 +121,7 @@ def fitted(panels) -> SToFM:
 
 
 def test_one_model_of_two_panels(fitted, panels, tmp_path) -> None:
-    assert len(fitted.features.genes) == 40
+    assert len(fitted.encoder.genes) == 40
     record = fitted.training_record
     assert np.isfinite([value for name, value in record.items() if "loss" in name]).all()
     fitted.save_pretrained(tmp_path / "model")
@@ -151,7 +151,7 @@ def test_technologies_are_known_by_name(panels) -> None:
     first, second = (adata.copy() for adata in panels)
     first.uns["technology"], second.uns["technology"] = "MERFISH", "Xenium"
     model = SToFM(**SMALL).fit([first, second], max_steps=30, progress=False)
-    assert model.features.technologies == ["MERFISH", "Xenium"]
+    assert model.encoder.technologies == ["MERFISH", "Xenium"]
     vectors = []
     for name in ("MERFISH", "Xenium", "one of tomorrow"):
         first.uns["technology"] = name
@@ -173,7 +173,7 @@ def test_genes_are_harmonised_where_that_is_asked_for(monkeypatch) -> None:
     symbols += ["PTPRC", "COL1A1", "PECAM1", "CD68", "LYZ", "NKG7", "GFAP", "MBP", "SNAP25", "RELN"]
     adata.var_names = symbols
     model = SToFM(**SMALL, organism="auto").fit(adata, max_steps=3, progress=False)
-    assert model.features.genes.str.startswith("ENSG").all()
+    assert model.encoder.genes.str.startswith("ENSG").all()
     mouse = adata.copy()
     mouse.var_names = [name.capitalize() for name in symbols]
     model.embed(mouse)
@@ -192,7 +192,7 @@ def test_settings_of_the_encoder_are_checked() -> None:
 
 def test_the_loader_of_puzzles(part, encoder) -> None:
     puzzle = next(iter(puzzles(pieces(part, encoder, **SETTINGS.of_pieces), SETTINGS, 1)))
-    z, _ = Network(16, SETTINGS, encoder)(puzzle)
+    z, _ = SToFMNetwork(16, SETTINGS, encoder)(puzzle)
     assert z.shape == (puzzle.num_nodes, 48) and torch.isfinite(z).all()
 
 

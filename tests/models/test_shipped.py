@@ -27,7 +27,7 @@ def tissue(monkeypatch):
     monkeypatch.setattr(socket, "socket", none)
     adata = toy_tissue(150, 60, seed=0)
     genes = np.array(["ENSG00000075624", "ENSG00000111640"])  # ACTB, GAPDH
-    known = [gene for gene in SToFM.from_pretrained(NAME).features.genes if gene not in genes]
+    known = [gene for gene in SToFM.from_pretrained(NAME).encoder.genes if gene not in genes]
     adata.var_names = [*genes, *known[:58]]
     return adata
 

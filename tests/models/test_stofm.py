@@ -162,7 +162,7 @@ def test_save_and_load(tissue, model, tmp_path) -> None:
     files = {file.name for file in (tmp_path / "m").iterdir()}
     assert {"config.json", "model.safetensors"} <= files and not any("pt" == f[-2:] for f in files)
     again = SToFM.from_pretrained(tmp_path / "m")
-    assert again.weights_hash() == model.weights_hash() and again.settings == model.settings
+    assert again.weights_hash() == model.weights_hash() and again.config == model.config
     np.testing.assert_array_equal(embedded(again, tissue), embedded(model, tissue))
 
 

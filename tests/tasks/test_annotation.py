@@ -11,7 +11,7 @@ from anndata import AnnData, read_h5ad
 
 from stofm_geo import SToFM, tl
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.tasks import Annotator
+from stofm_geo.tasks import Annotator, fine_tune
 from stofm_geo.tasks.splits import contiguous_blocks
 
 SMALL = dict(
@@ -47,12 +47,12 @@ def model(first) -> SToFM:
 
 @pytest.fixture(scope="module")
 def annotator(model, first) -> Annotator:
-    return model.fine_tune(first, "region", progress=False)
+    return fine_tune(model, first, "region", progress=False)
 
 
 @pytest.mark.parametrize(("task", "least"), [("region", 0.6), ("cell_type", 0.4)])
 def test_a_slice_never_seen_is_labelled(model, first, second, task, least) -> None:
-    found = model.fine_tune(first, task, task=task, progress=False)
+    found = fine_tune(model, first, task, task=task, progress=False)
     adata = second.copy()
     assert found.predict(adata) is None
     label, p = adata.obs["stofm_label"], adata.obsm["stofm_label_probability"]
@@ -69,10 +69,10 @@ def test_learning_leaves_the_model_as_it_is(model, first, second, method) -> Non
     if method == "lora":
         pytest.importorskip("peft", reason="peft is not installed")
     before = model.weights_hash()
-    found = model.fine_tune(first, "region", method, **QUICK)
+    found = fine_tune(model, first, "region", method, **QUICK)
     assert model.weights_hash() == before and not found.training
     assert found.record["method"] == method and 0 <= found.record["steps"] <= 12
-    again = model.fine_tune(first, "region", method, **QUICK)
+    again = fine_tune(model, first, "region", method, **QUICK)
     np.testing.assert_array_equal(found.probabilities(second), again.probabilities(second))
 
 
@@ -83,7 +83,7 @@ def test_training_changes_the_network_and_merges(model, first, monkeypatch, meth
     from stofm_geo.tasks import fine_tuning
 
     monkeypatch.setattr(fine_tuning, "_LEAST_GAIN", -9.0)  # whatever comes of it
-    found = model.fine_tune(first, "region", method, **QUICK)
+    found = fine_tune(model, first, "region", method, **QUICK)
     assert found.record["steps"] > 0
     names = {*found.model.network.state_dict()}
     assert names == {*model.network.state_dict()}
@@ -91,7 +91,7 @@ def test_training_changes_the_network_and_merges(model, first, monkeypatch, meth
 
 
 def test_a_hidden_layer_learns_and_is_saved(model, first, second, tmp_path) -> None:
-    found = model.fine_tune(first, "region", "mlp", progress=False)
+    found = fine_tune(model, first, "region", "mlp", progress=False)
     assert found.evaluate(second, "region")["accuracy"] > 0.7
     assert found.record["held_out"]["accuracy"] > 0.6 < found.record["held_out_before"]["accuracy"]
     assert 0 <= found.record["hidden_share"] <= 1
@@ -172,10 +172,10 @@ def test_some_labels_are_enough_and_several_slices_do(tissue, first, second, mod
     adata = tissue.copy()
     adata.obs["region"] = adata.obs["region"].astype(object)
     adata.obs.iloc[::3, adata.obs.columns.get_loc("region")] = np.nan
-    found = model.fine_tune(adata, "region", slice_key="slice_id", progress=False)
+    found = fine_tune(model, adata, "region", slice_key="slice_id", progress=False)
     assert found.absolute and found.record["slices"] == 2
     assert found.record["labelled_cells"] == 533
-    two = model.fine_tune([first, second], "region", progress=False)
+    two = fine_tune(model, [first, second], "region", progress=False)
     assert two.record["labelled_cells"] == 800
 
 
@@ -231,7 +231,7 @@ def test_labels_that_do_not_do(model, first, spoil, error, message) -> None:
     adata = first.copy()
     spoil(adata)
     with pytest.raises(error, match=message):
-        model.fine_tune(adata, "region", progress=False)
+        fine_tune(model, adata, "region", progress=False)
 
 
 def test_slices_that_do_not_fit_are_refused(annotator, second) -> None:
@@ -257,18 +257,18 @@ def test_slices_that_do_not_fit_are_refused(annotator, second) -> None:
 )
 def test_bad_options(model, first, options, message) -> None:
     with pytest.raises(ValueError, match=message):
-        model.fine_tune(first, "region", **{"progress": False, **options})
+        fine_tune(model, first, "region", **{"progress": False, **options})
 
 
 def test_without_peft_lora_says_what_to_install(model, first, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match=r"pip install 'stofm-geo\[finetune\]'"):
-        model.fine_tune(first, "region", "lora")
+        fine_tune(model, first, "region", "lora")
 
 
 def test_a_panel_model_labels_another_panel(first, second) -> None:
     model = SToFM(**SMALL, encoder="panel").fit(first, max_steps=2, progress=False)
-    found = model.fine_tune(first, "region", "full", progress=False, max_steps=10)
+    found = fine_tune(model, first, "region", "full", progress=False, max_steps=10)
     adata = second[:, 20:].copy()
     found.predict(adata)
     assert (adata.obs["stofm_label"].astype(str) == adata.obs["region"].astype(str)).mean() > 0.3
@@ -283,11 +283,11 @@ def test_what_is_held_out_leaves_two_labels(model, first) -> None:
     adata = first.copy()
     adata.obs["region"] = np.select([block < 2, block == 2], ["a", "b"], "")
     for seed in range(3):  # of 3 blocks, the first drawn may be the only one of its label
-        found = model.fine_tune(adata, "region", "full", seed=seed, **QUICK)
+        found = fine_tune(model, adata, "region", "full", seed=seed, **QUICK)
         assert found.classes == ["a", "b"]
     adata.obs.loc[block == 1, "region"] = ""
     with pytest.raises(ValueError, match="one label alone is left"):
-        model.fine_tune(adata, "region", "full", **QUICK)
+        fine_tune(model, adata, "region", "full", **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_real_cell_types_by_a_block_of_tissue(shared_data) -> None:
     adata = read_h5ad(shared_data / "starmap_visp_1020.h5ad")
     left = adata.obsm["spatial"][:, 1] < np.median(adata.obsm["spatial"][:, 1])
     model = SToFM(**SMALL).fit(adata, max_steps=2, progress=False)
-    found = model.fine_tune(adata[left].copy(), "cell_type", task="cell_type", progress=False)
+    found = fine_tune(model, adata[left].copy(), "cell_type", task="cell_type", progress=False)
     assert found.evaluate(adata[~left].copy(), "cell_type")["accuracy"] > 0.5
 
 
@@ -341,9 +341,9 @@ def test_classes_are_the_same_as_integers_floats_and_text(model, first, second) 
     first.obs["layer"] = whole.astype(int)
     second.obs["layer"] = second.obs["region"].astype(str).map(number).astype(float)
     second.obs.iloc[0, second.obs.columns.get_loc("layer")] = np.nan
-    found = model.fine_tune([first, second], "layer", progress=False)
+    found = fine_tune(model, [first, second], "layer", progress=False)
     assert found.classes == [str(i) for i in range(len(number))]
-    named = model.fine_tune([first, second], "region", progress=False)
+    named = fine_tune(model, [first, second], "region", progress=False)
     scores = found.evaluate(second, "layer")
     assert scores["unknown"] == [] and scores["cells"] == 399
     assert scores["accuracy"] > 0.9 < named.evaluate(second, "region")["accuracy"]
@@ -354,9 +354,9 @@ def test_missing_labels_as_text_are_no_class(model, first, second) -> None:
     first = first.copy()
     first.obs["missing"] = first.obs["region"].astype(object).where(~hide)
     first.obs["text"] = first.obs["missing"].astype(str)
-    expected = model.fine_tune(first, "missing", progress=False)
+    expected = fine_tune(model, first, "missing", progress=False)
     with pytest.warns(UserWarning, match=rf"\('nan' {hide.sum()}\)"):
-        found = model.fine_tune(first, "text", progress=False)
+        found = fine_tune(model, first, "text", progress=False)
     assert found.classes == expected.classes and "nan" not in found.classes
     assert found.record["labelled_cells"] == 400 - hide.sum()
     np.testing.assert_array_equal(found.probabilities(second), expected.probabilities(second))
@@ -370,7 +370,7 @@ def test_labels_with_slashes_are_saved_and_read_again(model, first, second, tmp_
     regions = sorted(first.obs["region"].unique())
     new = {regions[0]: "L2", regions[1]: "L2/3"}
     labelled.obs["layer"] = labelled.obs["region"].astype(str).replace(new).to_numpy()
-    annotator = model.fine_tune(labelled, "layer", progress=False)
+    annotator = fine_tune(model, labelled, "layer", progress=False)
     annotator.save(tmp_path / "m")
     Annotator.load(tmp_path / "m").predict(adata)
     adata.write_h5ad(tmp_path / "out.h5ad")

@@ -13,6 +13,7 @@ from stofm_geo import SToFM, tl
 from stofm_geo.data.corpus.sources import find_sources, read_slice, slices_of
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.models.attention import attention_of
+from stofm_geo.tasks import fine_tune
 from stofm_geo.tasks._empty import nearest_full
 
 SMALL = dict(
@@ -98,7 +99,7 @@ def test_a_slice_that_is_all_empty_gets_no_domain() -> None:
 def test_labels_of_empty_bins(tissue, task, tmp_path) -> None:
     kept, full = emptied(tissue, 0.5)
     model = SToFM(**SMALL).fit(kept, max_steps=3, progress=False)
-    annotator = model.fine_tune(kept, task, task=task, progress=False)
+    annotator = fine_tune(model, kept, task, task=task, progress=False)
     assert annotator.record["labelled_cells"] == full.sum()
     annotator.predict(kept)
     label, p = kept.obs["stofm_label"], kept.obsm["stofm_label_probability"]

@@ -9,6 +9,7 @@ import torch
 
 from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
+from stofm_geo.tasks import fine_tune
 from stofm_geo.tasks.reading import Moments
 
 
@@ -22,7 +23,7 @@ def slices():
 def annotator(slices):
     small = dict(hidden_channels=32, heads=4, num_layers=2, n_components=8, out_channels=48)
     model = SToFM(**small).fit(slices[0], max_steps=4, progress=False)
-    return model.fine_tune(slices[0], "region", progress=False)
+    return fine_tune(model, slices[0], "region", progress=False)
 
 
 def surveyed(annotator, adata) -> torch.Tensor:

@@ -4,7 +4,7 @@ Of a sub-slice's cells some are hidden and a few more asked for as they are, by 
 head makes of the embedding with the cell's own features. Some are moved far, and a few more
 measured as they are: a head makes distances to neighbours of their pair states, by the squared
 error. The neighbours stay those before the move, which tells what was moved; so it is published
-(arXiv 2507.11588), and why :mod:`~stofm_geo.models.objectives.niches` asks otherwise.
+(arXiv 2507.11588), and why :mod:`~stofm_geo.training.objectives.niches` asks otherwise.
 
 Two things are not as published: a hidden cell is a learned token, not the number -100, and its
 features are taken out of the means that virtual cells have.
@@ -21,10 +21,10 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
-from stofm_geo.models.network import Network, cell_edges
-from stofm_geo.models.objectives.loss import Loss
-from stofm_geo.models.settings import Settings
+from stofm_geo.networks.config import SToFMConfig
+from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.nn import niche
+from stofm_geo.training.objectives.loss import Loss
 from stofm_geo.transforms import MaskCells, PerturbPositions
 
 _KEPT = 0.03  # of the cells, that are asked for as they are
@@ -37,14 +37,14 @@ class PublishedPuzzle:
     those whose distances are.
 
     Args:
-        settings: Shares, and how far cells are moved.
+        config: Shares, and how far cells are moved.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, config: SToFMConfig) -> None:
         self.transform = Compose(
             [
-                PerturbPositions(settings.move_share, settings.move_sigma),
-                MaskCells(settings.mask_share),
+                PerturbPositions(config.move_share, config.move_sigma),
+                MaskCells(config.mask_share),
             ]
         )
 
@@ -60,7 +60,7 @@ class PublishedPuzzle:
         return puzzle
 
 
-def cell_loss(network: Network, data: Data, z: Tensor) -> Loss:
+def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
     """``1 - cosine`` of the cells that are asked for; plain is the mean of visible neighbours.
 
     Args:
@@ -75,7 +75,7 @@ def cell_loss(network: Network, data: Data, z: Tensor) -> Loss:
     return Loss(error.sum(), plain.sum(), data.asked.sum().float())
 
 
-def pair_loss(network: Network, data: Data, pair: Tensor) -> Loss:
+def pair_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
     """Of the distance between neighbours of which one is measured, in cell spacings.
 
     Plain is to believe what is seen.

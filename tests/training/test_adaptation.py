@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from stofm_geo.genes import Vocabulary
-from stofm_geo.genes.adaptation import hide
+from stofm_geo.training.adaptation import hide
 
 GENES = [f"ENSG{i}" for i in range(50)]
 VOCABULARY = Vocabulary(

@@ -11,12 +11,12 @@ from stofm_geo._checks import naming
 from stofm_geo.data import split_slices
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures, harmonize
 from stofm_geo.genes.counts import warn_of_row_numbers
-from stofm_geo.models.settings import Settings
+from stofm_geo.networks.config import SToFMConfig
 
 
 def split(
     adata: AnnData,
-    settings: Settings,
+    config: SToFMConfig,
     features_key: str | None,
     *,
     spatial_key: str,
@@ -28,7 +28,7 @@ def split(
 
     Args:
         adata: Cells or spots.
-        settings: Of the model.
+        config: Of the model.
         features_key: Key in ``obsm`` of the features; ``None``: counts in ``X`` are used.
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
@@ -41,25 +41,25 @@ def split(
     Raises:
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
     """
-    if settings.organism is not None and features_key is None:
+    if config.organism is not None and features_key is None:
         with naming(name):
-            adata = harmonize(adata, settings.organism)
+            adata = harmonize(adata, config.organism)
     return split_slices(
         adata,
         features_key=features_key,
         spatial_key=spatial_key,
         slice_key=slice_key,
         name=name,
-        min_cells=settings.k + 1,
+        min_cells=config.k + 1,
         genes=genes,
     )
 
 
-def untrained_features(settings: Settings, key: str | None, slices: list[AnnData]) -> CellFeatures:
+def untrained_features(config: SToFMConfig, key: str | None, slices: list[AnnData]) -> CellFeatures:
     """What makes features: fitted to the slices, but for what the network learns with it.
 
     Args:
-        settings: Of the model.
+        config: Of the model.
         key: Key in ``obsm`` of ready-made vectors; ``None``: they are made of counts.
         slices: Of :func:`split`.
 
@@ -69,14 +69,14 @@ def untrained_features(settings: Settings, key: str | None, slices: list[AnnData
     if key is not None:
         return ObsmFeatures(key).fit(slices)
     warn_of_row_numbers(slices[0].var_names)
-    if settings.encoder == "panel":
+    if config.encoder == "panel":
         # A niche is three times as many numbers: own, near, far.
-        return PanelEncoder.of(
+        return PanelEncoder.from_slices(
             slices,
-            out_channels=settings.out_channels // 3,
-            n_components=settings.n_components,
+            out_channels=config.out_channels // 3,
+            n_components=config.n_components,
         )
-    return PCAFeatures(settings.n_components).fit(slices)
+    return PCAFeatures(config.n_components).fit(slices)
 
 
 def emptied(slices: list[AnnData], genes: Collection[str] | None) -> bool:

@@ -11,13 +11,13 @@ from torch_geometric.data import Data
 
 from stofm_geo._keys import NodeType
 from stofm_geo.genes import PanelEncoder
-from stofm_geo.models.settings import Settings
+from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.nn import CellHead, DistanceHead, GaussianRadial, SE2Transformer, niche
 
 _RIDGE = 1e-2  # of the mean square of a component's embedding
 
 
-class Network(nn.Module):
+class SToFMNetwork(nn.Module):
     """The SE(2) Transformer over cells, virtual cells and CLS, as a correction to averages.
 
     An embedding is an estimate of a cell's *niche* (:func:`stofm_geo.nn.niche`: its features and
@@ -30,17 +30,17 @@ class Network(nn.Module):
 
     Args:
         in_channels: Size of the features ``F``.
-        settings: Widths and depths.
+        config: Widths and depths.
         encoder: Makes the features; ``None``: they are ``data.x``.
     """
 
     basis: Tensor
 
     def __init__(
-        self, in_channels: int, settings: Settings, encoder: PanelEncoder | None = None
+        self, in_channels: int, config: SToFMConfig, encoder: PanelEncoder | None = None
     ) -> None:
         super().__init__()
-        width = settings.hidden_channels
+        width = config.hidden_channels
         self.in_channels = in_channels
         self.encoder = encoder
         self.embed_features = nn.Linear(in_channels, width)
@@ -48,25 +48,25 @@ class Network(nn.Module):
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
         self.transformer = SE2Transformer(
             width,
-            settings.num_layers,
-            settings.heads,
-            radial=partial(GaussianRadial, num_gaussians=settings.num_gaussians),
-            dropout=settings.dropout,
+            config.num_layers,
+            config.heads,
+            radial=partial(GaussianRadial, num_gaussians=config.num_gaussians),
+            dropout=config.dropout,
         )
-        self.project = nn.Linear(width, settings.out_channels)
+        self.project = nn.Linear(width, config.out_channels)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
-        self.distance_head = DistanceHead(settings.heads)
-        if settings.objectives == "official":
-            self.cell_head = CellHead(settings.out_channels, in_channels)
-        basis = torch.empty(3 * in_channels, settings.out_channels)
+        self.distance_head = DistanceHead(config.heads)
+        if config.objectives == "official":
+            self.cell_head = CellHead(config.out_channels, in_channels)
+        basis = torch.empty(3 * in_channels, config.out_channels)
         if encoder is not None:
             nn.init.eye_(basis)
         else:
             # Orthonormal, so that distances between niches are kept (nearly, if out_channels is
             # below 3 F), and scaled, so that the numbers are of size 1.
             nn.init.orthogonal_(basis)
-            basis *= max(settings.out_channels / (3 * in_channels), 1.0) ** 0.5
+            basis *= max(config.out_channels / (3 * in_channels), 1.0) ** 0.5
         self.register_buffer("basis", basis)
 
     def forward(self, data: Data) -> tuple[Tensor, Tensor]:

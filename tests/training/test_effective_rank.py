@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import torch
 
-from stofm_geo.models.collapse import Spread
+from stofm_geo.training.effective_rank import EffectiveRank
 
 
 def spread(*parts: torch.Tensor) -> dict[str, float]:
-    metric = Spread(parts[0].size(1))
+    metric = EffectiveRank(parts[0].size(1))
     for part in parts:
         metric.update(part)
     return {name: float(value) for name, value in metric.compute().items()}

@@ -8,8 +8,8 @@ from stofm_geo._checks import check_positive, check_share
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of :class:`~stofm_geo.SToFM`.
+class SToFMConfig:
+    """SToFMConfig of :class:`~stofm_geo.SToFM`.
 
     Attributes:
         encoder: What makes a cell's features of its counts: ``"pca"``, principal components of
@@ -30,7 +30,7 @@ class Settings:
         max_macro_nodes: Most virtual cells of a slice.
         cells_per_subslice: Most core cells of a sub-slice.
         objectives: What training asks for: ``"niches"``, ours, or ``"official"``, as published
-            (:mod:`stofm_geo.models.objectives`); ``examples/configs/pretrain_official.yaml`` has
+            (:mod:`stofm_geo.training.objectives`); ``examples/configs/pretrain_official.yaml`` has
             the published shares.
         mask_share: Share of the cells that are hidden in training.
         move_share: Share of the cells that are moved in training.

@@ -12,23 +12,23 @@ from torch_geometric.data import Data
 from torchmetrics import MeanMetric
 
 from stofm_geo._checks import check_positive
-from stofm_geo._training import schedule_steps
 from stofm_geo._version import __version__
 from stofm_geo.genes import PanelEncoder
-from stofm_geo.models.collapse import Spread
-from stofm_geo.models.network import Network
-from stofm_geo.models.pretraining import Pretraining
-from stofm_geo.models.settings import Settings
-from stofm_geo.models.stofm import SToFM
-from stofm_geo.models.warm_start import warm_start
+from stofm_geo.networks.config import SToFMConfig
+from stofm_geo.networks.state import ModelState
+from stofm_geo.networks.stofm import SToFMNetwork
+from stofm_geo.networks.warm_start import warm_start
+from stofm_geo.training.effective_rank import EffectiveRank
+from stofm_geo.training.pretrain import Pretraining
+from stofm_geo.training.trainer import schedule_steps
 
-DEFAULTS = Settings(encoder="panel", organism="auto", n_components=50)
+DEFAULTS = SToFMConfig(encoder="panel", organism="auto", n_components=50)
 _SETTINGS = "stofm_settings"  # in a checkpoint
 _COLLAPSED = 0.5  # of the first effective rank
 
 
 class CorpusPretraining(Pretraining):
-    """:class:`Pretraining` on a :class:`~stofm_geo.data.corpus.CorpusDataModule`.
+    """:class:`Pretraining` on a :class:`~stofm_geo.training.corpus_data.CorpusDataModule`.
 
     The network is made when the corpus is known. Dropout is drawn from the seed and the number
     of the step alone, and puzzles from the seed, the epoch and the piece, so that a run that is
@@ -36,11 +36,11 @@ class CorpusPretraining(Pretraining):
 
     Logged: ``niche_loss`` and ``distance_loss``, and under ``val/`` those of the slices held out,
     each beside what plain guessing gives (``..._plain``), with the effective rank and the deviation
-    of embeddings (:class:`~stofm_geo.models.collapse.Spread`). A warning tells when the rank falls
-    below half of what it was first.
+    of embeddings (:class:`~stofm_geo.training.effective_rank.EffectiveRank`). A warning is given
+    when the rank falls below half of the first.
 
     Args:
-        settings: Of the network and the puzzles; its ``encoder`` is ``"panel"``.
+        config: Configuration of the network and the masking; its ``encoder`` is ``"panel"``.
         freeze_encoder_steps: For so many steps the cell encoder stays as it starts; then all are
             trained (default 0: all from the start).
         seed: Of weights and dropout.
@@ -52,20 +52,20 @@ class CorpusPretraining(Pretraining):
 
     def __init__(
         self,
-        settings: Settings = DEFAULTS,
+        config: SToFMConfig = DEFAULTS,
         freeze_encoder_steps: int = 0,
         seed: int = 0,
     ) -> None:
         check_positive("freeze_encoder_steps", freeze_encoder_steps, whole=True, or_zero=True)
-        if settings.encoder != "panel":
-            raise ValueError(f"a corpus needs encoder='panel'; found {settings.encoder!r}")
-        super().__init__(None, settings)
+        if config.encoder != "panel":
+            raise ValueError(f"a corpus needs encoder='panel'; found {config.encoder!r}")
+        super().__init__(None, config)
         self.freeze_encoder_steps = freeze_encoder_steps
         self.seed = seed
         self.first_rank: float | None = None
         names = ("niche_loss", "niche_loss_plain", "distance_loss", "distance_loss_plain")
         self.held_out = nn.ModuleDict({name: MeanMetric() for name in names})
-        self.spread = Spread(settings.out_channels)
+        self.spread = EffectiveRank(config.out_channels)
 
     def configure_model(self) -> None:
         """Make the network of the corpus' genes; the seed makes it the same on every rank."""
@@ -76,11 +76,11 @@ class CorpusPretraining(Pretraining):
             torch.manual_seed(self.seed)
             encoder = PanelEncoder(
                 corpus.genes,
-                out_channels=self.settings.out_channels // 3,
-                n_components=self.settings.n_components,
+                out_channels=self.config.out_channels // 3,
+                n_components=self.config.n_components,
                 technologies=corpus.technologies,
             )
-            self.network = Network(encoder.out_channels, self.settings, encoder)
+            self.network = SToFMNetwork(encoder.out_channels, self.config, encoder)
             if self.trainer.ckpt_path is None:
                 warm_start(encoder, corpus.components())
 
@@ -91,7 +91,7 @@ class CorpusPretraining(Pretraining):
             ValueError: The corpus was cut with other settings.
         """
         data = self.trainer.datamodule
-        if told := _differing(data.train.settings, self.settings.of_pieces):
+        if told := _differing(data.train.settings, self.config.of_pieces):
             raise ValueError(
                 f"{data.train.folder}: the corpus was built with other settings ({told}); use "
                 "those, or build another"
@@ -138,7 +138,7 @@ class CorpusPretraining(Pretraining):
     def on_validation_epoch_end(self) -> None:
         """See ``LightningModule``."""
         found = {name: metric.compute() for name, metric in self.held_out.items()}
-        found["loss"] = found["niche_loss"] + self.settings.distance_weight * found["distance_loss"]
+        found["loss"] = found["niche_loss"] + self.config.distance_weight * found["distance_loss"]
         found |= self.spread.compute()
         self.log_dict({f"val/{name}": value for name, value in found.items()}, prog_bar=False)
         for metric in (*self.held_out.values(), self.spread):
@@ -154,7 +154,7 @@ class CorpusPretraining(Pretraining):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See ``LightningModule``."""
-        checkpoint[_SETTINGS] = asdict(self.settings)
+        checkpoint[_SETTINGS] = asdict(self.config)
         checkpoint["first_rank"] = self.first_rank
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ class CorpusPretraining(Pretraining):
         Raises:
             ValueError: It is another architecture's; the message names what differs.
         """
-        if told := _differing(checkpoint.get(_SETTINGS, {}), asdict(self.settings)):
+        if told := _differing(checkpoint.get(_SETTINGS, {}), asdict(self.config)):
             raise ValueError(
                 f"the checkpoint is of other settings ({told}); use those, or another folder"
             )
@@ -176,8 +176,8 @@ class CorpusPretraining(Pretraining):
             )
         self.first_rank = checkpoint["first_rank"]
 
-    def model(self) -> SToFM:
-        """The network as a model that embeds and can be saved."""
+    def state(self) -> ModelState:
+        """Return what was trained, as a model to save or to embed with."""
         record: dict[str, Any] = {
             "seed": self.seed,
             "steps": self.global_step,
@@ -189,7 +189,7 @@ class CorpusPretraining(Pretraining):
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith("val/")
         }
-        return SToFM.of(self.network, self.settings, record)
+        return ModelState(self.config, self.network, self.network.encoder, record)
 
 
 def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:

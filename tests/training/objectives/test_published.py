@@ -11,12 +11,12 @@ from stofm_geo._keys import NodeType
 from stofm_geo.data import split_slices
 from stofm_geo.data.pieces import pieces
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.models import Settings
-from stofm_geo.models.inputs import untrained_features
-from stofm_geo.models.network import Network, cell_edges
-from stofm_geo.models.objectives import Objectives
-from stofm_geo.models.objectives.published import cell_loss, pair_loss
-from stofm_geo.models.puzzles import puzzles
+from stofm_geo.models.prepare import untrained_features
+from stofm_geo.networks import SToFMConfig
+from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
+from stofm_geo.training.objectives import Objectives
+from stofm_geo.training.objectives.published import cell_loss, pair_loss
+from stofm_geo.training.pretraining_loader import puzzles
 
 PUBLISHED = {
     "objectives": "official",
@@ -31,12 +31,12 @@ SMALL = {"hidden_channels": 32, "heads": 4, "num_layers": 2, "n_components": 8, 
 @pytest.fixture(scope="module", params=["pca", "panel"])
 def asked(request):
     """A network that is not trained, a piece and a batch with its puzzle."""
-    settings = Settings(encoder=request.param, out_channels=48, **SMALL, **PUBLISHED)
+    settings = SToFMConfig(encoder=request.param, out_channels=48, **SMALL, **PUBLISHED)
     part = split_slices(toy_tissue(600, 40, seed=0))[0]
     torch.manual_seed(0)
     features = untrained_features(settings, None, [part])
     encoder = features if request.param == "panel" else None
-    network = Network(features.out_channels, settings, encoder).eval()
+    network = SToFMNetwork(features.out_channels, settings, encoder).eval()
     of_slice = pieces(part, features, **settings.of_pieces)
     return network, of_slice[0], next(iter(puzzles(of_slice, settings, 1)))
 
@@ -82,6 +82,6 @@ def test_training_lowers_both() -> None:
 
 
 def test_the_settings_name_them() -> None:
-    assert Objectives.of(Settings()).niche_loss is not cell_loss
+    assert Objectives.of(SToFMConfig()).niche_loss is not cell_loss
     with pytest.raises(ValueError, match="objectives must be 'niches' or 'official'"):
-        Settings(objectives="published")
+        SToFMConfig(objectives="published")

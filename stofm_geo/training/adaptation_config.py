@@ -8,8 +8,8 @@ from stofm_geo._checks import check_positive, check_share
 
 
 @dataclass(frozen=True)
-class AdaptationSettings:
-    """Settings of :func:`~stofm_geo.genes.adapt`.
+class AdaptationConfig:
+    """Settings of :func:`~stofm_geo.training.adapt_encoder.adapt_encoder`.
 
     Attributes:
         max_length: Tokens of a cell in training, ``<cls>`` counted; the rest is cut.

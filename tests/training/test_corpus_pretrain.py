@@ -24,10 +24,10 @@ from stofm_geo.cli import app
 from stofm_geo.cli.pretrain import command
 from stofm_geo.data.corpus import BudgetBatchSampler, build, find_sources
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.models import storage
-from stofm_geo.models.callbacks import KeepBest
-from stofm_geo.models.checkpoints import WholeCheckpoints
+from stofm_geo.networks import files
 from stofm_geo.nn import geometry
+from stofm_geo.training.callbacks import SaveBestModel
+from stofm_geo.training.checkpoints import AtomicCheckpointIO
 
 CUT = {"k": 6, "max_macro_nodes": 4, "cells_per_subslice": 60, "n_components": 5}
 SIZES = {"encoder": "panel", "hidden_channels": 16, "heads": 2, "num_layers": 1, "out_channels": 24}
@@ -57,7 +57,7 @@ def arguments(corpus: Path, folder: Path) -> list[str]:
         "--trainer.val_check_interval=5",
         "--trainer.check_val_every_n_epoch=null",
         "--trainer.enable_progress_bar=false",
-        *(f"--model.settings.{name}={value}" for name, value in sizes.items()),
+        *(f"--model.config.{name}={value}" for name, value in sizes.items()),
     ]
 
 
@@ -116,11 +116,11 @@ def test_a_run_killed_at_a_validation_does_not_miss_it(
     folder, weights = undisturbed
     with monkeypatch.context() as patched:
         for step in (5, 10):  # each validation there is
-            patched.setattr(KeepBest, moment, _kill_at(step, getattr(KeepBest, moment)))
+            patched.setattr(SaveBestModel, moment, _kill_at(step, getattr(SaveBestModel, moment)))
             assert run(corpus, tmp_path, "--checkpoint_every=5") in ("", weights)
     assert run(corpus, tmp_path, "--checkpoint_every=5") == weights
     states = [_checkpoint(each)["callbacks"] for each in (folder, tmp_path)]
-    best = [state[next(key for key in state if key == "KeepBest")] for state in states]
+    best = [state[next(key for key in state if key == "SaveBestModel")] for state in states]
     assert best[0] == best[1] and np.isfinite(best[0]["best"])
     expected, found = (SToFM.from_pretrained(each / "model") for each in (folder, tmp_path))
     assert found.weights_hash() == expected.weights_hash()
@@ -183,7 +183,7 @@ class _Pairs(BudgetBatchSampler):
 def test_two_ranks_are_one_with_twice_the_batch(corpus, tmp_path, monkeypatch) -> None:
     def words(folder: Path) -> list[str]:
         more = [
-            "--model.settings.dropout=0",  # which is drawn for a batch
+            "--model.config.dropout=0",  # which is drawn for a batch
             "--trainer.max_steps=20",
             "--checkpoint_every=20",
             "--trainer.limit_val_batches=0",
@@ -228,7 +228,7 @@ def test_collapse_is_told(corpus, tmp_path) -> None:
 
 
 def test_the_best_model_is_kept(corpus, undisturbed, tmp_path) -> None:
-    keep = KeepBest(str(tmp_path / "a" / "model"))
+    keep = SaveBestModel(str(tmp_path / "a" / "model"))
     assert keep.state_dict() == {"best": float("inf")}
     keep.load_state_dict({"best": 0.5})
     assert keep.best == 0.5
@@ -237,8 +237,8 @@ def test_the_best_model_is_kept(corpus, undisturbed, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--model.settings.k=7"], "built with other settings (k=6 there, 7 here)"),
-        (["--model.settings.encoder=pca"], "a corpus needs encoder='panel'"),
+        (["--model.config.k=7"], "built with other settings (k=6 there, 7 here)"),
+        (["--model.config.encoder=pca"], "a corpus needs encoder='panel'"),
         (["--data.folder=nowhere"], "nowhere: has no corpus.json"),
         (["--trainer.max_stepz=3"], "--trainer.max_stepz=3; stofm-geo pretrain --help lists all"),
         (["--data.node_budget=many"], 'key "data.node_budget": Expected a'),
@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_told_in_a_line(corpus, tmp_path, more, message) ->
 
 def test_a_checkpoint_of_another_architecture(corpus, undisturbed, tmp_path) -> None:
     folder, _ = undisturbed
-    words = ["pretrain", *arguments(corpus, folder), "--model.settings.hidden_channels=32"]
+    words = ["pretrain", *arguments(corpus, folder), "--model.config.hidden_channels=32"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
@@ -274,7 +274,7 @@ def no_room(*_: object, **__: object) -> None:
 
 
 def test_a_checkpoint_is_whole_or_the_last_one(undisturbed, tmp_path, monkeypatch) -> None:
-    writer, file = WholeCheckpoints(), tmp_path / "checkpoints" / "last.ckpt"
+    writer, file = AtomicCheckpointIO(), tmp_path / "checkpoints" / "last.ckpt"
     writer.save_checkpoint({"a": 1}, file)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", no_room)
@@ -286,7 +286,7 @@ def test_a_checkpoint_is_whole_or_the_last_one(undisturbed, tmp_path, monkeypatc
 
 def test_the_command_writes_whole_checkpoints(corpus, tmp_path) -> None:
     cli = command(arguments(corpus, tmp_path))
-    assert isinstance(cli.trainer.strategy.checkpoint_io, WholeCheckpoints)
+    assert isinstance(cli.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
 
 
 def test_a_checkpoint_cut_short_is_told(corpus, undisturbed, tmp_path) -> None:
@@ -305,7 +305,7 @@ def test_a_model_without_room_is_told(undisturbed, tmp_path, monkeypatch) -> Non
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     model = SToFM.from_pretrained(undisturbed[0] / "model")
-    monkeypatch.setattr(storage, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(OSError, match="m: cannot be written, the disk is full"):
         model.save_pretrained(tmp_path / "m")
     assert not list(tmp_path.iterdir())

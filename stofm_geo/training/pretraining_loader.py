@@ -8,14 +8,14 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torch_geometric.data import Data
 
 from stofm_geo.data.pieces import collate
-from stofm_geo.models.objectives import Objectives
-from stofm_geo.models.settings import Settings
+from stofm_geo.networks.config import SToFMConfig
+from stofm_geo.training.objectives import Objectives
 
 
 class _Puzzles(Dataset):
-    def __init__(self, pieces: Sequence[Data], settings: Settings) -> None:
+    def __init__(self, pieces: Sequence[Data], config: SToFMConfig) -> None:
         self.pieces = pieces
-        self.puzzle = Objectives.of(settings).puzzle
+        self.puzzle = Objectives.of(config).puzzle
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -24,8 +24,8 @@ class _Puzzles(Dataset):
         return self.puzzle(self.pieces[index])
 
 
-def puzzles(pieces: Sequence[Data], settings: Settings, steps: int) -> DataLoader:
+def puzzles(pieces: Sequence[Data], config: SToFMConfig, steps: int) -> DataLoader:
     """A loader of ``steps`` puzzles of pieces drawn at random, one a step."""
-    dataset = _Puzzles(pieces, settings)
+    dataset = _Puzzles(pieces, config)
     sampler = RandomSampler(dataset, replacement=True, num_samples=steps)
     return DataLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate)

@@ -12,7 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from stofm_geo._files import atomic_path
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints are written beside where they go, and take that name at once.
 
     Lightning writes them in the system's temporary folder. Where that is on another disk they are

@@ -9,19 +9,20 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from stofm_geo._training import one_cycle
 from stofm_geo.data import slice_graph, split_slices
 from stofm_geo.data.pieces import pieces as pieces_of
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
-from stofm_geo.models import Settings, SToFM
-from stofm_geo.models.network import Network, cell_edges
-from stofm_geo.models.objectives.niches import distance_loss, niche_loss
-from stofm_geo.models.puzzles import puzzles
+from stofm_geo.models import SToFM
+from stofm_geo.networks import SToFMConfig
+from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.nn import niche
+from stofm_geo.training.objectives.niches import distance_loss, niche_loss
+from stofm_geo.training.pretraining_loader import puzzles
+from stofm_geo.training.trainer import one_cycle
 from stofm_geo.transforms import SpatialKNN
 
-SETTINGS = Settings(hidden_channels=32, heads=4, num_layers=2, n_components=8, k=8)
+SETTINGS = SToFMConfig(hidden_channels=32, heads=4, num_layers=2, n_components=8, k=8)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,9 @@ def pieces():
 
 
 @pytest.fixture
-def network() -> Network:
+def network() -> SToFMNetwork:
     torch.manual_seed(0)
-    return Network(8, SETTINGS)
+    return SToFMNetwork(8, SETTINGS)
 
 
 def test_niche_against_dense_matrices() -> None:

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from stofm_geo._quiet import quiet
 from stofm_geo._replace import settle
 from stofm_geo.models import shipped
-from stofm_geo.models.storage import CONFIG, WEIGHTS
+from stofm_geo.networks.files import CONFIG, WEIGHTS
 
 _PATIENCE = 3.0  # seconds for a connection
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
-from stofm_geo._training import run
-from stofm_geo.tasks.annotation import Annotator
-from stofm_geo.tasks.labels import balanced
-from stofm_geo.tasks.reading import Moments
-from stofm_geo.tasks.surroundings import Tissue, cells, places
+from stofm_geo.training.trainer import run
+
+if TYPE_CHECKING:
+    from stofm_geo.tasks.annotation import Annotator
+    from stofm_geo.tasks.reading import Moments
+    from stofm_geo.tasks.surroundings import Tissue
 
 _CHECK, _PATIENCE = 10, 5  # steps from check to check, checks without a better one
 _LEAST_GAIN = 0.01  # of the loss: less is luck, and the network rather stays as it is
@@ -38,6 +39,7 @@ class FineTuning(L.LightningModule):
         tissues: Slices.
         shown: Classes to learn from, ``[n]`` a slice; -1 for none.
         held_out: Classes to check by, alike; ``None``: nothing is checked.
+        class_weights: From classes ``[n]`` and their number to the weight of each class.
         rate: Of AdamW.
         strength: Of the probe.
 
@@ -54,6 +56,7 @@ class FineTuning(L.LightningModule):
         tissues: Sequence[Tissue],
         shown: Sequence[np.ndarray],
         held_out: Sequence[np.ndarray] | None,
+        class_weights: Callable[[np.ndarray, int], np.ndarray],
         *,
         rate: float,
         strength: float,
@@ -65,7 +68,8 @@ class FineTuning(L.LightningModule):
         every = np.concatenate(shown)
         every = every[every >= 0]
         count = len(annotator.classes)
-        self.register_buffer("weight", torch.from_numpy(balanced(every, count)).float())
+        self.class_weights = class_weights
+        self.register_buffer("weight", torch.from_numpy(class_weights(every, count)).float())
         self.penalty = 0.5 / (strength * len(every))
         self.surveys: dict[int, Tensor] = {}
         self.moments: dict[int, Moments] = {}
@@ -77,8 +81,8 @@ class FineTuning(L.LightningModule):
         """See ``LightningModule``."""
         number, piece = batch
         tissue, annotator = self.tissues[number], self.annotator
-        own = cells(annotator.model.network, piece, annotator.task)
-        at = places(tissue, piece)
+        own = annotator.vectors(piece)
+        at = tissue.core_index(piece)
         codes = self.shown[number].to(at.device)[at]
         values = torch.cat([own, self.surveys[number][at, own.shape[1] :]], dim=1)
         known = codes >= 0
@@ -90,7 +94,8 @@ class FineTuning(L.LightningModule):
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Take stock of one slice."""
         values = self.annotator.survey(self.tissues[batch])
-        self.surveys[batch], self.moments[batch] = values, Moments.of(values)
+        self.surveys[batch] = values
+        self.moments[batch] = self.annotator.moments(values)
         if self.held_out is not None:
             known = (self.held_out[batch] >= 0).to(values.device)
             self.found.append(
@@ -104,7 +109,8 @@ class FineTuning(L.LightningModule):
         codes = torch.cat(self.held_out)
         codes, logits = codes[codes >= 0].to(self.device), torch.cat(self.found)
         self.found.clear()
-        weight = torch.from_numpy(balanced(codes.cpu().numpy(), logits.shape[1])).to(logits)
+        weight = self.class_weights(codes.cpu().numpy(), logits.shape[1])
+        weight = torch.from_numpy(weight).to(logits)
         loss = F.cross_entropy(logits, codes, weight, reduction="sum") / len(codes)
         self.log(self.MONITOR, loss, prog_bar=True)
         if self.trainer.sanity_checking:
@@ -142,7 +148,7 @@ class _Labelled(torch.utils.data.Dataset):
             (number, piece)
             for number, (tissue, codes) in enumerate(zip(tissues, shown, strict=True))
             for piece in tissue.pieces
-            if (codes[places(tissue, piece)] >= 0).any()
+            if (codes[tissue.core_index(piece)] >= 0).any()
         ]
 
     def __len__(self) -> int:

@@ -13,11 +13,13 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData, read_h5ad
 
-from stofm_geo.genes import AdaptationSettings, RankEncoder, Vocabulary, adapt, save_adapted
+from stofm_geo.genes import RankEncoder, Vocabulary
+from stofm_geo.training.adapt_encoder import adapt_encoder, save_adapted
+from stofm_geo.training.adaptation_config import AdaptationConfig
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-TINY = AdaptationSettings(
+TINY = AdaptationConfig(
     max_length=12, hidden_size=32, layers=2, heads=2, out_channels=8, learning_rate=3e-3
 )
 
@@ -48,7 +50,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def trained(adata, vocabulary) -> tuple[RankEncoder, dict]:
-    return adapt([adata], vocabulary, TINY, max_steps=60, progress=False)
+    return adapt_encoder([adata], vocabulary, TINY, max_steps=60, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_there_and_back(trained, adapted, adata, vocabulary) -> None:
 def test_same_seed_same_bytes(adapted, adata, vocabulary, tmp_path) -> None:
     for seed in (0, 1):
         state = torch.get_rng_state()
-        made = adapt([adata], vocabulary, TINY, max_steps=60, seed=seed, progress=False)
+        made = adapt_encoder([adata], vocabulary, TINY, max_steps=60, seed=seed, progress=False)
         assert torch.equal(torch.get_rng_state(), state)
         save_adapted(*made, tmp_path / "again")
         assert (contents(tmp_path / "again") == contents(adapted)) == (seed == 0)
@@ -92,16 +94,19 @@ def test_backed_slices_are_as_in_memory(adapted, adata, vocabulary, tmp_path) ->
     adata.write_h5ad(tmp_path / "slice.h5ad")
     backed = read_h5ad(tmp_path / "slice.h5ad", backed="r")
     save_adapted(
-        *adapt(iter([backed]), vocabulary, TINY, max_steps=60, progress=False), tmp_path / "b"
+        *adapt_encoder(iter([backed]), vocabulary, TINY, max_steps=60, progress=False),
+        tmp_path / "b",
     )
     assert contents(tmp_path / "b") == contents(adapted)
     backed.file.close()
 
 
 def test_frozen_layers_stay(adapted, adata, vocabulary) -> None:
-    settings = AdaptationSettings(max_length=12, freeze_layers=1, learning_rate=1e-2)
+    settings = AdaptationConfig(max_length=12, freeze_layers=1, learning_rate=1e-2)
     before = RankEncoder.from_folder(adapted, vocabulary)
-    after, _ = adapt([adata], vocabulary, settings, init=adapted, max_steps=3, progress=False)
+    after, _ = adapt_encoder(
+        [adata], vocabulary, settings, init=adapted, max_steps=3, progress=False
+    )
     changed = {
         name
         for name, weight in after.state_dict().items()
@@ -129,8 +134,10 @@ def test_a_bert_without_cls_is_given_it(adata, vocabulary, tmp_path, safe: bool)
     if not safe:
         (tmp_path / "model.safetensors").unlink()
         torch.save(bert.state_dict(), tmp_path / "pytorch_model.bin")
-    settings = AdaptationSettings(max_length=12, learning_rate=1e-9, weight_decay=0)
-    encoder, _ = adapt([adata], vocabulary, settings, init=tmp_path, max_steps=1, progress=False)
+    settings = AdaptationConfig(max_length=12, learning_rate=1e-9, weight_decay=0)
+    encoder, _ = adapt_encoder(
+        [adata], vocabulary, settings, init=tmp_path, max_steps=1, progress=False
+    )
     made = encoder.bert.embeddings.word_embeddings.weight
     assert made.shape == (len(vocabulary.tokens), 16) and encoder.out_channels == 256
     torch.testing.assert_close(made[:-1], bert.bert.embeddings.word_embeddings.weight)
@@ -139,16 +146,16 @@ def test_a_bert_without_cls_is_given_it(adata, vocabulary, tmp_path, safe: bool)
 def test_what_does_not_fit_is_named(adapted, adata, vocabulary, tmp_path) -> None:
     def refused(match: str, slices=(adata,), words=vocabulary, settings=TINY, **options) -> None:
         with pytest.raises((ValueError, FileNotFoundError), match=match):
-            adapt(slices, words, settings, progress=False, **options)
+            adapt_encoder(slices, words, settings, progress=False, **options)
 
     fewer = Vocabulary.from_corpus([adata[:, :20].copy()])
     refused("has a vocabulary.json of its own, which is another one", words=fewer, init=adapted)
     (tmp_path / "bert").symlink_to(adapted / "cell_bert")
     refused("knows 33 tokens, the vocabulary has 23", words=fewer, init=tmp_path / "bert")
     refused("no such file; a BERT's folder has one", init=tmp_path / "absent")
-    longer = AdaptationSettings(max_length=13)
+    longer = AdaptationConfig(max_length=13)
     refused("reads 12 tokens of a cell; max_length=13", settings=longer, init=adapted)
-    frozen = AdaptationSettings(max_length=12, freeze_layers=3)
+    frozen = AdaptationConfig(max_length=12, freeze_layers=3)
     refused("freeze_layers=3, but the BERT has 2 layers", settings=frozen, init=adapted)
     refused("0 cells have genes with tokens", slices=[])
     other = adata.copy()
@@ -169,7 +176,7 @@ def test_weights_that_would_run_are_refused(adapted, adata, vocabulary, tmp_path
     shutil.copy(adapted / "cell_bert" / "config.json", tmp_path)
     torch.save({"weight": _Hostile()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="cannot be read as a BERT"):
-        adapt([adata], vocabulary, TINY, init=tmp_path, progress=False)
+        adapt_encoder([adata], vocabulary, TINY, init=tmp_path, progress=False)
     assert not (tmp_path / "hostile-was-here").exists()
 
 
@@ -186,12 +193,12 @@ def test_weights_that_would_run_are_refused(adapted, adata, vocabulary, tmp_path
 )
 def test_unfit_settings_are_named(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AdaptationSettings(**settings)
+        AdaptationConfig(**settings)
 
 
 def test_nothing_is_said(adapted, adata, vocabulary, capfd) -> None:
-    settings = AdaptationSettings(max_length=12)
+    settings = AdaptationConfig(max_length=12)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        adapt([adata], vocabulary, settings, init=adapted, max_steps=1, progress=False)
+        adapt_encoder([adata], vocabulary, settings, init=adapted, max_steps=1, progress=False)
     assert capfd.readouterr() == ("", "")

@@ -9,31 +9,31 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from stofm_geo._training import one_cycle
-from stofm_geo.models.network import Network
-from stofm_geo.models.objectives import Loss, Objectives
-from stofm_geo.models.settings import Settings
+from stofm_geo.networks.config import SToFMConfig
+from stofm_geo.networks.stofm import SToFMNetwork
+from stofm_geo.training.objectives import Loss, Objectives
+from stofm_geo.training.trainer import one_cycle
 
 
 class Pretraining(L.LightningModule):
-    """Both objectives (:mod:`stofm_geo.models.objectives`) as one training step.
+    """Both objectives (:mod:`stofm_geo.training.objectives`) as one training step.
 
     Errors are means over the numbers that are asked for in the whole batch, on whatever ranks:
     two ranks give the gradients that one gives with both their batches.
 
     Args:
         network: Trained in place.
-        settings: Weights and rates.
+        config: Weights and rates.
 
     Attributes:
         losses: Of the last 50 steps, niche and distance loss, each before its baseline, ``[4]``.
     """
 
-    def __init__(self, network: Network, settings: Settings) -> None:
+    def __init__(self, network: SToFMNetwork, config: SToFMConfig) -> None:
         super().__init__()
         self.network = network
-        self.settings = settings
-        self.objectives = Objectives.of(settings)
+        self.config = config
+        self.objectives = Objectives.of(config)
         self.losses: deque[Tensor] = deque(maxlen=50)
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
@@ -46,7 +46,7 @@ class Pretraining(L.LightningModule):
         )
         # Left on the device: asked for its numbers, it would be waited for at each step.
         self.losses.append(torch.stack([*niches, *distances]).detach())
-        return niches[0] + self.settings.distance_weight * distances[0]
+        return niches[0] + self.config.distance_weight * distances[0]
 
     def _mean(self, loss: Loss) -> tuple[Tensor, Tensor]:
         """Error and plain error; over ranks, gradients are averaged after this."""
@@ -55,4 +55,4 @@ class Pretraining(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """See ``LightningModule``."""
-        return one_cycle(self, self.settings.learning_rate, self.settings.weight_decay)
+        return one_cycle(self, self.config.learning_rate, self.config.weight_decay)

@@ -13,10 +13,10 @@ from torch_geometric.data import Data
 
 from stofm_geo._files import atomic_folder
 from stofm_geo._signals import Stopped, received
-from stofm_geo.models import storage
+from stofm_geo.networks.files import FILES
 
 
-class KeepBest(Callback):
+class SaveBestModel(Callback):
     """Write the model into a folder whenever ``monitor`` is the least so far.
 
     The folder is one of ``SToFM.save_pretrained``: safetensors and JSON.
@@ -39,8 +39,8 @@ class KeepBest(Callback):
         self.best = value
         if trainer.is_global_zero:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_folder(self.folder, storage.FILES) as temporary:
-                storage.save(pl_module.model(), temporary)
+            with atomic_folder(self.folder, FILES) as temporary:
+                pl_module.state().save(temporary)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on with."""

@@ -19,7 +19,6 @@ from stofm_geo._checks import check_positive, naming
 from stofm_geo._files import atomic_folder
 from stofm_geo._version import __version__
 from stofm_geo.genes import _bert
-from stofm_geo.genes.adaptation_settings import AdaptationSettings
 from stofm_geo.genes.rank_encoder import (
     BERT,
     PROJECTION,
@@ -30,16 +29,17 @@ from stofm_geo.genes.rank_encoder import (
 )
 from stofm_geo.genes.tokens import token_blocks
 from stofm_geo.genes.vocabulary import FILE, MASK, PAD, Vocabulary
+from stofm_geo.training.adaptation_config import AdaptationConfig
 
 RECORD = "training.json"
 FILES = (BERT, PROJECTION, FILE, RECORD)
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 128  # of the cells; to measure the losses by
 
 
-def adapt(
+def adapt_encoder(
     slices: Iterable[AnnData],
     vocabulary: Vocabulary,
-    settings: AdaptationSettings | None = None,
+    settings: AdaptationConfig | None = None,
     *,
     init: str | Path | None = None,
     max_steps: int = 1000,
@@ -73,10 +73,10 @@ def adapt(
         FileNotFoundError: ``init`` is not there.
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
     """
-    from stofm_geo._training import run, seeded
-    from stofm_geo.genes.adaptation import Adaptation
+    from stofm_geo.training.adaptation import Adaptation
+    from stofm_geo.training.trainer import run, seeded
 
-    settings = settings or AdaptationSettings()
+    settings = settings or AdaptationConfig()
     check_positive("max_steps", max_steps, whole=True)
     if MASK not in vocabulary.tokens:
         raise ValueError(f"the vocabulary has no {MASK!r}, which hidden genes are shown as")
@@ -117,7 +117,7 @@ def save_adapted(encoder: RankEncoder, record: dict[str, Any], folder: str | Pat
     """Write what ``RankEncoder.from_folder`` reads, its vocabulary and the record; all or nothing.
 
     Args:
-        encoder: Of :func:`adapt`.
+        encoder: Of :func:`adapt_encoder`.
         record: Likewise; written as ``training.json``.
         folder: Its parent must be there; replaced if it holds such files alone.
 
@@ -132,7 +132,7 @@ def save_adapted(encoder: RankEncoder, record: dict[str, Any], folder: str | Pat
 
 
 def _start(
-    init: str | Path | None, vocabulary: Vocabulary, settings: AdaptationSettings
+    init: str | Path | None, vocabulary: Vocabulary, settings: AdaptationConfig
 ) -> tuple[RankEncoder, nn.Module]:
     """An encoder and the head of masked-language modelling."""
     library = _bert.transformers()

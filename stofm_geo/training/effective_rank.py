@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-class Spread(Metric):
+class EffectiveRank(Metric):
     r"""Effective rank and median standard deviation of vectors, in one pass.
 
     The effective rank is :math:`\exp(-\sum_i p_i \log p_i)` with :math:`p` the shares that the

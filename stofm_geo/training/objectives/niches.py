@@ -10,10 +10,10 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
-from stofm_geo.models.network import Network, cell_edges
-from stofm_geo.models.objectives.loss import Loss
-from stofm_geo.models.settings import Settings
+from stofm_geo.networks.config import SToFMConfig
+from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.nn import niche
+from stofm_geo.training.objectives.loss import Loss
 from stofm_geo.transforms import MaskCells, PerturbPositions, SpatialKNN
 
 
@@ -25,15 +25,15 @@ class NichePuzzle:
     hidden.
 
     Args:
-        settings: Shares, and how far cells are moved.
+        config: Shares, and how far cells are moved.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, config: SToFMConfig) -> None:
         self.transform = Compose(
             [
-                PerturbPositions(settings.move_share, settings.move_sigma),
-                SpatialKNN(settings.k),
-                MaskCells(settings.mask_share),
+                PerturbPositions(config.move_share, config.move_sigma),
+                SpatialKNN(config.k),
+                MaskCells(config.mask_share),
             ]
         )
 
@@ -45,7 +45,7 @@ class NichePuzzle:
         return self.transform(piece)
 
 
-def niche_loss(network: Network, data: Data, z: Tensor) -> Loss:
+def niche_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
     """Of the core cells' niches; plain is the guess by averages over what is visible.
 
     Args:
@@ -62,7 +62,7 @@ def niche_loss(network: Network, data: Data, z: Tensor) -> Loss:
     return Loss(error, plain, torch.tensor(float(true.numel()), device=z.device))
 
 
-def distance_loss(network: Network, data: Data, pair: Tensor) -> Loss:
+def distance_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
     """Of ``log(1 + distance)`` between the ends of edges of which one was moved.
 
     Plain is to believe what is seen.

@@ -12,7 +12,7 @@ from stofm_geo._keys import NodeType
 from stofm_geo.data import split_slices
 from stofm_geo.data.pieces import pieces
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.models.puzzles import puzzles
+from stofm_geo.training.pretraining_loader import puzzles
 
 STEPS, ASKED = 250, 40
 
@@ -35,9 +35,9 @@ def noise(request) -> tuple[SToFM, list]:
         mask_share=0.3,
     )
     model.fit(adata, max_steps=STEPS, progress=False)
-    of_slice = pieces(split_slices(adata)[0], model.features, **model.settings.of_pieces)
+    of_slice = pieces(split_slices(adata)[0], model.encoder, **model.config.of_pieces)
     torch.manual_seed(1)
-    return model, list(puzzles(of_slice, model.settings, ASKED))
+    return model, list(puzzles(of_slice, model.config, ASKED))
 
 
 def test_hidden_cells_are_not_known_better_than_the_mean(noise) -> None:

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stofm_geo._training import one_cycle
-from stofm_geo.genes.adaptation_settings import AdaptationSettings
 from stofm_geo.genes.rank_encoder import RankEncoder, pad
 from stofm_geo.genes.vocabulary import CLS, MASK, PAD, Vocabulary
+from stofm_geo.training.adaptation_config import AdaptationConfig
+from stofm_geo.training.trainer import one_cycle
 
 _HIDDEN, _OTHER = 0.8, 0.1  # of the genes to guess: shown as <mask>, and as any gene (BERT's)
 
@@ -32,7 +32,7 @@ class Adaptation(L.LightningModule):
         settings: Weights and rates.
     """
 
-    def __init__(self, encoder: RankEncoder, head: nn.Module, settings: AdaptationSettings) -> None:
+    def __init__(self, encoder: RankEncoder, head: nn.Module, settings: AdaptationConfig) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head

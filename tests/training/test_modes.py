@@ -16,12 +16,12 @@ from stofm_geo.data.pieces import collate
 from stofm_geo.data.pieces import pieces as pieces_of
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
-from stofm_geo.models import Settings
-from stofm_geo.models.network import Network
-from stofm_geo.models.objectives import Objectives
-from stofm_geo.models.pretraining import Pretraining
+from stofm_geo.networks import SToFMConfig
+from stofm_geo.networks.stofm import SToFMNetwork
+from stofm_geo.training.objectives import Objectives
+from stofm_geo.training.pretrain import Pretraining
 
-SETTINGS = Settings(
+SETTINGS = SToFMConfig(
     hidden_channels=16, out_channels=24, heads=2, num_layers=2, n_components=8,
     num_gaussians=8, dropout=0.0,
 )  # fmt: skip
@@ -40,7 +40,7 @@ def batches() -> list[Data]:
 class Module(Pretraining):
     def __init__(self, exact: bool = False, **optimizer: object) -> None:
         torch.manual_seed(1)
-        network = Network(8, SETTINGS)
+        network = SToFMNetwork(8, SETTINGS)
         if exact:
             for block in network.transformer.blocks:
                 block.attention.backend = "reference"

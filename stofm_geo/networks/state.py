@@ -1,0 +1,109 @@
+"""All that a fitted model consists of, in memory and as files; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stofm_geo._hash import weights_hash
+from stofm_geo._weights import check_layers, check_shapes
+from stofm_geo.genes import CellFeatures
+from stofm_geo.genes.features import from_state
+from stofm_geo.networks import files
+from stofm_geo.networks.config import SToFMConfig
+from stofm_geo.networks.stofm import SToFMNetwork
+
+_ENCODER = "features."  # prefix of its arrays' names
+
+
+@dataclass
+class ModelState:
+    """A fitted model: configuration, network, cell encoder, and how they were trained.
+
+    Attributes:
+        config: Configuration of the network and its training.
+        network: The network.
+        encoder: The encoder from counts (or ``obsm`` vectors) to features.
+        record: How the weights were trained: seed, steps, slices, losses.
+    """
+
+    config: SToFMConfig
+    network: SToFMNetwork
+    encoder: CellFeatures
+    record: dict[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all arrays by name: those of the network and of the encoder."""
+        found = {
+            name: value.contiguous().cpu() for name, value in self.network.state_dict().items()
+        }
+        _, arrays = self.encoder.state()
+        return found | {_ENCODER + name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def weights_hash(self) -> str:
+        """Return the SHA-256 over names, shapes and bytes of :meth:`tensors`."""
+        return weights_hash(self.tensors())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what :meth:`from_json` needs beside :meth:`tensors`."""
+        encoder, _ = self.encoder.state()
+        return {
+            "settings": asdict(self.config),
+            "in_channels": self.network.in_channels,
+            "features": encoder,
+            "training": self.record,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], stored: dict[str, Tensor]) -> ModelState:
+        """Make a state from :meth:`to_json` and :meth:`tensors`, the network in evaluation mode.
+
+        Raises:
+            KeyError, TypeError, RuntimeError, ValueError: They do not fit each other.
+        """
+        if "annotation" in values:
+            raise ValueError("it predicts labels; load it with stofm_geo.tasks.Annotator.load")
+        config = SToFMConfig(**values["settings"])
+        record = _checked_record(values["training"])
+        prefix = len(_ENCODER)
+        arrays = {k[prefix:]: v.numpy() for k, v in stored.items() if k.startswith(_ENCODER)}
+        weights = {name: value for name, value in stored.items() if not name.startswith(_ENCODER)}
+        check_layers("num_layers", config.num_layers, weights, r"transformer\.blocks\.(\d+)\.")
+
+        def make() -> tuple[CellFeatures, SToFMNetwork]:
+            encoder = from_state(values["features"], arrays)
+            if encoder.out_channels != values["in_channels"]:
+                raise ValueError(
+                    f"features have {encoder.out_channels} columns, the network takes "
+                    f"{values['in_channels']!r}"
+                )
+            return encoder, SToFMNetwork(encoder.out_channels, config, encoder.module)
+
+        with torch.device("meta"):
+            check_shapes(make()[1].state_dict(), weights)
+        encoder, network = make()
+        network.load_state_dict(weights)
+        return cls(config, network.eval(), encoder, record)
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into an existing folder."""
+        files.write(self.to_json(), self.tensors(), folder)
+
+    @classmethod
+    def load(cls, config_file: Path, weights_file: Path) -> ModelState:
+        """Read both files.
+
+        Raises:
+            ValueError: They are not a model of this library, damaged, or do not fit each other.
+        """
+        return files.read(config_file, weights_file, cls.from_json)
+
+
+def _checked_record(record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict) or type(record.get("seed")) is not int:
+        raise ValueError("training must name the seed")
+    return record

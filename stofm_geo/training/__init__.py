@@ -1,0 +1,1 @@
+"""Training: the one package that uses Lightning."""

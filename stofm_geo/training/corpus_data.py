@@ -1,0 +1,92 @@
+"""A corpus as a Lightning data module."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import lightning as L
+from torch.utils.data import DataLoader
+from torch_geometric.data import Data
+
+from stofm_geo._checks import check_positive, check_share
+from stofm_geo.data.corpus import BudgetBatchSampler, CorpusDataset, CorpusLoader, read_index
+from stofm_geo.data.pieces import collate
+
+
+class CorpusDataModule(L.LightningDataModule):
+    """A corpus for a Lightning trainer; slices are held out whole, never pieces of them.
+
+    With several processes, give the trainer ``use_distributed_sampler=False``: the batches are
+    shared out here.
+
+    Args:
+        folder: Of ``stofm-geo corpus build``.
+        node_budget: Most nodes of a batch.
+        workers: Processes that load for each process that trains (default 0: none).
+        seed: Of the order of pieces, of ``transform``, and of what is held out.
+        held_out: Share of the slices, or names of their folders (default 0.1). Of a share above
+            0, one at least; which does not change much when the corpus grows.
+        transform: Of each piece, hiding and moving, say; see :class:`CorpusDataset`. In
+            validation, it draws the same each time.
+
+    Attributes:
+        held_out: Names of the slices that are held out, sorted.
+        train: The :class:`CorpusDataset` of the others.
+        val: That of the slices held out.
+
+    Raises:
+        FileNotFoundError, KeyError, TypeError, ValueError: As :class:`CorpusDataset`; or nothing
+            is left to train on.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        node_budget: int,
+        workers: int = 0,
+        seed: int = 0,
+        held_out: float | Collection[str] = 0.1,
+        transform: Callable[[Data], Data] | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive("workers", workers, whole=True, or_zero=True)
+        names = [one["folder"] for one in read_index(folder)["slices"]]
+        if isinstance(held_out, str) or not isinstance(held_out, Collection):
+            check_share("held_out", held_out)
+            held_out = _share(names, held_out, seed)
+        self.node_budget, self.workers, self.seed = node_budget, workers, seed
+        self.held_out = sorted(held_out)
+        if not (rest := set(names) - set(held_out)):
+            raise ValueError(f"{folder}: all {len(names)} slices are held out; hold out fewer")
+        self.train = CorpusDataset(folder, rest, transform, seed)
+        self.val = CorpusDataset(folder, self.held_out, transform, seed)
+
+    def train_dataloader(self) -> CorpusLoader:
+        """Batches of an epoch, for this process."""
+        return CorpusLoader(self.train, self._batches(self.train, True), self.workers)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Batches of the slices that are held out; none where there are none."""
+        if not self.held_out:
+            return []
+        sampler = self._batches(self.val, False)
+        return DataLoader(
+            self.val, batch_sampler=sampler, num_workers=self.workers, collate_fn=collate
+        )
+
+    def _batches(self, dataset: CorpusDataset, shuffle: bool) -> BudgetBatchSampler:
+        rank, world = 0, 1
+        if self.trainer is not None:
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+        return BudgetBatchSampler(
+            dataset.num_nodes, self.node_budget, self.seed, rank, world, shuffle
+        )
+
+
+def _share(names: list[str], share: float, seed: int) -> list[str]:
+    """A share of the names, drawn so that new ones displace few."""
+    drawn = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    return drawn[: max(round(share * len(names)), 1) if share else 0]

@@ -1,0 +1,36 @@
+"""What training asks for: a puzzle made of a piece, and two losses of what is said to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+from torch_geometric.data import Data
+
+from stofm_geo.networks.config import SToFMConfig
+from stofm_geo.networks.stofm import SToFMNetwork
+from stofm_geo.training.objectives.loss import Loss
+from stofm_geo.training.objectives.niches import NichePuzzle, distance_loss, niche_loss
+from stofm_geo.training.objectives.published import PublishedPuzzle, cell_loss, pair_loss
+
+
+class Objectives(NamedTuple):
+    """A kind of puzzle and its losses.
+
+    Attributes:
+        puzzle: Makes puzzles of pieces (:func:`~stofm_geo.data.pieces.pieces`).
+        niche_loss: Of the network, a puzzle and its embeddings.
+        distance_loss: Of the network, a puzzle and its pair states.
+    """
+
+    puzzle: Callable[[Data], Data]
+    niche_loss: Callable[[SToFMNetwork, Data, Tensor], Loss]
+    distance_loss: Callable[[SToFMNetwork, Data, Tensor], Loss]
+
+    @classmethod
+    def of(cls, config: SToFMConfig) -> Objectives:
+        """Those that the settings name."""
+        if config.objectives == "official":
+            return cls(PublishedPuzzle(config), cell_loss, pair_loss)
+        return cls(NichePuzzle(config), niche_loss, distance_loss)
