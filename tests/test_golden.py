@@ -23,10 +23,10 @@ import pytest
 import torch
 
 from stofm_geo import SToFM, tl
-from stofm_geo.cli.pretrain import command
 from stofm_geo.data.corpus import CorpusDataset, Source, build
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.tasks import fine_tune
+from stofm_geo.training.command import command
 
 FILE = Path(__file__).with_name("golden.json")
 SIZES = {"hidden_channels": 16, "heads": 2, "num_layers": 2, "n_components": 6, "out_channels": 24}

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import typer
 
 from stofm_geo._quiet import quiet
 from stofm_geo._signals import deferred
 from stofm_geo.cli._output import cli_errors, echo
-
-if TYPE_CHECKING:
-    from lightning.pytorch.cli import LightningCLI
-
-_LAST = "last.ckpt"
-_PROGRAM = "stofm-geo pretrain"
 
 
 @cli_errors
@@ -26,110 +18,19 @@ def pretrain(ctx: typer.Context) -> None:
     Writes checkpoints, logs and the best model so far. Started again with the same folder it goes
     on from the last checkpoint; SIGINT and SIGTERM write one more. Needs the extra pretrain.
     """
-    with quiet("lightning.pytorch"):
-        _run(command(ctx.args))
-
-
-def _run(cli: LightningCLI) -> None:
     from stofm_geo._files import naming_full_disk
+    from stofm_geo.training.command import LAST, command
 
-    folder = Path(cli.trainer.default_root_dir)
-    last = folder / "checkpoints" / _LAST
-    if last.is_file():
-        echo(f"Going on from {last}")
-    going_on = last if last.is_file() else None
-    with naming_full_disk(folder), deferred():  # where logs go, too; see StopWhenAsked
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=going_on, weights_only=True)
-    if cli.trainer.is_global_zero:
-        echo(f"Wrote {folder}")
-
-
-def command(args: list[str]) -> LightningCLI:
-    """The parsed command, its trainer, model and data; nothing has run.
-
-    Args:
-        args: As on the command line.
-
-    Raises:
-        ImportError: jsonargparse or TensorBoard is not installed.
-        ValueError: A setting that is not known, or not fit.
-    """
-    try:
-        import tensorboard  # noqa: F401
-        from jsonargparse import ArgumentError
-    except ImportError as error:
-        raise ImportError(
-            f"pre-training needs {error.name}; pip install 'stofm-geo[pretrain]'"
-        ) from error
-    from lightning.fabric.plugins import CheckpointIO
-    from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
-    from lightning.pytorch.cli import LightningCLI
-    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-
-    from stofm_geo.training.callbacks import (
-        SaveBestModel,
-        StepCheckpoint,
-        StopWhenAsked,
-        Throughput,
-    )
-    from stofm_geo.training.checkpoints import AtomicCheckpointIO
-    from stofm_geo.training.corpus_data import CorpusDataModule
-    from stofm_geo.training.corpus_pretrain import CorpusPretraining
-
-    class Command(LightningCLI):
-        def add_arguments_to_parser(self, parser: Any) -> None:
-            parser.add_argument(
-                "--folder", default="pretrained", help="Of checkpoints, logs and the best model."
+    with quiet("lightning.pytorch"):
+        cli = command(ctx.args)
+        folder = Path(cli.trainer.default_root_dir)
+        last = folder / "checkpoints" / LAST
+        if last.is_file():
+            echo(f"Going on from {last}")
+        going_on = last if last.is_file() else None
+        with naming_full_disk(folder), deferred():  # logs, too; see StopOnSignal
+            cli.trainer.fit(
+                cli.model, datamodule=cli.datamodule, ckpt_path=going_on, weights_only=True
             )
-            parser.add_argument(
-                "--checkpoint_every", type=int, default=100, help="Steps between checkpoints."
-            )
-            parser.link_arguments("seed_everything", "model.seed")
-            parser.link_arguments("seed_everything", "data.seed")
-
-        def instantiate_trainer(self, **kwargs: Any) -> Any:
-            folder = Path(self._get(self.config_init, "folder"))
-            config = {
-                **self._get(self.config_init, "trainer"),
-                **kwargs,
-                "default_root_dir": folder,
-                "logger": [CSVLogger(folder, "csv"), TensorBoardLogger(folder, "tensorboard")],
-            }
-            callbacks = [
-                StepCheckpoint(
-                    folder / "checkpoints", self._get(self.config_init, "checkpoint_every")
-                ),
-                SaveBestModel(str(folder / "model")),
-                LearningRateMonitor("step"),
-                Throughput(),
-                StopWhenAsked(folder / "checkpoints" / _LAST),
-            ]
-            given = config["plugins"] or []
-            given = given if isinstance(given, list) else [given]
-            if not any(isinstance(plugin, CheckpointIO) for plugin in given):
-                config["plugins"] = [*given, AtomicCheckpointIO()]
-            if config["enable_progress_bar"] is not False:
-                callbacks.append(RichProgressBar())
-            return self._instantiate_trainer(config, callbacks)
-
-    # It would rather read sys.argv, whose first word is this command's name.
-    warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
-    try:
-        return Command(
-            CorpusPretraining,
-            CorpusDataModule,
-            args=args,
-            run=False,
-            seed_everything_default=0,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            parser_kwargs={"prog": _PROGRAM, "exit_on_error": False},
-            trainer_defaults={
-                "max_steps": 1000,
-                "gradient_clip_val": 1.0,
-                "log_every_n_steps": 10,
-                "use_distributed_sampler": False,  # the data's: by nodes, a rank its own
-            },
-        )
-    except ArgumentError as error:
-        raise ValueError(f"{error}; {_PROGRAM} --help lists all settings") from error
+        if cli.trainer.is_global_zero:
+            echo(f"Wrote {folder}")

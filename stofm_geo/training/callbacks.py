@@ -76,7 +76,7 @@ class StepCheckpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, pl_module, None, None, 0)
 
 
-class StopWhenAsked(Callback):
+class StopOnSignal(Callback):
     """Write a checkpoint and end after the step in which a signal has come.
 
     The validation of that step, where there is one, is run first. Several processes get the signal

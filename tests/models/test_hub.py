@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stofm_geo import SToFM
-from stofm_geo.models import locations
+from stofm_geo.models import hub
 
 
 def no_network(*_: object, **__: object) -> None:
@@ -19,7 +19,7 @@ def no_network(*_: object, **__: object) -> None:
 def test_a_mistyped_folder_is_not_asked_for(tmp_path, monkeypatch) -> None:
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(locations, "hf_hub_download", None)
+    monkeypatch.setattr(hub, "hf_hub_download", None)
     monkeypatch.setattr(socket, "create_connection", None)
     for name in ("models/my-modle", "./my-modle", "/tmp/no/such", "my-modle"):
         with pytest.raises(ValueError, match=f"{Path(name)}: is no folder; name one that save_"):
@@ -36,6 +36,6 @@ def test_without_a_network_it_says_so_at_once(tmp_path, monkeypatch) -> None:
 
 def test_a_name_that_is_never_resolved_is_waited_for_a_while(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(30))
-    monkeypatch.setattr(locations, "_PATIENCE", 0.05)
+    monkeypatch.setattr(hub, "_PATIENCE", 0.05)
     with pytest.raises(ValueError, match="is no network"):
         SToFM.from_pretrained("nobody/nothing", cache_dir=tmp_path)

@@ -21,13 +21,13 @@ from typer.testing import CliRunner
 from stofm_geo import SToFM
 from stofm_geo._hash import weights_hash
 from stofm_geo.cli import app
-from stofm_geo.cli.pretrain import command
 from stofm_geo.data.corpus import BudgetBatchSampler, build, find_sources
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.networks import files
 from stofm_geo.nn import geometry
 from stofm_geo.training.callbacks import SaveBestModel
 from stofm_geo.training.checkpoints import AtomicCheckpointIO
+from stofm_geo.training.command import command
 
 CUT = {"k": 6, "max_macro_nodes": 4, "cells_per_subslice": 60, "n_components": 5}
 SIZES = {"encoder": "panel", "hidden_channels": 16, "heads": 2, "num_layers": 1, "out_channels": 24}

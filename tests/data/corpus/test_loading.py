@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 
 from stofm_geo.data.corpus import (
     BudgetBatchSampler,
-    CorpusDataModule,
     CorpusDataset,
     CorpusLoader,
 )
+from stofm_geo.training.corpus_data import CorpusDataModule
 from stofm_geo.transforms import PerturbPositions
 
 

@@ -1,0 +1,104 @@
+"""The command of pre-training: Lightning's command line on a corpus."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningCLI
+
+LAST = "last.ckpt"
+_PROGRAM = "stofm-geo pretrain"
+
+
+def command(args: list[str]) -> LightningCLI:
+    """Return the parsed command with its trainer, model and data; nothing has run.
+
+    Args:
+        args: As on the command line.
+
+    Raises:
+        ImportError: jsonargparse or TensorBoard is not installed.
+        ValueError: A setting that is not known, or not fit.
+    """
+    try:
+        import tensorboard  # noqa: F401
+        from jsonargparse import ArgumentError
+    except ImportError as error:
+        raise ImportError(
+            f"pre-training needs {error.name}; pip install 'stofm-geo[pretrain]'"
+        ) from error
+    from lightning.fabric.plugins import CheckpointIO
+    from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    from stofm_geo.training.callbacks import (
+        SaveBestModel,
+        StepCheckpoint,
+        StopOnSignal,
+        Throughput,
+    )
+    from stofm_geo.training.checkpoints import AtomicCheckpointIO
+    from stofm_geo.training.corpus_data import CorpusDataModule
+    from stofm_geo.training.corpus_pretrain import CorpusPretraining
+
+    class Command(LightningCLI):
+        def add_arguments_to_parser(self, parser: Any) -> None:
+            parser.add_argument(
+                "--folder", default="pretrained", help="Of checkpoints, logs and the best model."
+            )
+            parser.add_argument(
+                "--checkpoint_every", type=int, default=100, help="Steps between checkpoints."
+            )
+            parser.link_arguments("seed_everything", "model.seed")
+            parser.link_arguments("seed_everything", "data.seed")
+
+        def instantiate_trainer(self, **kwargs: Any) -> Any:
+            folder = Path(self._get(self.config_init, "folder"))
+            config = {
+                **self._get(self.config_init, "trainer"),
+                **kwargs,
+                "default_root_dir": folder,
+                "logger": [CSVLogger(folder, "csv"), TensorBoardLogger(folder, "tensorboard")],
+            }
+            callbacks = [
+                StepCheckpoint(
+                    folder / "checkpoints", self._get(self.config_init, "checkpoint_every")
+                ),
+                SaveBestModel(str(folder / "model")),
+                LearningRateMonitor("step"),
+                Throughput(),
+                StopOnSignal(folder / "checkpoints" / LAST),
+            ]
+            given = config["plugins"] or []
+            given = given if isinstance(given, list) else [given]
+            if not any(isinstance(plugin, CheckpointIO) for plugin in given):
+                config["plugins"] = [*given, AtomicCheckpointIO()]
+            if config["enable_progress_bar"] is not False:
+                callbacks.append(RichProgressBar())
+            return self._instantiate_trainer(config, callbacks)
+
+    # It would rather read sys.argv, whose first word is this command's name.
+    warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
+    try:
+        return Command(
+            CorpusPretraining,
+            CorpusDataModule,
+            args=args,
+            run=False,
+            seed_everything_default=0,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": _PROGRAM, "exit_on_error": False},
+            trainer_defaults={
+                "max_steps": 1000,
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 10,
+                "use_distributed_sampler": False,  # the data's: by nodes, a rank its own
+            },
+        )
+    except ArgumentError as error:
+        raise ValueError(f"{error}; {_PROGRAM} --help lists all settings") from error
