@@ -118,10 +118,10 @@ def test_regions_of_a_spatialdata_table_are_slices() -> None:
     with pytest.warns(UserWarning, match=r"tells 2 regions apart; each is .* \(slice_key='region'"):
         found = split_slices(cells)
     expected = split_slices(cells, slice_key="region")
-    assert [part.uns["name"] for part in found] == [part.uns["name"] for part in expected]
+    assert [part.name for part in found] == [part.name for part in expected]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.obsm["spatial"], other.obsm["spatial"])
-        np.testing.assert_array_equal(one.obs["row"], other.obs["row"])
+        np.testing.assert_array_equal(one.row, other.row)
     with pytest.warns(UserWarning, match="regions apart"):
         assert (places(cells, "spatial", None) != places(cells, "spatial", "region")).nnz == 0
     with pytest.warns(UserWarning, match="regions apart"):

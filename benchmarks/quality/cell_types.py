@@ -107,7 +107,7 @@ def learned(model: SToFM, adata: AnnData) -> dict[str, np.ndarray]:
     """What a model gives, by name; in the order of ``adata``, which has its embedding."""
     encoded = np.empty((adata.n_obs, model.encoder.out_channels), dtype=np.float32)
     for part in split_slices(harmonize(adata), slice_key=SLICE):
-        encoded[part.obs["row"].to_numpy()] = model.encoder.transform(part)
+        encoded[part.row] = model.encoder.transform(part)
     return {
         "SToFM, embedding": adata.obsm["z"],
         "SToFM, its columns of the cell itself": adata.obsm["z"][:, : encoded.shape[1]],

@@ -43,7 +43,7 @@ def embed(
         typer.Option(help="With official:DIR, Geneformer's dictionaries (a folder), or a .json."),
     ] = None,
     slice_key: options.SliceKey = None,
-    features: Annotated[
+    use_rep: Annotated[
         str | None,
         typer.Option(
             help="Key in obsm of ready-made cell vectors. (default: what the encoder makes of X)"
@@ -85,10 +85,10 @@ def embed(
     from stofm_geo.pl import check_picture
 
     if zero_shot:
-        if model or encoder or features:
+        if model or encoder or use_rep:
             raise ValueError(
                 f"--zero-shot is --model {_MINI} on counts; leave --model, --encoder and "
-                "--features out"
+                "--use-rep out"
             )
         model = _MINI
     targets = targets_of(slices, output)
@@ -96,8 +96,8 @@ def embed(
         check_picture(plot)
     if vocabulary is not None and not (model or "").startswith(_OFFICIAL):
         raise ValueError(f"a vocabulary goes with --model {_OFFICIAL}DIR alone; leave it out")
-    if encoder is not None and (model or features):
-        raise ValueError("an encoder is for fitting to counts; leave --model and --features out")
+    if encoder is not None and (model or use_rep):
+        raise ValueError("an encoder is for fitting to counts; leave --model and --use-rep out")
     if save_model is not None:
         if model is not None:
             raise ValueError("--save-model is for a model that is fitted; leave one of both out")
@@ -120,7 +120,7 @@ def embed(
         model=model,
         vocabulary=vocabulary,
         slice_key=slice_key,
-        features=features,
+        use_rep=use_rep,
         encoder=encoder,
         n_domains=n_domains,
         seed=seed,
@@ -160,7 +160,7 @@ def _run(
     model: str | None = None,
     vocabulary: Path | None = None,
     slice_key: str | None = None,
-    features: str | None = None,
+    use_rep: str | None = None,
     encoder: str | None = None,
     n_domains: int | None = None,
     seed: int = 0,
@@ -172,9 +172,12 @@ def _run(
     start = time.perf_counter()
     if model is None:
         settings = {"encoder": encoder or "pca", "organism": "auto" if encoder == "panel" else None}
-        fitted = SToFM(**settings).fit(
-            adatas, features=features, slice_key=slice_key, seed=seed, names=names
-        )
+        fitted = SToFM(**settings)
+        tissues = [
+            fitted.prepare(adata, use_rep=use_rep, slice_key=slice_key, name=name)
+            for adata, name in zip(adatas, names, strict=True)
+        ]
+        fitted.fit(tissues, seed=seed)
         record = fitted.training_record
         echo(
             f"Fitted to {record['cells']} cells in {record['slices']} slices, "
@@ -190,15 +193,19 @@ def _run(
         embed = fitted.embed
     elif model.startswith(_OFFICIAL):
         published = SToFM.from_official(model.removeprefix(_OFFICIAL), vocabulary=vocabulary)
-        published.check_features(features)
-        embed = partial(published.embed, features=features)
+        published.check_features(use_rep)
+        embed = partial(published.embed, use_rep=use_rep)
     else:
         fitted = SToFM.from_pretrained(model)
-        fitted.check_features(features)
+        fitted.check_features(use_rep)
         embed = fitted.embed
     start = time.perf_counter()
-    for adata, name in zip(adatas, names, strict=True):
-        embed(adata, slice_key=slice_key, name=name)
+    if model is None:
+        for tissue in tissues:
+            embed(tissue)
+    else:
+        for adata, name in zip(adatas, names, strict=True):
+            embed(adata, slice_key=slice_key, name=name)
     cells = sum(adata.n_obs for adata in adatas)
     echo(f"Embedded {cells} cells in {time.perf_counter() - start:.0f} s")
     start = time.perf_counter()

@@ -82,7 +82,12 @@ def finetune(
     labels_to_learn(adatas, names, label_key)
     start = time.perf_counter()
     if model is None:
-        base = SToFM().fit(adatas, slice_key=slice_key, seed=seed, names=names)
+        base = SToFM()
+        adatas = [
+            base.prepare(adata, slice_key=slice_key, name=name)
+            for adata, name in zip(adatas, names, strict=True)
+        ]
+        base.fit(adatas, seed=seed)
         echo(f"Fitted to {base.training_record['cells']} cells, {_since(start)}")
         start = time.perf_counter()
     else:

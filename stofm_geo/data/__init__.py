@@ -2,13 +2,17 @@
 
 from stofm_geo._storable import prepare_for_writing
 from stofm_geo.data.anndata import from_anndata, to_obsm
+from stofm_geo.data.canonical_pose import CanonicalPose, canonical_pose
 from stofm_geo.data.files import read_slice_file, write_h5ad
-from stofm_geo.data.frame import Frame, canonical_frame
 from stofm_geo.data.slices import slice_graph, split_slices
+from stofm_geo.data.subslices import SubSliceDataset
+from stofm_geo.data.tissue_slice import TissueSlice
 
 __all__ = [
-    "Frame",
-    "canonical_frame",
+    "CanonicalPose",
+    "SubSliceDataset",
+    "TissueSlice",
+    "canonical_pose",
     "from_anndata",
     "prepare_for_writing",
     "read_slice_file",

@@ -1,4 +1,4 @@
-"""The slices of an AnnData, each in its own frame."""
+"""The slices of an AnnData, each in its canonical pose."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from stofm_geo._checks import (
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
 from stofm_geo.data.anndata import from_anndata
-from stofm_geo.data.frame import Frame, canonical_frame
+from stofm_geo.data.canonical_pose import CanonicalPose, canonical_pose
+from stofm_geo.data.tissue_slice import TissueSlice
 from stofm_geo.genes import CellFeatures, as_counts
 from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.transforms._search import distinct
@@ -38,8 +39,8 @@ def split_slices(
     name: str = "AnnData",
     min_cells: int = 1,
     genes: Collection[str] | None = None,
-) -> list[AnnData]:
-    """Check an AnnData and take it apart into slices, each in its own frame.
+) -> list[TissueSlice]:
+    """Check an AnnData and split it into slices, each in its canonical pose.
 
     Cells without counts say nothing, and would be neighbours of others all the same: they are left
     out. So are control probes and other features that are no genes.
@@ -55,12 +56,7 @@ def split_slices(
         genes: Names of those whose counts matter, others are not looked at; ``None``: all.
 
     Returns:
-        An AnnData a slice, cells with counts in canonical order
-        (:func:`~stofm_geo.data.canonical_frame`): counts in ``X`` (float32 CSR) or features in
-        ``obsm``, positions in cell spacings in ``obsm["spatial"]``, ``obs["row"]`` the row in
-        ``adata``, ``uns["name"]`` and ``uns["unit"]`` (the cell spacing in the unit of
-        ``adata``); ``uns["technology"]`` as in ``adata``, where it is there; ``uns["empty"]``, the
-        rows of cells that are left out.
+        One :class:`~stofm_geo.data.TissueSlice` for each slice.
 
     Warns:
         UserWarning: Cells have no counts, features are no genes, or slices are not told apart.
@@ -93,18 +89,18 @@ def split_slices(
             rows, empty = rows[full[rows]], rows[~full[rows]]
             # A copy is as large as the file.
             own = values if len(rows) == adata.n_obs else values[rows]
-            order, pos, unit = checked_frame(own, positions[rows], min_cells)
+            order, pos, spacing = checked_pose(own, positions[rows], min_cells)
         rows = rows[order]
         part = AnnData(
             X=values[rows] if features_key is None else None,
-            obs=pd.DataFrame({"row": rows}, index=adata.obs_names[rows].astype(str)),
+            obs=pd.DataFrame(index=adata.obs_names[rows].astype(str)),
             var=pd.DataFrame(index=names) if features_key is None else None,
             obsm={Keys.SPATIAL: pos},
-            uns={"name": slice_name, "unit": unit, "empty": empty, **technology},
+            uns=technology,
         )
         if features_key is not None:
             part.obsm[features_key] = values[rows]
-        slices.append(part)
+        slices.append(TissueSlice(slice_name, part, rows, spacing, empty, adata.n_obs))
     return slices
 
 
@@ -147,8 +143,10 @@ def with_counts(
     return full
 
 
-def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_cells: int) -> Frame:
-    """:func:`~stofm_geo.data.canonical_frame` of what can be a tissue graph.
+def checked_pose(
+    rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_cells: int
+) -> CanonicalPose:
+    """Return the :func:`~stofm_geo.data.canonical_pose` of cells that can be a tissue graph.
 
     Raises:
         ValueError: Less than ``min_cells`` cells, or all of them at one place.
@@ -160,7 +158,7 @@ def checked_frame(rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_c
             "drop them if they are copies or have no position",
             stacklevel=3,
         )
-    return canonical_frame(rows, positions)
+    return canonical_pose(rows, positions)
 
 
 def check_enough(cells: int, min_cells: int) -> None:
@@ -205,9 +203,9 @@ def slice_rows(adata: AnnData, slice_key: str | None, name: str) -> dict[str, np
     }
 
 
-def slice_graph(part: AnnData, features: CellFeatures) -> Data:
-    """A slice of :func:`split_slices` as a graph without edges; ``n_id`` is the source's row."""
-    with naming(part.uns["name"]):
-        data = from_anndata(part, features)
-    data.n_id = torch.from_numpy(part.obs["row"].to_numpy().copy())
+def slice_graph(part: TissueSlice, features: CellFeatures) -> Data:
+    """Return a slice as a graph without edges; ``n_id`` is the row in the source."""
+    with naming(part.name):
+        data = from_anndata(part.adata, features)
+    data.n_id = torch.from_numpy(part.row.copy())
     return data

@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_positions, examples
 from stofm_geo._keys import Keys, NodeType
+from stofm_geo.data import SubSliceDataset
 from stofm_geo.models.stofm import SToFM
 
 
@@ -63,16 +64,17 @@ def attention_of(
             + (": give its model" if isinstance(getattr(model, "model", None), SToFM) else "")
         )
     row = _row_of(adata, cell)
-    slices = model.slices(adata, spatial_key=spatial_key, slice_key=slice_key)
-    part = next((part for part in slices if row in part.obs["row"].to_numpy()), None)
+    tissue = model.prepared(adata, spatial_key=spatial_key, slice_key=slice_key)
+    part = next((part for part in tissue.slices if row in part.row), None)
     if part is None:
         raise ValueError(f"cell {adata.obs_names[row]!r} has no counts, and attends to none")
-    # Each cell is core in one piece.
-    piece = next(piece for piece in model.pieces(part) if row in piece.n_id[piece.core_mask])
+    network, options = model.state.network.eval(), model.config.subslice_options
+    subslices = SubSliceDataset(part, model.state.encoder, **options)
+    # Each cell is core in one sub-slice.
+    piece = next(piece for piece in subslices if row in piece.n_id[piece.core_mask])
     at = torch.nonzero(piece.n_id == row).item()
-    model.eval()
     with torch.inference_mode():
-        weight = model.network.attention(piece.to(next(model.parameters()).device)).cpu()
+        weight = network.attention(piece.to(next(network.parameters()).device)).cpu()
     piece = piece.cpu()
     edges = torch.nonzero(piece.edge_index[1] == at).flatten()
     sources = piece.edge_index[0, edges]

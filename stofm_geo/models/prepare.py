@@ -1,87 +1,150 @@
-"""AnnData as a model with these settings takes them: slices, and what makes features of cells."""
+"""AnnData as a model takes them: checked, split into slices, and their graphs, made once."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from anndata import AnnData
 
-from stofm_geo._checks import naming
-from stofm_geo.data import split_slices
+from stofm_geo._checks import check_anndatas, naming
+from stofm_geo._keys import Keys
+from stofm_geo.data import SubSliceDataset, TissueSlice, split_slices
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures, harmonize
 from stofm_geo.genes.counts import warn_of_row_numbers
 from stofm_geo.networks.config import SToFMConfig
 
 
-def split(
-    adata: AnnData,
-    config: SToFMConfig,
-    features_key: str | None,
-    *,
-    spatial_key: str,
-    slice_key: str | None,
-    name: str,
-    genes: Collection[str] | None = None,
-) -> list[AnnData]:
-    """The slices of an AnnData, genes under the names that the model goes by.
+class PreparedTissue:
+    """An AnnData that was checked and split into slices, for several steps.
+
+    Made by :meth:`stofm_geo.SToFM.prepare`. What is computed of the slices for an encoder
+    (features, neighbour graph, macro nodes) is kept and used again.
 
     Args:
-        adata: Cells or spots.
-        config: Of the model.
-        features_key: Key in ``obsm`` of the features; ``None``: counts in ``X`` are used.
+        adata: Cells or spots; results are written into it.
+        config: Configuration of the model.
+        use_rep: Key in ``obsm`` of the features; ``None``: counts in ``X`` are used.
         spatial_key: Key in ``obsm`` of the positions.
-        slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
-        name: What messages call ``adata``.
-        genes: What features are made of, after that; ``None``: of all.
+        slice_key: Column of ``obs`` with the slice of each cell; ``None``: one slice.
+        name: Name of ``adata`` in messages.
+        genes: Genes that features are made of; ``None``: all.
 
-    Returns:
-        See :func:`~stofm_geo.data.split_slices`.
+    Attributes:
+        adata: As given.
+        slices: Its slices, with genes under the names that the model uses.
 
     Raises:
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
     """
-    if config.organism is not None and features_key is None:
-        with naming(name):
-            adata = harmonize(adata, config.organism)
-    return split_slices(
-        adata,
-        features_key=features_key,
-        spatial_key=spatial_key,
-        slice_key=slice_key,
-        name=name,
-        min_cells=config.k + 1,
-        genes=genes,
-    )
+
+    def __init__(
+        self,
+        adata: AnnData,
+        config: SToFMConfig,
+        use_rep: str | None = None,
+        *,
+        spatial_key: str = Keys.SPATIAL,
+        slice_key: str | None = None,
+        name: str = "AnnData",
+        genes: Collection[str] | None = None,
+    ) -> None:
+        self.adata, self.config, self.use_rep = adata, config, use_rep
+        self.spatial_key, self.slice_key, self.name = spatial_key, slice_key, name
+        self.slices: list[TissueSlice] = []
+        self._made: tuple[CellFeatures, list[SubSliceDataset]] | None = None
+        self._split(genes)
+
+    def _split(self, genes: Collection[str] | None) -> None:
+        adata, self._genes = self.adata, genes
+        if self.config.organism is not None and self.use_rep is None:
+            with naming(self.name):
+                adata = harmonize(adata, self.config.organism)
+        self.slices = split_slices(
+            adata,
+            features_key=self.use_rep,
+            spatial_key=self.spatial_key,
+            slice_key=self.slice_key,
+            name=self.name,
+            min_cells=self.config.k + 1,
+            genes=genes,
+        )
+
+    def drop_empty(self, genes: Collection[str] | None) -> None:
+        """Split again where cells have no counts of these genes, which features are made of."""
+        if genes is None or genes is self._genes:
+            return
+        if any(_has_empty(part, genes) for part in self.slices):
+            self._made = None
+            self._split(genes)
+        self._genes = genes
+
+    def subslices(self, encoder: CellFeatures) -> list[SubSliceDataset]:
+        """Return the sub-slices of each slice; computed once for an encoder."""
+        if self._made is None or not _alike(self._made[0], encoder):
+            options = self.config.subslice_options
+            self._made = (
+                encoder,
+                [SubSliceDataset(part, encoder, **options) for part in self.slices],
+            )
+        return self._made[1]
 
 
-def untrained_features(config: SToFMConfig, key: str | None, slices: list[AnnData]) -> CellFeatures:
-    """What makes features: fitted to the slices, but for what the network learns with it.
+Tissues = AnnData | PreparedTissue | Sequence[AnnData | PreparedTissue]
+
+
+def list_of(tissues: Tissues, name: str = "adata") -> list[AnnData] | list[PreparedTissue]:
+    """Return one or several AnnData, or prepared ones, as a list.
+
+    Raises:
+        TypeError: Something else, or both kinds.
+        ValueError: The list is empty.
+    """
+    if isinstance(tissues, PreparedTissue):
+        return [tissues]
+    if isinstance(tissues, AnnData) or not any(isinstance(t, PreparedTissue) for t in tissues):
+        return check_anndatas(tissues, name)
+    if strange := [one for one in tissues if not isinstance(one, PreparedTissue)]:
+        found = type(strange[0]).__name__
+        raise TypeError(f"{name} must be all AnnData or all prepared; found {found}, too")
+    return list(tissues)
+
+
+def _alike(a: CellFeatures, b: CellFeatures) -> bool:
+    """Return whether two encoders give the same sub-slices."""
+    if a is b or a.module is None or b.module is None:
+        return a is b
+    # Weights make no difference: a sub-slice has components, and the network makes features.
+    return a.module.genes.equals(b.module.genes) and a.module.technologies == b.module.technologies
+
+
+def _has_empty(part: TissueSlice, genes: Collection[str]) -> bool:
+    counts = part.adata.X[:, part.adata.var_names.isin(genes)]
+    return bool((np.diff(counts.indptr) == 0).any())
+
+
+def make_encoder(
+    config: SToFMConfig, use_rep: str | None, slices: list[TissueSlice]
+) -> CellFeatures:
+    """Make the encoder of a configuration and fit it, except for what the network trains.
 
     Args:
-        config: Of the model.
-        key: Key in ``obsm`` of ready-made vectors; ``None``: they are made of counts.
-        slices: Of :func:`split`.
+        config: Configuration of the model.
+        use_rep: Key in ``obsm`` of ready-made vectors; ``None``: they are made of counts.
+        slices: Slices to fit to.
 
     Warns:
         UserWarning: Genes have no names but numbers.
     """
-    if key is not None:
-        return ObsmFeatures(key).fit(slices)
-    warn_of_row_numbers(slices[0].var_names)
+    adatas = [part.adata for part in slices]
+    if use_rep is not None:
+        return ObsmFeatures(use_rep).fit(adatas)
+    warn_of_row_numbers(adatas[0].var_names)
     if config.encoder == "panel":
         # A niche is three times as many numbers: own, near, far.
         return PanelEncoder.from_slices(
-            slices,
+            adatas,
             out_channels=config.out_channels // 3,
             n_components=config.n_components,
         )
-    return PCAFeatures(config.n_components).fit(slices)
-
-
-def emptied(slices: list[AnnData], genes: Collection[str] | None) -> bool:
-    """Return whether cells of :func:`split` have no counts of these genes, which features need."""
-    if genes is None:
-        return False
-    used = (part.X[:, part.var_names.isin(genes)] for part in slices)
-    return any((np.diff(counts.indptr) == 0).any() for counts in used)
+    return PCAFeatures(config.n_components).fit(adatas)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,22 @@ import torch
 from anndata import AnnData
 from huggingface_hub import ModelHubMixin
 from torch.utils.data import ConcatDataset
-from torch_geometric.data import Data
 
-from stofm_geo._checks import check_anndatas, check_key, check_positive
+from stofm_geo._checks import check_key, check_positive
 from stofm_geo._files import atomic_folder
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
-from stofm_geo.data.pieces import pieces
+from stofm_geo.data import TissueSlice
 from stofm_geo.genes import CellFeatures, Vocabulary
 from stofm_geo.models import official
 from stofm_geo.models.hub import locate
-from stofm_geo.models.prepare import emptied, split, untrained_features
+from stofm_geo.models.prepare import PreparedTissue, Tissues, list_of, make_encoder
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.files import FILES
 from stofm_geo.networks.state import ModelState
 from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.networks.warm_start import warm_start
-from stofm_geo.training.pretraining_loader import puzzles
+from stofm_geo.training.pretraining_loader import pretraining_loader
 
 
 class SToFM(ModelHubMixin):
@@ -76,20 +75,92 @@ class SToFM(ModelHubMixin):
         Raises:
             RuntimeError: The model has not been fitted.
         """
+        self._check_fitted()
+        return ModelState(self.config, self.network, self.encoder, self.training_record)
+
+    def _check_fitted(self) -> None:
         if self.network is None or self.encoder is None:
             raise RuntimeError("this model has no weights; call fit() or from_pretrained() first")
-        return ModelState(self.config, self.network, self.encoder, self.training_record)
 
     def to(self, device: torch.device | str) -> SToFM:
         """Move the network, and an encoder that is trained with it; returns the model itself."""
         self.state.network.to(device)
         return self
 
+    def prepare(
+        self,
+        adata: AnnData,
+        *,
+        use_rep: str | None = None,
+        spatial_key: str = Keys.SPATIAL,
+        slice_key: str | None = None,
+        name: str = "AnnData",
+    ) -> PreparedTissue:
+        """Check an AnnData and split it into slices, once for :meth:`fit`, :meth:`embed` and tasks.
+
+        Example:
+            >>> prepared = model.prepare(adata)
+            >>> model.fit(prepared).embed(prepared)  # neighbours and macro nodes are found once
+
+        Args:
+            adata: Cells or spots.
+            use_rep: Key in ``obsm`` of ready-made cell vectors; ``None``: those that the model was
+                fitted to, or, before :meth:`fit`, counts in ``X``.
+            spatial_key: Key in ``obsm`` of the positions, any unit.
+            slice_key: Column of ``obs`` with the slice of each cell; ``None``: one slice.
+            name: Name of ``adata`` in messages.
+
+        Raises:
+            KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+        """
+        encoder = self.encoder
+        return PreparedTissue(
+            adata,
+            self.config,
+            use_rep if encoder is None else encoder.key,
+            spatial_key=spatial_key,
+            slice_key=slice_key,
+            name=name,
+            genes=None if encoder is None else encoder.genes,
+        )
+
+    def prepared(self, adata: AnnData | PreparedTissue, **keys: Any) -> PreparedTissue:
+        """Return ``adata`` if it is prepared already, else :meth:`prepare` it.
+
+        Args:
+            adata: AnnData, or of :meth:`prepare`.
+            keys: ``spatial_key``, ``slice_key`` and ``name`` of :meth:`prepare`, for an AnnData.
+
+        Raises:
+            RuntimeError: The model has not been fitted.
+            ValueError: It was prepared for another model.
+        """
+        self._check_fitted()
+        if not isinstance(adata, PreparedTissue):
+            return self.prepare(adata, **keys)
+        encoder, other = self.state.encoder, adata.config
+        same = other.subslice_options == self.config.subslice_options
+        if not same or other.organism != self.config.organism or adata.use_rep != encoder.key:
+            raise ValueError(
+                f"{adata.name} was prepared for a model of another configuration; call prepare() "
+                "of this model"
+            )
+        adata.drop_empty(encoder.genes)
+        return adata
+
+    def copy(self) -> SToFM:
+        """Return a model with a network of its own, on the CPU."""
+        new = copy.copy(self)
+        new.network = copy.deepcopy(self.state.network).cpu()
+        if new.network.encoder is not None:
+            new.encoder = new.network.encoder
+        return new
+
     def fit(
         self,
-        adata: AnnData | list[AnnData],
+        adata: Tissues,
         *,
-        features: str | None = None,
+        use_rep: str | None = None,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
         max_steps: int = 200,
@@ -100,17 +171,18 @@ class SToFM(ModelHubMixin):
         """Train from scratch, self-supervised: no labels, no pretrained weights.
 
         Args:
-            adata: One or several AnnData with raw counts in ``X``; several must share genes, unless
-                the encoder is ``"panel"``.
-            features: Key in ``obsm`` of ready-made cell vectors; ``None``: what the setting
-                ``encoder`` says makes them of the counts.
+            adata: One or several AnnData with raw counts in ``X``, or of :meth:`prepare`; several
+                must share genes, unless the encoder is ``"panel"``.
+            use_rep: Key in ``obsm`` of ready-made cell vectors; ``None``: the encoder of the
+                configuration makes them of the counts.
             spatial_key: Key in ``obsm`` of the positions, any unit.
-            slice_key: Column of ``obs`` that tells slices apart; ``None``: one slice an AnnData.
+            slice_key: Column of ``obs`` with the slice of each cell; ``None``: one slice an
+                AnnData.
             max_steps: Training steps, one sub-slice each.
-            seed: Of weights, masks and moves; the same seed gives the same weights on the same
-                machine with as many threads.
+            seed: Seed of weights, masks and moves; the same seed gives the same weights on the
+                same machine with as many threads.
             progress: Show a progress bar.
-            names: What messages call each AnnData.
+            names: Name of each AnnData in messages.
 
         Returns:
             The model itself.
@@ -122,37 +194,35 @@ class SToFM(ModelHubMixin):
         from stofm_geo.training.trainer import run, seeded
 
         check_positive("max_steps", max_steps, whole=True)
-        adatas = check_anndatas(adata)
-        keys = {"spatial_key": spatial_key, "slice_key": slice_key}
+        given = list_of(adata)
         if names is None:
-            names = [f"AnnData {i}" if len(adatas) > 1 else "AnnData" for i in range(len(adatas))]
-
-        def parts(genes: Collection[str] | None = None) -> list[AnnData]:
-            found = []
-            for one, name in zip(adatas, names, strict=True):
-                found += split(one, self.config, features, name=name, genes=genes, **keys)
-            return found
-
-        slices = parts()
+            names = [f"AnnData {i}" if len(given) > 1 else "AnnData" for i in range(len(given))]
+        keys = {"spatial_key": spatial_key, "slice_key": slice_key}
+        tissues = [
+            one
+            if isinstance(one, PreparedTissue)
+            else PreparedTissue(one, self.config, use_rep, name=name, **keys)
+            for one, name in zip(given, names, strict=True)
+        ]
+        slices = [part for tissue in tissues for part in tissue.slices]
         with seeded(seed):
-            self.encoder = untrained_features(self.config, features, slices)
-            if emptied(slices, self.encoder.genes):
-                slices = parts(self.encoder.genes)
-            encoder = self.encoder.module
-            self.network = SToFMNetwork(self.encoder.out_channels, self.config, encoder)
-            module = Pretraining(self.network, self.config)
-            of_slices = [pieces(part, self.encoder, **self.config.of_pieces) for part in slices]
-            if encoder is not None:
-                warm_start(encoder, [(part[0].panel, part[0].loadings) for part in of_slices])
-            loader = puzzles(ConcatDataset(of_slices), self.config, max_steps)
+            encoder = make_encoder(self.config, tissues[0].use_rep, slices)
+            for tissue in tissues:
+                tissue.drop_empty(encoder.genes)
+            network = SToFMNetwork(encoder.out_channels, self.config, encoder.module)
+            module = Pretraining(network, self.config)
+            subslices = [own for tissue in tissues for own in tissue.subslices(encoder)]
+            if encoder.module is not None:
+                warm_start(encoder.module, [own.panel for own in subslices])
+            loader = pretraining_loader(ConcatDataset(subslices), self.config, max_steps)
             run(module, loader, max_steps=max_steps, progress=progress)
-        self.network.cpu().eval()
+        self.network, self.encoder = network.cpu().eval(), encoder
         last = torch.stack([*module.losses]).cpu().mean(dim=0)
         self.training_record = {
             "seed": seed,
             "steps": max_steps,
-            "slices": len(slices),
-            "cells": sum(part.n_obs for part in slices),
+            "slices": len(subslices),
+            "cells": sum(len(own.part) for own in subslices),
             "niche_loss": float(last[0]),
             "niche_loss_of_averages": float(last[1]),
             "distance_loss": float(last[2]),
@@ -162,7 +232,7 @@ class SToFM(ModelHubMixin):
 
     def embed(
         self,
-        adata: AnnData,
+        adata: AnnData | PreparedTissue,
         *,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
@@ -178,7 +248,8 @@ class SToFM(ModelHubMixin):
 
         Args:
             adata: With the genes (or the ``obsm`` vectors) the model was fitted on; for a panel
-                encoder, some of them are enough.
+                encoder, some of them are enough. Or of :meth:`prepare`; then the keys are those
+                given there.
             spatial_key: Key in ``obsm`` of the positions.
             slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
             key_added: Key in ``obsm``.
@@ -189,50 +260,20 @@ class SToFM(ModelHubMixin):
             RuntimeError: The model has not been fitted.
         """
         check_key("key_added", key_added)
-        slices = self.slices(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
-        network = self.state.network.eval()
+        tissue = self.prepared(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
+        adata = tissue.adata
+        network, encoder = self.state.network.eval(), self.state.encoder
         device = next(network.parameters()).device
         vectors = np.zeros((adata.n_obs, self.config.out_channels), dtype=np.float32)
-        for part in slices:
-            for piece in self.pieces(part):
+        for subslices in tissue.subslices(encoder):
+            for piece in subslices:
                 with torch.inference_mode():
                     z, _ = network(piece.to(device))
-                # Each cell is core in one piece.
+                # Each cell is core in one sub-slice.
                 rows = piece.n_id[piece.core_mask].cpu().numpy()
                 vectors[rows] = z[piece.core_mask].cpu().numpy()
         adata.obsm[key_added] = vectors
-        adata.uns[Keys.UNS] = self._provenance(slices)
-
-    def slices(
-        self,
-        adata: AnnData,
-        *,
-        spatial_key: str = Keys.SPATIAL,
-        slice_key: str | None = None,
-        name: str = "AnnData",
-    ) -> list[AnnData]:
-        """The slices of an AnnData as the model takes them, checked.
-
-        Args:
-            adata: As for :meth:`embed`.
-            spatial_key: Key in ``obsm`` of the positions.
-            slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
-            name: What messages call ``adata``.
-
-        Returns:
-            See :func:`~stofm_geo.data.split_slices`.
-
-        Raises:
-            KeyError, TypeError, ValueError: Input that does not fit; the message says what.
-            RuntimeError: The model has not been fitted.
-        """
-        encoder = self.state.encoder
-        keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
-        return split(adata, self.config, encoder.key, genes=encoder.genes, **keys)
-
-    def pieces(self, part: AnnData) -> Sequence[Data]:
-        """Sub-slices of one of :meth:`slices`, each cut when it is asked for."""
-        return pieces(part, self.encoder, **self.config.of_pieces)
+        adata.uns[Keys.UNS] = self._provenance(tissue.slices)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
         """Write ``config.json`` and ``model.safetensors`` (Hugging Face hub layout) into a folder.
@@ -247,7 +288,7 @@ class SToFM(ModelHubMixin):
             OSError: It cannot be written.
             RuntimeError: The model has not been fitted.
         """
-        self.state  # noqa: B018 - raises where there is nothing to save
+        self._check_fitted()
         folder, push = Path(save_directory), kwargs.pop("push_to_hub", False)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder, FILES, keep_others=True) as temporary:
@@ -303,7 +344,7 @@ class SToFM(ModelHubMixin):
         """SHA-256 over names, shapes and bytes of all weights, features included."""
         return self.state.weights_hash()
 
-    def _provenance(self, slices: list[AnnData]) -> dict[str, Any]:
+    def _provenance(self, slices: list[TissueSlice]) -> dict[str, Any]:
         return {
             "version": __version__,
             "settings": asdict(self.config),
@@ -312,6 +353,6 @@ class SToFM(ModelHubMixin):
             "seed": self.training_record["seed"],
             "weights_sha256": self.weights_hash(),
             "units": "cell spacings: median distance to the 6th nearest cell is 1",
-            "slices": np.array([part.uns["name"] for part in slices]),
-            "spacing_of_slice": np.array([part.uns["unit"] for part in slices]),
+            "slices": np.array([part.name for part in slices]),
+            "spacing_of_slice": np.array([part.spacing for part in slices]),
         }

@@ -99,8 +99,8 @@ class SToFMConfig:
             )
 
     @property
-    def of_pieces(self) -> dict[str, int]:
-        """Those of :func:`~stofm_geo.data.pieces.pieces`."""
+    def subslice_options(self) -> dict[str, int]:
+        """Those of :class:`~stofm_geo.data.SubSliceDataset`."""
         return {
             "k": self.k,
             "max_macro_nodes": self.max_macro_nodes,

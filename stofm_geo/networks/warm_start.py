@@ -25,7 +25,7 @@ def warm_start(encoder: PanelEncoder, slices: Sequence[tuple[Tensor, Tensor]]) -
     Args:
         encoder: Its ``embedding`` is changed.
         slices: ``panel`` ``[G_s]`` and ``loadings`` ``[G_s, k]`` of each
-            (:func:`~stofm_geo.data.pieces.pieces`).
+            (:class:`~stofm_geo.data.SubSliceDataset`).
     """
     with torch.no_grad():
         encoder.embedding *= _SMALL

@@ -72,9 +72,12 @@ def annotate(
     labels_to_learn(labelled, names, label_key)
     progress = options.pop("progress", True)
     check_options(task=task, seed=seed, **options)
-    model = SToFM().fit(
-        [*labelled, adata], seed=seed, progress=progress, names=[*names, "AnnData"], **keys
+    model = SToFM()
+    *tissues, asked = (
+        model.prepare(one, name=name, **keys)
+        for one, name in zip([*labelled, adata], [*names, "AnnData"], strict=True)
     )
-    options |= {"task": task, "seed": seed, "progress": progress, "names": names, **keys}
-    annotator = fine_tune(model, labelled, label_key, **options)
-    annotator.predict(adata, key_added=key_added, unsure=unsure, **keys)
+    model.fit([*tissues, asked], seed=seed, progress=progress)
+    options |= {"task": task, "seed": seed, "progress": progress, "names": names}
+    annotator = fine_tune(model, tissues, label_key, **options)
+    annotator.predict(asked, key_added=key_added, unsure=unsure)

@@ -22,7 +22,9 @@ from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
 from stofm_geo._weights import check_shapes
+from stofm_geo.data import SubSliceDataset, TissueSlice
 from stofm_geo.models.hub import in_folder
+from stofm_geo.models.prepare import PreparedTissue
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.networks import files
 from stofm_geo.networks.state import ModelState
@@ -32,7 +34,7 @@ from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
 from stofm_geo.tasks.mlp import Classifier
 from stofm_geo.tasks.reading import Moments, Reading
-from stofm_geo.tasks.surroundings import Tissue, around, cells, check_task, survey
+from stofm_geo.tasks.surroundings import around, cells, check_task, survey
 
 _HEAD = "annotation."
 # A part of a slice lies as far from the classes either way; one of another patient, much further.
@@ -87,7 +89,7 @@ class Annotator(nn.Module):
         make = Classifier if mlp else nn.Linear
         self.mlp, self.head = mlp, make(len(self.read.scale), len(classes))
 
-    def survey(self, tissue: Tissue) -> Tensor:
+    def survey(self, tissue: SubSliceDataset) -> Tensor:
         """Vectors of all cells of a slice and what is around them, ``[n, D]``; no gradients."""
         vectors = survey(self.network, tissue, self.task)
         return torch.cat([vectors, around(vectors, tissue, self.task)], dim=1)
@@ -102,29 +104,29 @@ class Annotator(nn.Module):
 
     def tissues(
         self,
-        adata: AnnData,
+        adata: AnnData | PreparedTissue,
         *,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
         name: str = "AnnData",
-    ) -> list[Tissue]:
-        """The slices of an AnnData; errors as of :meth:`SToFM.slices`."""
-        parts = self.model.slices(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
-        return [Tissue.of(self.model, part, adata.n_obs) for part in parts]
+    ) -> list[SubSliceDataset]:
+        """Return the sub-slices of each slice of an AnnData; errors as of :meth:`SToFM.embed`."""
+        keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
+        return self.model.prepared(adata, **keys).subslices(self.model.state.encoder)
 
     @torch.no_grad()
-    def probabilities(self, adata: AnnData, **keys: Any) -> np.ndarray:
+    def probabilities(self, adata: AnnData | PreparedTissue, **keys: Any) -> np.ndarray:
         """Calibrated probabilities, ``[n, classes]`` float32; NaN for cells without a label.
 
         Args:
             adata: As for :meth:`predict`.
             keys: ``spatial_key``, ``slice_key`` and ``name``, as there.
         """
-        return self._probabilities(adata, self.tissues(adata, **keys), keys.get("spatial_key"))
+        return self._probabilities(self.model.prepared(adata, **keys))
 
     def predict(
         self,
-        adata: AnnData,
+        adata: AnnData | PreparedTissue,
         *,
         key_added: str = Keys.LABEL,
         unsure: float = 0.0,
@@ -141,7 +143,8 @@ class Annotator(nn.Module):
         where regions are predicted; where cell types are, they get no label, and NaN.
 
         Args:
-            adata: Raw counts in ``X`` (or the ``obsm`` vectors the model was fitted on).
+            adata: Raw counts in ``X`` (or the ``obsm`` vectors the model was fitted on); or of
+                :meth:`stofm_geo.SToFM.prepare`, then the keys are those given there.
             key_added: Column of ``obs``.
             unsure: Where the likeliest label is less probable than this, it is ``"unsure"``
                 (default 0: nowhere).
@@ -155,7 +158,9 @@ class Annotator(nn.Module):
         """
         check_share("unsure", unsure)
         check_key("key_added", key_added)
-        found = self.probabilities(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
+        keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
+        tissue = self.model.prepared(adata, **keys)
+        found, adata = self._probabilities(tissue), tissue.adata
         names = [*self.classes, Keys.UNSURE] if unsure else self.classes
         adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, unsure), names)
         colors = own_colors(names)
@@ -201,45 +206,46 @@ class Annotator(nn.Module):
             UserWarning: There are labels that were never learned; their cells count as wrong.
         """
         truth = read_labels(adata, label_key, name)
-        tissues = self.tissues(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
+        keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
+        tissue = self.model.prepared(adata, **keys)
         if strange := unknown(truth, self.classes):
             warnings.warn(told_unknown(strange, name), stacklevel=2)
-        found = self._probabilities(adata, tissues, spatial_key)
+        found = self._probabilities(tissue)
         told = ~np.isnan(found[:, 0])
         known, best = pd.notna(truth) & told, found.argmax(axis=1)
         if not known.any():
             raise ValueError(f"{name}: no cell with a label in obs[{label_key!r}] has counts")
-        every = codes_of(truth, [*self.classes, *strange])
+        every, parts = codes_of(truth, [*self.classes, *strange]), tissue.slices
         return {
             **scores(truth[known], np.array(self.classes, dtype=object)[best[known]]),
             "calibration_error": calibration_error(
                 found[known], codes_of(truth[known], self.classes)
             ),
-            "coherence": _mean_coherence(best, tissues),
-            "coherence_of_truth": _mean_coherence(every, tissues) if known[told].all() else None,
+            "coherence": _mean_coherence(best, parts),
+            "coherence_of_truth": _mean_coherence(every, tissue.slices)
+            if known[told].all()
+            else None,
             "unknown": strange,
         }
 
     @torch.no_grad()
-    def _probabilities(
-        self, adata: AnnData, tissues: list[Tissue], spatial_key: str | None
-    ) -> np.ndarray:
+    def _probabilities(self, tissue: PreparedTissue) -> np.ndarray:
         """Of cells without counts: their nearest cells' mean for regions, and NaN for cell types.
 
         A bin of a region without counts is of the region; a cell type is of cells.
         """
         self.eval()
-        found = np.full((adata.n_obs, len(self.classes)), np.nan, dtype=np.float32)
-        for tissue in tissues:
-            values = self.survey(tissue)
-            found[tissue.rows] = self._logits(values).softmax(dim=1).cpu().numpy()
-            if self.task == "region" and len(tissue.empty):
-                pos = check_positions(adata, spatial_key or Keys.SPATIAL)
-                rows = np.concatenate([tissue.rows, tissue.empty])
-                full = np.arange(len(rows)) < len(tissue.rows)
+        found = np.full((tissue.adata.n_obs, len(self.classes)), np.nan, dtype=np.float32)
+        for subslices in tissue.subslices(self.model.state.encoder):
+            part, values = subslices.part, self.survey(subslices)
+            found[part.row] = self._logits(values).softmax(dim=1).cpu().numpy()
+            if self.task == "region" and len(part.empty):
+                pos = check_positions(tissue.adata, tissue.spatial_key)
+                rows = np.concatenate([part.row, part.empty])
+                full = np.arange(len(rows)) < len(part.row)
                 near = nearest_full(pos[rows], np.zeros(len(rows)), full, _NEAR)[~full][:, full]
-                mean = near @ found[tissue.rows] / near.sum(axis=1)
-                found[tissue.empty] = np.asarray(mean)
+                mean = near @ found[part.row] / near.sum(axis=1)
+                found[part.empty] = np.asarray(mean)
         return found
 
     def _logits(self, values: Tensor) -> Tensor:
@@ -351,8 +357,7 @@ def _entropy(logits: Tensor) -> float:
     return float(Categorical(logits=logits).entropy().mean())
 
 
-def _mean_coherence(codes: np.ndarray, tissues: list[Tissue]) -> float:
-    """Over the slices, by their cells."""
-    sizes = [len(tissue.rows) for tissue in tissues]
-    each = [coherence(codes[tissue.rows], tissue.positions) for tissue in tissues]
-    return float(np.average(each, weights=sizes))
+def _mean_coherence(codes: np.ndarray, slices: list[TissueSlice]) -> float:
+    """Return the mean over the slices, weighted by their cells."""
+    each = [coherence(codes[part.row], part.pos) for part in slices]
+    return float(np.average(each, weights=[len(part) for part in slices]))

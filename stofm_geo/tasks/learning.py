@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from anndata import AnnData
 
-from stofm_geo._checks import check_anndatas, check_positive
+from stofm_geo._checks import check_positive
 from stofm_geo._keys import Keys
+from stofm_geo.data import SubSliceDataset
+from stofm_geo.models.prepare import Tissues, list_of
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks import lora, mlp
 from stofm_geo.tasks.annotation import Annotator
@@ -20,7 +21,7 @@ from stofm_geo.tasks.metrics import scores
 from stofm_geo.tasks.probe import choose, learn
 from stofm_geo.tasks.reading import Moments
 from stofm_geo.tasks.splits import folds, tissue_groups
-from stofm_geo.tasks.surroundings import Tissue, check_task
+from stofm_geo.tasks.surroundings import check_task
 
 if TYPE_CHECKING:
     from stofm_geo.training.finetune import FineTuning
@@ -32,7 +33,7 @@ _FOLDS = 4
 
 def fine_tune(
     model: SToFM,
-    adata: AnnData | list[AnnData],
+    adata: Tissues,
     label_key: str,
     method: str = "probe",
     *,
@@ -58,7 +59,7 @@ def fine_tune(
 
     Args:
         model: Fitted; it stays as it is.
-        adata: One or several AnnData with labels.
+        adata: One or several AnnData with labels, or of :meth:`stofm_geo.SToFM.prepare`.
         label_key: Column of ``obs`` with labels; cells without one are not learned from.
         method: What is trained: ``"probe"``, a linear classifier alone (default); ``"mlp"``,
             beside it one with a hidden layer of 64; ``"lora"``, low-rank additions to the
@@ -83,22 +84,22 @@ def fine_tune(
         ImportError: ``method="lora"`` without peft.
     """
     check_options(method, task=task, held_out=held_out, max_steps=max_steps, seed=seed)
-    adatas = check_anndatas(adata)
+    given = list_of(adata)
     if names is None:
-        names = [f"AnnData {i}" if len(adatas) > 1 else "AnnData" for i in range(len(adatas))]
+        names = [f"AnnData {i}" if len(given) > 1 else "AnnData" for i in range(len(given))]
+    adatas = [one.adata if isinstance(one, PreparedTissue) else one for one in given]
     labels, classes = labels_to_learn(adatas, names, label_key)
-    tissues, codes = [], []
-    for one, label, name in zip(adatas, labels, names, strict=True):
+    slices, codes = [], []
+    for one, label, name in zip(given, labels, names, strict=True):
         code = codes_of(label, classes)
-        for part in model.slices(one, spatial_key=spatial_key, slice_key=slice_key, name=name):
-            own = code[part.obs["row"].to_numpy()]
+        prepared = model.prepared(one, spatial_key=spatial_key, slice_key=slice_key, name=name)
+        for subslices in prepared.subslices(model.state.encoder):
+            own = code[subslices.part.row]
             if (own >= 0).any():
-                tissues.append(Tissue.of(model, part, one.n_obs))
+                slices.append(subslices)
                 codes.append(own)
-    annotator = Annotator(
-        copy.deepcopy(model).to("cpu"), classes, task, len(tissues) > 1, method == "mlp"
-    )
-    return _Learning(annotator, tissues, codes, seed).learn(method, held_out, max_steps, progress)
+    annotator = Annotator(model.copy(), classes, task, len(slices) > 1, method == "mlp")
+    return _Learning(annotator, slices, codes, seed).learn(method, held_out, max_steps, progress)
 
 
 def check_options(
@@ -131,16 +132,20 @@ class _Learning:
     """Slices and their labels, and what is done with them in turn."""
 
     def __init__(
-        self, annotator: Annotator, tissues: list[Tissue], codes: list[np.ndarray], seed: int
+        self,
+        annotator: Annotator,
+        slices: list[SubSliceDataset],
+        codes: list[np.ndarray],
+        seed: int,
     ) -> None:
-        self.annotator, self.tissues, self.seed = annotator, tissues, seed
+        self.annotator, self.slices, self.seed = annotator, slices, seed
         self.of_slice, self.codes = codes, np.concatenate(codes)
         self.ends = np.cumsum([len(code) for code in codes])[:-1]
-        surveys = [annotator.survey(tissue) for tissue in tissues]
+        surveys = [annotator.survey(tissue) for tissue in slices]
         annotator.read.learn(torch.cat(surveys), annotator.network)
         read = [annotator.read(values, Moments.of(values)) for values in surveys]
         self.x = torch.cat(read).numpy()
-        self.groups = np.concatenate(tissue_groups([tissue.positions for tissue in tissues]))
+        self.groups = np.concatenate(tissue_groups([tissue.part.pos for tissue in slices]))
 
     def learn(self, method: str, held_out: float, max_steps: int, progress: bool) -> Annotator:
         annotator, count = self.annotator, len(self.annotator.classes)
@@ -161,7 +166,7 @@ class _Learning:
         annotator.record = {
             "method": method,
             "seed": self.seed,
-            "slices": len(self.tissues),
+            "slices": len(self.slices),
             "labelled_cells": int(known.sum()),
             "strength": self.strength,
             "steps": 0,
@@ -255,7 +260,7 @@ class _Learning:
                 self.annotator.network = lora.added(self.annotator.network)
             module = FineTuning(
                 self.annotator,
-                self.tissues,
+                self.slices,
                 [np.where(s, c, -1) for s, c in self._split(shown)],
                 None if part is None else [np.where(s, c, -1) for s, c in self._split(part)],
                 balanced,

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
-import scipy.sparse as sp
 import torch
-from anndata import AnnData
 from torch import Tensor
 from torch_geometric.data import Data
 
-from stofm_geo._keys import Keys
-from stofm_geo.models.stofm import SToFM
+from stofm_geo.data import SubSliceDataset
 from stofm_geo.networks.stofm import SToFMNetwork
-from stofm_geo.transforms import SpatialKNN
 
 TASKS = ("region", "cell_type")
 _HOPS = (2, 4, 8)  # over which a region's embeddings are averaged, too
@@ -31,45 +24,6 @@ def check_task(task: str) -> None:
     """
     if task not in TASKS:
         raise ValueError(f"task must be {' or '.join(map(repr, TASKS))}; found {task!r}")
-
-
-class Tissue(NamedTuple):
-    """One slice, as it is learned from and predicted.
-
-    Attributes:
-        name: What messages call it.
-        rows: Of its cells in the AnnData it is of, ``[n]``.
-        positions: In cell spacings, ``[n, 2]``.
-        pieces: Its sub-slices; ``n_id`` are rows of the AnnData.
-        place: Number among ``rows`` of each row of the AnnData.
-        step: One step on the graph, averaging over neighbours, ``[n, n]``.
-        empty: Rows of cells of the slice that have no counts, and are not among ``rows``.
-    """
-
-    name: str
-    rows: np.ndarray
-    positions: np.ndarray
-    pieces: Sequence[Data]
-    place: Tensor
-    step: sp.csr_matrix
-    empty: np.ndarray
-
-    @classmethod
-    def of(cls, model: SToFM, part: AnnData, cells: int) -> Tissue:
-        """One of ``model.slices`` of an AnnData of so many cells."""
-        rows, positions = part.obs["row"].to_numpy(), part.obsm[Keys.SPATIAL]
-        place = torch.full((cells,), -1)
-        place[torch.from_numpy(rows.copy())] = torch.arange(len(rows))
-        graph = SpatialKNN(model.config.k)(Data(pos=torch.from_numpy(positions)))
-        src, dst = graph.edge_index.numpy()
-        share = 1 / np.bincount(dst, minlength=len(rows))[dst]
-        step = sp.csr_matrix((share.astype(np.float32), (dst, src)), shape=(len(rows),) * 2)
-        pieces = model.pieces(part)
-        return cls(part.uns["name"], rows, positions, pieces, place, step, part.uns["empty"])
-
-    def core_index(self, piece: Data) -> Tensor:
-        """Return the numbers of a piece's core cells among ``rows``."""
-        return self.place.to(piece.n_id.device)[piece.n_id[piece.core_mask]]
 
 
 def width(network: SToFMNetwork, task: str) -> int:
@@ -89,19 +43,19 @@ def cells(network: SToFMNetwork, piece: Data, task: str) -> Tensor:
 
 
 @torch.no_grad()
-def survey(network: SToFMNetwork, tissue: Tissue, task: str) -> Tensor:
+def survey(network: SToFMNetwork, tissue: SubSliceDataset, task: str) -> Tensor:
     """:func:`cells` of a whole slice, ``[n, width]``, on the network's device."""
     training, device = network.training, next(network.parameters()).device
     network.eval()
-    vectors = torch.empty(len(tissue.rows), width(network, task), device=device)
-    for piece in tissue.pieces:
+    vectors = torch.empty(len(tissue.part), width(network, task), device=device)
+    for piece in tissue:
         piece = piece.to(device)
         vectors[tissue.core_index(piece)] = cells(network, piece, task)
     network.train(training)
     return vectors
 
 
-def around(vectors: Tensor, tissue: Tissue, task: str) -> Tensor:
+def around(vectors: Tensor, tissue: SubSliceDataset, task: str) -> Tensor:
     """Means over 2, 4 and 8 steps on the graph beside each other, ``[n, 3 width]``.
 
     Nothing, ``[n, 0]``, for cell types.
@@ -110,7 +64,7 @@ def around(vectors: Tensor, tissue: Tissue, task: str) -> Tensor:
         return vectors[:, :0]
     mean, means = vectors.cpu().numpy(), []
     for hop in range(1, max(_HOPS) + 1):
-        mean = tissue.step @ mean
+        mean = tissue.neighbor_mean @ mean
         if hop in _HOPS:
             means.append(mean)
     return torch.from_numpy(np.concatenate(means, axis=1)).to(vectors)

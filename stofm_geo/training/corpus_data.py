@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._checks import check_positive, check_share
 from stofm_geo.data.corpus import BudgetBatchSampler, CorpusDataset, CorpusLoader, read_index
-from stofm_geo.data.pieces import collate
+from stofm_geo.data.subslices import collate_subslices
 
 
 class CorpusDataModule(L.LightningDataModule):
@@ -74,7 +74,7 @@ class CorpusDataModule(L.LightningDataModule):
             return []
         sampler = self._batches(self.val, False)
         return DataLoader(
-            self.val, batch_sampler=sampler, num_workers=self.workers, collate_fn=collate
+            self.val, batch_sampler=sampler, num_workers=self.workers, collate_fn=collate_subslices
         )
 
     def _batches(self, dataset: CorpusDataset, shuffle: bool) -> BudgetBatchSampler:

@@ -91,7 +91,7 @@ class CorpusPretraining(Pretraining):
             ValueError: The corpus was cut with other settings.
         """
         data = self.trainer.datamodule
-        if told := _differing(data.train.settings, self.config.of_pieces):
+        if told := _differing(data.train.settings, self.config.subslice_options):
             raise ValueError(
                 f"{data.train.folder}: the corpus was built with other settings ({told}); use "
                 "those, or build another"

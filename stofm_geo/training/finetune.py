@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
+from stofm_geo.data import SubSliceDataset
 from stofm_geo.training.trainer import run
 
 if TYPE_CHECKING:
     from stofm_geo.tasks.annotation import Annotator
     from stofm_geo.tasks.reading import Moments
-    from stofm_geo.tasks.surroundings import Tissue
 
 _CHECK, _PATIENCE = 10, 5  # steps from check to check, checks without a better one
 _LEAST_GAIN = 0.01  # of the loss: less is luck, and the network rather stays as it is
@@ -36,7 +36,7 @@ class FineTuning(L.LightningModule):
 
     Args:
         annotator: Trained in place.
-        tissues: Slices.
+        slices: Slices.
         shown: Classes to learn from, ``[n]`` a slice; -1 for none.
         held_out: Classes to check by, alike; ``None``: nothing is checked.
         class_weights: From classes ``[n]`` and their number to the weight of each class.
@@ -53,7 +53,7 @@ class FineTuning(L.LightningModule):
     def __init__(
         self,
         annotator: Annotator,
-        tissues: Sequence[Tissue],
+        slices: Sequence[SubSliceDataset],
         shown: Sequence[np.ndarray],
         held_out: Sequence[np.ndarray] | None,
         class_weights: Callable[[np.ndarray, int], np.ndarray],
@@ -62,7 +62,7 @@ class FineTuning(L.LightningModule):
         strength: float,
     ) -> None:
         super().__init__()
-        self.annotator, self.tissues, self.rate = annotator, tissues, rate
+        self.annotator, self.slices, self.rate = annotator, slices, rate
         self.shown = [torch.from_numpy(codes) for codes in shown]
         self.held_out = None if held_out is None else [torch.from_numpy(c) for c in held_out]
         every = np.concatenate(shown)
@@ -80,9 +80,9 @@ class FineTuning(L.LightningModule):
     def training_step(self, batch: tuple[int, Data], batch_idx: int) -> Tensor:
         """See ``LightningModule``."""
         number, piece = batch
-        tissue, annotator = self.tissues[number], self.annotator
+        subslices, annotator = self.slices[number], self.annotator
         own = annotator.vectors(piece)
-        at = tissue.core_index(piece)
+        at = subslices.core_index(piece)
         codes = self.shown[number].to(at.device)[at]
         values = torch.cat([own, self.surveys[number][at, own.shape[1] :]], dim=1)
         known = codes >= 0
@@ -93,7 +93,7 @@ class FineTuning(L.LightningModule):
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Take stock of one slice."""
-        values = self.annotator.survey(self.tissues[batch])
+        values = self.annotator.survey(self.slices[batch])
         self.surveys[batch] = values
         self.moments[batch] = self.annotator.moments(values)
         if self.held_out is not None:
@@ -131,10 +131,10 @@ def train(module: FineTuning, max_steps: int, progress: bool) -> None:
     stop = EarlyStopping(FineTuning.MONITOR, patience=_PATIENCE)
     run(
         module,
-        _batches(module.tissues, module.shown, max_steps),
+        _batches(module.slices, module.shown, max_steps),
         max_steps=max_steps,
         progress=progress,
-        held_out=_one_by_one(range(len(module.tissues))),
+        held_out=_one_by_one(range(len(module.slices))),
         check_every=min(_CHECK, max_steps),
         callbacks=[] if module.held_out is None else [stop],
     )
@@ -143,12 +143,12 @@ def train(module: FineTuning, max_steps: int, progress: bool) -> None:
 class _Labelled(torch.utils.data.Dataset):
     """Sub-slices with labelled core cells, each with the number of its slice."""
 
-    def __init__(self, tissues: Sequence[Tissue], shown: Sequence[Tensor]) -> None:
+    def __init__(self, slices: Sequence[SubSliceDataset], shown: Sequence[Tensor]) -> None:
         self.pieces = [
             (number, piece)
-            for number, (tissue, codes) in enumerate(zip(tissues, shown, strict=True))
-            for piece in tissue.pieces
-            if (codes[tissue.core_index(piece)] >= 0).any()
+            for number, (subslices, codes) in enumerate(zip(slices, shown, strict=True))
+            for piece in subslices
+            if (codes[subslices.core_index(piece)] >= 0).any()
         ]
 
     def __len__(self) -> int:
@@ -158,9 +158,11 @@ class _Labelled(torch.utils.data.Dataset):
         return self.pieces[index]
 
 
-def _batches(tissues: Sequence[Tissue], shown: Sequence[Tensor], max_steps: int) -> DataLoader:
+def _batches(
+    slices: Sequence[SubSliceDataset], shown: Sequence[Tensor], max_steps: int
+) -> DataLoader:
     """Sub-slices, one at a time, all before any comes again."""
-    data = _Labelled(tissues, shown)
+    data = _Labelled(slices, shown)
     rounds = -(-max_steps // len(data))
     order = torch.cat([torch.randperm(len(data)) for _ in range(rounds)])[:max_steps]
     return DataLoader(data, batch_size=None, sampler=order.tolist(), collate_fn=_as_is)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torch_geometric.data import Data
 
-from stofm_geo.data.pieces import collate
+from stofm_geo.data.subslices import collate_subslices
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.training.objectives import Objectives
 
@@ -24,8 +24,8 @@ class _Puzzles(Dataset):
         return self.puzzle(self.pieces[index])
 
 
-def puzzles(pieces: Sequence[Data], config: SToFMConfig, steps: int) -> DataLoader:
+def pretraining_loader(pieces: Sequence[Data], config: SToFMConfig, steps: int) -> DataLoader:
     """A loader of ``steps`` puzzles of pieces drawn at random, one a step."""
     dataset = _Puzzles(pieces, config)
     sampler = RandomSampler(dataset, replacement=True, num_samples=steps)
-    return DataLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate)
+    return DataLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate_subslices)

@@ -23,35 +23,35 @@ def adata(make_slice) -> AnnData:
 
 def test_one_slice_without_a_key(adata: AnnData) -> None:
     [part] = split_slices(adata, name="my.h5ad")
-    assert part.uns["name"] == "my.h5ad"
-    assert sorted(part.obs["row"]) == list(range(90))
+    assert part.name == "my.h5ad"
+    assert sorted(part.row) == list(range(90))
     assert part.X.dtype == np.float32 and part.X.format == "csr"
-    np.testing.assert_array_equal(part.X.toarray(), adata.X[part.obs["row"]].toarray())
-    assert part.obs_names.equals(adata.obs_names[part.obs["row"]])
+    np.testing.assert_array_equal(part.X.toarray(), adata.X[part.row].toarray())
+    assert part.obs_names.equals(adata.obs_names[part.row])
     assert part.var_names.equals(adata.var_names)
 
 
 def test_slices_sorted_by_name_each_in_its_own_unit(adata: AnnData) -> None:
     adata.obsm["spatial"][adata.obs["section"] == "x"] *= 40
     parts = split_slices(adata, slice_key="section", name="f")
-    assert [p.uns["name"] for p in parts] == ["f, slice '10'", "f, slice '2'", "f, slice 'x'"]
-    assert sorted(np.concatenate([p.obs["row"] for p in parts])) == list(range(90))
+    assert [p.name for p in parts] == ["f, slice '10'", "f, slice '2'", "f, slice 'x'"]
+    assert sorted(np.concatenate([p.row for p in parts])) == list(range(90))
     for part in parts:
-        rows = part.obs["row"].to_numpy()
+        rows = part.row
         own = adata.obsm["spatial"][rows]
         first = np.linalg.norm(part.obsm["spatial"] - part.obsm["spatial"][0], axis=1)
-        expected = np.linalg.norm(own - own[0], axis=1) / part.uns["unit"]
+        expected = np.linalg.norm(own - own[0], axis=1) / part.spacing
         np.testing.assert_allclose(first, expected, atol=1e-3)
-    assert parts[2].uns["unit"] > 10 * parts[0].uns["unit"]
+    assert parts[2].spacing > 10 * parts[0].spacing
 
 
 def test_features_instead_of_counts(adata: AnnData) -> None:
     bare = AnnData(obs=adata.obs, obsm=dict(adata.obsm))
     [part] = split_slices(bare, features_key="Z")
     assert part.X is None
-    np.testing.assert_array_equal(part.obsm["Z"], adata.obsm["Z"][part.obs["row"]])
+    np.testing.assert_array_equal(part.obsm["Z"], adata.obsm["Z"][part.row])
     graph = slice_graph(part, ObsmFeatures("Z").fit([part]))
-    assert torch.equal(graph.n_id, torch.from_numpy(part.obs["row"].to_numpy()))
+    assert torch.equal(graph.n_id, torch.from_numpy(part.row))
 
 
 @pytest.mark.parametrize("features", [None, "Z"])
@@ -147,7 +147,7 @@ def test_duplicate_cell_names_and_positions_do(adata: AnnData) -> None:
         adata.obs_names = ["twin"] * 90
         adata.obsm["spatial"][:30] = adata.obsm["spatial"][30:60]
         [part] = split_slices(adata)
-        assert sorted(part.obs["row"]) == list(range(90))
+        assert sorted(part.row) == list(range(90))
 
 
 def test_small_fields_of_view_are_named_at_once_with_what_drops_them(make_slice) -> None:

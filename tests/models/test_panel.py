@@ -10,13 +10,13 @@ from anndata import AnnData
 from stofm_geo import SToFM
 from stofm_geo._keys import NodeType
 from stofm_geo.data import split_slices
-from stofm_geo.data.pieces import collate, pieces
+from stofm_geo.data.subslices import SubSliceDataset, collate_subslices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.networks import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.networks.warm_start import warm_start
-from stofm_geo.training.pretraining_loader import puzzles
+from stofm_geo.training.pretraining_loader import pretraining_loader
 
 SMALL = {
     "encoder": "panel",
@@ -28,6 +28,7 @@ SMALL = {
     "k": 8,
 }
 SETTINGS = SToFMConfig(**SMALL)
+CUT = SETTINGS.subslice_options
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def encoder(part) -> PanelEncoder:
 
 @pytest.fixture
 def piece(part, encoder):
-    return pieces(part, encoder, **SETTINGS.of_pieces)[0]
+    return SubSliceDataset(part, encoder, **CUT)[0]
 
 
 def test_virtual_cells_have_the_means_of_their_cells(piece) -> None:
@@ -62,9 +63,9 @@ def test_the_network_sees_what_the_encoder_makes(part, encoder, piece) -> None:
         average = encoder.finish(torch.zeros(1, 16))
         torch.testing.assert_close(found[piece.node_type == NodeType.CLS], average)
     expected = encoder.transform(part)
-    order = np.argsort(part.obs["row"].to_numpy())
+    order = np.argsort(part.row)
     cells = (piece.n_id >= 0).numpy()
-    mine = np.searchsorted(part.obs["row"].to_numpy()[order], piece.n_id[cells].numpy())
+    mine = np.searchsorted(part.row[order], piece.n_id[cells].numpy())
     np.testing.assert_allclose(found[cells].numpy(), expected[order[mine]], atol=1e-4, rtol=1e-4)
 
 
@@ -73,15 +74,17 @@ def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> No
     torch.manual_seed(0)
     encoder = PanelEncoder.from_slices([first, second], out_channels=16, n_components=8)
     network = SToFMNetwork(16, SETTINGS, encoder).eval()
-    each = [pieces(part, encoder, **SETTINGS.of_pieces)[0] for part in (first, second)]
+    each = [SubSliceDataset(part, encoder, **CUT)[0] for part in (first, second)]
     with torch.no_grad():
         torch.testing.assert_close(
-            network.features(collate(each)), torch.cat([network.features(one) for one in each])
+            network.features(collate_subslices(each)),
+            torch.cat([network.features(one) for one in each]),
         )
         z = [torch.randn(one.num_nodes, 48) for one in each]
-        found = network.estimates(torch.cat(z), collate(each))
+        found = network.estimates(torch.cat(z), collate_subslices(each))
         expected = [
-            network.estimates(one, collate([data])) for one, data in zip(z, each, strict=True)
+            network.estimates(one, collate_subslices([data]))
+            for one, data in zip(z, each, strict=True)
         ]
         torch.testing.assert_close(found, torch.cat(expected))
 
@@ -97,7 +100,7 @@ def test_what_the_encoder_makes_is_read_as_it_was(piece, encoder) -> None:
 def test_warm_start_tells_components_from_noise(part) -> None:
     torch.manual_seed(0)
     encoder = PanelEncoder.from_slices([part], out_channels=16, n_components=8)
-    piece = pieces(part, encoder, **SETTINGS.of_pieces)[0]
+    piece = SubSliceDataset(part, encoder, **CUT)[0]
     warm_start(encoder, [(piece.panel, piece.loadings)])
     axes = piece.loadings / piece.loadings.norm(dim=0)
     with torch.no_grad():
@@ -191,7 +194,7 @@ def test_settings_of_the_encoder_are_checked() -> None:
 
 
 def test_the_loader_of_puzzles(part, encoder) -> None:
-    puzzle = next(iter(puzzles(pieces(part, encoder, **SETTINGS.of_pieces), SETTINGS, 1)))
+    puzzle = next(iter(pretraining_loader(SubSliceDataset(part, encoder, **CUT), SETTINGS, 1)))
     z, _ = SToFMNetwork(16, SETTINGS, encoder)(puzzle)
     assert z.shape == (puzzle.num_nodes, 48) and torch.isfinite(z).all()
 

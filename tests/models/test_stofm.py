@@ -147,7 +147,7 @@ def test_several_slices_and_files() -> None:
 def test_features_of_the_users_own(tissue) -> None:
     adata = tissue.copy()
     adata.obsm["mine"] = np.random.default_rng(0).normal(size=(400, 100)) * 50  # 3 F > 256
-    model = fitted(adata, features="mine")
+    model = fitted(adata, use_rep="mine")
     assert embedded(model, adata).shape == (400, 256)
     del adata.X
     assert embedded(model, adata).shape == (400, 256)

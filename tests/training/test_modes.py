@@ -11,9 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
-from stofm_geo.data import split_slices
-from stofm_geo.data.pieces import collate
-from stofm_geo.data.pieces import pieces as pieces_of
+from stofm_geo.data import SubSliceDataset, split_slices
+from stofm_geo.data.subslices import collate_subslices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.networks import SToFMConfig
@@ -30,9 +29,9 @@ SETTINGS = SToFMConfig(
 @pytest.fixture(scope="module")
 def batches() -> list[Data]:
     part = split_slices(toy_tissue(900, 40, seed=0))[0]
-    (piece,) = pieces_of(part, PCAFeatures(8).fit([part]), **SETTINGS.of_pieces)
+    (piece,) = SubSliceDataset(part, PCAFeatures(8).fit([part.adata]), **SETTINGS.subslice_options)
     torch.manual_seed(0)
-    made = [collate([Objectives.of(SETTINGS).puzzle(piece.clone())]) for _ in range(4)]
+    made = [collate_subslices([Objectives.of(SETTINGS).puzzle(piece.clone())]) for _ in range(4)]
     assert all(batch.num_edges > 10_000 for batch in made)
     return made
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from stofm_geo.data import slice_graph, split_slices
-from stofm_geo.data.pieces import pieces as pieces_of
+from stofm_geo.data import SubSliceDataset, slice_graph, split_slices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.models import SToFM
@@ -18,7 +17,7 @@ from stofm_geo.networks import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.nn import niche
 from stofm_geo.training.objectives.niches import distance_loss, niche_loss
-from stofm_geo.training.pretraining_loader import puzzles
+from stofm_geo.training.pretraining_loader import pretraining_loader
 from stofm_geo.training.trainer import one_cycle
 from stofm_geo.transforms import SpatialKNN
 
@@ -28,7 +27,7 @@ SETTINGS = SToFMConfig(hidden_channels=32, heads=4, num_layers=2, n_components=8
 @pytest.fixture(scope="module")
 def pieces():
     part = split_slices(toy_tissue(300, 40, seed=0))[0]
-    return pieces_of(part, PCAFeatures(8).fit([part]), **SETTINGS.of_pieces)
+    return SubSliceDataset(part, PCAFeatures(8).fit([part.adata]), **SETTINGS.subslice_options)
 
 
 @pytest.fixture
@@ -66,14 +65,14 @@ def test_hidden_cells_reach_neither_inputs_nor_embeddings(pieces, network) -> No
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     network.eval()
-    puzzle = next(iter(puzzles(pieces, SETTINGS, 1)))
+    puzzle = next(iter(pretraining_loader(pieces, SETTINGS, 1)))
     assert puzzle.mask.any() and (puzzle.x[puzzle.mask] == 0).all()
     assert "x_target" not in puzzle
 
     # From the start: other features in the hidden cells, the same puzzle.
     def puzzle_of(piece):
         torch.manual_seed(3)
-        return next(iter(puzzles([piece], SETTINGS, 1)))
+        return next(iter(pretraining_loader([piece], SETTINGS, 1)))
 
     first = puzzle_of(pieces[0])
     other = pieces[0].clone()
@@ -89,7 +88,7 @@ def test_hidden_cells_reach_neither_inputs_nor_embeddings(pieces, network) -> No
 
 def test_the_graph_is_that_of_the_moved_positions(pieces) -> None:
     torch.manual_seed(0)
-    puzzle = next(iter(puzzles(pieces, SETTINGS, 1)))
+    puzzle = next(iter(pretraining_loader(pieces, SETTINGS, 1)))
     assert puzzle.moved.any()
     src, dst = puzzle.edge_index
     cells = puzzle.node_type == 0
@@ -104,7 +103,7 @@ def test_the_graph_is_that_of_the_moved_positions(pieces) -> None:
 
 
 def test_losses_have_gradients_and_baselines(pieces, network) -> None:
-    puzzle = next(iter(puzzles(pieces, SETTINGS, 1)))
+    puzzle = next(iter(pretraining_loader(pieces, SETTINGS, 1)))
     z, pair = network(puzzle)
     niches, distances = niche_loss(network, puzzle, z), distance_loss(network, puzzle, pair)
     assert niches.error.item() == pytest.approx(niches.plain.item())  # before training
@@ -116,7 +115,7 @@ def test_losses_have_gradients_and_baselines(pieces, network) -> None:
 
 
 def test_nothing_moved_gives_zero_not_nan(pieces, network) -> None:
-    puzzle = next(iter(puzzles(pieces, SETTINGS, 1)))
+    puzzle = next(iter(pretraining_loader(pieces, SETTINGS, 1)))
     puzzle.moved = torch.zeros_like(puzzle.moved)
     _, pair = network(puzzle)
     assert [float(value) for value in distance_loss(network, puzzle, pair)] == [0, 0, 0]
@@ -133,19 +132,21 @@ def test_training_beats_the_averages() -> None:
 
 def test_slice_graph_keeps_rows(pieces) -> None:
     part = split_slices(toy_tissue(50, 20, seed=0))[0]
-    data = slice_graph(part, PCAFeatures(4).fit([part]))
+    data = slice_graph(part, PCAFeatures(4).fit([part.adata]))
     assert sorted(data.n_id.tolist()) == list(range(50))
 
 
 def test_niches_of_core_cells_are_those_of_the_whole_slice() -> None:
     part = split_slices(toy_tissue(300, 40, seed=0))[0]
-    features = PCAFeatures(8).fit([part])
+    features = PCAFeatures(8).fit([part.adata])
     data = SpatialKNN(8)(slice_graph(part, features))
     whole = torch.empty(300, 24)
-    whole[torch.from_numpy(part.obs["row"].to_numpy())] = niche(data.x, data.edge_index)
-    pieces = pieces_of(part, features, **{**SETTINGS.of_pieces, "cells_per_subslice": 60})
+    whole[torch.from_numpy(part.row)] = niche(data.x, data.edge_index)
+    pieces = SubSliceDataset(
+        part, features, **{**SETTINGS.subslice_options, "cells_per_subslice": 60}
+    )
     assert len(pieces) == 5
-    for puzzle in puzzles(pieces, SETTINGS, 10):
+    for puzzle in pretraining_loader(pieces, SETTINGS, 10):
         core = puzzle.core_mask
         torch.testing.assert_close(puzzle.niche[core], whole[puzzle.n_id[core]])
 

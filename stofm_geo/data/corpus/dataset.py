@@ -24,7 +24,7 @@ _CACHE = 128 * 2**20  # bytes that opened slices may take, in each process
 
 
 class CorpusDataset(Dataset):
-    """The pieces of a corpus, as :func:`~stofm_geo.data.pieces.pieces` gives them.
+    """The pieces of a corpus, as :class:`~stofm_geo.data.SubSliceDataset` gives them.
 
     Genes are numbered in :attr:`genes`, and so by an encoder of them. Nothing is opened before a
     piece is asked for, so that the data set goes to workers of a loader, forked or spawned.

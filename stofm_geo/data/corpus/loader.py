@@ -10,7 +10,7 @@ from torch_geometric.data import Batch
 
 from stofm_geo.data.corpus.dataset import CorpusDataset
 from stofm_geo.data.corpus.sampler import BudgetBatchSampler
-from stofm_geo.data.pieces import collate
+from stofm_geo.data.subslices import collate_subslices
 
 
 class CorpusLoader(DataLoader):
@@ -38,7 +38,7 @@ class CorpusLoader(DataLoader):
             dataset,
             batch_sampler=batch_sampler,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=collate_subslices,
             **options,
         )
 

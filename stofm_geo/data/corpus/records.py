@@ -19,10 +19,10 @@ from torch_geometric.data import Data
 from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._keys import NodeType
+from stofm_geo.data.canonical_pose import GRID
 from stofm_geo.data.corpus.counts import whole
-from stofm_geo.data.frame import GRID
 from stofm_geo.data.panel_slice import PanelSlice
-from stofm_geo.data.pieces import finish
+from stofm_geo.data.subslices import attach_panel
 from stofm_geo.genes.components import Components
 
 _VIRTUAL = ("x", "pos", "node_type", "cluster_size")  # what is known of virtual nodes
@@ -106,7 +106,7 @@ def encode(piece: Data, counts: sp.csr_matrix) -> bytes:
 
 
 def decode(record: bytes, common: Common, number: np.ndarray, technology: int) -> Data:
-    """The piece of a record, as :func:`~stofm_geo.data.pieces.pieces` gives it.
+    """The piece of a record, as :class:`~stofm_geo.data.SubSliceDataset` gives it.
 
     Args:
         record: Of :func:`encode`.
@@ -133,7 +133,7 @@ def decode(record: bytes, common: Common, number: np.ndarray, technology: int) -
         num_nodes=n + v,
     )
     panel = torch.from_numpy(number[common.components.panel])
-    return finish(piece, panel, torch.from_numpy(common.components.loadings), technology)
+    return attach_panel(piece, panel, torch.from_numpy(common.components.loadings), technology)
 
 
 def _rows(value: np.ndarray, gene: np.ndarray, size: np.ndarray, width: int) -> sp.csr_matrix:

@@ -25,7 +25,7 @@ from stofm_geo._names import read_names
 from stofm_geo._stacked import is_usual, own_slice_key
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
 from stofm_geo.data.files import read_slice_file
-from stofm_geo.data.slices import check_enough, checked_frame
+from stofm_geo.data.slices import check_enough, checked_pose
 from stofm_geo.data.stores import ElsewhereError, check_zarr
 from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import check_unique, no_counts
@@ -318,7 +318,7 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
                 stacklevel=2,
             )
             counts, pos, rows = counts.of(full), pos[full], rows[full]
-        order, pos, unit = checked_frame(counts, pos, min_cells)
+        order, pos, unit = checked_pose(counts, pos, min_cells)
         counts.order = order
     return ReadSlice(counts, genes, pos, rows[order], unit, technology, report)
 

@@ -62,14 +62,14 @@ class OfficialSToFM(nn.Module):
         """
         if key is None and self.cell_encoder is None:
             raise ValueError(
-                f"{self.no_encoder}; or name cell vectors in obsm that it has made (features)"
+                f"{self.no_encoder}; or name cell vectors in obsm that it has made (use_rep)"
             )
 
     def embed(
         self,
         adata: AnnData,
         *,
-        features: str | None = None,
+        use_rep: str | None = None,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
         key_added: str = Keys.EMBEDDING,
@@ -85,8 +85,8 @@ class OfficialSToFM(nn.Module):
         without counts take no part, and their embedding is 0.
 
         Args:
-            adata: Raw counts in ``X`` and Ensembl ids, unless ``features`` are given.
-            features: Key in ``obsm`` of vectors of the published cell encoder; ``None``: made
+            adata: Raw counts in ``X`` and Ensembl ids, unless ``use_rep`` is given.
+            use_rep: Key in ``obsm`` of vectors of the published cell encoder; ``None``: made
                 here.
             spatial_key: Key in ``obsm`` of the positions, any unit.
             slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
@@ -104,9 +104,9 @@ class OfficialSToFM(nn.Module):
             if adata.n_obs == 0:
                 raise ValueError("there are no cells")
             positions = check_positions(adata, spatial_key)
-            vectors = self._cell_vectors(adata, features)
+            vectors = self._cell_vectors(adata, use_rep)
             full = np.ones(adata.n_obs, dtype=bool)
-            if features is None:
+            if use_rep is None:
                 full = with_counts(as_counts(adata, copy=False), adata.var_names)
             slice_key = own_slice_key(adata, positions, spatial_key, slice_key, beside=True)
             groups = slice_rows(adata, slice_key, name)
@@ -125,7 +125,7 @@ class OfficialSToFM(nn.Module):
             "model": "published SToFM",
             "attention": self.network.attention,
             "weights_sha256": weights_hash(self.network.state_dict()),
-            "features": features or self.cell_encoder.vectors_key,
+            "features": use_rep or self.cell_encoder.vectors_key,
             "cells_per_subslice": cells_per_subslice,
             "alpha": alpha,
             "resolution": resolution,

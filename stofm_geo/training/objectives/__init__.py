@@ -19,7 +19,7 @@ class Objectives(NamedTuple):
     """A kind of puzzle and its losses.
 
     Attributes:
-        puzzle: Makes puzzles of pieces (:func:`~stofm_geo.data.pieces.pieces`).
+        puzzle: Makes puzzles of pieces (:class:`~stofm_geo.data.SubSliceDataset`).
         niche_loss: Of the network, a puzzle and its embeddings.
         distance_loss: Of the network, a puzzle and its pair states.
     """

@@ -18,7 +18,7 @@ from stofm_geo.transforms import MaskCells, PerturbPositions, SpatialKNN
 
 
 class NichePuzzle:
-    """Makes a puzzle of a piece (:func:`~stofm_geo.data.pieces.pieces`), another one each time.
+    """Makes a puzzle of a piece (:class:`~stofm_geo.data.SubSliceDataset`), another one each time.
 
     Sets ``niche``, what core cells are asked for, from the piece as it is. Then some cells are
     moved, the graph is that of the moved positions (the true one would tell), and some cells are

@@ -31,7 +31,7 @@ _KEPT = 0.03  # of the cells, that are asked for as they are
 
 
 class PublishedPuzzle:
-    """Makes a puzzle of a piece (:func:`~stofm_geo.data.pieces.pieces`), another one each time.
+    """Makes a puzzle of a piece (:class:`~stofm_geo.data.SubSliceDataset`), another one each time.
 
     Sets ``x_true`` ``[N, F]``; ``asked`` ``[N]``, the cells to be guessed; ``measured`` ``[N]``,
     those whose distances are.

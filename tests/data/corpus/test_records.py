@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from stofm_geo._keys import NodeType
 from stofm_geo.data import split_slices
 from stofm_geo.data.corpus import CorpusDataset, build, find_sources
-from stofm_geo.data.pieces import collate, pieces
+from stofm_geo.data.subslices import SubSliceDataset, collate_subslices
 from stofm_geo.genes import PanelEncoder, harmonize
 from stofm_geo.nn import niche
 from stofm_geo.transforms import SpatialKNN
@@ -23,7 +23,7 @@ def in_memory(dataset: CorpusDataset, slices: dict[str, AnnData], settings: dict
     return [
         piece
         for folder in dataset.slices
-        for piece in pieces(slices[folder.rsplit("-", 1)[0]], encoder, **settings)
+        for piece in SubSliceDataset(slices[folder.rsplit("-", 1)[0]], encoder, **settings)
     ]
 
 
@@ -60,7 +60,7 @@ def test_niches_of_core_cells_are_those_of_the_slice(corpus, sources, small) -> 
     part = split_slices(anndata.read_h5ad(sources / "one.h5ad"))[0]
     dataset = CorpusDataset(corpus, [CorpusDataset(corpus).slices[0]])
     encoder = PanelEncoder(dataset.genes, 4)
-    whole = pieces(part, encoder, **{**small, "cells_per_subslice": 10_000})[0]
+    whole = SubSliceDataset(part, encoder, **{**small, "cells_per_subslice": 10_000})[0]
     expected = niche(whole.x, cells_edges(whole))
     row = {int(n): i for i, n in enumerate(whole.n_id) if n >= 0}
     seen, otherwise = [], 0.0
@@ -83,7 +83,7 @@ def cells_edges(data) -> torch.Tensor:
 def test_pieces_of_any_panels_go_into_one_batch(corpus) -> None:
     dataset = CorpusDataset(corpus)
     several = [dataset[0], dataset[len(dataset) - 1]]
-    batch = collate(several)
+    batch = collate_subslices(several)
     assert batch.x.shape[1] == 5 and batch.num_graphs == 2
     assert [len(panel) for panel in batch.panel] == [28, 4]
     assert not several[1].x[:, 4:].any()  # four genes have three components

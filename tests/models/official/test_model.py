@@ -30,7 +30,7 @@ def folder(tiny, tmp_path):
 
 def test_embeddings_step_by_step(folder, adata) -> None:
     model = SToFM.from_official(folder)
-    model.embed(adata, features="cell", cells_per_subslice=100)
+    model.embed(adata, use_rep="cell", cells_per_subslice=100)
     pos, x = adata.obsm["spatial"], adata.obsm["cell"]
     pieces = official.subslices(pos, x, *official.macro_nodes(pos, x), 100)
     expected = np.empty((240, 64), dtype=np.float32)
@@ -44,9 +44,9 @@ def test_embeddings_step_by_step(folder, adata) -> None:
 
 def test_slices_are_embedded_apart(folder, adata) -> None:
     model = SToFM.from_official(folder, "edges")
-    model.embed(adata, features="cell", slice_key="slice_id", key_added="both")
+    model.embed(adata, use_rep="cell", slice_key="slice_id", key_added="both")
     alone = adata[adata.obs["slice_id"] == "b"].copy()
-    model.embed(alone, features="cell")
+    model.embed(alone, use_rep="cell")
     np.testing.assert_allclose(adata.obsm["both"][120:], alone.obsm["X_stofm"], atol=1e-5)
 
 
@@ -55,12 +55,12 @@ def test_bad_input_is_named(folder, adata) -> None:
     with pytest.raises(ValueError, match="has no folder cell_encoder, so counts cannot"):
         model.embed(adata)
     with pytest.raises(KeyError, match="obsm has no 'X'"):
-        model.embed(adata, features="X")
+        model.embed(adata, use_rep="X")
     adata.obsm["cell"] = adata.obsm["cell"][:, :5]
     with pytest.raises(ValueError, match=r"slice 7: obsm\['cell'\] has 5 columns, the model takes"):
-        model.embed(adata, features="cell", name="slice 7")
+        model.embed(adata, use_rep="cell", name="slice 7")
     with pytest.raises(ValueError, match="there are no cells"):
-        model.embed(adata[:0], features="cell")
+        model.embed(adata[:0], use_rep="cell")
     (folder / "cell_encoder").mkdir()
     with pytest.raises(ValueError, match="the cell encoder's vocabulary is not known"):
         official.load(folder).embed(adata)
@@ -72,7 +72,7 @@ def test_command(folder, adata, tmp_path) -> None:
     run = ["embed", str(file), "-o", str(out), "--model", f"official:{folder}"]
     result = CliRunner().invoke(app, run)
     assert result.exit_code == 1 and "counts cannot be embedded" in result.output
-    result = CliRunner().invoke(app, [*run, "--features", "cell", "--n-domains", "3"])
+    result = CliRunner().invoke(app, [*run, "--use-rep", "cell", "--n-domains", "3"])
     assert result.exit_code == 0, result.output
     written = anndata.read_h5ad(out)
     assert written.obsm["X_stofm"].shape == (240, 64)

@@ -9,10 +9,9 @@ from sklearn.isotonic import IsotonicRegression
 
 from stofm_geo import SToFM
 from stofm_geo._keys import NodeType
-from stofm_geo.data import split_slices
-from stofm_geo.data.pieces import pieces
+from stofm_geo.data import SubSliceDataset, split_slices
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.training.pretraining_loader import puzzles
+from stofm_geo.training.pretraining_loader import pretraining_loader
 
 STEPS, ASKED = 250, 40
 
@@ -35,9 +34,11 @@ def noise(request) -> tuple[SToFM, list]:
         mask_share=0.3,
     )
     model.fit(adata, max_steps=STEPS, progress=False)
-    of_slice = pieces(split_slices(adata)[0], model.encoder, **model.config.of_pieces)
+    of_slice = SubSliceDataset(
+        split_slices(adata)[0], model.encoder, **model.config.subslice_options
+    )
     torch.manual_seed(1)
-    return model, list(puzzles(of_slice, model.config, ASKED))
+    return model, list(pretraining_loader(of_slice, model.config, ASKED))
 
 
 def test_hidden_cells_are_not_known_better_than_the_mean(noise) -> None:

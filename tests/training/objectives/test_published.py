@@ -8,15 +8,14 @@ import torch.nn.functional as F
 
 from stofm_geo import SToFM
 from stofm_geo._keys import NodeType
-from stofm_geo.data import split_slices
-from stofm_geo.data.pieces import pieces
+from stofm_geo.data import SubSliceDataset, split_slices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.models.prepare import untrained_features
 from stofm_geo.networks import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.training.objectives import Objectives
 from stofm_geo.training.objectives.published import cell_loss, pair_loss
-from stofm_geo.training.pretraining_loader import puzzles
+from stofm_geo.training.pretraining_loader import pretraining_loader
 
 PUBLISHED = {
     "objectives": "official",
@@ -37,8 +36,8 @@ def asked(request):
     features = untrained_features(settings, None, [part])
     encoder = features if request.param == "panel" else None
     network = SToFMNetwork(features.out_channels, settings, encoder).eval()
-    of_slice = pieces(part, features, **settings.of_pieces)
-    return network, of_slice[0], next(iter(puzzles(of_slice, settings, 1)))
+    of_slice = SubSliceDataset(part, features, **settings.subslice_options)
+    return network, of_slice[0], next(iter(pretraining_loader(of_slice, settings, 1)))
 
 
 def test_shares_and_what_stays(asked) -> None:

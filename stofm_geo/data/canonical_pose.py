@@ -17,28 +17,28 @@ import scipy.sparse as sp
 import torch
 
 from stofm_geo.genes.counts import tidy
-from stofm_geo.transforms._search import spacing
+from stofm_geo.transforms._search import spacing as cell_spacing
 
 # Positions are rounded to this part of a cell spacing: far coarser than the rounding errors of a
 # rotation, far finer than anything that matters (and finer than what counts as a tie).
 GRID = 2.0**16
 
 
-class Frame(NamedTuple):
-    """The frame of a slice.
+class CanonicalPose(NamedTuple):
+    """Order and pose of a slice.
 
     Attributes:
-        order: Row of each cell, ``[n]``: cell ``i`` of the frame is row ``order[i]``.
-        pos: Positions in the frame, ``[n, 2]``, centred, in cell spacings.
-        unit: Cell spacing (median distance to the 6th nearest cell), in the unit of the input.
+        order: Row of each cell, ``[n]``: cell ``i`` of the slice is row ``order[i]``.
+        pos: Positions in the pose, ``[n, 2]``, centred, in cell spacings.
+        spacing: Cell spacing (median distance to the 6th nearest cell), in units of the input.
     """
 
     order: np.ndarray
     pos: np.ndarray
-    unit: float
+    spacing: float
 
 
-def canonical_frame(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> Frame:
+def canonical_pose(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> CanonicalPose:
     """Order and pose of a slice, whatever the order and pose it came in.
 
     Every cell gets a pseudo-random number from its row (counts or features). The cells weighted by
@@ -56,15 +56,15 @@ def canonical_frame(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> Frame:
         ValueError: All of several cells are at one place.
     """
     key = _row_keys(rows)
-    unit = spacing(torch.from_numpy(pos))
-    if unit == 0 and len(pos) > 1:
+    spacing = cell_spacing(torch.from_numpy(pos))
+    if spacing == 0 and len(pos) > 1:
         raise ValueError(
             f"all {len(pos)} cells are at one place ({pos[0, 0]:g}, {pos[0, 1]:g}); "
             "a slice needs cells at two places or more"
         )
     # fsum is exact: its result does not depend on the order of the rows.
     centre = [math.fsum(column) / len(pos) for column in pos.T]
-    centred = (pos - centre) / (unit or 1.0)
+    centred = (pos - centre) / (spacing or 1.0)
     weight = key.astype(np.float64) / 2.0**64 - 0.5
     x, y = (math.fsum(column) for column in (centred * weight[:, None]).T)
     length = math.hypot(x, y)
@@ -73,7 +73,7 @@ def canonical_frame(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> Frame:
     turned = centred @ np.array([[cos, -sin], [sin, cos]])
     turned = np.round(turned * GRID) / GRID + 0.0  # + 0.0: no negative zeros
     order = np.lexsort((turned[:, 1], turned[:, 0], key))
-    return Frame(order, turned[order], unit)
+    return CanonicalPose(order, turned[order], spacing)
 
 
 def _row_keys(rows: sp.csr_matrix | np.ndarray) -> np.ndarray:

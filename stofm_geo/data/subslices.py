@@ -1,0 +1,145 @@
+"""Sub-slices of a slice, with macro nodes: what a network is trained and run on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+from torch_geometric.transforms import Compose
+
+from stofm_geo._checks import naming
+from stofm_geo.data.panel_slice import PanelSlice
+from stofm_geo.data.slices import slice_graph
+from stofm_geo.data.tissue_slice import TissueSlice
+from stofm_geo.genes import CellFeatures
+from stofm_geo.genes.components import Components
+from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialKNN, SubSlices
+
+
+class SubSliceDataset(Sequence[Data]):
+    """The sub-slices of one slice, each cut when it is asked for.
+
+    ``x`` are the features that the encoder makes. For an encoder that is trained with the network
+    (:class:`~stofm_geo.genes.PanelEncoder`), ``x`` are the slice's components, and a sub-slice also
+    has ``panel`` ``[P]``, ``loadings`` ``[P, components]`` and ``technology``.
+
+    Args:
+        part: The slice.
+        encoder: Fitted; or a panel encoder.
+        k: Nearest neighbours a cell is joined to.
+        max_macro_nodes: Most macro nodes of the slice.
+        cells_per_subslice: Most core cells of a sub-slice.
+        n_components: Components of the slice, for a panel encoder.
+
+    Attributes:
+        part: The slice.
+        graph: The whole slice: cells, then macro nodes; edges between cells alone.
+    """
+
+    def __init__(
+        self,
+        part: TissueSlice,
+        encoder: CellFeatures,
+        *,
+        k: int,
+        max_macro_nodes: int,
+        cells_per_subslice: int,
+        n_components: int,
+    ) -> None:
+        self.part = part
+        self._components: Components | None = None
+        if encoder.module is None:
+            data = slice_graph(part, encoder)  # whose messages name the slice already
+            graph = Compose([SpatialKNN(k), MacroNodes(max_nodes=max_macro_nodes, join=False)])
+            self.graph = graph(data)
+            # Two edges of halo, so that the niches of border cells are whole.
+            self._cuts = SubSlices(cells_per_subslice, halo=2).lazily(self.graph, JoinMacroNodes())
+            return
+        with naming(part.name):
+            own = PanelSlice(
+                encoder.module.known(part.adata),
+                part.pos,
+                part.row,
+                k=k,
+                max_macro_nodes=max_macro_nodes,
+                cells_per_subslice=cells_per_subslice,
+                n_components=n_components,
+            )
+        self.graph, self._cuts, self._components = own.data, own.cuts, own.components
+        self._technology = encoder.module.technology_of(part.adata)
+
+    def __len__(self) -> int:
+        return len(self._cuts)
+
+    def __getitem__(self, index: int) -> Data:
+        piece = self._cuts[index]
+        if self._components is None:
+            return piece
+        del piece.node
+        panel, loadings = self.panel
+        return attach_panel(piece, panel, loadings, self._technology)
+
+    @property
+    def panel(self) -> tuple[Tensor, Tensor]:
+        """Numbers of the slice's genes ``[P]`` and loadings ``[P, components]``.
+
+        Raises:
+            ValueError: The encoder has no panel.
+        """
+        if self._components is None:
+            raise ValueError("features are not those of a panel encoder")
+        own = self._components
+        return torch.from_numpy(own.panel), torch.from_numpy(own.loadings)
+
+    @cached_property
+    def neighbor_mean(self) -> sp.csr_matrix:
+        """Sparse operator ``[n, n]`` that averages over the neighbours of each cell."""
+        src, dst = self.graph.edge_index.numpy()
+        n = len(self.part)
+        share = 1 / np.bincount(dst, minlength=n)[dst]
+        return sp.csr_matrix((share.astype(np.float32), (dst, src)), shape=(n, n))
+
+    @cached_property
+    def _cell_of_row(self) -> Tensor:
+        index = torch.full((self.part.source_cells,), -1)
+        index[torch.from_numpy(self.part.row.copy())] = torch.arange(len(self.part))
+        return index
+
+    def core_index(self, piece: Data) -> Tensor:
+        """Return the numbers of a sub-slice's core cells among the cells of the slice."""
+        return self._cell_of_row.to(piece.n_id.device)[piece.n_id[piece.core_mask]]
+
+
+def attach_panel(piece: Data, panel: Tensor, loadings: Tensor, technology: int) -> Data:
+    """Add what a panel encoder reads to a sub-slice, and the edges of its macro nodes.
+
+    Args:
+        piece: With its cells' edges alone.
+        panel: Numbers of the slice's genes, ``[P]``.
+        loadings: ``[P, components]``.
+        technology: Number of the technology.
+    """
+    piece.panel, piece.loadings = panel, loadings
+    piece.technology = torch.tensor([technology])
+    return JoinMacroNodes()(piece)
+
+
+def collate_subslices(pieces: Sequence[Data]) -> Batch:
+    """Batch sub-slices of any slices, masked and moved already.
+
+    Returns:
+        The batch; ``panel`` and ``loadings``, whose sizes differ, are lists with one entry for each
+        sub-slice. Attributes that number the nodes of one sub-slice, or that hold what was masked,
+        are left out.
+    """
+    lists = [name for name in ("panel", "loadings") if name in pieces[0]]
+    left_out = ["cluster", "cluster_size", "x_target"]
+    batch = Batch.from_data_list(list(pieces), exclude_keys=[*lists, *left_out])
+    for name in lists:
+        batch[name] = [piece[name] for piece in pieces]
+    return batch

@@ -1,0 +1,50 @@
+"""One slice of tissue in its canonical pose: what every function of the library works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from anndata import AnnData
+
+from stofm_geo._keys import Keys
+
+if TYPE_CHECKING:
+    from stofm_geo.genes import CellFeatures
+
+
+@dataclass(frozen=True, eq=False)
+class TissueSlice:
+    """The cells of one slice that have counts, in canonical order and pose.
+
+    Made by :func:`~stofm_geo.data.split_slices`; see :func:`~stofm_geo.data.canonical_pose`.
+
+    Attributes:
+        name: Name of the slice in messages.
+        adata: Cells ``[n]``: counts in ``X`` (float32 CSR) or vectors in ``obsm``; positions in
+            ``obsm["spatial"]``; ``uns["technology"]`` where the source has it.
+        row: Row of each cell in the source, ``[n]``.
+        spacing: Cell spacing (median distance to the 6th nearest cell), in units of the source.
+        empty: Rows in the source of the cells of this slice that have no counts.
+        source_cells: Cells of the source, over all slices.
+    """
+
+    name: str
+    adata: AnnData
+    row: np.ndarray
+    spacing: float
+    empty: np.ndarray
+    source_cells: int
+
+    @property
+    def pos(self) -> np.ndarray:
+        """Positions in cell spacings, ``[n, 2]`` float64."""
+        return self.adata.obsm[Keys.SPATIAL]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def encode(self, encoder: CellFeatures) -> np.ndarray:
+        """Return the features of the cells, ``[n, out_channels]`` float32."""
+        return encoder.transform(self.adata)
