@@ -11,7 +11,7 @@ import torch
 from stofm_geo._checks import check_positive
 from stofm_geo._keys import Keys
 from stofm_geo.data import SubSliceDataset
-from stofm_geo.models.prepare import Tissues, list_of
+from stofm_geo.models.prepare import PreparedTissue, Tissues, list_of
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks import lora, mlp
 from stofm_geo.tasks.annotation import Annotator
