@@ -36,7 +36,7 @@ def test_a_turned_shifted_rescaled_resorted_copy_has_the_same_bytes(
         frame = canonical_pose(sp.csr_matrix(rows[order]), moved)
         assert frame.pos.tobytes() == expected.pos.tobytes()
         np.testing.assert_array_equal(order[frame.order], expected.order)
-        assert frame.unit == pytest.approx(unit * expected.unit, rel=1e-9)
+        assert frame.spacing == pytest.approx(unit * expected.spacing, rel=1e-9)
 
 
 @pytest.mark.parametrize("place", PLACES)

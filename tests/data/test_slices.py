@@ -25,10 +25,10 @@ def test_one_slice_without_a_key(adata: AnnData) -> None:
     [part] = split_slices(adata, name="my.h5ad")
     assert part.name == "my.h5ad"
     assert sorted(part.row) == list(range(90))
-    assert part.X.dtype == np.float32 and part.X.format == "csr"
-    np.testing.assert_array_equal(part.X.toarray(), adata.X[part.row].toarray())
-    assert part.obs_names.equals(adata.obs_names[part.row])
-    assert part.var_names.equals(adata.var_names)
+    assert part.adata.X.dtype == np.float32 and part.adata.X.format == "csr"
+    np.testing.assert_array_equal(part.adata.X.toarray(), adata.X[part.row].toarray())
+    assert part.adata.obs_names.equals(adata.obs_names[part.row])
+    assert part.adata.var_names.equals(adata.var_names)
 
 
 def test_slices_sorted_by_name_each_in_its_own_unit(adata: AnnData) -> None:
@@ -39,7 +39,7 @@ def test_slices_sorted_by_name_each_in_its_own_unit(adata: AnnData) -> None:
     for part in parts:
         rows = part.row
         own = adata.obsm["spatial"][rows]
-        first = np.linalg.norm(part.obsm["spatial"] - part.obsm["spatial"][0], axis=1)
+        first = np.linalg.norm(part.adata.obsm["spatial"] - part.adata.obsm["spatial"][0], axis=1)
         expected = np.linalg.norm(own - own[0], axis=1) / part.spacing
         np.testing.assert_allclose(first, expected, atol=1e-3)
     assert parts[2].spacing > 10 * parts[0].spacing
@@ -48,9 +48,9 @@ def test_slices_sorted_by_name_each_in_its_own_unit(adata: AnnData) -> None:
 def test_features_instead_of_counts(adata: AnnData) -> None:
     bare = AnnData(obs=adata.obs, obsm=dict(adata.obsm))
     [part] = split_slices(bare, features_key="Z")
-    assert part.X is None
-    np.testing.assert_array_equal(part.obsm["Z"], adata.obsm["Z"][part.row])
-    graph = slice_graph(part, ObsmFeatures("Z").fit([part]))
+    assert part.adata.X is None
+    np.testing.assert_array_equal(part.adata.obsm["Z"], adata.obsm["Z"][part.row])
+    graph = slice_graph(part, ObsmFeatures("Z").fit([part.adata]))
     assert torch.equal(graph.n_id, torch.from_numpy(part.row))
 
 
@@ -65,10 +65,10 @@ def test_a_turned_and_resorted_copy_gives_the_same_graphs(
     pairs = zip(split_slices(adata, **options), split_slices(copy, **options), strict=True)
     for one, other in pairs:
         encoder = ObsmFeatures("Z") if features else PCAFeatures(5)
-        graphs = [slice_graph(part, encoder.fit([part])) for part in (one, other)]
+        graphs = [slice_graph(part, encoder.fit([part.adata])) for part in (one, other)]
         assert graphs[0].pos.numpy().tobytes() == graphs[1].pos.numpy().tobytes()
         assert graphs[0].x.numpy().tobytes() == graphs[1].x.numpy().tobytes()
-        assert one.obs_names.equals(other.obs_names)
+        assert one.adata.obs_names.equals(other.adata.obs_names)
         np.testing.assert_array_equal(graphs[0].n_id, order[graphs[1].n_id])
 
 
@@ -76,7 +76,7 @@ def test_input_stays_as_it_was(adata: AnnData) -> None:
     adata = adata[:, ::-1].copy()
     counts, pos = adata.X.toarray(), adata.obsm["spatial"].copy()
     parts = split_slices(adata, slice_key="section")
-    slice_graph(parts[0], PCAFeatures(3).fit(parts))
+    slice_graph(parts[0], PCAFeatures(3).fit([part.adata for part in parts]))
     np.testing.assert_array_equal(adata.X.toarray(), counts)
     np.testing.assert_array_equal(adata.obsm["spatial"], pos)
     assert sorted(adata.obs) == ["section"] and not adata.uns
@@ -136,7 +136,7 @@ def test_few_cells(adata: AnnData, n: int) -> None:
             split_slices(few, name="f")
         return
     [part] = split_slices(few, name="f")
-    assert part.n_obs == n
+    assert len(part) == n
     with pytest.raises(ValueError, match=f"f: {n} cells are too few"):
         split_slices(few, name="f", min_cells=13)
 

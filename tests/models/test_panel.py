@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from stofm_geo import SToFM
 from stofm_geo._keys import NodeType
-from stofm_geo.data import split_slices
+from stofm_geo.data import TissueSlice, split_slices
 from stofm_geo.data.subslices import SubSliceDataset, collate_subslices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PanelEncoder
@@ -32,14 +32,14 @@ CUT = SETTINGS.subslice_options
 
 
 @pytest.fixture(scope="module")
-def part() -> AnnData:
+def part() -> TissueSlice:
     return split_slices(toy_tissue(300, 40, seed=0))[0]
 
 
 @pytest.fixture(scope="module")
 def encoder(part) -> PanelEncoder:
     torch.manual_seed(0)
-    return PanelEncoder.from_slices([part], out_channels=16, n_components=8)
+    return PanelEncoder.from_slices([part.adata], out_channels=16, n_components=8)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_network_sees_what_the_encoder_makes(part, encoder, piece) -> None:
         found = network.features(piece)
         average = encoder.finish(torch.zeros(1, 16))
         torch.testing.assert_close(found[piece.node_type == NodeType.CLS], average)
-    expected = encoder.transform(part)
+    expected = encoder.transform(part.adata)
     order = np.argsort(part.row)
     cells = (piece.n_id >= 0).numpy()
     mine = np.searchsorted(part.row[order], piece.n_id[cells].numpy())
@@ -72,7 +72,7 @@ def test_the_network_sees_what_the_encoder_makes(part, encoder, piece) -> None:
 def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> None:
     first, second = (split_slices(adata)[0] for adata in panels)
     torch.manual_seed(0)
-    encoder = PanelEncoder.from_slices([first, second], out_channels=16, n_components=8)
+    encoder = PanelEncoder.from_slices([first.adata, second.adata], out_channels=16, n_components=8)
     network = SToFMNetwork(16, SETTINGS, encoder).eval()
     each = [SubSliceDataset(part, encoder, **CUT)[0] for part in (first, second)]
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_what_the_encoder_makes_is_read_as_it_was(piece, encoder) -> None:
 
 def test_warm_start_tells_components_from_noise(part) -> None:
     torch.manual_seed(0)
-    encoder = PanelEncoder.from_slices([part], out_channels=16, n_components=8)
+    encoder = PanelEncoder.from_slices([part.adata], out_channels=16, n_components=8)
     piece = SubSliceDataset(part, encoder, **CUT)[0]
     warm_start(encoder, [(piece.panel, piece.loadings)])
     axes = piece.loadings / piece.loadings.norm(dim=0)

@@ -86,8 +86,9 @@ def test_embedding_keeps_no_graph_of_gradients(tissue, model, monkeypatch) -> No
         return z, pair
 
     monkeypatch.setattr(model.network, "forward", spy)
-    embedded(model.train(), tissue)
-    assert kept and not any(kept) and not model.training
+    model.network.train()
+    embedded(model, tissue)
+    assert kept and not any(kept) and not model.network.training
 
 
 def test_rescaling_changes_nothing(tissue, model) -> None:

@@ -6,11 +6,10 @@ import anndata
 import numpy as np
 import pytest
 import torch
-from anndata import AnnData
 from threadpoolctl import threadpool_limits
 
 from stofm_geo._keys import NodeType
-from stofm_geo.data import split_slices
+from stofm_geo.data import TissueSlice, split_slices
 from stofm_geo.data.corpus import CorpusDataset, build, find_sources
 from stofm_geo.data.subslices import SubSliceDataset, collate_subslices
 from stofm_geo.genes import PanelEncoder, harmonize
@@ -18,7 +17,7 @@ from stofm_geo.nn import niche
 from stofm_geo.transforms import SpatialKNN
 
 
-def in_memory(dataset: CorpusDataset, slices: dict[str, AnnData], settings: dict) -> list:
+def in_memory(dataset: CorpusDataset, slices: dict[str, TissueSlice], settings: dict) -> list:
     encoder = PanelEncoder(dataset.genes, 4, technologies=dataset.technologies)
     return [
         piece
@@ -48,7 +47,7 @@ def test_the_same_pieces_as_in_memory(corpus, sources, small) -> None:
             sorted(adata.obs["slice_id"].unique()),
             strict=True,
         ):
-            part.uns["technology"] = adata.uns.get("technology", "")
+            part.adata.uns["technology"] = adata.uns.get("technology", "")
             slices[f"{name}-{of}"] = part
     dataset = CorpusDataset(corpus)
     assert dataset.technologies == ["toy"]
