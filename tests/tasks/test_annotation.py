@@ -80,9 +80,9 @@ def test_learning_leaves_the_model_as_it_is(model, first, second, method) -> Non
 def test_training_changes_the_network_and_merges(model, first, monkeypatch, method) -> None:
     if method == "lora":
         pytest.importorskip("peft", reason="peft is not installed")
-    from stofm_geo.tasks import fine_tuning
+    from stofm_geo.training import finetune
 
-    monkeypatch.setattr(fine_tuning, "_LEAST_GAIN", -9.0)  # whatever comes of it
+    monkeypatch.setattr(finetune, "_LEAST_GAIN", -9.0)  # whatever comes of it
     found = fine_tune(model, first, "region", method, **QUICK)
     assert found.record["steps"] > 0
     names = {*found.model.network.state_dict()}
