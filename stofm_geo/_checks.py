@@ -170,6 +170,15 @@ def check_slice_key(obs: pd.DataFrame, key: str) -> pd.Categorical:
     return pd.Categorical(names, categories=sorted(names.unique()))
 
 
+def check_made(values: np.ndarray, name: str, what: str) -> None:
+    """Check that what a model has made of cells are numbers; finite weights can overflow."""
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{name}: {what} of this model are NaN or infinite; its weights are too large, or "
+            "damaged: take the model from a copy"
+        )
+
+
 @contextmanager
 def naming(name: str) -> Iterator[None]:
     """Put ``name`` (a file, a slice) before the errors and warnings of what runs inside."""
@@ -177,9 +186,10 @@ def naming(name: str) -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         try:
             yield
-        except (KeyError, TypeError, ValueError) as error:
-            if type(error) not in (KeyError, TypeError, ValueError) or not error.args:
-                raise  # not one of ours
+        except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+            ours = type(error) in (FileNotFoundError, KeyError, TypeError, ValueError)
+            if not ours or len(error.args) != 1:
+                raise
             raise type(error)(f"{name}: {error.args[0]}") from error
     for warning in caught:
         if type(warning.message) is UserWarning:

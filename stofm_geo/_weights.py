@@ -7,6 +7,7 @@ file; so sizes are compared with it on PyTorch's ``meta`` device, which takes no
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def read_torch(file: Path) -> dict[str, Tensor]:
     """
     if file.exists() and not file.is_file():
         raise ValueError(f"{file}: is no file")
+    _check_archive(file)
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch raise a dozen kinds
@@ -62,6 +64,25 @@ def read_torch(file: Path) -> dict[str, Tensor]:
             raise ValueError(f"{file}: {name} is not stored in full")
     check_finite(stored, file)
     return dict(stored)
+
+
+def _check_archive(file: Path) -> None:
+    """Compare the checksums of a zip archive, as ``torch.save`` writes; PyTorch leaves them.
+
+    Raises:
+        ValueError: One differs, or the archive cannot be read.
+    """
+    if not zipfile.is_zipfile(file):
+        return  # of PyTorch before 1.6, without checksums; or none of its files
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # zipfile raises a dozen kinds
+        raise ValueError(f"{file}: cannot be read as weights alone ({error})") from error
+    if damaged is not None:
+        raise ValueError(
+            f"{file}: is damaged, the checksum of {damaged} in it differs; take it from a copy"
+        )
 
 
 def check_finite(tensors: Mapping[str, Tensor], file: str | Path) -> None:

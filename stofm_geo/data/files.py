@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from stofm_geo._files import atomic_path, check_name
 from stofm_geo._storable import mend
-from stofm_geo.data.stores import ElsewhereError, check_hdf5
+from stofm_geo.data.stores import ElsewhereError, check_hdf5, unreadable
 
 
 def read_slice_file(path: str | Path, *, backed: bool = False) -> AnnData:
@@ -38,11 +38,8 @@ def read_slice_file(path: str | Path, *, backed: bool = False) -> AnnData:
         return anndata.read_h5ad(path, backed="r" if backed else None)
     except ElsewhereError:
         raise
-    except Exception as error:  # h5py and anndata raise a dozen kinds for one cause
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{path}: cannot be read as .h5ad ({reason}); is it another format, or cut short?"
-        ) from error
+    except Exception as error:
+        raise unreadable(path, error, " as .h5ad") from error
 
 
 def write_h5ad(adata: AnnData, path: str | Path) -> None:

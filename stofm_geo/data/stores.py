@@ -3,13 +3,19 @@
 Both formats can point elsewhere. An HDF5 file may link to others, and keep numbers in any file of
 this machine; a zarr folder may name codecs that unpickle, which runs what its maker likes, and
 hold links. What is read through them would end up in what is written.
+
+And a damaged HDF5 file can make the HDF5 library run for ever, or crash: where it does, is found
+before.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
+import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,8 @@ import h5py
 
 from stofm_geo._files import read_json
 
+_HEAP = b"GCOL\1\0\0\0"  # how a heap of HDF5 begins, which holds text
+_OBJECT = struct.Struct("<H6xQ")  # in a heap: its number and size
 _METADATA = (".zarray", ".zgroup", ".zmetadata", "zarr.json")
 # All that numcodecs and zarr have, but pickle; an unknown one may be any function.
 _CODECS = frozenset(
@@ -31,12 +39,24 @@ class ElsewhereError(ValueError):
     """Data are not where they are said to be, or not data alone."""
 
 
+def unreadable(path: str | Path, error: Exception, as_what: str = "") -> ValueError:
+    """Return what to raise where a library of a format has failed; they raise a dozen kinds."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(
+        f"{path}: cannot be read{as_what} ({reason}); is it another format, or cut short?"
+    )
+
+
 def check_hdf5(file: h5py.File) -> None:
-    """Whether all of an HDF5 file is in it.
+    """Whether all of an HDF5 file is in it, and the HDF5 library can be trusted with it.
 
     Raises:
         ElsewhereError: It links to another file, or keeps numbers in one; the message says where.
+        ValueError: It is damaged where the library would run for ever, or crash.
     """
+    status = os.stat(file.filename)
+    if not _heaps_are_whole(file.filename, status.st_size, status.st_mtime_ns):
+        raise ValueError("its texts are damaged")
     groups, seen = [file["/"]], set()
     while groups:
         group = groups.pop()
@@ -44,6 +64,7 @@ def check_hdf5(file: h5py.File) -> None:
         if address in seen:  # a name of one that was met
             continue
         seen.add(address)
+        _check_attributes(group)
         for name in group:
             where = f"{group.name.rstrip('/')}/{name}"
             link = group.get(name, getlink=True)
@@ -61,6 +82,50 @@ def check_hdf5(file: h5py.File) -> None:
                 raise ElsewhereError(
                     f"{file.filename}: {where} keeps its numbers in another file; copy them in"
                 )
+            else:
+                _check_attributes(item)
+
+
+def _check_attributes(item: h5py.HLObject) -> None:
+    """Whether no attribute is a list of any length, which AnnData has none of; they may crash."""
+    for number in range(h5py.h5a.get_num_attrs(item.id)):
+        attribute = h5py.h5a.open(item.id, index=number)
+        if attribute.get_type().get_class() == h5py.h5t.VLEN:
+            name = attribute.name.decode(errors="backslashreplace")
+            raise ValueError(f"attribute {name!r} of {item.name} is of no type of AnnData")
+
+
+@lru_cache
+def _heaps_are_whole(path: str, size: int, changed: int) -> bool:
+    """Whether the objects of each heap fill it; HDF5 2.0 steps from one to the next unchecked.
+
+    Args:
+        path: The file.
+        size: Its bytes.
+        changed: When it was last written; sources of a corpus are opened for each slice.
+    """
+    with (
+        open(path, "rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        start = content.find(_HEAP)
+        while 0 <= start < size - 16:
+            end = start + int.from_bytes(content[start + 8 : start + 16], "little")
+            if end <= size and not _is_whole(content, start + 16, end):  # the library compares end
+                return False
+            start = content.find(_HEAP, start + 16)
+    return True
+
+
+def _is_whole(content: mmap.mmap, at: int, end: int) -> bool:
+    while at + _OBJECT.size <= end:
+        number, size = _OBJECT.unpack_from(content, at)
+        # Object 0 is what is free, its own head included; the others are filled up to 8 bytes.
+        length = 16 + (size + 7) // 8 * 8 if number else size
+        if not 16 <= length <= end - at:
+            return False
+        at += length
+    return True
 
 
 def check_zarr(folder: Path) -> None:

@@ -17,6 +17,7 @@ from anndata import AnnData
 
 from stofm_geo._checks import examples
 from stofm_geo._files import atomic_path, read_json
+from stofm_geo._hash import check_hash, with_hash
 from stofm_geo.genes.medians import corpus_medians
 
 TOKENS, MEDIANS, ORTHOLOGS = (
@@ -27,6 +28,7 @@ TOKENS, MEDIANS, ORTHOLOGS = (
 FILE = "vocabulary.json"
 PAD, MASK, CLS = "<pad>", "<mask>", "<cls>"
 _PARTS = ("tokens", "medians", "orthologs")
+_HASH = "vocabulary_sha256"
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,12 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, file: str | Path) -> Vocabulary:
-        """Read what :meth:`to_json` has written.
+        """Read what :meth:`to_json` has written, or the like without its checksum.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no vocabulary, or holds something unfit, and what.
+            ValueError: It is no vocabulary, is not what was written, or holds something unfit, and
+                what.
         """
         file = Path(file)
         if not file.is_file():
@@ -83,6 +86,7 @@ class Vocabulary:
         values = read_json(file)
         if not isinstance(values, dict) or any(type(values.get(p)) is not dict for p in _PARTS):
             raise ValueError(f"{file}: is no vocabulary; it needs {', '.join(_PARTS)}")
+        check_hash(values, _HASH, _PARTS, file)
         tokens, medians, orthologs = (values[part] for part in _PARTS)
         _check(tokens, medians, orthologs, [file] * 3)
         if missing := [name for name in (PAD, CLS) if name not in tokens]:
@@ -90,12 +94,14 @@ class Vocabulary:
         return cls(tokens, {gene: float(m) for gene, m in medians.items()}, orthologs)
 
     def to_json(self, file: str | Path) -> None:
-        """Write all of it, which nothing need be unpickled to read; the same bytes each time.
+        """Write all of it and a checksum; nothing need be unpickled to read it.
+
+        The same vocabulary gives the same bytes.
 
         Raises:
             OSError: The file cannot be written.
         """
-        values = {part: getattr(self, part) for part in _PARTS}
+        values = with_hash({part: getattr(self, part) for part in _PARTS}, _HASH)
         with atomic_path(file) as temporary:
             temporary.write_text(json.dumps(values, indent=0) + "\n", encoding="utf-8")
 

@@ -13,7 +13,7 @@ from anndata import AnnData
 from huggingface_hub import ModelHubMixin
 from torch.utils.data import ConcatDataset
 
-from stofm_geo._checks import check_key, check_positive
+from stofm_geo._checks import check_key, check_made, check_positive
 from stofm_geo._files import atomic_folder
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
@@ -272,6 +272,7 @@ class SToFM(ModelHubMixin):
                 # Each cell is core in one sub-slice.
                 rows = piece.n_id[piece.core_mask].cpu().numpy()
                 vectors[rows] = z[piece.core_mask].cpu().numpy()
+        check_made(vectors, tissue.name, "embeddings")
         adata.obsm[key_added] = vectors
         adata.uns[Keys.UNS] = self._provenance(tissue.slices)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +11,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stofm_geo._files import read_json
-from stofm_geo._hash import weights_hash
+from stofm_geo._hash import check_hash, weights_hash, with_hash
 from stofm_geo._version import __version__
 from stofm_geo._weights import read_safetensors
 
 FILES = CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _LIBRARY = "stofm_geo"
 _HASH, _OWN_HASH = "weights_sha256", "config_sha256"
+_OF_MODEL = ("settings", "in_channels", "features", "training")
+_OF_ANNOTATOR = ("model", "annotation")
+_KNOWN = ("library", "version", _HASH, *_OF_MODEL, *_OF_ANNOTATOR)
 _M = TypeVar("_M")
 
 
@@ -30,10 +32,9 @@ def write(config: dict[str, Any], stored: dict[str, Tensor], folder: Path) -> No
         _HASH: weights_hash(stored),
         **config,
     }
-    config[_OWN_HASH] = _hash_of(config)
     # One entry: safetensors writes several in any order, and the same weights are the same bytes.
     save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(with_hash(config, _OWN_HASH), indent=2) + "\n")
 
 
 def read(
@@ -70,16 +71,5 @@ def _read_config(file: Path) -> dict[str, Any]:
             f"{file}: is not the configuration of a stofm_geo model; "
             "name a folder that save_pretrained has written"
         )
-    # Folders that were written before there was one have none.
-    if _OWN_HASH in config and config[_OWN_HASH] != _hash_of(config):
-        raise ValueError(
-            f"{file}: is not what was written; take it from a copy, or remove {_OWN_HASH!r} "
-            "from it if you have changed it yourself"
-        )
+    check_hash(config, _OWN_HASH, _KNOWN, file)
     return config
-
-
-def _hash_of(config: dict[str, Any]) -> str:
-    """Return the SHA-256 of all other entries; it survives writing and reading."""
-    rest = {name: value for name, value in config.items() if name != _OWN_HASH}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

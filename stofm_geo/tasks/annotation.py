@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_key, check_positions, check_share
+from stofm_geo._checks import check_key, check_made, check_positions, check_share, naming
 from stofm_geo._colors import own_colors
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
@@ -238,7 +238,8 @@ class Annotator(nn.Module):
         found = np.full((tissue.adata.n_obs, len(self.classes)), np.nan, dtype=np.float32)
         for subslices in tissue.subslices(self.model.state.encoder):
             part, values = subslices.part, self.survey(subslices)
-            found[part.row] = self._logits(values).softmax(dim=1).cpu().numpy()
+            with naming(part.name):
+                found[part.row] = self._logits(values).softmax(dim=1).cpu().numpy()
             if self.task == "region" and len(part.empty):
                 pos = check_positions(tissue.adata, tissue.spatial_key)
                 rows = np.concatenate([part.row, part.empty])
@@ -257,6 +258,8 @@ class Annotator(nn.Module):
         """
         ways = self.read.ways(values)
         each = [self.head(x) / self.temperature for x in ways]
+        for logits in each:
+            check_made(logits.cpu().numpy(), "annotator", "logits")
         if len(ways) == 1:
             return each[0]
         surer = _entropy(each[1]) < _entropy(each[0])

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stofm_geo._checks import check_positive, naming
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
 
 LAST = "last.ckpt"
+_CONFIG = ("--config", "-c")
 _PROGRAM = "stofm-geo pretrain"
 
 
@@ -21,11 +27,12 @@ def command(args: list[str]) -> LightningCLI:
 
     Raises:
         ImportError: jsonargparse or TensorBoard is not installed.
-        ValueError: A setting that is not known, or not fit.
+        FileNotFoundError, KeyError, TypeError, ValueError: A setting that is not known, or not
+            fit; the message names the file it is from.
     """
     try:
+        import jsonargparse  # noqa: F401
         import tensorboard  # noqa: F401
-        from jsonargparse import ArgumentError
     except ImportError as error:
         raise ImportError(
             f"pre-training needs {error.name}; pip install 'stofm-geo[pretrain]'"
@@ -48,7 +55,10 @@ def command(args: list[str]) -> LightningCLI:
     class Command(LightningCLI):
         def add_arguments_to_parser(self, parser: Any) -> None:
             parser.add_argument(
-                "--folder", default="pretrained", help="Of checkpoints, logs and the best model."
+                "--folder",
+                type=str,
+                default="pretrained",
+                help="Of checkpoints, logs and the best model.",
             )
             parser.add_argument(
                 "--checkpoint_every", type=int, default=100, help="Steps between checkpoints."
@@ -58,6 +68,8 @@ def command(args: list[str]) -> LightningCLI:
 
         def instantiate_trainer(self, **kwargs: Any) -> Any:
             folder = Path(self._get(self.config_init, "folder"))
+            every = self._get(self.config_init, "checkpoint_every")
+            check_positive("checkpoint_every", every, whole=True)
             config = {
                 **self._get(self.config_init, "trainer"),
                 **kwargs,
@@ -65,9 +77,7 @@ def command(args: list[str]) -> LightningCLI:
                 "logger": [CSVLogger(folder, "csv"), TensorBoardLogger(folder, "tensorboard")],
             }
             callbacks = [
-                StepCheckpoint(
-                    folder / "checkpoints", self._get(self.config_init, "checkpoint_every")
-                ),
+                StepCheckpoint(folder / "checkpoints", every),
                 SaveBestModel(str(folder / "model")),
                 LearningRateMonitor("step"),
                 Throughput(),
@@ -83,7 +93,7 @@ def command(args: list[str]) -> LightningCLI:
 
     # It would rather read sys.argv, whose first word is this command's name.
     warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
-    try:
+    with _naming_settings(args):
         return Command(
             CorpusPretraining,
             CorpusDataModule,
@@ -100,5 +110,17 @@ def command(args: list[str]) -> LightningCLI:
                 "use_distributed_sampler": False,  # the data's: by nodes, a rank its own
             },
         )
-    except ArgumentError as error:
-        raise ValueError(f"{error}; {_PROGRAM} --help lists all settings") from error
+
+
+@contextmanager
+def _naming_settings(args: list[str]) -> Iterator[None]:
+    """Put the files of settings before the errors of what they make."""
+    files = [file for option, file in pairwise(args) if option in _CONFIG]
+    files += [word.split("=", 1)[1] for word in args if word.startswith(_CONFIG[0] + "=")]
+    with naming(", ".join(files)) if files else nullcontext():
+        try:
+            yield
+        except Exception as error:  # jsonargparse, Lightning and PyTorch raise a dozen kinds
+            if type(error) in (FileNotFoundError, ImportError, KeyError, TypeError, ValueError):
+                raise
+            raise ValueError(f"{error}; {_PROGRAM} --help lists all settings") from error

@@ -53,6 +53,7 @@ class CorpusDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         check_positive("workers", workers, whole=True, or_zero=True)
+        check_positive("node_budget", node_budget, whole=True)
         names = [one["folder"] for one in read_index(folder)["slices"]]
         if isinstance(held_out, str) or not isinstance(held_out, Collection):
             check_share("held_out", held_out)

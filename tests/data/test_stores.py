@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from anndata import AnnData
 
 from stofm_geo.data import read_slice_file
 from stofm_geo.data.stores import ElsewhereError, check_zarr
+from stofm_geo.datasets import toy_tissue
 
 corpus = pytest.importorskip("stofm_geo.data.corpus", reason="the extra corpus is not installed")
 sources = pytest.importorskip("stofm_geo.data.corpus.sources")
@@ -261,3 +263,41 @@ def test_an_index_without_its_keys(tmp_path, name: str) -> None:
         (tmp_path / "corpus.json").write_text(json.dumps(spoilt))
         with pytest.raises(ValueError, match=rf"corpus\.json: is damaged \('{name}' is missing"):
             corpus.read_index(tmp_path)
+
+
+def texts(tmp_path: Path) -> tuple[Path, int]:
+    """A file, and where the free space of its last heap of texts begins."""
+    file = tmp_path / "a.h5ad"
+    toy_tissue(60, 12, 1, seed=0).write_h5ad(file)
+    content = file.read_bytes()
+    start = content.rindex(b"GCOL\1\0\0\0")
+    at, end = start + 16, start + int.from_bytes(content[start + 8 : start + 16], "little")
+    while content[at : at + 2] != b"\0\0":
+        at += 16 + (int.from_bytes(content[at + 8 : at + 16], "little") + 7) // 8 * 8
+        assert at < end
+    return file, at
+
+
+@pytest.mark.parametrize(
+    ("number", "size"), [(0, 0), (0, 2**64 - 16), (7, 2**64 - 16), (7, 2**64 - 1), (7, 2**32)]
+)
+@pytest.mark.parametrize("backed", [False, True])
+def test_heaps_that_hdf5_walks_for_ever(tmp_path, number: int, size: int, backed: bool) -> None:
+    file, at = texts(tmp_path)
+    assert read_slice_file(file, backed=backed).n_obs == 60
+    content = bytearray(file.read_bytes())
+    content[at : at + 16] = struct.pack("<H6xQ", number, size)
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.h5ad: cannot be read .* texts are damaged"):
+        read_slice_file(file, backed=backed)
+
+
+def test_attributes_of_any_length_are_refused(tmp_path) -> None:
+    file, _ = texts(tmp_path)
+    with h5py.File(file, "r+") as root:
+        lists = h5py.vlen_dtype(np.int32)
+        values = np.empty(1, dtype=object)
+        values[0] = np.arange(2, dtype=np.int32)
+        root["X"].attrs.create("more", values, dtype=lists)
+    with pytest.raises(ValueError, match="attribute 'more' of /X is of no type of AnnData"):
+        read_slice_file(file)

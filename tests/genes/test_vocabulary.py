@@ -108,6 +108,20 @@ def test_json_and_back(folder, tmp_path) -> None:
     assert (tmp_path / "vocabulary.json").read_bytes() == before
 
 
+def test_every_changed_number_is_told(tmp_path) -> None:
+    file = tmp_path / "v.json"
+    Vocabulary({"<pad>": 0, "A": 1, "<cls>": 2}, {"A": 1.5}, {"M": "A"}).to_json(file)
+    whole = file.read_text()
+    for old, new in (("1.5", "1.7"), ('"A": 1', '"A": 3'), ('"M"', '"N"'), ('"A"\n', '"B"\n')):
+        assert old in whole
+        file.write_text(whole.replace(old, new))
+        with pytest.raises(ValueError, match=r"v\.json: is not what was written; .* remove 'vocab"):
+            Vocabulary.from_json(file)
+    file.write_text(whole.replace("vocabulary_sha256", "vocabulary_sha257"))
+    with pytest.raises(ValueError, match=r"v\.json: has vocabulary_sha257, which is not known"):
+        Vocabulary.from_json(file)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

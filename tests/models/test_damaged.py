@@ -221,6 +221,17 @@ def test_official_weights(checkpoint, change: Callable, message: str) -> None:
         official.load(checkpoint)
 
 
+def test_a_flipped_byte_of_official_weights_is_told(checkpoint) -> None:
+    file = checkpoint / "se2transformer.pth"
+    whole = file.read_bytes()
+    weights = torch.load(file, weights_only=True)["encoder.layers.1.fc1.weight"]
+    place = whole.index(weights.numpy().tobytes()) + 2  # PyTorch reads it as another number
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    torch.load(file, weights_only=True)
+    with pytest.raises(ValueError, match=r"se2transformer\.pth: is damaged, the checksum"):
+        official.load(checkpoint)
+
+
 def test_pickles_that_nest_are_refused(tmp_path) -> None:
     # A key of tuples of one tuple, twice in each: to hash it takes 2 to the 40th steps.
     nested = b")q\0" + b"".join(b"0h%ch%c\x86q%c" % (i, i, i + 1) for i in range(40))
@@ -248,3 +259,16 @@ def test_dictionaries_of_other_things(tmp_path, tokens: dict, medians: dict, mes
     (tmp_path / "gene_median_dictionary.pkl").write_bytes(pickle.dumps(medians))
     with pytest.raises(ValueError, match=message):
         Vocabulary.from_pickles(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pca", "annotator"])
+def test_finite_weights_that_overflow_are_told(saved, tmp_path, kind: str) -> None:
+    shutil.copytree(saved / kind, tmp_path / "m")
+    name = "annotation.head.weight" if kind == "annotator" else LAYER
+    in_weights(name, lambda tensor: tensor * 0 + 3e38)(tmp_path / "m")
+    tissue = toy_tissue(150, 30, 1, seed=0)
+    with pytest.raises(ValueError, match=r"a slice: .* of this model are NaN or infinite"):
+        if kind == "annotator":
+            Annotator.load(tmp_path / "m").probabilities(tissue, name="a slice")
+        else:
+            SToFM.from_pretrained(tmp_path / "m").embed(tissue, name="a slice")

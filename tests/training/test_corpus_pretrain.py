@@ -251,6 +251,29 @@ def test_what_does_not_fit_is_told_in_a_line(corpus, tmp_path, more, message) ->
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("folder: [1]", 'key "folder": Expected a'),
+        ("checkpoint_every: 0", "checkpoint_every must be above zero; found 0"),
+        ("data: {node_budget: -1}", "node_budget must be above zero; found -1"),
+        ("data: {folder: gone}", "gone: has no corpus.json"),
+        ("seed_everything: -1", "-1 is not in bounds"),
+        ("trainer: {accelerator: abacus}", "abacus"),
+        ("data: [", "Problems parsing config"),
+        (b"data: \xff", "can't decode byte 0xff"),
+    ],
+)
+def test_a_file_of_settings_is_named(corpus, tmp_path, text: str | bytes, message: str) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    for option in (["--config", str(file)], [f"--config={file}"]):  # the last word counts
+        result = CliRunner().invoke(app, ["pretrain", *arguments(corpus, tmp_path), *option])
+        assert result.exit_code == 1
+        assert f"Error: {file}: " in result.stderr and message in result.stderr
+        assert "Traceback" not in result.stderr
+
+
 def test_a_checkpoint_of_another_architecture(corpus, undisturbed, tmp_path) -> None:
     folder, _ = undisturbed
     words = ["pretrain", *arguments(corpus, folder), "--model.config.hidden_channels=32"]

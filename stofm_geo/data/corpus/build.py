@@ -17,15 +17,16 @@ import scipy.sparse as sp
 
 from stofm_geo._checks import check_positive, naming
 from stofm_geo._files import atomic_path, check_writable, full_disk, naming_full_disk, read_json
+from stofm_geo._hash import with_hash
 from stofm_geo._keys import Keys, NodeType
 from stofm_geo._principal import BLOCK
 from stofm_geo._replace import clear_leftovers, put, work_folder
 from stofm_geo._version import __version__
 from stofm_geo.data.corpus import workers as pool
-from stofm_geo.data.corpus.index import FAILED, FORMAT, INDEX, SLICES
+from stofm_geo.data.corpus.index import FAILED, FORMAT, HASH, HEAD, INDEX, SLICES
 from stofm_geo.data.corpus.records import Common, encode
 from stofm_geo.data.corpus.sources import ReadSlice, Slice, Source, read_slice, slices_of
-from stofm_geo.data.corpus.store import checksum, read_genes, write_slice
+from stofm_geo.data.corpus.store import checksum, head_of, read_genes, write_slice
 from stofm_geo.data.panel_slice import PanelSlice
 
 
@@ -174,7 +175,7 @@ def _build(
         "genes": sorted(genes),
     }
     with atomic_path(folder / INDEX) as file:
-        file.write_text(json.dumps(index, indent=1))
+        file.write_text(json.dumps(with_hash(index, HASH), indent=1))
     return sorted(failed.items())
 
 
@@ -246,10 +247,11 @@ def _write(task: _Task) -> dict[str, Any]:
     task.done.unlink(missing_ok=True)
     with work_folder(target) as made:
         write_slice(made, records(), Common.of(cut).to_bytes(), own.genes, attributes)
-        sha256, size = checksum(made)
+        (sha256, size), head = checksum(made), head_of(made)
         put(made, target)
     content = _content(own)
-    return {**known, "nodes": nodes, "bytes": size, "sha256": sha256, "content": content}
+    sums = {"bytes": size, "sha256": sha256, HEAD: head, "content": content}
+    return {**known, "nodes": nodes, **sums}
 
 
 def _content(own: ReadSlice) -> str:

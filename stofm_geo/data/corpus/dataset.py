@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Data
 
 from stofm_geo._checks import examples
-from stofm_geo.data.corpus.index import SLICES, checksum_of, read_index
+from stofm_geo.data.corpus.index import HEAD, SLICES, checksum_of, read_index
 from stofm_geo.data.corpus.records import decode
 from stofm_geo.data.corpus.store import SliceStore
 
@@ -67,6 +67,7 @@ class CorpusDataset(Dataset):
             raise KeyError(f"{folder}: has no slice {examples(unknown)}; it has {examples(known)}")
         chosen = [known[name] for name in sorted(known if slices is None else set(slices))]
         self.slices = [one["folder"] for one in chosen]
+        self._head = [one.get(HEAD) for one in chosen]
         self._technology = [self._number_of(one) for one in chosen]
         self.num_nodes = np.array([n for one in chosen for n in one["nodes"]], dtype=np.int64)
         self._first = np.cumsum([0, *(len(one["nodes"]) for one in chosen)])
@@ -86,8 +87,8 @@ class CorpusDataset(Dataset):
         index %= len(self)
         of = int(np.searchsorted(self._first, index, side="right")) - 1
         within = index - int(self._first[of])
+        store, number = self._opened(of)
         try:
-            store, number = self._opened(of)
             piece = decode(store.record(within), store.common, number, self._technology[of])
         except Exception as error:  # zarr, its codecs and safetensors raise a dozen kinds
             path = self.folder / SLICES / self.slices[of]
@@ -115,9 +116,19 @@ class CorpusDataset(Dataset):
         return self.technologies.index(one["technology"]) + 1 if one["technology"] else 0
 
     def _opened(self, of: int) -> tuple[SliceStore, np.ndarray]:
-        """A slice and the numbers of its genes; those used last are kept open."""
+        """A slice and the numbers of its genes; those used last are kept open.
+
+        Raises:
+            OSError: It cannot be opened, or is not what was written.
+        """
         if of not in self._open:
-            store = SliceStore(self.folder / SLICES / self.slices[of])
+            path = self.folder / SLICES / self.slices[of]
+            try:
+                store = SliceStore(path, self._head[of])
+            except Exception as error:  # as above
+                raise OSError(
+                    f"{path}: cannot be opened ({error}); run stofm-geo corpus verify"
+                ) from error
             self._open[of] = store, self.genes.get_indexer(store.genes)
         self._open.move_to_end(of)
         while len(self._open) > 1 and self._bytes() > _CACHE:

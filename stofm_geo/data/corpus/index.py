@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stofm_geo._files import read_json
+from stofm_geo._hash import check_hash
 from stofm_geo.data.corpus.store import checksum
 
 FORMAT = 2
@@ -16,6 +17,8 @@ _OF_SLICE = {
     **dict.fromkeys(("cells", "genes", "bytes"), int),
     "nodes": list,
 }
+# Corpora that were built before there were these have none.
+HASH, HEAD = "index_sha256", "head_sha256"
 INDEX, FAILED, SLICES = "corpus.json", "failed.csv", "slices"
 
 
@@ -26,7 +29,7 @@ def read_index(folder: str | Path) -> dict[str, Any]:
         ``format``; ``settings`` of the pieces; ``genes``, names of all, sorted; ``technologies``,
         sorted; ``failed``, how many slices were put aside; ``slices``, by name of their folder:
         ``folder``, ``path``, ``slice``, ``technology``, ``organism``, ``cells``, ``genes``,
-        ``nodes`` (of each piece), ``bytes``, ``sha256``, ``warnings``.
+        ``nodes`` (of each piece), ``bytes``, ``sha256``, ``head_sha256``, ``warnings``.
 
     Raises:
         FileNotFoundError: There is no corpus, or it is not finished.
@@ -42,6 +45,7 @@ def read_index(folder: str | Path) -> dict[str, Any]:
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise ValueError(f"{file}: is not of format {FORMAT}; build the corpus anew")
     kinds = {**_OF_ALL, "slices": list}
+    check_hash(index, HASH, ("format", *kinds), file)
     wrong = _misfit(index, kinds)
     for one in index["slices"] if not wrong else ():
         wrong = wrong or (_misfit(one, _OF_SLICE) if isinstance(one, dict) else "slices")

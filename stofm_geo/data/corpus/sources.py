@@ -26,7 +26,7 @@ from stofm_geo._stacked import is_usual, own_slice_key
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
 from stofm_geo.data.files import read_slice_file
 from stofm_geo.data.slices import check_enough, checked_pose
-from stofm_geo.data.stores import ElsewhereError, check_zarr
+from stofm_geo.data.stores import ElsewhereError, check_zarr, unreadable
 from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import check_unique, no_counts
 from stofm_geo.genes.harmonize import human_genes
@@ -215,15 +215,20 @@ def _opened(path: str) -> Iterator[_Table]:
     Raises:
         ValueError: It cannot be read.
     """
-    if Path(path).is_dir():
-        yield _of_zarr(path)
-        return
-    adata = read_slice_file(path, backed=True)
+    adata = None if Path(path).is_dir() else read_slice_file(path, backed=True)
     try:
-        _check_x(path, "X" in adata.file, adata.layers)
-        yield _Table(adata.obs, adata.var, adata.obsm, adata.uns, adata.file["X"])
+        if adata is None:
+            yield _of_zarr(path)
+        else:
+            _check_x(path, "X" in adata.file, adata.layers)
+            yield _Table(adata.obs, adata.var, adata.obsm, adata.uns, adata.file["X"])
+    except (KeyError, TypeError, ValueError, MemoryError):
+        raise
+    except Exception as error:  # of what is read when it is asked for
+        raise unreadable(path, error) from error
     finally:
-        adata.file.close()
+        if adata is not None:
+            adata.file.close()
 
 
 def _of_zarr(path: str) -> _Table:
@@ -237,11 +242,8 @@ def _of_zarr(path: str) -> _Table:
         return _Table(obs, var, _Elements(file, "obsm"), _Elements(file, "uns"), file["X"])
     except ElsewhereError:
         raise
-    except Exception as error:  # zarr raises a dozen kinds for one cause
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{path}: cannot be read ({reason}); is it another format, or cut short?"
-        ) from error
+    except Exception as error:
+        raise unreadable(path, error) from error
 
 
 def _check_x(path: str, there: bool, layers: Iterable[str]) -> None:

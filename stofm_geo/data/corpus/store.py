@@ -7,6 +7,10 @@ A column a tensor would be easier to look at, but a piece would then be ten read
 that zarr has no type for. ``lengths`` ``[pieces]`` are those of the records, ``common`` is what the
 pieces share, and ``genes`` their names, joined by line breaks; both ``uint8``, one chunk each.
 Everything else that is known of the slice is in the group's attributes.
+
+What is compressed carries a checksum that is compared as it is read. All files but those of
+``records`` are small, and are hashed together when a slice is opened (:func:`head_of`): metadata
+have no checksum of their own, and zarr takes a file that is missing for zeros.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from stofm_geo.data.corpus.records import Common
 from stofm_geo.data.stores import check_zarr
 
 _SHARD = 64 * 2**20  # bytes, before compression; it is held in memory while it is written
+_CODEC = ZstdCodec(level=3, checksum=True)
 
 
 def write_slice(
@@ -55,7 +60,7 @@ def write_slice(
             chunks=(1, longest),
             shards=(rows, longest),
             dtype="uint8",
-            compressors=ZstdCodec(level=3),
+            compressors=_CODEC,
         )
         for start in range(0, len(lengths), rows):
             block = np.zeros((len(lengths[start : start + rows]), longest), dtype=np.uint8)
@@ -68,9 +73,8 @@ def write_slice(
 
 
 def _write(group: zarr.Group, name: str, values: np.ndarray) -> None:
-    codec = ZstdCodec(level=3)
     shape = values.shape
-    group.create_array(name, shape=shape, chunks=shape, dtype=values.dtype, compressors=codec)
+    group.create_array(name, shape=shape, chunks=shape, dtype=values.dtype, compressors=_CODEC)
     group[name][:] = values
 
 
@@ -79,14 +83,20 @@ class SliceStore:
 
     Args:
         folder: Of :func:`write_slice`.
+        head: What :func:`head_of` must be; ``None``: not known.
 
     Attributes:
         common: What its pieces share.
         genes: Names of its genes, ``[G]``.
+
+    Raises:
+        ValueError: It is not what was written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, head: str | None = None) -> None:
         check_zarr(folder)
+        if head is not None and head_of(folder) != head:
+            raise ValueError("it is not what was written")
         group = zarr.open_group(folder, mode="r")
         self._records = group["records"]
         self._lengths = group["lengths"][:]
@@ -106,8 +116,19 @@ def read_genes(folder: Path) -> list[str]:
 
 def checksum(folder: Path) -> tuple[str, int]:
     """SHA-256 over the names and contents of a folder's files, and their bytes."""
+    return _checksum(folder, [file for file in folder.rglob("*") if file.is_file()])
+
+
+def head_of(folder: Path) -> str:
+    """SHA-256 as :func:`checksum` over all files of a slice but the chunks of its records."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    chunks = folder / "records" / "c"
+    return _checksum(folder, [file for file in files if not file.is_relative_to(chunks)])[0]
+
+
+def _checksum(folder: Path, files: list[Path]) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
-    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+    for file in sorted(files):
         digest.update(f"{file.relative_to(folder).as_posix()}\n".encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())

@@ -12,7 +12,7 @@ from anndata import AnnData
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
-from stofm_geo._checks import check_key, check_obsm, check_positions, naming
+from stofm_geo._checks import check_key, check_made, check_obsm, check_positions, naming
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
@@ -119,6 +119,7 @@ class OfficialSToFM(nn.Module):
                 macro = macro_nodes(pos, x, alpha, resolution)
                 pieces = iter_subslices(pos, x, *macro, cells_per_subslice)
                 made[rows] = self.embed_subslices(pieces, len(rows))
+        check_made(made, name, "embeddings")
         adata.obsm[key_added] = made
         adata.uns[Keys.UNS] = {
             "version": __version__,
@@ -189,8 +190,8 @@ def load(
         model.no_encoder = f"{folder} has no folder {_ENCODER}, so counts cannot be embedded"
     elif vocabulary is None and not any((folder / file).is_file() for file in (TOKENS, FILE)):
         model.no_encoder = (
-            "the cell encoder's vocabulary is not known: name the folder of Geneformer's "
-            f"{TOKENS} and {MEDIANS}, or a {FILE} (vocabulary)"
+            f"{folder}: the cell encoder's vocabulary is not known: name the folder of "
+            f"Geneformer's {TOKENS} and {MEDIANS}, or a {FILE} (vocabulary)"
         )
     else:
         if not isinstance(vocabulary, Vocabulary):
