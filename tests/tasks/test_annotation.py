@@ -391,7 +391,7 @@ def test_the_users_random_numbers_go_on(annotator, model, first, second, tmp_pat
 
     before = state()
     for method in ("probe", "mlp", "full"):
-        model.fine_tune(first, "region", method, **QUICK)
+        fine_tune(model, first, "region", method, **QUICK)
     SToFM.from_pretrained(tmp_path / "model").embed(first.copy())
     Annotator.load(tmp_path / "labels").predict(second.copy())
     assert state() == before
@@ -400,7 +400,7 @@ def test_the_users_random_numbers_go_on(annotator, model, first, second, tmp_pat
 def test_a_class_of_one_cell_does(model, first) -> None:
     adata = first.copy()
     adata.obs["cell_type"] = np.where(np.arange(400) == 7, "single", adata.obs["cell_type"])
-    annotator = model.fine_tune(adata, "cell_type", task="cell_type", progress=False)
+    annotator = fine_tune(model, adata, "cell_type", task="cell_type", progress=False)
     assert "single" in annotator.classes and annotator.record["held_out"]["cells"] == 400
 
 
@@ -408,7 +408,7 @@ def test_columns_called_by_numbers_are_listed(model, first) -> None:
     adata = first.copy()
     adata.obs[0] = 1
     with pytest.raises(KeyError, match=r"obs has no 'layer' \(labels\); it has \['0', 'cell_type'"):
-        model.fine_tune(adata, "layer")
+        fine_tune(model, adata, "layer")
     with pytest.raises(KeyError, match=r"obs has no 'batch'; it has \['0', 'cell_type'"):
         model.embed(adata, slice_key="batch")
 
