@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from stofm_geo._positions import xy_columns, xy_pair
 from stofm_geo._sparse import check_sparse
 
 _FARTHEST = 1e100  # of a position
+_LEAST_OF_SECTION = 13  # cells of a section, on average
 
 
 def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bool = False) -> None:
@@ -46,12 +48,43 @@ def examples(names: object, most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def listed(names: Iterable[object]) -> list[str] | str:
+    """All names for a message, sorted; columns of pandas may be called by numbers, too."""
+    return sorted(map(str, names)) or "nothing"
+
+
 def check_key(name: str, key: object) -> None:
     """A key to write under that a file can hold, too: a slash would be a group in it."""
     if not isinstance(key, str):
         raise TypeError(f"{name} must be a name; found {key!r}")
     if not key or "/" in key or key in ("_index", ".", ".."):
         raise ValueError(f"{name} must be a name without '/', that files can hold; found {key!r}")
+
+
+def check_target(adata: AnnData, key_added: object, **read: str | None) -> None:
+    """Whether results can be written into ``adata``, and replace nothing that they are made of.
+
+    Args:
+        adata: Where they are written.
+        key_added: Key in ``obs`` or ``obsm``, and often in ``uns``.
+        read: Keys that are read there, by the name of the argument.
+
+    Raises:
+        TypeError, ValueError: As :func:`check_key`; the key is one of those that are read, or
+            ``"spatial"``; or ``adata`` is a part of a file that is not in memory.
+    """
+    check_key("key_added", key_added)
+    for name, key in {**read, "the usual spatial_key": "spatial"}.items():
+        if key == key_added:
+            raise ValueError(
+                f"key_added is {key_added!r}, as is {name}, whose values would be lost; name "
+                "another key"
+            )
+    if adata.isbacked and adata.is_view:
+        raise ValueError(
+            "adata is a part of a file that is not in memory (backed), which AnnData cannot write "
+            "into; read it first: adata = adata.to_memory()"
+        )
 
 
 def check_anndata(adata: object, name: str) -> None:
@@ -82,7 +115,7 @@ def check_obsm(
 ) -> np.ndarray:
     """``obsm[key]`` as finite float64 ``[n, columns]``; or, ``as_is``, uncopied where it can be."""
     if key not in adata.obsm:
-        raise KeyError(f"obsm has no {key!r}; it has {sorted(adata.obsm) or 'nothing'}; {fix}")
+        raise KeyError(f"obsm has no {key!r}; it has {listed(adata.obsm)}; {fix}")
     values = numbers_of(adata.obsm[key], key, fix)
     if not (as_is and values.dtype.kind == "f"):
         values = values.astype(np.float64)
@@ -122,8 +155,8 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
     """Return ``obsm[key]`` as positions, float64 ``[n, 2]``; of a table, x and y by name."""
     if key not in adata.obsm:
         raise KeyError(
-            f"obsm has no {key!r}; it has {sorted(adata.obsm) or 'nothing'}; store the cells' x "
-            f"and y there{_in_obs(adata, key)}, or name another key"
+            f"obsm has no {key!r}; it has {listed(adata.obsm)}; store the cells' x "
+            f"and y there{_in_obs(adata, key)}, or name another key{_elsewhere(adata)}"
         )
     if isinstance(table := adata.obsm[key], pd.DataFrame):
         positions = xy_columns(table, key).to_numpy()
@@ -134,7 +167,7 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
         if positions.shape[1] > 2:
             warnings.warn(
                 f"obsm[{key!r}] has {positions.shape[1]} columns; the first two are used as x "
-                "and y",
+                f"and y{_sections_first(positions, key)}",
                 stacklevel=3,
             )
     positions = np.array(positions[:, :2], dtype=np.float64, order="C")
@@ -146,6 +179,17 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
     return positions
 
 
+def _sections_first(positions: np.ndarray, key: str) -> str:
+    """What to say where the first column is that of sections, as z, y, x of an image are."""
+    values = [len(np.unique(column)) for column in positions[:, :3].T]
+    if values[0] > len(positions) / _LEAST_OF_SECTION or values[0] * 2 > min(values[1:]):
+        return ""
+    return (
+        f", but the first has {values[0]} different values alone, as z of sections has; if the "
+        f"columns are z, y, x: adata.obsm[{key!r}] = adata.obsm[{key!r}][:, [2, 1, 0]]"
+    )
+
+
 def _in_obs(adata: AnnData, key: str) -> str:
     """Where the positions seem to be instead, and the code that puts them there."""
     columns = [name for name in adata.obs if pd.api.types.is_numeric_dtype(adata.obs[name])]
@@ -154,11 +198,17 @@ def _in_obs(adata: AnnData, key: str) -> str:
     return f" (adata.obsm[{key!r}] = adata.obs[{list(pair)}].to_numpy())"
 
 
+def _elsewhere(adata: AnnData) -> str:
+    """The key under which the positions seem to be, as converters from R name it."""
+    usual = [key for key in adata.obsm if re.search("spatial|coord", key, re.IGNORECASE)]
+    return f": spatial_key={usual[0]!r} (--spatial-key {usual[0]})" if usual else ""
+
+
 def check_slice_key(obs: pd.DataFrame, key: str) -> pd.Categorical:
     """``obs[key]`` as a categorical of str without missing values, categories sorted by name."""
     if key not in obs:
         raise KeyError(
-            f"obs has no {key!r}; it has {sorted(obs)}; name the column that tells slices "
+            f"obs has no {key!r}; it has {listed(obs)}; name the column that tells slices "
             "apart, or leave the key out where all cells are one slice"
         )
     names = pd.Series(read_names(obs[key]), dtype=object)

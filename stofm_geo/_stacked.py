@@ -71,6 +71,9 @@ def own_slice_key(
     within = np.zeros(adata.n_obs, dtype=np.int64)
     if slice_key is not None:
         within = pd.factorize(read_names(adata.obs[slice_key]), use_na_sentinel=False)[0]
+    if depth := _of_depth(adata, positions, spatial_key, within):
+        _warn(depth)
+        return slice_key
     candidates = _candidates(adata, slice_key)
     for key in candidates:
         if stacked(positions, _codes(adata, key), within):
@@ -199,6 +202,24 @@ def _check_unnamed(adata: AnnData, positions: np.ndarray, within: np.ndarray) ->
             "those of several slices do, but are taken as one slice, and no usual column of obs "
             f"tells them apart; name it with slice_key, or join the slices by {_JOINED}"
         )
+
+
+def _of_depth(
+    adata: AnnData, positions: np.ndarray, spatial_key: str, within: np.ndarray
+) -> str | None:
+    """What to say of sections on top of each other that a third column of positions tells apart."""
+    given = adata.obsm[spatial_key]
+    if isinstance(given, pd.DataFrame) or given.shape[1] < 3:
+        return None
+    code, depths = pd.factorize(np.asarray(given[:, 2]).ravel())
+    if not 1 < len(depths) <= adata.n_obs / _LEAST or not stacked(positions, code, within):
+        return None
+    array = f"adata.obsm[{spatial_key!r}]"
+    return (
+        f"the third column of obsm[{spatial_key!r}] tells {len(depths)} sections apart that lie on "
+        "top of each other, but they are taken as one; tell them apart: adata.obs['slice_id'] = "
+        f"{array}[:, 2].astype(str), and give slice_key='slice_id' (--slice-key slice_id)"
+    )
 
 
 def _said(adata: AnnData, key: str, spatial_key: str, slice_key: str | None) -> str:

@@ -28,7 +28,8 @@ def table(n: int = 600, seed: int = 0) -> ad.AnnData:
 def told(cells: ad.AnnData, key: str | None = None, beside: bool = False) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        own_slice_key(cells, np.asarray(cells.obsm["spatial"]), "spatial", key, beside=beside)
+        positions = np.asarray(cells.obsm["spatial"])[:, :2]
+        own_slice_key(cells, positions, "spatial", key, beside=beside)
     return [str(warning.message) for warning in caught]
 
 
@@ -120,7 +121,7 @@ def test_regions_of_a_spatialdata_table_are_slices() -> None:
     expected = split_slices(cells, slice_key="region")
     assert [part.name for part in found] == [part.name for part in expected]
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one.obsm["spatial"], other.obsm["spatial"])
+        np.testing.assert_array_equal(one.pos, other.pos)
         np.testing.assert_array_equal(one.row, other.row)
     with pytest.warns(UserWarning, match="regions apart"):
         assert (places(cells, "spatial", None) != places(cells, "spatial", "region")).nnz == 0
@@ -140,3 +141,16 @@ def test_real_slices(shared_data) -> None:
         assert len(said) == several and all("slice_key='slice_id'" in one for one in said), (
             path.name
         )
+
+
+def test_sections_in_a_third_column() -> None:
+    cells = table()
+    depth = np.c_[cells.obsm["spatial"], cells.obs["number"] * 10.0]
+    cells.obsm["spatial"] = depth
+    (message,) = [text for text in told(cells) if "third column" in text]
+    assert "tells 2 sections apart" in message and "[:, 2].astype(str)" in message
+    cells.obs["slice_id"] = cells.obsm["spatial"][:, 2].astype(str)  # as the message says
+    assert not [text for text in told(cells, "slice_id") if "third column" in text]
+    for thickness in (np.zeros(600), np.random.default_rng(0).uniform(0, 10, 600)):
+        cells.obsm["spatial"] = np.c_[depth[:, :2], thickness]
+        assert not [text for text in told(cells, "slice_id") if "third column" in text]

@@ -43,6 +43,7 @@ def embed(
         typer.Option(help="With official:DIR, Geneformer's dictionaries (a folder), or a .json."),
     ] = None,
     slice_key: options.SliceKey = None,
+    spatial_key: options.SpatialKey = Keys.SPATIAL,
     use_rep: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +79,7 @@ def embed(
     Writes obsm["X_stofm"] (n x 256, float32), obs["stofm_domain"] and uns["stofm"] into a copy of
     each file.
     """
+    from stofm_geo._checks import listed
     from stofm_geo._files import check_folder
     from stofm_geo._files import targets as targets_of
     from stofm_geo._names import read_names
@@ -91,6 +93,11 @@ def embed(
                 "--use-rep out"
             )
         model = _MINI
+    if label_key == Keys.DOMAIN:
+        raise ValueError(
+            f"--label-key is {label_key!r}, where the domains are written: they would be scored by "
+            "themselves; rename the column that has the labels"
+        )
     targets = targets_of(slices, output)
     if plot is not None:
         check_picture(plot)
@@ -106,7 +113,7 @@ def embed(
     for path in slices:
         adata = read_slice_file(path)
         if label_key is not None and label_key not in adata.obs:
-            raise KeyError(f"{path}: obs has no {label_key!r} (labels); it has {sorted(adata.obs)}")
+            raise KeyError(f"{path}: obs has no {label_key!r} (labels); it has {listed(adata.obs)}")
         if label_key is not None and not read_names(adata.obs[label_key]).astype(bool).any():
             raise ValueError(f"{path}: obs[{label_key!r}] has no labels; leave --label-key out")
         if n_domains is not None and n_domains > adata.n_obs:
@@ -120,13 +127,15 @@ def embed(
         model=model,
         vocabulary=vocabulary,
         slice_key=slice_key,
+        spatial_key=spatial_key,
         use_rep=use_rep,
         encoder=encoder,
         n_domains=n_domains,
         seed=seed,
         save_model=save_model,
     )
-    _report(adatas, names, slice_key=slice_key, label_key=label_key, plot=plot)
+    keys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    _report(adatas, names, label_key=label_key, plot=plot, **keys)
     for adata, target in zip(adatas, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         _write(adata, target)
@@ -160,6 +169,7 @@ def _run(
     model: str | None = None,
     vocabulary: Path | None = None,
     slice_key: str | None = None,
+    spatial_key: str = Keys.SPATIAL,
     use_rep: str | None = None,
     encoder: str | None = None,
     n_domains: int | None = None,
@@ -170,11 +180,12 @@ def _run(
     from stofm_geo import SToFM, tl
 
     start = time.perf_counter()
+    keys = {"spatial_key": spatial_key, "slice_key": slice_key}
     if model is None:
         settings = {"encoder": encoder or "pca", "organism": "auto" if encoder == "panel" else None}
         fitted = SToFM(**settings)
         tissues = [
-            fitted.prepare(adata, use_rep=use_rep, slice_key=slice_key, name=name)
+            fitted.prepare(adata, use_rep=use_rep, name=name, **keys)
             for adata, name in zip(adatas, names, strict=True)
         ]
         fitted.fit(tissues, seed=seed)
@@ -205,11 +216,11 @@ def _run(
             embed(tissue)
     else:
         for adata, name in zip(adatas, names, strict=True):
-            embed(adata, slice_key=slice_key, name=name)
+            embed(adata, name=name, **keys)
     cells = sum(adata.n_obs for adata in adatas)
     echo(f"Embedded {cells} cells in {time.perf_counter() - start:.0f} s")
     start = time.perf_counter()
-    tl.domains(adatas, n_domains, slice_key=slice_key, seed=seed)
+    tl.domains(adatas, n_domains, seed=seed, **keys)
     found = adatas[0].obs[Keys.DOMAIN].cat.categories
     echo(f"Found {len(found)} domains in {time.perf_counter() - start:.0f} s")
 
@@ -219,6 +230,7 @@ def _report(
     names: list[str],
     *,
     slice_key: str | None = None,
+    spatial_key: str = Keys.SPATIAL,
     label_key: str | None = None,
     plot: Path | None = None,
 ) -> None:
@@ -245,7 +257,13 @@ def _report(
             picture = plot
             if len(adatas) > 1:
                 picture = plot.with_name(f"{plot.stem}-{Path(name).stem}{plot.suffix}")
-            pl.domains(adata, label_key=label_key, slice_key=slice_key, save=picture)
+            pl.domains(
+                adata,
+                label_key=label_key,
+                spatial_key=spatial_key,
+                slice_key=slice_key,
+                save=picture,
+            )
             echo(f"Wrote {picture}")
 
 

@@ -59,6 +59,7 @@ def finetune(
         ),
     ] = Method.probe,
     slice_key: options.SliceKey = None,
+    spatial_key: options.SpatialKey = Keys.SPATIAL,
     steps: Annotated[
         int, typer.Option(help="Training steps at most; not for the probe.", min=1)
     ] = 300,
@@ -80,11 +81,12 @@ def finetune(
     check_options(method.value)
     adatas, names = _read(slices), [str(path) for path in slices]
     labels_to_learn(adatas, names, label_key)
+    keys = {"spatial_key": spatial_key, "slice_key": slice_key}
     start = time.perf_counter()
     if model is None:
         base = SToFM()
         adatas = [
-            base.prepare(adata, slice_key=slice_key, name=name)
+            base.prepare(adata, name=name, **keys)
             for adata, name in zip(adatas, names, strict=True)
         ]
         base.fit(adatas, seed=seed)
@@ -98,10 +100,10 @@ def finetune(
         label_key,
         method.value,
         task=task.value,
-        slice_key=slice_key,
         max_steps=steps,
         seed=seed,
         names=names,
+        **keys,
     )
     record = annotator.record
     held_out = record["held_out"]
@@ -122,6 +124,7 @@ def predict(
     model: _Model,
     output: options.OutputTable,
     slice_key: options.SliceKey = None,
+    spatial_key: options.SpatialKey = Keys.SPATIAL,
     key_added: Annotated[str, typer.Option(help="Column of obs to write.")] = Keys.LABEL,
     unsure: Annotated[
         float,
@@ -140,13 +143,12 @@ def predict(
 
     files = targets(slices, output)
     annotator = Annotator.load(model)
+    keys = {"spatial_key": spatial_key, "slice_key": slice_key}
     adatas = _read(slices)
     for adata, path in zip(adatas, slices, strict=True):
         prepare_for_writing(adata, str(path))
     for adata, path in zip(adatas, slices, strict=True):
-        annotator.predict(
-            adata, key_added=key_added, unsure=unsure, slice_key=slice_key, name=str(path)
-        )
+        annotator.predict(adata, key_added=key_added, unsure=unsure, name=str(path), **keys)
         count = adata.obs[key_added].value_counts()
         told = ", ".join(f"{name} {cells}" for name, cells in count[count > 0].items())
         echo(f"{path}: {told}")
@@ -162,6 +164,7 @@ def evaluate(
     model: _Model,
     label_key: Annotated[str, typer.Option(help="Column of obs with known labels.")],
     slice_key: options.SliceKey = None,
+    spatial_key: options.SpatialKey = Keys.SPATIAL,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="JSON file to write scores into.")
     ] = None,
@@ -173,9 +176,10 @@ def evaluate(
     if output is not None:
         check_writable(output)
     annotator = Annotator.load(model)
+    keys = {"spatial_key": spatial_key, "slice_key": slice_key}
     told: dict[str, Any] = {}
     for adata, path in zip(_read(slices), slices, strict=True):
-        found = annotator.evaluate(adata, label_key, slice_key=slice_key, name=str(path))
+        found = annotator.evaluate(adata, label_key, name=str(path), **keys)
         told[str(path)] = found
         echo(
             f"{path}: accuracy {found['accuracy']:.3f}, macro-F1 {found['macro_f1']:.3f}, "

@@ -9,7 +9,7 @@ from anndata import AnnData
 from torch import Tensor
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positions, check_slice_key
+from stofm_geo._checks import check_positions, check_slice_key, listed
 from stofm_geo._keys import Keys
 from stofm_geo._sparse import check_sparse
 from stofm_geo._stacked import own_slice_key
@@ -105,7 +105,7 @@ def _stored_graph(adata: AnnData, key: str) -> tuple[Tensor, Tensor | None]:
     names = [f"{key}_connectivities", f"{key}_distances"]
     if names[0] not in adata.obsp:
         raise KeyError(
-            f"obsp has no {names[0]!r}; it has {sorted(adata.obsp) or 'nothing'}; "
+            f"obsp has no {names[0]!r}; it has {listed(adata.obsp)}; "
             "run squidpy.gr.spatial_neighbors, or leave neighbors_key out"
         )
     for name in names:

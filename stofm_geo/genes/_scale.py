@@ -95,7 +95,8 @@ def _whole(matrix: Any) -> bool:
 
 
 def _sample(matrix: Any) -> Any:
-    return matrix[:: max(matrix.shape[0] // _ROWS, 1)]
+    rows = matrix[:: max(matrix.shape[0] // _ROWS, 1)]
+    return rows.compute() if hasattr(rows, "compute") else rows  # dask's
 
 
 def _divided(rows: sp.csr_matrix, values: np.ndarray) -> bool:

@@ -151,10 +151,14 @@ def _all_zero(adata: AnnData) -> ValueError:
 def _csr(matrix: Any, copy: bool) -> sp.csr_matrix:
     if hasattr(matrix, "to_memory"):  # anndata's backed sparse matrices
         matrix = matrix.to_memory()
-    elif not sp.issparse(matrix):  # dense, in memory or an HDF5 data set
+    elif hasattr(matrix, "compute"):  # dask's arrays, whose chunks may be sparse
+        matrix = matrix.compute()
+    if not sp.issparse(matrix):  # dense, in memory or an HDF5 data set
         matrix = np.asarray(matrix[...])
     if matrix.dtype.kind not in "biuf":
-        raise TypeError(f"X must hold numbers; found {matrix.dtype}")
+        fix = "; if they are written as text: adata.X = adata.X.astype(float)"
+        found = matrix.dtype
+        raise TypeError(f"X must hold numbers; found {found}{fix if found.kind in 'OSUT' else ''}")
     check_sparse(matrix, "X")
     return tidy(sp.csr_matrix(matrix, dtype=np.float32, copy=copy))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from stofm_geo._checks import examples
+from stofm_geo._checks import examples, listed
 from stofm_geo.genes.gene_table import ORGANISMS
 
 _COLUMNS = ("ensembl_id", "gene_ids", "gene_id", "ensembl", "feature_id")
@@ -48,7 +48,7 @@ def ensembl_ids(adata: AnnData) -> np.ndarray:
             return np.char.partition(names, ".")[:, 0]
     raise KeyError(
         f"no Ensembl ids: var_names are {examples(adata.var_names)}, and var has "
-        f"{sorted(adata.var) or 'no columns'}; put them into var['ensembl_id'], or let "
+        f"{listed(adata.var)}; put them into var['ensembl_id'], or let "
         "stofm_geo.genes.harmonize(adata) find them from symbols"
     )
 
@@ -122,5 +122,5 @@ def _check_not_numbers(
         raise ValueError(
             f"var_names{looked} name no genes but numbers or nothing "
             f"({examples(adata.var_names)}): row numbers, or Entrez ids? put symbols or Ensembl "
-            f"ids into var_names; var has {sorted(map(str, adata.var)) or 'no columns'}"
+            f"ids into var_names; var has {listed(adata.var)}"
         )

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import examples
+from stofm_geo._checks import examples, listed
 from stofm_geo.genes.controls import are_genes
 from stofm_geo.genes.counts import counts_of_any_names
 from stofm_geo.genes.gene_table import ORGANISMS, GeneTable
@@ -149,7 +149,7 @@ def _organism(adata: AnnData, names: GeneNames, tables: GeneTable) -> str:
         raise ValueError(
             f"no name is a known gene of human or mouse as it is written: var_names are "
             f"{examples(adata.var_names, _EXAMPLES)}, and var has "
-            f"{sorted(map(str, adata.var)) or 'no columns'}; put symbols or Ensembl ids into "
+            f"{listed(adata.var)}; put symbols or Ensembl ids into "
             "var_names, or give the organism if the case alone is off"
         )
     if min(count.values()) > _MIXED * sum(count.values()):

@@ -13,7 +13,7 @@ from anndata import AnnData
 from huggingface_hub import ModelHubMixin
 from torch.utils.data import ConcatDataset
 
-from stofm_geo._checks import check_key, check_made, check_positive
+from stofm_geo._checks import check_made, check_positive, check_target
 from stofm_geo._files import atomic_folder
 from stofm_geo._keys import Keys
 from stofm_geo._version import __version__
@@ -259,9 +259,9 @@ class SToFM(ModelHubMixin):
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
             RuntimeError: The model has not been fitted.
         """
-        check_key("key_added", key_added)
         tissue = self.prepared(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
         adata = tissue.adata
+        check_target(adata, key_added, spatial_key=tissue.spatial_key, use_rep=tissue.use_rep)
         network, encoder = self.state.network.eval(), self.state.encoder
         device = next(network.parameters()).device
         vectors = np.zeros((adata.n_obs, self.config.out_channels), dtype=np.float32)

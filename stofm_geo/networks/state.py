@@ -85,7 +85,8 @@ class ModelState:
 
         with torch.device("meta"):
             check_shapes(make()[1].state_dict(), weights)
-        encoder, network = make()
+        with torch.random.fork_rng(devices=[]):  # these weights are replaced: others' draws go on
+            encoder, network = make()
         network.load_state_dict(weights)
         return cls(config, network.eval(), encoder, record)
 

@@ -111,7 +111,7 @@ class Sheet:
         self._panel = width * scale, height * scale
         self._step = self._panel[0] + _GAP, self._panel[1] + _TITLE + _GAP
         self._title = title
-        self._figure = Figure(dpi=DPI)
+        self._figure = Figure(dpi=DPI, layout="none")  # whatever the user's rcParams say
         FigureCanvasAgg(self._figure)
         self.axes = np.empty((n, per_group), dtype=object)
         for at in np.ndindex(self.axes.shape):

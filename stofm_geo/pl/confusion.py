@@ -60,7 +60,7 @@ def confusion(
     share = share[[columns.index(name) for name in rows]]
     few = len(columns) <= _LEGIBLE
     field = 0.42 if few else 0.24 if len(columns) <= _MANY else 0.11  # inches
-    figure = Figure(dpi=DPI)
+    figure = Figure(dpi=DPI, layout="none")  # whatever the user's rcParams say
     FigureCanvasAgg(figure)
     ax = figure.add_axes((0, 0, 1, 1))
     # As imshow, which goes through all pixels of a large page several times.

@@ -8,12 +8,13 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import check_anndata, examples
+from stofm_geo._checks import check_anndata, examples, listed, naming
 from stofm_geo._keys import Keys
 from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import as_counts, warn_of_row_numbers
 from stofm_geo.genes.harmonize import harmonize
 
+HERE, THERE = "adata", "the reference"  # what messages call both sides
 FEW = 5  # shared genes with which nothing can be told
 _SOME = 50  # and below which what is told is rough
 
@@ -31,13 +32,7 @@ def shared_genes(
         ValueError: One has no cells, or they share five genes or fewer; or what ``harmonize``
             raises.
     """
-    for one, name in ((adata, "adata"), (reference, "the reference")):
-        check_anndata(one, name)
-        if one.n_obs == 0:
-            raise ValueError(f"{name}: there are no cells")
-    if organism is not None:
-        adata, reference = harmonize(adata, organism), harmonize(reference, organism)
-    adata, reference = _of_genes(adata), _of_genes(reference)
+    adata, reference = _side(adata, HERE, organism), _side(reference, THERE, organism)
     genes = np.sort(adata.var_names.intersection(reference.var_names).to_numpy(dtype=str))
     warn_of_row_numbers(genes)
     if len(genes) <= FEW:
@@ -60,10 +55,16 @@ def shared_genes(
     return adata, reference, genes
 
 
-def _of_genes(adata: AnnData) -> AnnData:
-    """Without control probes and other features that are no genes."""
-    genes = are_genes(adata.var)
-    warn_of_controls(adata.var, genes)
+def _side(adata: AnnData, name: str, organism: str | None) -> AnnData:
+    """Harmonized, and without control probes and other features that are no genes."""
+    check_anndata(adata, name)
+    with naming(name):
+        if adata.n_obs == 0:
+            raise ValueError("there are no cells")
+        if organism is not None:
+            adata = harmonize(adata, organism)
+        genes = are_genes(adata.var)
+        warn_of_controls(adata.var, genes)
     return adata if genes.all() else adata[:, genes]
 
 
@@ -74,16 +75,18 @@ def check_spatial_key(key: str, *adatas: AnnData) -> None:
         KeyError: It is another than the usual one, and in no ``obsm``.
     """
     if key != Keys.SPATIAL and not any(key in one.obsm for one in adatas):
-        found = sorted({name for one in adatas for name in one.obsm})
+        found = listed({name for one in adatas for name in one.obsm})
         raise KeyError(
-            f"obsm has no {key!r} (positions); it has {found or 'nothing'}; name another "
+            f"obsm has no {key!r} (positions); it has {found}; name another "
             "spatial_key, or leave it out"
         )
 
 
-def counts_of(adata: AnnData, genes: np.ndarray) -> sp.csr_matrix:
-    """Checked counts of these genes, ``[n, len(genes)]`` float32."""
-    return sp.csr_matrix(as_counts(adata, copy=False)[:, adata.var_names.get_indexer(genes)])
+def counts_of(adata: AnnData, genes: np.ndarray, name: str) -> sp.csr_matrix:
+    """Checked counts of these genes, ``[n, len(genes)]`` float32; messages call a side by name."""
+    with naming(name):
+        counts = as_counts(adata, copy=False)
+    return sp.csr_matrix(counts[:, adata.var_names.get_indexer(genes)])
 
 
 def row_order(counts: sp.csr_matrix) -> np.ndarray:

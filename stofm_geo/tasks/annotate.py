@@ -6,7 +6,7 @@ from typing import Any
 
 from anndata import AnnData
 
-from stofm_geo._checks import check_anndatas, check_key, check_share, examples
+from stofm_geo._checks import check_anndata, check_anndatas, check_share, check_target, examples
 from stofm_geo._keys import Keys
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.annotation import Annotator
@@ -55,7 +55,8 @@ def annotate(
     """
     keys = {"spatial_key": spatial_key, "slice_key": slice_key}
     check_share("unsure", unsure)
-    check_key("key_added", key_added)
+    check_anndata(adata, "adata")
+    check_target(adata, key_added, **keys)
     if strange := sorted(set(options) - set(_OPTIONS)):
         raise TypeError(f"there is no option {examples(strange)}; there are {', '.join(_OPTIONS)}")
     if isinstance(reference, Annotator):

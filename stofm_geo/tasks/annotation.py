@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_key, check_made, check_positions, check_share, naming
+from stofm_geo._checks import (
+    check_made,
+    check_positions,
+    check_share,
+    check_target,
+    naming,
+)
 from stofm_geo._colors import own_colors
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
@@ -87,7 +93,8 @@ class Annotator(nn.Module):
         self.read = Reading(self.network, task, absolute, len(classes))
         self.register_buffer("temperature", torch.ones(()))
         make = Classifier if mlp else nn.Linear
-        self.mlp, self.head = mlp, make(len(self.read.scale), len(classes))
+        with torch.random.fork_rng(devices=[]):  # these are replaced: the user's draws go on
+            self.mlp, self.head = mlp, make(len(self.read.scale), len(classes))
 
     def survey(self, tissue: SubSliceDataset) -> Tensor:
         """Vectors of all cells of a slice and what is around them, ``[n, D]``; no gradients."""
@@ -157,9 +164,10 @@ class Annotator(nn.Module):
                 panel among it; the message says what.
         """
         check_share("unsure", unsure)
-        check_key("key_added", key_added)
         keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
         tissue = self.model.prepared(adata, **keys)
+        read = {"spatial_key": tissue.spatial_key, "slice_key": tissue.slice_key}
+        check_target(tissue.adata, key_added, **read)
         found, adata = self._probabilities(tissue), tissue.adata
         names = [*self.classes, Keys.UNSURE] if unsure else self.classes
         adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, unsure), names)

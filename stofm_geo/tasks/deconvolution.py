@@ -9,12 +9,26 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import check_key, check_positions, check_positive, check_slice_key, examples
+from stofm_geo._checks import (
+    check_positions,
+    check_positive,
+    check_slice_key,
+    check_target,
+    examples,
+    naming,
+)
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
 from stofm_geo._storable import storable_frame
 from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions
-from stofm_geo.tasks._reference import check_spatial_key, counts_of, row_order, shared_genes
+from stofm_geo.tasks._reference import (
+    HERE,
+    THERE,
+    check_spatial_key,
+    counts_of,
+    row_order,
+    shared_genes,
+)
 from stofm_geo.tasks._windows import features, read, windows
 from stofm_geo.tasks.labels import classes_of, codes_of, read_labels
 
@@ -65,9 +79,10 @@ def deconvolve(
     with ``/``, so that ``L2/3`` becomes ``L2_3``. ``types`` has them in this order as they are.
 
     Warns:
-        UserWarning: There are fewer than 50 shared genes. Spots have no counts
-            of the shared genes; they get the mean of the others. Or
-            they have fewer than a cell of the reference, and ``cells_per_spot`` is not given.
+        UserWarning: There are fewer than 50 shared genes. No cell of a type has counts of them;
+            there is no share of it. Spots have no counts of the shared genes; they get the mean of
+            the others. Or they have fewer than a cell of the reference, and ``cells_per_spot`` is
+            not given.
 
     Raises:
         KeyError: The reference has no ``label_key`` or ``slice_key``, or no ``spatial_key`` other
@@ -78,23 +93,26 @@ def deconvolve(
     if cells_per_spot is not None:
         check_positive("cells_per_spot", cells_per_spot)
     check_positive("seed", seed, whole=True, or_zero=True)
-    check_key("key_added", key_added)
+    check_target(adata, key_added, spatial_key=spatial_key)
     labels = read_labels(reference, label_key, "the reference")
-    names = classes_of([labels], label_key)
-    code = codes_of(labels, names)
+    classes_of([labels], label_key)
     spots, labelled, genes = shared_genes(adata, reference, organism)
     check_spatial_key(spatial_key, reference)
-    cells = counts_of(labelled, genes)
-    rows = np.flatnonzero((code >= 0) & (np.diff(cells.indptr) > 0))  # an empty bin is no cell
+    cells = counts_of(labelled, genes, THERE)
+    labels = _with_counts(labels, np.diff(cells.indptr) > 0)
+    names = classes_of([labels], label_key)
+    code = codes_of(labels, names)
+    rows = np.flatnonzero(code >= 0)
     rows = rows[row_order(cells[rows])]
     some = informative(cells[rows], code[rows], len(names), _GENES)
     genes, cells = genes[some], cells[rows][:, some]
     labelled, code = labelled[rows], code[rows]
-    pos = check_positions(labelled, spatial_key) if spatial_key in labelled.obsm else None
-    if pos is not None:
-        slice_key = own_slice_key(labelled, pos, spatial_key, slice_key)
-    places = _places(labelled, slice_key)
-    counts = counts_of(spots, genes).toarray().astype(np.float64)
+    with naming(THERE):
+        pos = check_positions(labelled, spatial_key) if spatial_key in labelled.obsm else None
+        if pos is not None:
+            slice_key = own_slice_key(labelled, pos, spatial_key, slice_key)
+        places = _places(labelled, slice_key)
+    counts = counts_of(spots, genes, HERE).toarray().astype(np.float64)
     full = counts.any(axis=1)
     if not full.any():
         raise ValueError(
@@ -140,6 +158,18 @@ def deconvolve(
         "cells_per_spot": size,
         "gene_factors": pd.DataFrame({"factor": factors}, index=genes),
     }
+
+
+def _with_counts(labels: np.ndarray, full: np.ndarray) -> np.ndarray:
+    """Labels of cells that have counts, ``None`` for the others: an empty bin is no cell."""
+    kept = np.where(full, labels, None)
+    if lost := sorted({name for name in labels if name} - {name for name in kept if name}):
+        warnings.warn(
+            f"the reference: no cell of {len(lost)} types has counts of the shared genes "
+            f"({examples(lost)}); they are left out",
+            stacklevel=3,
+        )
+    return kept
 
 
 def _depth(spots: np.ndarray, cells: sp.csr_matrix) -> float:

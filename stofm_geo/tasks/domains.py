@@ -19,11 +19,11 @@ from torch_geometric.data import Data
 
 from stofm_geo._checks import (
     check_anndatas,
-    check_key,
     check_obsm,
     check_positions,
     check_positive,
     check_slice_key,
+    check_target,
     examples,
 )
 from stofm_geo._colors import own_color
@@ -86,7 +86,8 @@ def domains(
     """
     adatas = check_anndatas(adata)
     check_positive("seed", seed, whole=True, or_zero=True)
-    check_key("key_added", key_added)
+    for one in adatas:
+        check_target(one, key_added, slice_key=slice_key)
     fix = "run SToFM.embed first, or name another key with use_rep"
     vectors = [check_obsm(one, use_rep, fix, as_is=True) for one in adatas]
     if len(sizes := sorted({part.shape[1] for part in vectors})) > 1:

@@ -14,7 +14,7 @@ from anndata import AnnData
 from sklearn.cluster import KMeans
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_key, check_positions, check_slice_key, examples
+from stofm_geo._checks import check_positions, check_slice_key, check_target, examples, naming
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
 from stofm_geo._storable import storable_frame
@@ -23,6 +23,8 @@ from stofm_geo.nn import niche
 from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations
 from stofm_geo.tasks._reference import (
     FEW,
+    HERE,
+    THERE,
     check_spatial_key,
     counts_of,
     row_order,
@@ -90,7 +92,7 @@ def impute(
         ValueError: Five shared genes or fewer, no gene to estimate, fewer than eight cells in the
             reference, all of them at one place, or unfit counts.
     """
-    check_key("key_added", key_added)
+    check_target(adata, key_added, spatial_key=spatial_key)
     here, there, shared = shared_genes(adata, reference, organism)
     wanted = _wanted(here, there, genes)
     shared = np.setdiff1d(shared, wanted)
@@ -101,7 +103,7 @@ def impute(
         )
     _check_slices(here, there, slice_key)
     check_spatial_key(spatial_key, here, there)
-    full = np.diff(counts_of(here, shared).indptr) > 0
+    full = np.diff(counts_of(here, shared, HERE).indptr) > 0
     if not full.any():
         raise ValueError(f"none of {len(full)} cells has counts of the {len(shared)} shared genes")
     if not full.all():
@@ -111,15 +113,15 @@ def impute(
             stacklevel=2,
         )
     here = here[full]
-    counts = counts_of(there, shared)
+    counts = counts_of(there, shared, THERE)
     there = there[[row for row in row_order(counts) if counts.indptr[row + 1] > counts.indptr[row]]]
     if there.n_obs < 2 * _BLOCKS:
         raise ValueError(
             f"the reference has {there.n_obs} cells with counts of shared genes; {2 * _BLOCKS} or "
             "more are needed"
         )
-    known, of_cell = counts_of(there, shared), counts_of(there, wanted)
-    both = [AnnData(counts_of(here, shared)), AnnData(known)]
+    known, of_cell = counts_of(there, shared, THERE), counts_of(there, wanted, THERE)
+    both = [AnnData(counts_of(here, shared, HERE)), AnnData(known)]
     for one in both:
         one.var_names = shared
     encoder = PCAFeatures(_COMPONENTS).fit(both)
@@ -128,8 +130,8 @@ def impute(
     if spatial_key in here.obsm and spatial_key in there.obsm:
         sides.append(
             (
-                _niches(there, seen, spatial_key, slice_key),
-                _niches(here, asked, spatial_key, slice_key),
+                _niches(there, THERE, seen, spatial_key, slice_key),
+                _niches(here, HERE, asked, spatial_key, slice_key),
             )
         )
     block = _blocks(there, seen, spatial_key, slice_key)
@@ -204,11 +206,14 @@ def _slices(
     return check_slice_key(cells.obs, slice_key).codes.astype(np.int64)
 
 
-def _niches(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | None) -> np.ndarray:
+def _niches(
+    cells: AnnData, name: str, z: np.ndarray, spatial_key: str, slice_key: str | None
+) -> np.ndarray:
     """Features beside their means over one and two steps on the tissue, ``[n, 3 F]``."""
-    pos = check_positions(cells, spatial_key)
-    data = Data(pos=torch.from_numpy(pos))
-    data.slice_id = torch.from_numpy(_slices(cells, pos, spatial_key, slice_key))
+    with naming(name):
+        pos = check_positions(cells, spatial_key)
+        slices = _slices(cells, pos, spatial_key, slice_key)
+    data = Data(pos=torch.from_numpy(pos), slice_id=torch.from_numpy(slices))
     graph = SpatialKNN(_NEIGHBOURS)(data).edge_index
     return niche(torch.from_numpy(z), graph).numpy()
 
@@ -217,8 +222,9 @@ def _blocks(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | No
     """Contiguous blocks of each slice, or, without positions, of kinds mixed evenly, ``[n]``."""
     if spatial_key not in cells.obsm:
         return np.arange(len(z)) % _BLOCKS
-    pos = check_positions(cells, spatial_key)
-    slices = _slices(cells, pos, spatial_key, slice_key)
+    with naming(THERE):
+        pos = check_positions(cells, spatial_key)
+        slices = _slices(cells, pos, spatial_key, slice_key)
     block = np.zeros(len(z), dtype=np.int64)
     for s in np.unique(slices):
         rows = np.flatnonzero(slices == s)

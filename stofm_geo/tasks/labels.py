@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from stofm_geo._checks import check_anndata, examples
+from stofm_geo._checks import check_anndata, examples, listed
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
 
@@ -32,9 +32,7 @@ def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
     """
     check_anndata(adata, name)
     if key not in adata.obs:
-        raise KeyError(
-            f"{name}: obs has no {key!r} (labels); it has {sorted(adata.obs) or 'nothing'}"
-        )
+        raise KeyError(f"{name}: obs has no {key!r} (labels); it has {listed(adata.obs)}")
     labels = read_names(adata.obs[key], f"{name}: obs[{key!r}]")
     if pd.api.types.is_float_dtype(adata.obs[key]) and (adata.obs[key].dropna() % 1 != 0).any():
         warnings.warn(

@@ -194,6 +194,8 @@ def test_bad_arguments(slice_file, model, tmp_path) -> None:
     base = ("embed", slice_file, "-o", out, "--model", model)
     refused("obs has no 'batch'", slice_file, *base, "--slice-key", "batch")
     refused("obs has no 'layer'", slice_file, *base, "--label-key", "layer")
+    refused("they would be scored by themselves", "", *base, "--label-key", "stofm_domain")
+    refused("obsm has no 'xy'", slice_file, *base, "--spatial-key", "xy")
     refused("201 domains were asked of 200 cells", slice_file, *base, "--n-domains", 201)
     refused("obsm has no 'X_pca'", slice_file, *base[:4], "--use-rep", "X_pca")
     refused("trained for counts in X, not for obsm['X_pca']", "", *base, "--use-rep", "X_pca")
@@ -273,3 +275,15 @@ def test_real_slices_of_one_file(shared_data, tmp_path) -> None:
     )
     assert code == 0 and "in 8 slices" in text and "ARI" in text, text
     assert np.isfinite(read_h5ad(out).obsm["X_stofm"]).all()
+
+
+def test_positions_under_another_key(tissue, model, slice_file, tmp_path) -> None:
+    adata = tissue.copy()
+    adata.obsm["X_spatial"] = adata.obsm.pop("spatial")
+    adata.write_h5ad(other := tmp_path / "other.h5ad")
+    for file, extra in ((slice_file, ()), (other, ("--spatial-key", "X_spatial"))):
+        code, text = run("embed", file, "-o", tmp_path / f"{file.stem}-out.h5ad", "--model", model,
+                         "--plot", tmp_path / f"{file.stem}.png", *extra)  # fmt: skip
+        assert code == 0, text
+    outs = [read_h5ad(tmp_path / f"{file.stem}-out.h5ad") for file in (slice_file, other)]
+    np.testing.assert_array_equal(outs[0].obsm["X_stofm"], outs[1].obsm["X_stofm"])

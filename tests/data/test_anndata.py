@@ -249,3 +249,22 @@ def test_whatever_was_there_the_result_is_float32(adata: AnnData, old) -> None:
 def test_vectors_and_rows_must_match(adata: AnnData) -> None:
     with pytest.raises(ValueError, match="z has 3 rows and n_id 4; one a node is needed"):
         to_obsm(adata, torch.rand(3, 2), torch.arange(4))
+
+
+def test_columns_that_seem_to_be_z_y_x_are_told_of(make_slice) -> None:
+    adata = make_slice(120)
+    x, y = adata.obsm["spatial"].T
+    adata.obsm["spatial"] = np.c_[np.arange(120) % 4 * 10.0, y, x]
+    with pytest.warns(UserWarning, match=r"the first has 4 different values .*\[:, \[2, 1, 0\]\]$"):
+        from_anndata(adata)
+    adata.obsm["spatial"] = adata.obsm["spatial"][:, [2, 1, 0]]
+    with pytest.warns(UserWarning, match="the first two are used as x and y$"):
+        data = from_anndata(adata)
+    np.testing.assert_array_equal(data.pos, np.c_[x, y])
+
+
+def test_positions_under_another_key_are_found(make_slice) -> None:
+    adata = make_slice(30)
+    adata.obsm["X_spatial"] = adata.obsm.pop("spatial")
+    with pytest.raises(KeyError, match=r"spatial_key='X_spatial' \(--spatial-key X_spatial\)"):
+        from_anndata(adata)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from anndata import AnnData, read_h5ad
 
 from stofm_geo.genes import as_counts
 from stofm_geo.genes import counts as module
-from stofm_geo.genes.counts import count_blocks, warn_of_row_numbers
+from stofm_geo.genes.counts import checked_counts, count_blocks, warn_of_row_numbers
 
 COUNTS = np.random.default_rng(0).poisson(0.7, (20, 9))
 
@@ -217,3 +218,36 @@ def test_counts_that_are_in_a_layer(make_slice) -> None:
     adata.X = None
     with pytest.raises(ValueError, match=r"layers .'counts'.; .* = adata.layers.'counts'."):
         as_counts(adata)
+
+
+class Lazy:
+    """As dask's arrays, whose chunks may be sparse: numbers come when they are asked for."""
+
+    def __init__(self, matrix) -> None:
+        self.matrix, self.shape, self.dtype = matrix, matrix.shape, matrix.dtype
+        self.ndim = 2
+
+    def __getitem__(self, rows) -> Lazy:
+        return Lazy(self.matrix[rows])
+
+    def compute(self):
+        return self.matrix
+
+
+@pytest.mark.parametrize("make", [np.array, sp.csr_matrix])
+def test_lazy_counts(make) -> None:
+    lazy = SimpleNamespace(X=Lazy(make(COUNTS)), layers={}, raw=None, uns={})
+    np.testing.assert_array_equal(checked_counts(lazy, copy=False).toarray(), COUNTS)
+    layers = {"counts": lazy.X}
+    logs = SimpleNamespace(X=np.log1p(COUNTS) - 1, layers=layers, raw=None, uns={})
+    with pytest.raises(ValueError, match=r"adata.X = adata.layers\['counts'\]"):
+        checked_counts(logs, copy=False)
+
+
+@pytest.mark.parametrize("kind", [object, str])
+def test_numbers_as_text(kind: type) -> None:
+    adata = AnnData(COUNTS.astype(kind))
+    with pytest.raises(TypeError, match=r"X must hold numbers.*adata.X = adata.X.astype\(float\)"):
+        as_counts(adata)
+    adata.X = adata.X.astype(float)
+    np.testing.assert_array_equal(as_counts(adata).toarray(), COUNTS)

@@ -286,3 +286,34 @@ def test_same_weights_are_the_same_bytes_with_usual_rights(model, tmp_path) -> N
         (tmp_path / "plain").touch()
         assert {file.stat().st_mode for file in files} == {(tmp_path / "plain").stat().st_mode}
     assert len(contents) == 1
+
+
+@pytest.mark.parametrize("flip", [lambda p: p[:, ::-1], lambda p: p * [1, -1], lambda p: p * 1e6])
+def test_swapped_axes_y_of_images_and_nanometres_change_nothing(tissue, model, flip) -> None:
+    moved = tissue.copy()
+    moved.obsm["spatial"] = flip(tissue.obsm["spatial"])
+    np.testing.assert_allclose(embedded(model, moved), embedded(model, tissue), atol=1e-4)
+
+
+def test_the_order_of_genes_does_not_matter_to_a_model(tissue, model) -> None:
+    mixed = tissue[:, np.random.default_rng(0).permutation(tissue.n_vars)].copy()
+    np.testing.assert_allclose(embedded(model, mixed), embedded(model, tissue), atol=1e-4)
+
+
+def test_embeddings_replace_nothing_that_they_are_made_of(tissue) -> None:
+    adata = tissue.copy()
+    adata.obsm["X_pca"] = tissue.X[:, :8].toarray().astype(np.float32)
+    model = fitted(adata, use_rep="X_pca")
+    for key, what in (("X_pca", "use_rep"), ("spatial", "spatial_key")):
+        with pytest.raises(ValueError, match=f"key_added is '{key}', as is {what}, whose values"):
+            model.embed(adata, key_added=key)
+
+
+def test_a_part_of_a_backed_file_is_refused_before_the_work(tissue, model, tmp_path) -> None:
+    tissue.write_h5ad(tmp_path / "a.h5ad")
+    backed = read_h5ad(tmp_path / "a.h5ad", backed="r")
+    with pytest.raises(ValueError, match=r"\(backed\).*adata = adata.to_memory\(\)"):
+        model.embed(backed[:300])
+    model.embed(part := backed[:300].to_memory())
+    assert np.isfinite(part.obsm["X_stofm"]).all()
+    backed.file.close()

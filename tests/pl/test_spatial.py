@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 import anndata as ad
@@ -314,3 +315,15 @@ def test_far_pieces_of_tissue_are_no_stray_cells(tissue: ad.AnnData) -> None:
     ax = spatial(tissue)
     low, high = sorted(ax.get_xlim())
     assert low < tissue.obsm["spatial"][:, 0].min() and high > tissue.obsm["spatial"][:, 0].max()
+
+
+def test_the_users_style_moves_no_panel(tissue: ad.AnnData, tmp_path: Path) -> None:
+    before = dict.copy(matplotlib.rcParams)
+    boxes = []
+    for style in ({}, {"figure.constrained_layout.use": True, "figure.autolayout": False}):
+        with matplotlib.rc_context(style), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            axes = domains(tissue, slice_key="slice_id", save=tmp_path / "a.png")
+        boxes.append([ax.get_position().bounds for ax in axes.flat])
+    assert boxes[0] == boxes[1]
+    assert dict.copy(matplotlib.rcParams) == before

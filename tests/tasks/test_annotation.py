@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 
 import numpy as np
 import pytest
+import torch
 from anndata import AnnData, read_h5ad
 
 from stofm_geo import SToFM, tl
@@ -377,3 +379,40 @@ def test_labels_with_slashes_are_saved_and_read_again(model, first, second, tmp_
     read = read_h5ad(tmp_path / "out.h5ad")
     assert list(read.obs["stofm_label"]) == list(adata.obs["stofm_label"])
     assert {"L2", "L2/3"} <= set(read.uns["stofm_label"]["classes"])
+
+
+def test_the_users_random_numbers_go_on(annotator, model, first, second, tmp_path) -> None:
+    annotator.save(tmp_path / "labels")
+    model.save_pretrained(tmp_path / "model")
+
+    def state() -> tuple:
+        of_numpy = np.random.get_state()[1].tolist()  # noqa: NPY002
+        return torch.get_rng_state().tolist(), of_numpy, random.getstate()
+
+    before = state()
+    for method in ("probe", "mlp", "full"):
+        fine_tune(model, first, "region", method, **QUICK)
+    SToFM.from_pretrained(tmp_path / "model").embed(first.copy())
+    Annotator.load(tmp_path / "labels").predict(second.copy())
+    assert state() == before
+
+
+def test_a_class_of_one_cell_does(model, first) -> None:
+    adata = first.copy()
+    adata.obs["cell_type"] = np.where(np.arange(400) == 7, "single", adata.obs["cell_type"])
+    annotator = fine_tune(model, adata, "cell_type", task="cell_type", progress=False)
+    assert "single" in annotator.classes and annotator.record["held_out"]["cells"] == 400
+
+
+def test_columns_called_by_numbers_are_listed(model, first) -> None:
+    adata = first.copy()
+    adata.obs[0] = 1
+    with pytest.raises(KeyError, match=r"obs has no 'layer' \(labels\); it has \['0', 'cell_type'"):
+        fine_tune(model, adata, "layer")
+    with pytest.raises(KeyError, match=r"obs has no 'batch'; it has \['0', 'cell_type'"):
+        model.embed(adata, slice_key="batch")
+
+
+def test_labels_do_not_replace_slices(annotator, second) -> None:
+    with pytest.raises(ValueError, match="key_added is 'slice_id', as is slice_key"):
+        annotator.predict(second, key_added="slice_id", slice_key="slice_id")

@@ -228,3 +228,39 @@ def test_types_with_slashes_are_saved_and_read_again(tissue, tmp_path) -> None:
         at = list(read.uns[KEY]["types"]).index(new.get(old, old))
         assert read.obsm[KEY].columns[at] == column
         assert np.abs(found - plain.obsm[KEY][old]).mean() < 0.05  # the same type, not another
+
+
+def test_types_of_one_cell_count_and_types_without_counts_are_left_out(tissue) -> None:
+    reference, spots, _ = tissue
+    first = reference.obs["cell_type"].iloc[0]
+    single = reference.copy()
+    single.obs["cell_type"] = np.where(np.arange(single.n_obs) == 5, "single", single.obs.cell_type)
+    assert found(spots, single)["single"].max() < 0.5
+    empty = reference[np.argsort(reference.obs["cell_type"] == first)].copy()
+    kept = int((empty.obs["cell_type"] != first).sum())
+    empty.X = sp.vstack([empty.X[:kept], 0 * empty.X[kept:]], format="csr")
+    with pytest.warns(UserWarning, match=rf"no cell of 1 types has counts .* \({first}\)"):
+        share = found(spots, empty)
+    pd.testing.assert_frame_equal(share, found(spots, empty[:kept].copy()))
+    assert first not in share
+
+
+def test_messages_tell_which_side_they_are_about(tissue) -> None:
+    reference, spots, _ = tissue
+    logs, nowhere = reference.copy(), reference.copy()
+    logs.X = logs.X.astype(float).log1p()
+    nowhere.obsm["spatial"][3] = np.nan
+    with pytest.raises(ValueError, match=r"^the reference: X looks log-transformed"):
+        found(spots, logs)
+    with pytest.raises(ValueError, match=r"^adata: X looks log-transformed"):
+        found(logs, reference)
+    with pytest.raises(ValueError, match=r"^the reference: obsm\['spatial'\] is NaN"):
+        found(spots, nowhere)
+
+
+def test_results_do_not_replace_positions(tissue) -> None:
+    reference, spots, _ = tissue
+    with pytest.raises(ValueError, match="key_added is 'spatial', as is spatial_key"):
+        deconvolve(spots, reference, key_added="spatial")
+    with pytest.raises(ValueError, match="key_added is 'spatial', as is the usual spatial_key"):
+        deconvolve(spots, reference, key_added="spatial", spatial_key="xy")

@@ -205,3 +205,18 @@ def test_genes_with_slashes_are_saved_and_read_again(tissue, tmp_path) -> None:
     for old in wanted:
         column = new.get(old, old).replace("/", "_")
         np.testing.assert_allclose(read.obsm[KEY][column], expected[old], rtol=1e-5)
+
+
+def test_messages_tell_which_side_they_are_about(tissue) -> None:
+    cells, reference, _ = tissue
+    for side, message in ((0, "^adata: "), (1, "^the reference: ")):
+        both = [cells.copy(), reference.copy()]
+        both[side].X = both[side].X.astype(float).log1p()
+        with pytest.raises(ValueError, match=message + "X looks log-transformed"):
+            impute(*both)
+        both = [cells.copy(), reference.copy()]
+        both[side].obsm["spatial"][3] = np.nan
+        with pytest.raises(ValueError, match=message + r"obsm\['spatial'\] is NaN"):
+            impute(*both)
+    with pytest.raises(ValueError, match="key_added is 'spatial'"):
+        impute(cells, reference, key_added="spatial")

@@ -54,4 +54,4 @@ def test_another_platform_is_read_by_its_own_mean(annotator, slices) -> None:
     assert annotator.read.far(other) > 2 * annotator.read.far(own)
     found = annotator.probabilities(adata).argmax(axis=1)
     (tissue,) = annotator.tissues(adata)
-    assert (found[tissue.rows] == annotator.head(own).argmax(dim=1).numpy()).all()
+    assert (found[tissue.part.row] == annotator.head(own).argmax(dim=1).numpy()).all()

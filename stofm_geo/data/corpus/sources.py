@@ -19,7 +19,7 @@ import zarr
 from anndata import AnnData
 from anndata.io import read_elem
 
-from stofm_geo._checks import check_positions, check_slice_key, examples, naming
+from stofm_geo._checks import check_positions, check_slice_key, examples, listed, naming
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
 from stofm_geo._stacked import is_usual, own_slice_key
@@ -270,7 +270,7 @@ def slices_of(source: Source) -> list[Slice]:
             if not usual:
                 raise KeyError(
                     f"obs has no column {key!r}, nor one of {list(Keys.SLICES)} in which it could "
-                    f"be a slice; it has {sorted(obs)}"
+                    f"be a slice; it has {listed(obs)}"
                 )
             key, only = usual[0], key
         if key is None:

@@ -12,7 +12,14 @@ from anndata import AnnData
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
-from stofm_geo._checks import check_key, check_made, check_obsm, check_positions, naming
+from stofm_geo._checks import (
+    check_anndata,
+    check_made,
+    check_obsm,
+    check_positions,
+    check_target,
+    naming,
+)
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
@@ -99,7 +106,8 @@ class OfficialSToFM(nn.Module):
         Raises:
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         """
-        check_key("key_added", key_added)
+        check_anndata(adata, name)
+        check_target(adata, key_added, spatial_key=spatial_key, use_rep=use_rep)
         with naming(name):
             if adata.n_obs == 0:
                 raise ValueError("there are no cells")
