@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stofm_geo._checks import examples
 from stofm_geo._replace import put, settle, work_folder
+from stofm_geo._validation import examples
 
 _FULL = {
     errno.ENOSPC: "the disk is full; make room",

@@ -10,9 +10,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy.spatial import cKDTree
 
-from stofm_geo._checks import examples
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
+from stofm_geo._validation import examples
 
 # Usual names of columns that tell slices apart, letters and digits alone; the surest first.
 _USUAL = (

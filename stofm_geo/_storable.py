@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from stofm_geo._checks import examples
+from stofm_geo._validation import examples
 
 _RESERVED = ("_index", "", ".", "..")
 _MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp")

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stofm_geo._checks import examples
+from stofm_geo._validation import examples
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:

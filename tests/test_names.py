@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from stofm_geo._checks import check_slice_key
+from stofm_geo._anndata_checks import check_slice_key
 from stofm_geo._names import read_names
 from stofm_geo.tasks.labels import labels_to_learn
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from stofm_geo._checks import check_obsm, check_positions
+from stofm_geo._anndata_checks import check_obsm, check_positions
 
 XY = np.array([[1.5, 2.0], [3.0, 4.0], [5.0, 7.0]])
 

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
-from stofm_geo._checks import check_positive
+from stofm_geo._validation import check_positive
 from stofm_geo.benchmark.datasets import DATASETS
 from stofm_geo.benchmark.models import MODELS, Model
 from stofm_geo.benchmark.records import FILE, KEYS, append, environment, key_of, read_rows

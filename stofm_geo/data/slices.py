@@ -12,16 +12,10 @@ import torch
 from anndata import AnnData
 from torch_geometric.data import Data
 
-from stofm_geo._checks import (
-    check_anndata,
-    check_obsm,
-    check_positions,
-    check_slice_key,
-    examples,
-    naming,
-)
+from stofm_geo._anndata_checks import check_anndata, check_obsm, check_positions, check_slice_key
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
+from stofm_geo._validation import examples, naming
 from stofm_geo.data.anndata import from_anndata
 from stofm_geo.data.canonical_pose import CanonicalPose, canonical_pose
 from stofm_geo.data.tissue_slice import TissueSlice

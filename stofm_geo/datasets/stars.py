@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positive
+from stofm_geo._validation import check_positive
 
 _RAYS = 8
 

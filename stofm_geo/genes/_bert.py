@@ -9,8 +9,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from stofm_geo._checks import check_positive, examples
 from stofm_geo._files import read_json
+from stofm_geo._validation import check_positive, examples
 from stofm_geo._weights import check_finite, check_layers, read_torch
 
 _FILES = ("model.safetensors", "pytorch_model.bin")

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from stofm_geo._checks import examples
+from stofm_geo._validation import examples
 
 _TYPES = ("feature_types", "feature_type")
 _GENE = "gene expression"

@@ -11,9 +11,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import examples
 from stofm_geo._principal import BLOCK
 from stofm_geo._sparse import check_sparse
+from stofm_geo._validation import examples
 from stofm_geo.genes._scale import check_scale, where_whole
 
 

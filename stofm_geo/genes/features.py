@@ -11,8 +11,9 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import check_key, check_obsm, check_positive, examples
+from stofm_geo._anndata_checks import check_obsm
 from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
+from stofm_geo._validation import check_key, check_positive, examples
 from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.panel_encoder import PanelEncoder

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stofm_geo._checks import examples
+from stofm_geo._validation import examples
 
 ORGANISMS = {"human": "ENSG", "mouse": "ENSMUSG"}  # and how their Ensembl ids begin
 _NEEDED = (

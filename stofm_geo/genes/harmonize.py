@@ -10,7 +10,8 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import check_anndata, examples
+from stofm_geo._anndata_checks import check_anndata
+from stofm_geo._validation import examples
 from stofm_geo.genes.counts import counts_of_any_names
 from stofm_geo.genes.matching import GeneMatch, Table, match_counts
 

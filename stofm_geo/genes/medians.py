@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from anndata import AnnData
 
-from stofm_geo._checks import examples, naming
+from stofm_geo._validation import examples, naming
 from stofm_geo.genes.counts import count_blocks
 from stofm_geo.genes.identifiers import ensembl_ids
 from stofm_geo.ops.compiled import compiled_exactly

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from anndata import AnnData
 from torch import Tensor, nn
 
-from stofm_geo._checks import check_positive, examples
 from stofm_geo._keys import Keys
 from stofm_geo._principal import BLOCK
+from stofm_geo._validation import check_positive, examples
 from stofm_geo.genes.components import Components
 from stofm_geo.genes.counts import as_counts
 

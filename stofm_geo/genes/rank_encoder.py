@@ -14,10 +14,10 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from stofm_geo._checks import examples
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._replace import settle
+from stofm_geo._validation import examples
 from stofm_geo._weights import check_shapes, read_torch
 from stofm_geo.genes import _bert
 from stofm_geo.genes.counts import count_blocks

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from stofm_geo._checks import examples
 from stofm_geo._files import atomic_path, read_json
 from stofm_geo._hash import check_hash, with_hash
 from stofm_geo.genes.medians import corpus_medians

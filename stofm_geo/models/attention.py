@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 
-from stofm_geo._checks import check_positions, examples
+from stofm_geo._anndata_checks import check_positions
 from stofm_geo._keys import Keys, NodeType
 from stofm_geo.data import SubSliceDataset
 from stofm_geo.models.stofm import SToFM

@@ -16,6 +16,7 @@ from torch.utils.data import ConcatDataset
 from stofm_geo._checks import check_made, check_positive, check_target
 from stofm_geo._files import atomic_folder
 from stofm_geo._keys import Keys
+from stofm_geo._validation import check_key, check_positive
 from stofm_geo._version import __version__
 from stofm_geo.data import TissueSlice
 from stofm_geo.genes import CellFeatures, Vocabulary

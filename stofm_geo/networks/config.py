@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stofm_geo._checks import check_positive, check_share
+from stofm_geo._validation import check_positive, check_share
 
 
 @dataclass(frozen=True)

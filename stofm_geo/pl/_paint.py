@@ -11,8 +11,9 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba_array
 
-from stofm_geo._checks import check_obsm, examples
+from stofm_geo._anndata_checks import check_obsm
 from stofm_geo._colors import BASE
+from stofm_geo._validation import examples
 from stofm_geo.pl._categories import Palette, chosen_colors, names_of, store_colors
 
 MISSING = "#d9d9d9"

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 from scipy.spatial import cKDTree
 
-from stofm_geo._checks import check_positions, check_slice_key
+from stofm_geo._anndata_checks import check_positions, check_slice_key
 from stofm_geo._colors import natural
 from stofm_geo._files import atomic_path
 from stofm_geo._stacked import own_slice_key

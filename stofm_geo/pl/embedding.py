@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from sklearn.decomposition import PCA
 
-from stofm_geo._checks import check_obsm
+from stofm_geo._anndata_checks import check_obsm
 from stofm_geo._keys import Keys
 from stofm_geo.pl._categories import Palette
 from stofm_geo.pl._paint import paint_by

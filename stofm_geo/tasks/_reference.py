@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_anndata, examples, listed, naming
 from stofm_geo._keys import Keys
+from stofm_geo._validation import examples
 from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import as_counts, warn_of_row_numbers
 from stofm_geo.genes.harmonize import harmonize

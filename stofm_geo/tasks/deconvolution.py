@@ -20,6 +20,7 @@ from stofm_geo._checks import (
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
 from stofm_geo._storable import storable_frame
+from stofm_geo._validation import check_key, check_positive, examples
 from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions
 from stofm_geo.tasks._reference import (
     HERE,

@@ -18,6 +18,7 @@ from stofm_geo._checks import check_positions, check_slice_key, check_target, ex
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
 from stofm_geo._storable import storable_frame
+from stofm_geo._validation import check_key, examples
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche
 from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations

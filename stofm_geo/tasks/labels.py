@@ -12,6 +12,7 @@ from anndata import AnnData
 from stofm_geo._checks import check_anndata, examples, listed
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
+from stofm_geo._validation import examples
 
 
 def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:

@@ -15,8 +15,8 @@ from anndata import AnnData
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from stofm_geo._checks import check_positive, naming
 from stofm_geo._files import atomic_folder
+from stofm_geo._validation import check_positive, naming
 from stofm_geo._version import __version__
 from stofm_geo.genes import _bert
 from stofm_geo.genes.rank_encoder import (

@@ -10,7 +10,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positive, check_share
+from stofm_geo._validation import check_positive, check_share
 from stofm_geo.data.corpus import BudgetBatchSampler, CorpusDataset, CorpusLoader, read_index
 from stofm_geo.data.subslices import collate_subslices
 

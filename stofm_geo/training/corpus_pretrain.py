@@ -11,7 +11,7 @@ from torch import nn
 from torch_geometric.data import Data
 from torchmetrics import MeanMetric
 
-from stofm_geo._checks import check_positive
+from stofm_geo._validation import check_positive
 from stofm_geo._version import __version__
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.networks.config import SToFMConfig

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from stofm_geo._checks import examples
+from stofm_geo._validation import examples
 from stofm_geo.transforms._slices import cell_mask
 
 

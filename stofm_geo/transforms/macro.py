@@ -11,8 +11,8 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.utils import scatter, sort_edge_index
 
-from stofm_geo._checks import check_positive
 from stofm_geo._keys import NodeType
+from stofm_geo._validation import check_positive
 from stofm_geo.transforms._checks import check_attribute
 from stofm_geo.transforms._graphs import GraphTransform
 from stofm_geo.transforms._leiden import leiden

@@ -8,7 +8,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 
-from stofm_geo._checks import check_positive, check_share
+from stofm_geo._validation import check_positive, check_share
 from stofm_geo.transforms import _search
 from stofm_geo.transforms._graphs import GraphTransform
 from stofm_geo.transforms._slices import cell_mask, rows_by_slice

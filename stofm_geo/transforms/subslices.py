@@ -14,7 +14,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import sort_edge_index
 
-from stofm_geo._checks import check_positive
+from stofm_geo._validation import check_positive
 from stofm_geo.transforms import _search
 from stofm_geo.transforms._checks import check_attribute, check_data, check_pos
 from stofm_geo.transforms._graphs import Graphs

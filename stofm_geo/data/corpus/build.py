@@ -15,12 +15,12 @@ import filelock
 import numpy as np
 import scipy.sparse as sp
 
-from stofm_geo._checks import check_positive, naming
 from stofm_geo._files import atomic_path, check_writable, full_disk, naming_full_disk, read_json
 from stofm_geo._hash import with_hash
 from stofm_geo._keys import Keys, NodeType
 from stofm_geo._principal import BLOCK
 from stofm_geo._replace import clear_leftovers, put, work_folder
+from stofm_geo._validation import check_positive, naming
 from stofm_geo._version import __version__
 from stofm_geo.data.corpus import workers as pool
 from stofm_geo.data.corpus.index import FAILED, FORMAT, HASH, HEAD, INDEX, SLICES

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-from stofm_geo._checks import check_positive
+from stofm_geo._validation import check_positive
 
 
 class BudgetBatchSampler(Sampler[list[int]]):

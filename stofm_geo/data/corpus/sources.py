@@ -23,6 +23,7 @@ from stofm_geo._checks import check_positions, check_slice_key, examples, listed
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
 from stofm_geo._stacked import is_usual, own_slice_key
+from stofm_geo._validation import examples, naming
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
 from stofm_geo.data.files import read_slice_file
 from stofm_geo.data.slices import check_enough, checked_pose

@@ -7,8 +7,8 @@ import scipy.sparse as sp
 from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 
-from stofm_geo._checks import check_positive, check_share
 from stofm_geo._members import members
+from stofm_geo._validation import check_positive, check_share
 from stofm_geo.models.official.slices import normalized
 from stofm_geo.transforms._leiden import leiden
 

@@ -24,6 +24,7 @@ from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
+from stofm_geo._validation import check_key, naming
 from stofm_geo._version import __version__
 from stofm_geo.data.slices import check_enough, slice_rows, with_counts
 from stofm_geo.genes import RankEncoder, Vocabulary, as_counts

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positive, check_share
+from stofm_geo._validation import check_positive, check_share
 from stofm_geo.models.official.slices import NOT_TOLD
 from stofm_geo.nn import GaussianRadial
 from stofm_geo.nn.tabulated import tabulated

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import sort_edge_index
 
-from stofm_geo._checks import check_positive, check_share
 from stofm_geo._keys import NodeType
+from stofm_geo._validation import check_positive, check_share
 from stofm_geo.models.official.network import OfficialNetwork
 
 

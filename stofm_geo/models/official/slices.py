@@ -15,8 +15,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positive
 from stofm_geo._keys import NodeType
+from stofm_geo._validation import check_positive
 
 NOT_TOLD = 100.0  # stands for every distance that is not told
 _AHEAD = 16  # sub-slices that are made at once

@@ -1,13 +1,11 @@
-"""Checks of what users hand in. Each message names the thing, what was found, and the fix."""
+"""Checks of AnnData objects. Each message names the thing, what was found, and the fix."""
 
 from __future__ import annotations
 
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from numbers import Integral, Real
+from collections.abc import Iterable
 from os import PathLike
 from typing import Any
 
@@ -18,6 +16,7 @@ from anndata import AnnData
 from stofm_geo._names import read_names
 from stofm_geo._positions import xy_columns, xy_pair
 from stofm_geo._sparse import check_sparse
+from stofm_geo._validation import examples
 
 _FARTHEST = 1e100  # of a position
 _LEAST_OF_SECTION = 13  # cells of a section, on average
