@@ -20,12 +20,12 @@ def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bo
         raise ValueError(f"{name} must be {least}; found {value!r}")
 
 
-def check_share(name: str, value: object) -> None:
-    """A share between 0 and 1."""
+def check_fraction(name: str, value: object) -> None:
+    """Check that ``value`` is a number between 0 and 1."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number; found {value!r}")
     if not 0 <= float(value) <= 1:
-        raise ValueError(f"{name} must be a share between 0 and 1; found {value!r}")
+        raise ValueError(f"{name} must be a fraction between 0 and 1; found {value!r}")
 
 
 def examples(names: object, most: int = 3) -> str:

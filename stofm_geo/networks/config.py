@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stofm_geo._validation import check_positive, check_share
+from stofm_geo._validation import check_fraction, check_positive
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class SToFMConfig:
         for name in ("distance_weight", "weight_decay"):
             check_positive(name, getattr(self, name), or_zero=True)
         for name in ("dropout", "mask_share", "move_share"):
-            check_share(name, getattr(self, name))
+            check_fraction(name, getattr(self, name))
         if self.hidden_channels % self.heads:
             raise ValueError(
                 f"hidden_channels={self.hidden_channels} must be a multiple of heads={self.heads}"

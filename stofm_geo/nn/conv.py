@@ -16,7 +16,8 @@ from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.nn.inits import reset
 from torch_geometric.typing import Adj, OptTensor
 
-from stofm_geo.nn import _checks as checks
+from stofm_geo._validation import check_fraction
+from stofm_geo.nn import _validation as checks
 from stofm_geo.nn.adjacency import graph_of, with_values
 from stofm_geo.nn.aggregation import AttentionInputs, aggregate, attention_weights
 from stofm_geo.nn.geometry import EdgeGeometry
@@ -121,7 +122,7 @@ class SE2TransformerConv(MessagePassing):
     ) -> None:
         checks.check_message_passing(kwargs)
         source, own = checks.check_channels(in_channels)
-        checks.check_share("dropout", dropout)
+        check_fraction("dropout", dropout)
         super().__init__(**{**kwargs, "aggr": "add", "node_dim": 0})
         if type(self).forward is SE2TransformerConv.forward:
             handed = ("query", "key", "value", "gain", "alpha", "harmonics", "edge_attr")

@@ -8,7 +8,7 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_anndata, check_anndatas, check_share, check_target, examples
 from stofm_geo._keys import Keys
-from stofm_geo._validation import check_key, check_share, examples
+from stofm_geo._validation import check_fraction, check_key, examples
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.annotation import Annotator
 from stofm_geo.tasks.labels import labels_to_learn

@@ -26,7 +26,7 @@ from stofm_geo._colors import own_colors
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
-from stofm_geo._validation import check_key, check_share
+from stofm_geo._validation import check_fraction, check_key
 from stofm_geo._version import __version__
 from stofm_geo._weights import check_shapes
 from stofm_geo.data import SubSliceDataset, TissueSlice

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stofm_geo._validation import check_positive, check_share
+from stofm_geo._validation import check_fraction, check_positive
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class AdaptationConfig:
             check_positive(name, getattr(self, name))
         for name in ("contrast_weight", "weight_decay"):
             check_positive(name, getattr(self, name), or_zero=True)
-        check_share("mask_share", self.mask_share)
+        check_fraction("mask_share", self.mask_share)
         if self.hidden_size % self.heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of heads={self.heads}"

@@ -10,7 +10,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
-from stofm_geo._validation import check_positive, check_share
+from stofm_geo._validation import check_fraction, check_positive
 from stofm_geo.data.corpus import BudgetBatchSampler, CorpusDataset, CorpusLoader, read_index
 from stofm_geo.data.subslices import collate_subslices
 
@@ -56,7 +56,7 @@ class CorpusDataModule(L.LightningDataModule):
         check_positive("node_budget", node_budget, whole=True)
         names = [one["folder"] for one in read_index(folder)["slices"]]
         if isinstance(held_out, str) or not isinstance(held_out, Collection):
-            check_share("held_out", held_out)
+            check_fraction("held_out", held_out)
             held_out = _share(names, held_out, seed)
         self.node_budget, self.workers, self.seed = node_budget, workers, seed
         self.held_out = sorted(held_out)

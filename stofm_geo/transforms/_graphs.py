@@ -13,8 +13,8 @@ from torch_geometric.data.separate import separate
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import cumsum, sort_edge_index
 
-from stofm_geo.transforms._checks import check_data, check_pos
 from stofm_geo.transforms._slices import edge_keys, group
+from stofm_geo.transforms._validation import check_data, check_pos
 
 
 class GraphTransform(BaseTransform):

@@ -13,7 +13,6 @@ from torch_geometric.utils import scatter, sort_edge_index
 
 from stofm_geo._keys import NodeType
 from stofm_geo._validation import check_positive
-from stofm_geo.transforms._checks import check_attribute
 from stofm_geo.transforms._graphs import GraphTransform
 from stofm_geo.transforms._leiden import leiden
 from stofm_geo.transforms._slices import (
@@ -22,6 +21,7 @@ from stofm_geo.transforms._slices import (
     edges_by_slice,
     rows_by_slice,
 )
+from stofm_geo.transforms._validation import check_attribute
 
 # The columns of x the clustering looks at: principal components come first, noise last.
 _COLUMNS = 20

@@ -8,10 +8,10 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.utils import scatter
 
 from stofm_geo._keys import NodeType
-from stofm_geo._validation import check_share
-from stofm_geo.transforms._checks import check_attribute
+from stofm_geo._validation import check_fraction
 from stofm_geo.transforms._graphs import GraphTransform
 from stofm_geo.transforms._slices import cell_mask
+from stofm_geo.transforms._validation import check_attribute
 
 
 @functional_transform("mask_cells")
@@ -33,7 +33,7 @@ class MaskCells(GraphTransform):
     reads_pos = False
 
     def __init__(self, p: float = 0.12) -> None:
-        check_share("p", p)
+        check_fraction("p", p)
         self.p = p
 
     def check(self, data: Data) -> None:

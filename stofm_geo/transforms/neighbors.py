@@ -12,7 +12,6 @@ from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._validation import check_positive
 from stofm_geo.transforms import _search
-from stofm_geo.transforms._checks import check_attribute
 from stofm_geo.transforms._graphs import GraphTransform
 from stofm_geo.transforms._slices import (
     cell_mask,
@@ -21,6 +20,7 @@ from stofm_geo.transforms._slices import (
     edges_by_slice,
     rows_by_slice,
 )
+from stofm_geo.transforms._validation import check_attribute
 
 
 class _CellGraph(GraphTransform):

@@ -8,7 +8,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 
-from stofm_geo._validation import check_positive, check_share
+from stofm_geo._validation import check_fraction, check_positive
 from stofm_geo.transforms import _search
 from stofm_geo.transforms._graphs import GraphTransform
 from stofm_geo.transforms._slices import cell_mask, rows_by_slice
@@ -93,7 +93,7 @@ class PerturbPositions(GraphTransform):
     """
 
     def __init__(self, p: float = 0.12, sigma: float = 5.0) -> None:
-        check_share("p", p)
+        check_fraction("p", p)
         check_positive("sigma", sigma)
         self.p = p
         self.sigma = sigma

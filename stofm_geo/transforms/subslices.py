@@ -16,9 +16,9 @@ from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._validation import check_positive
 from stofm_geo.transforms import _search
-from stofm_geo.transforms._checks import check_attribute, check_data, check_pos
 from stofm_geo.transforms._graphs import Graphs
 from stofm_geo.transforms._slices import cell_mask, rows_by_slice
+from stofm_geo.transforms._validation import check_attribute, check_data, check_pos
 
 
 @functional_transform("sub_slices")

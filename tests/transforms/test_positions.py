@@ -144,7 +144,7 @@ def test_same_seed_same_result(data: Data, transform: BaseTransform) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PerturbPositions(p=1.2), "p must be a share between 0 and 1; found 1.2"),
+        (lambda: PerturbPositions(p=1.2), "p must be a fraction between 0 and 1; found 1.2"),
         (lambda: PerturbPositions(p=-0.1), "p must be a share"),
         (lambda: PerturbPositions(p=float("nan")), "p must be a share"),
         (lambda: PerturbPositions(sigma=0), "sigma must be above zero; found 0"),

@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 
 from stofm_geo._members import members
-from stofm_geo._validation import check_positive, check_share
+from stofm_geo._validation import check_fraction, check_positive
 from stofm_geo.models.official.slices import normalized
 from stofm_geo.transforms._leiden import leiden
 
@@ -43,7 +43,7 @@ def macro_nodes(
     Raises:
         ValueError: Unfit positions or features, or fewer than 3 cells.
     """
-    check_share("alpha", alpha)
+    check_fraction("alpha", alpha)
     check_positive("resolution", resolution)
     pos = normalized(positions)
     features = np.asarray(features)

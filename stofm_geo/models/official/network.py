@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from stofm_geo._validation import check_positive, check_share
+from stofm_geo._validation import check_fraction, check_positive
 from stofm_geo.models.official.slices import NOT_TOLD
 from stofm_geo.nn import GaussianRadial
 from stofm_geo.nn.tabulated import tabulated
@@ -55,7 +55,7 @@ class Config:
         for name in needed:
             check_positive(name, values[name], whole=True)
         for name in ("dropout", "attention_dropout", "activation_dropout"):
-            check_share(name, values.get(name, 0.1))
+            check_fraction(name, values.get(name, 0.1))
         if not isinstance(values.get("bias", True), bool):
             raise ValueError(f"has bias = {values['bias']!r}; it is true or false")
         heads, width = values["num_attention_heads"], values["embedding_dim"]

@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._keys import NodeType
-from stofm_geo._validation import check_positive, check_share
+from stofm_geo._validation import check_fraction, check_positive
 from stofm_geo.models.official.network import OfficialNetwork
 
 
@@ -43,8 +43,8 @@ class Objectives:
     def __post_init__(self) -> None:
         for kind in ("mask", "move"):
             shares = [getattr(self, f"{kind}_{part}") for part in ("share", "kept")]
-            check_share(f"{kind}_share", shares[0])
-            check_share(f"{kind}_kept", shares[1])
+            check_fraction(f"{kind}_share", shares[0])
+            check_fraction(f"{kind}_kept", shares[1])
             if sum(shares) > 1:
                 raise ValueError(f"{kind}_share and {kind}_kept sum to {sum(shares)}; at most 1")
         check_positive("move_sigma", self.move_sigma, or_zero=True)

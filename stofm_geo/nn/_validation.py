@@ -40,16 +40,6 @@ def check_channels(in_channels: Any) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def check_share(name: str, share: float) -> None:
-    """Check a share.
-
-    Raises:
-        ValueError: It is not in [0, 1].
-    """
-    if not 0 <= share <= 1:
-        raise ValueError(f"{name} must be in [0, 1]; found {share}")
-
-
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> str:
     """Return ``value``, which must be one of ``known``.
 
