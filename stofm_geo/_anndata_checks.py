@@ -16,7 +16,7 @@ from anndata import AnnData
 from stofm_geo._names import read_names
 from stofm_geo._positions import xy_columns, xy_pair
 from stofm_geo._sparse import check_sparse
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 
 _FARTHEST = 1e100  # of a position
 _LEAST_OF_SECTION = 13  # cells of a section, on average
@@ -146,7 +146,7 @@ def check_finite(values: np.ndarray, adata: AnnData, key: str) -> None:
         what, fix = "missing (NaN)", f"~pandas.isna(adata.obsm[{key!r}]).any(axis=1)"
     raise ValueError(
         f"obsm[{key!r}] is {what} or infinite for {len(bad)} of {adata.n_obs} cells "
-        f"({examples(bad)}); drop them: adata[{fix}]"
+        f"({preview(bad)}); drop them: adata[{fix}]"
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stofm_geo._replace import put, settle, work_folder
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 
 _FULL = {
     errno.ENOSPC: "the disk is full; make room",
@@ -133,7 +133,7 @@ def check_folder(path: str | Path, files: Collection[str] | None, *, make: bool 
         other = sorted(file.name for file in path.iterdir() if file.name not in (files or ()))
         if other and files is not None:
             raise FileExistsError(
-                f"{path}: holds {examples(other)}, which would be lost; name a new folder"
+                f"{path}: holds {preview(other)}, which would be lost; name a new folder"
             )
         if os.path.ismount(path):
             raise OSError(f"{path}: is a disk of its own; name a folder in it")

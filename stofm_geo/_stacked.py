@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 
 # Usual names of columns that tell slices apart, letters and digits alone; the surest first.
 _USUAL = (
@@ -187,7 +187,7 @@ def _check_unnamed(adata: AnnData, positions: np.ndarray, within: np.ndarray) ->
     if (code >= 0).all() and 1 < len(names) <= adata.n_obs / _LEAST:
         if stacked(positions, code, within):
             _warn(
-                f"cells whose names end in {examples([f'-{name}' for name in names])} lie on top "
+                f"cells whose names end in {preview([f'-{name}' for name in names])} lie on top "
                 "of each other, as several slices do, but are taken as one; tell them apart: "
                 "adata.obs['slice_id'] = adata.obs_names.str.rsplit('-', n=1).str[-1], and give "
                 "slice_key='slice_id' (--slice-key slice_id)"

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 
 _RESERVED = ("_index", "", ".", "..")
 _MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp")
@@ -71,7 +71,7 @@ def warn_of_renamed(where: str, before: Iterable[object], after: Iterable[str]) 
     if changed:
         warnings.warn(
             f"{where}: {len(changed)} names that a file cannot hold are written otherwise "
-            f"({examples(changed)})",
+            f"({preview(changed)})",
             stacklevel=3,
         )
 

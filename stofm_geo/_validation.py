@@ -28,8 +28,8 @@ def check_fraction(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a fraction between 0 and 1; found {value!r}")
 
 
-def examples(names: object, most: int = 3) -> str:
-    """The first few names, for a message."""
+def preview(names: object, most: int = 3) -> str:
+    """Return the first ``most`` names as text, for a message."""
     names = [str(name) for name in names]  # type: ignore[attr-defined]
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 

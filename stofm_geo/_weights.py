@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ def check_finite(tensors: Mapping[str, Tensor], file: str | Path) -> None:
     ]
     if bad:
         raise ValueError(
-            f"{file}: {examples(bad)} of {len(tensors)} tensors hold NaN or infinite weights; "
+            f"{file}: {preview(bad)} of {len(tensors)} tensors hold NaN or infinite weights; "
             "training failed, or the file is damaged"
         )
 

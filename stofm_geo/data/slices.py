@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 from stofm_geo._anndata_checks import check_anndata, check_obsm, check_positions, check_slice_key
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
-from stofm_geo._validation import examples, naming
+from stofm_geo._validation import naming, preview
 from stofm_geo.data.anndata import from_anndata
 from stofm_geo.data.canonical_pose import CanonicalPose, canonical_pose
 from stofm_geo.data.tissue_slice import TissueSlice
@@ -177,7 +177,7 @@ def check_sizes(adata: AnnData, slice_key: str, min_cells: int) -> None:
     sizes = check_slice_key(adata.obs, slice_key).value_counts()
     small = sizes[sizes < min_cells]
     if len(small):
-        told = examples([f"{name!r}: {count}" for name, count in small.items()], 5)
+        told = preview([f"{name!r}: {count}" for name, count in small.items()], 5)
         raise ValueError(
             f"{len(small)} of {len(sizes)} slices have too few cells for a tissue graph of "
             f"{min_cells - 1} neighbours a cell ({told}); drop them: "

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import safe_open
 
 from stofm_geo._files import read_json
-from stofm_geo._validation import check_positive, examples
+from stofm_geo._validation import check_positive, preview
 from stofm_geo._weights import check_finite, check_layers, read_torch
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -62,7 +62,7 @@ def read(kind: Any, folder: Path, **options: Any) -> Any:
         )
     missing = [name for name in told["missing_keys"] if not name.startswith(("cls.", "pooler."))]
     if missing:
-        raise ValueError(f"{folder}: has no weights {examples(sorted(missing))}")
+        raise ValueError(f"{folder}: has no weights {preview(sorted(missing))}")
     check_finite(model.state_dict(), folder)
     return model
 

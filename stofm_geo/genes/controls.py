@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 
 _TYPES = ("feature_types", "feature_type")
 _GENE = "gene expression"
@@ -60,6 +60,6 @@ def warn_of_controls(var: pd.DataFrame, genes: np.ndarray) -> None:
     if not genes.all():
         warnings.warn(
             f"{int((~genes).sum())} of {len(genes)} features are no genes but control probes, "
-            f"codewords and the like ({examples(var.index[~genes])}) and are left out",
+            f"codewords and the like ({preview(var.index[~genes])}) and are left out",
             stacklevel=3,
         )

@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from stofm_geo._principal import BLOCK
 from stofm_geo._sparse import check_sparse
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 from stofm_geo.genes._scale import check_scale, where_whole
 
 
@@ -89,7 +89,7 @@ def check_unique(names: pd.Index) -> None:
         return
     twice = names[names.duplicated()].unique()
     raise ValueError(
-        f"{len(twice)} gene names in var_names occur more than once ({examples(twice)}); "
+        f"{len(twice)} gene names in var_names occur more than once ({preview(twice)}); "
         "sum or drop the doubles (stofm_geo.genes.harmonize sums them), "
         "or call adata.var_names_make_unique()"
     )
@@ -104,7 +104,7 @@ def warn_of_row_numbers(names: Iterable[object]) -> None:
     names = [str(name) for name in names]
     if names and all(name.isdecimal() for name in names) and max(map(int, names)) < 2 * len(names):
         warnings.warn(
-            f"genes are named by numbers ({examples(names)}), as if by their place in a file: "
+            f"genes are named by numbers ({preview(names)}), as if by their place in a file: "
             "genes of another file cannot be told apart; put their names into var_names",
             stacklevel=3,
         )

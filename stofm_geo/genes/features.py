@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from stofm_geo._anndata_checks import check_obsm
 from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
-from stofm_geo._validation import check_key, check_positive, examples
+from stofm_geo._validation import check_key, check_positive, preview
 from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.panel_encoder import PanelEncoder
@@ -119,8 +119,8 @@ class PCAFeatures:
         present = adata.var_names.get_indexer(self.genes) >= 0
         if present.mean() < _LEAST_SHARED:
             raise ValueError(
-                f"the model knows {len(self.genes)} genes ({examples(self.genes)}), of which "
-                f"var_names ({examples(adata.var_names)}) has {int(present.sum())}; it was "
+                f"the model knows {len(self.genes)} genes ({preview(self.genes)}), of which "
+                f"var_names ({preview(adata.var_names)}) has {int(present.sum())}; it was "
                 "trained for another panel or another kind of gene names; fit one to slices of "
                 "both, which takes the genes that they share, or one with encoder='panel'"
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 
 ORGANISMS = {"human": "ENSG", "mouse": "ENSMUSG"}  # and how their Ensembl ids begin
 _NEEDED = (
@@ -193,7 +193,7 @@ def _read(file: Path) -> pd.DataFrame:
     ):
         columns = [column.strip().strip('"') for column in header.split(separator)]
         raise ValueError(
-            f"{file}: has the columns {examples(columns, 12)}; understood are {_UNDERSTOOD}"
+            f"{file}: has the columns {preview(columns, 12)}; understood are {_UNDERSTOOD}"
         )
     return frame
 

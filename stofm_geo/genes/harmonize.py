@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from stofm_geo._anndata_checks import check_anndata
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 from stofm_geo.genes.counts import counts_of_any_names
 from stofm_geo.genes.matching import GeneMatch, Table, match_counts
 
@@ -59,7 +59,7 @@ def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None
     if emptied.any():
         warnings.warn(
             f"{int(emptied.sum())} of {adata.n_obs} cells have counts of unmatched genes only, and "
-            f"are empty now ({examples(adata.obs_names[emptied])})",
+            f"are empty now ({preview(adata.obs_names[emptied])})",
             stacklevel=2,
         )
     obsm, obsp = adata.obsm, adata.obsp

@@ -52,9 +52,9 @@ class GeneMatch:
             f"have a human Ensembl id"
         )
         if named:
-            said += f" ({examples(named, _EXAMPLES)})"
+            said += f" ({preview(named, _EXAMPLES)})"
         if self.unmatched:
-            said += f"; those without, most counted first: {examples(self.unmatched, _EXAMPLES)}"
+            said += f"; those without, most counted first: {preview(self.unmatched, _EXAMPLES)}"
         return said
 
 
@@ -153,7 +153,7 @@ def _organism(adata: AnnData, names: GeneNames, tables: GeneTable) -> str:
             "var_names, or give the organism if the case alone is off"
         )
     if min(count.values()) > _MIXED * sum(count.values()):
-        said = [f"{len(genes)} {name} ({examples(genes)})" for name, genes in found.items()]
+        said = [f"{len(genes)} {name} ({preview(genes)})" for name, genes in found.items()]
         raise ValueError(
             f"genes of two species: {' and '.join(said)}; split them first, and harmonize each "
             "part by itself: adata[cells, genes].copy()"

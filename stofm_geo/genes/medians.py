@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from anndata import AnnData
 
-from stofm_geo._validation import examples, naming
+from stofm_geo._validation import naming, preview
 from stofm_geo.genes.counts import count_blocks
 from stofm_geo.genes.identifiers import ensembl_ids
 from stofm_geo.ops.compiled import compiled_exactly
@@ -52,7 +52,7 @@ def corpus_medians(slices: Iterable[AnnData]) -> dict[str, float]:
     found = {gene: float(medians[i]) for gene, i in sorted(row.items()) if medians[i] > 0}
     if not found:
         raise ValueError(
-            f"no counts: the corpus has no slices, or none of its genes ({examples(row)}) is found"
+            f"no counts: the corpus has no slices, or none of its genes ({preview(row)}) is found"
         )
     return found
 

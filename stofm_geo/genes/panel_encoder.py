@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stofm_geo._keys import Keys
 from stofm_geo._principal import BLOCK
-from stofm_geo._validation import check_positive, examples
+from stofm_geo._validation import check_positive, preview
 from stofm_geo.genes.components import Components
 from stofm_geo.genes.counts import as_counts
 
@@ -75,7 +75,7 @@ class PanelEncoder(nn.Module):
             raise ValueError("there are no genes; a panel encoder needs their names")
         for what, names in (("genes", self.genes), ("technologies", pd.Index(technologies))):
             if not names.is_unique:
-                raise ValueError(f"{what} occur twice: {examples(names[names.duplicated()])}")
+                raise ValueError(f"{what} occur twice: {preview(names[names.duplicated()])}")
         self.out_channels, self.hidden_channels = out_channels, hidden_channels
         self.n_components = n_components
         self.embedding = nn.Parameter(torch.empty(len(self.genes), out_channels))
@@ -122,8 +122,8 @@ class PanelEncoder(nn.Module):
             strange = adata.var_names[column < 0]
             message = (
                 f"the encoder knows {int((column >= 0).sum())} of {len(column)} genes, with "
-                f"{share:.0%} of the counts; it does not know {examples(strange, 5)}, "
-                f"and knows {examples(self.genes, 5)}; {{}}genes.harmonize(adata) makes human "
+                f"{share:.0%} of the counts; it does not know {preview(strange, 5)}, "
+                f"and knows {preview(self.genes, 5)}; {{}}genes.harmonize(adata) makes human "
                 "Ensembl ids of symbols and of mouse genes"
             )
             if share < _LEAST:

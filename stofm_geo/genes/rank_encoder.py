@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._replace import settle
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 from stofm_geo._weights import check_shapes, read_torch
 from stofm_geo.genes import _bert
 from stofm_geo.genes.counts import count_blocks
@@ -206,7 +206,7 @@ def check_matches(adata: AnnData, vocabulary: Vocabulary) -> None:
     if share >= _WARN_BELOW:
         return
     found = f"{int(known.sum())} of {len(genes)} genes have tokens, {100 * share:.0f} % of the"
-    message = f"{found} counts are theirs (without: {examples(genes[~known])})"
+    message = f"{found} counts are theirs (without: {preview(genes[~known])})"
     if share < _LEAST:
         raise ValueError(
             f"{message}; Ensembl ids of the vocabulary's species are needed, or a table of "

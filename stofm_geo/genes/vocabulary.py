@@ -89,7 +89,7 @@ class Vocabulary:
         tokens, medians, orthologs = (values[part] for part in _PARTS)
         _check(tokens, medians, orthologs, [file] * 3)
         if missing := [name for name in (PAD, CLS) if name not in tokens]:
-            raise ValueError(f"{file}: has no {examples(missing)} among its tokens")
+            raise ValueError(f"{file}: has no {preview(missing)} among its tokens")
         return cls(tokens, {gene: float(m) for gene, m in medians.items()}, orthologs)
 
     def to_json(self, file: str | Path) -> None:
@@ -175,11 +175,11 @@ def _check(
     )
     for file, values in zip(files, (tokens, medians, orthologs), strict=True):
         if strange := [gene for gene in values if type(gene) is not str]:
-            raise ValueError(f"{file}: holds names that are no text ({examples(strange)})")
+            raise ValueError(f"{file}: holds names that are no text ({preview(strange)})")
     where = dict(zip(map(id, (tokens, medians, orthologs)), files, strict=True))
     for what, values, fits in fit:
         if unfit := [gene for gene, value in values.items() if not fits(value)]:
-            raise ValueError(f"{where[id(values)]}: holds {what} ({examples(unfit)})")
+            raise ValueError(f"{where[id(values)]}: holds {what} ({preview(unfit)})")
     if len(set(tokens.values())) < len(tokens):
         raise ValueError(f"{files[0]}: gives two genes one token")
 

@@ -90,7 +90,7 @@ def _row_of(adata: AnnData, cell: str | int) -> int:
         rows = np.flatnonzero(adata.obs_names == cell)
         if len(rows) != 1:
             raise (ValueError if len(rows) else KeyError)(
-                f"{len(rows)} cells are named {cell!r}; the first are {examples(adata.obs_names)}"
+                f"{len(rows)} cells are named {cell!r}; the first are {preview(adata.obs_names)}"
             )
         return int(rows[0])
     if not isinstance(cell, Integral):

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize, to_rgba_array
 
 from stofm_geo._anndata_checks import check_obsm
 from stofm_geo._colors import BASE
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 from stofm_geo.pl._categories import Palette, chosen_colors, names_of, store_colors
 
 MISSING = "#d9d9d9"
@@ -75,7 +75,7 @@ def _of_obsm(adata: ad.AnnData, key: str, column: str) -> np.ndarray:
         names = [str(i) for i in range(values.shape[1])]
     if names.count(column) != 1:
         raise KeyError(
-            f"obsm[{key!r}] has {names.count(column)} columns {column!r}; it has {examples(names)}"
+            f"obsm[{key!r}] has {names.count(column)} columns {column!r}; it has {preview(names)}"
         )
     return values[:, names.index(column)]
 

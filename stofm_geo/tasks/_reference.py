@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_anndata, examples, listed, naming
 from stofm_geo._keys import Keys
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import as_counts, warn_of_row_numbers
 from stofm_geo.genes.harmonize import harmonize
@@ -39,8 +39,8 @@ def shared_genes(
     if len(genes) <= FEW:
         raise ValueError(
             f"the reference shares {len(genes)} gene names with the slice, and more than {FEW} "
-            f"are needed: var_names are {examples(reference.var_names)} there, and "
-            f"{examples(adata.var_names)} here; "
+            f"are needed: var_names are {preview(reference.var_names)} there, and "
+            f"{preview(adata.var_names)} here; "
             + (
                 "is it the same tissue, and a panel that overlaps?"
                 if organism is not None

@@ -8,7 +8,7 @@ from anndata import AnnData
 
 from stofm_geo._checks import check_anndata, check_anndatas, check_share, check_target, examples
 from stofm_geo._keys import Keys
-from stofm_geo._validation import check_fraction, check_key, examples
+from stofm_geo._validation import check_fraction, check_key, preview
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.annotation import Annotator
 from stofm_geo.tasks.labels import labels_to_learn
@@ -59,11 +59,11 @@ def annotate(
     check_anndata(adata, "adata")
     check_target(adata, key_added, **keys)
     if strange := sorted(set(options) - set(_OPTIONS)):
-        raise TypeError(f"there is no option {examples(strange)}; there are {', '.join(_OPTIONS)}")
+        raise TypeError(f"there is no option {preview(strange)}; there are {', '.join(_OPTIONS)}")
     if isinstance(reference, Annotator):
         if label_key is not None or options:
             given = ["label_key"] * (label_key is not None) + sorted(options)
-            raise ValueError(f"an annotator has learned already; leave out {examples(given)}")
+            raise ValueError(f"an annotator has learned already; leave out {preview(given)}")
         reference.predict(adata, key_added=key_added, unsure=unsure, **keys)
         return
     if label_key is None:

@@ -20,7 +20,7 @@ from stofm_geo._checks import (
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
 from stofm_geo._storable import storable_frame
-from stofm_geo._validation import check_key, check_positive, examples
+from stofm_geo._validation import check_key, check_positive, preview
 from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions
 from stofm_geo.tasks._reference import (
     HERE,
@@ -149,7 +149,7 @@ def deconvolve(
     if not full.all():
         warnings.warn(
             f"{int((~full).sum())} of {len(full)} spots have no counts of shared genes "
-            f"({examples(adata.obs_names[~full])}) and get the mean of the others",
+            f"({preview(adata.obs_names[~full])}) and get the mean of the others",
             stacklevel=2,
         )
     adata.obsm[key_added] = storable_frame(found, adata.obs_names, names, f"obsm[{key_added!r}]")

@@ -30,7 +30,7 @@ from stofm_geo._colors import own_color
 from stofm_geo._keys import Keys
 from stofm_geo._principal import BLOCK, principal_axes
 from stofm_geo._stacked import own_slice_key
-from stofm_geo._validation import check_key, check_positive, examples
+from stofm_geo._validation import check_key, check_positive, preview
 from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.transforms import SpatialKNN
 from stofm_geo.transforms._leiden import leiden
@@ -93,7 +93,7 @@ def domains(
     vectors = [check_obsm(one, use_rep, fix, as_is=True) for one in adatas]
     if len(sizes := sorted({part.shape[1] for part in vectors})) > 1:
         raise ValueError(
-            f"obsm[{use_rep!r}] has {examples(sizes)} columns in different AnnData; embed all with "
+            f"obsm[{use_rep!r}] has {preview(sizes)} columns in different AnnData; embed all with "
             "one model"
         )
     full = [part.any(axis=1) for part in vectors]

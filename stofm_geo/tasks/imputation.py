@@ -18,7 +18,7 @@ from stofm_geo._checks import check_positions, check_slice_key, check_target, ex
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
 from stofm_geo._storable import storable_frame
-from stofm_geo._validation import check_key, examples
+from stofm_geo._validation import check_key, preview
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche
 from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations
@@ -179,7 +179,7 @@ def _wanted(here: AnnData, there: AnnData, genes: Sequence[str] | None) -> np.nd
     if len(lacking):
         raise KeyError(
             f"the reference lacks {len(lacking)} of {len(wanted)} genes asked for "
-            f"({examples(lacking)}); its var_names are {examples(there.var_names)}"
+            f"({preview(lacking)}); its var_names are {preview(there.var_names)}"
         )
     if not len(wanted):
         raise ValueError("genes is empty; name those to estimate, or leave it out for all")

@@ -12,7 +12,7 @@ from anndata import AnnData
 from stofm_geo._checks import check_anndata, examples, listed
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 
 
 def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
@@ -64,7 +64,7 @@ def classes_of(labels: Sequence[np.ndarray], key: str) -> list[str]:
     if len(alike := [names for names in of_case if len(names) > 1]):
         warnings.warn(
             f"obs[{key!r}] has labels that differ in upper and lower case alone "
-            f"({examples(' and '.join(map(repr, names)) for names in alike)}), and are taken for "
+            f"({preview(' and '.join(map(repr, names)) for names in alike)}), and are taken for "
             "different classes",
             stacklevel=3,
         )
@@ -96,7 +96,7 @@ def labels_to_learn(
     if len(classes) > cells / 2:
         raise ValueError(
             f"obs[{key!r}] has {len(classes)} different labels for {cells} cells "
-            f"({examples(classes)}); name a column of classes, which cells share"
+            f"({preview(classes)}); name a column of classes, which cells share"
         )
     return labels, classes
 
@@ -120,6 +120,6 @@ def unknown(labels: np.ndarray, classes: list[str]) -> list[str]:
 def told_unknown(names: list[str], name: str) -> str:
     """What is said of :func:`unknown` labels."""
     return (
-        f"{name}: the model was never shown {len(names)} of the labels ({examples(names)}); "
+        f"{name}: the model was never shown {len(names)} of the labels ({preview(names)}); "
         "their cells count as wrong"
     )

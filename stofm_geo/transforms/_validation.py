@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from stofm_geo._validation import examples
+from stofm_geo._validation import preview
 from stofm_geo.transforms._slices import cell_mask
 
 
@@ -50,7 +50,7 @@ def check_pos(data: Data) -> Tensor:
         if len(bad):
             raise ValueError(
                 f"data.pos is NaN or infinite for {len(bad)} of {int(cells.sum())} cells "
-                f"(node {examples(bad[:4].tolist())}); drop them, before batching: "
+                f"(node {preview(bad[:4].tolist())}); drop them, before batching: "
                 "data.subgraph(data.pos.isfinite().all(dim=1))"
             )
     if pos.dtype in (torch.float32, torch.float64):

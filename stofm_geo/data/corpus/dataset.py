@@ -64,7 +64,7 @@ class CorpusDataset(Dataset):
         self.checksum = checksum_of(index)
         known = {one["folder"]: one for one in index["slices"]}
         if unknown := sorted(set(slices or ()) - set(known)):
-            raise KeyError(f"{folder}: has no slice {examples(unknown)}; it has {examples(known)}")
+            raise KeyError(f"{folder}: has no slice {preview(unknown)}; it has {preview(known)}")
         chosen = [known[name] for name in sorted(known if slices is None else set(slices))]
         self.slices = [one["folder"] for one in chosen]
         self._head = [one.get(HEAD) for one in chosen]

@@ -23,7 +23,7 @@ from stofm_geo._checks import check_positions, check_slice_key, examples, listed
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
 from stofm_geo._stacked import is_usual, own_slice_key
-from stofm_geo._validation import examples, naming
+from stofm_geo._validation import naming, preview
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
 from stofm_geo.data.files import read_slice_file
 from stofm_geo.data.slices import check_enough, checked_pose
@@ -237,7 +237,7 @@ def _of_zarr(path: str) -> _Table:
         check_zarr(Path(path))
         file = zarr.open_group(path, mode="r")
         if missing := [name for name in ("obs", "var") if name not in file]:
-            raise ElsewhereError(f"{path}: has no {examples(missing)}; is it of AnnData?")
+            raise ElsewhereError(f"{path}: has no {preview(missing)}; is it of AnnData?")
         _check_x(path, "X" in file, file.get("layers", ()))
         obs, var = read_elem(file["obs"]), read_elem(file["var"])
         return _Table(obs, var, _Elements(file, "obsm"), _Elements(file, "uns"), file["X"])
@@ -280,7 +280,7 @@ def slices_of(source: Source) -> list[Slice]:
         if only is not None and only not in names:
             only = read_names([only])[0]  # "1.0", as spreadsheets write what is "1" there
         if only is not None and only not in names:
-            raise KeyError(f"obs[{key!r}] has no slice {only!r}; it has {examples(names)}")
+            raise KeyError(f"obs[{key!r}] has no slice {only!r}; it has {preview(names)}")
         return [Slice(source, key, name) for name in ([only] if only else names)]
 
 
