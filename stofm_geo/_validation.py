@@ -43,7 +43,7 @@ def check_key(name: str, key: object) -> None:
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
+def error_context(name: str) -> Iterator[None]:
     """Put ``name`` (a file, a slice) before the errors and warnings of what runs inside."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

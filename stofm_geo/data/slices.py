@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 from stofm_geo._anndata_checks import check_anndata, check_obsm, check_positions, check_slice_key
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
-from stofm_geo._validation import naming, preview
+from stofm_geo._validation import error_context, preview
 from stofm_geo.data.anndata import from_anndata
 from stofm_geo.data.canonical_pose import CanonicalPose, canonical_pose
 from stofm_geo.data.tissue_slice import TissueSlice
@@ -61,7 +61,7 @@ def split_slices(
         TypeError: No AnnData, or positions, counts or features that are not numbers.
     """
     check_anndata(adata, name)
-    with naming(name):
+    with error_context(name):
         if adata.n_obs == 0:
             raise ValueError("there are no cells")
         positions = check_positions(adata, spatial_key)
@@ -79,7 +79,7 @@ def split_slices(
     technology = {key: str(adata.uns[key])} if key in adata.uns else {}
     slices = []
     for slice_name, rows in groups.items():
-        with naming(slice_name):
+        with error_context(slice_name):
             rows, empty = rows[full[rows]], rows[~full[rows]]
             # A copy is as large as the file.
             own = values if len(rows) == adata.n_obs else values[rows]

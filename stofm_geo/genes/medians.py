@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from anndata import AnnData
 
-from stofm_geo._validation import naming, preview
+from stofm_geo._validation import error_context, preview
 from stofm_geo.genes.counts import count_blocks
 from stofm_geo.genes.identifiers import ensembl_ids
 from stofm_geo.ops.compiled import compiled_exactly
@@ -39,7 +39,7 @@ def corpus_medians(slices: Iterable[AnnData]) -> dict[str, float]:
     row: dict[str, int] = {}
     counted = np.zeros((0, _BINS), dtype=np.uint32)
     for i, adata in enumerate(slices):
-        with naming(f"slice {i}"):
+        with error_context(f"slice {i}"):
             genes = ensembl_ids(adata)
             for gene in genes:
                 row.setdefault(gene, len(row))

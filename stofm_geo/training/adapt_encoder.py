@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from stofm_geo._files import atomic_folder
-from stofm_geo._validation import check_positive, naming
+from stofm_geo._validation import check_positive, error_context
 from stofm_geo._version import __version__
 from stofm_geo.genes import _bert
 from stofm_geo.genes.rank_encoder import (
@@ -196,7 +196,7 @@ def _cells(
     """Tokens of each cell that has a gene with one."""
     cells: list[Tensor] = []
     for i, adata in enumerate(slices):
-        with naming(names[i] if names else f"slice {i}"):
+        with error_context(names[i] if names else f"slice {i}"):
             check_matches(adata, vocabulary)
             for tokens, ptr in token_blocks(adata, vocabulary, most):
                 parts = np.split(tokens, ptr[1:-1])

@@ -20,7 +20,7 @@ from stofm_geo._hash import with_hash
 from stofm_geo._keys import Keys, NodeType
 from stofm_geo._principal import BLOCK
 from stofm_geo._replace import clear_leftovers, put, work_folder
-from stofm_geo._validation import check_positive, naming
+from stofm_geo._validation import check_positive, error_context
 from stofm_geo._version import __version__
 from stofm_geo.data.corpus import workers as pool
 from stofm_geo.data.corpus.index import FAILED, FORMAT, HASH, HEAD, INDEX, SLICES
@@ -217,7 +217,7 @@ def _make(task: _Task) -> dict[str, Any] | str:
 def _write(task: _Task) -> dict[str, Any]:
     which = task.which
     own = read_slice(which, spatial_key=task.spatial_key, min_cells=task.settings["k"] + 1)
-    with naming(which.label):
+    with error_context(which.label):
         cut = PanelSlice(own.counts, own.pos, own.row, **task.settings)
     nodes: list[int] = []
 

@@ -23,7 +23,7 @@ from stofm_geo._checks import check_positions, check_slice_key, examples, listed
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
 from stofm_geo._stacked import is_usual, own_slice_key
-from stofm_geo._validation import naming, preview
+from stofm_geo._validation import error_context, preview
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
 from stofm_geo.data.files import read_slice_file
 from stofm_geo.data.slices import check_enough, checked_pose
@@ -177,7 +177,7 @@ def read_manifest(path: str | Path, **given: Any) -> list[Source]:
     found = []
     for i, row in enumerate(rows.to_dict("records")):
         told = {name: value for name, value in row.items() if name != "path" and value}
-        with naming(f"{path}, line {i + 2}"):
+        with error_context(f"{path}, line {i + 2}"):
             found += find_sources([path.parent / row["path"]], **{**given, **told})
     return list(dict.fromkeys(found))
 
@@ -262,7 +262,7 @@ def slices_of(source: Source) -> list[Slice]:
         KeyError: There is neither such a column nor such a slice.
         ValueError: The source cannot be read.
     """
-    with _opened(source.path) as table, naming(source.path):
+    with _opened(source.path) as table, error_context(source.path):
         obs, key, only = table.obs, source.slice, None
         if key is None and "spatialdata_attrs" in table.uns:
             key = table.uns["spatialdata_attrs"].get("region_key")
@@ -291,7 +291,7 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         KeyError, TypeError, ValueError: What is wrong with it; see
             :func:`~stofm_geo.data.split_slices` and :func:`~stofm_geo.genes.harmonize`.
     """
-    with _opened(which.source.path) as table, naming(which.label):
+    with _opened(which.source.path) as table, error_context(which.label):
         rows = np.arange(len(table.obs))
         if which.key is not None:
             rows = np.flatnonzero(check_slice_key(table.obs, which.key) == which.name)

@@ -24,7 +24,7 @@ from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import own_slice_key
-from stofm_geo._validation import check_key, naming
+from stofm_geo._validation import check_key, error_context
 from stofm_geo._version import __version__
 from stofm_geo.data.slices import check_enough, slice_rows, with_counts
 from stofm_geo.genes import RankEncoder, Vocabulary, as_counts
@@ -121,7 +121,7 @@ class OfficialSToFM(nn.Module):
             groups = slice_rows(adata, slice_key, name)
         made = np.zeros((adata.n_obs, self.network.config.embedding_dim), dtype=np.float32)
         for slice_name, rows in groups.items():
-            with naming(slice_name):
+            with error_context(slice_name):
                 rows = rows[full[rows]]
                 check_enough(len(rows), 1)
                 pos, x = positions[rows], vectors[rows]
