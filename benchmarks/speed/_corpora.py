@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from stofm_geo._quiet import quiet
+from stofm_geo._logging import suppress_logger
 from stofm_geo.benchmark.memory import memory
 from stofm_geo.data.corpus import build, find_sources, summary
 from stofm_geo.datasets import toy_tissue
@@ -107,7 +107,7 @@ def trained(folder: Path, node_budget: int, steps: int) -> dict[str, Any]:
     off = "logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"
     given = {"accelerator": "cpu", "limit_val_batches": 0, **dict.fromkeys(off, False)}
     trainer = Trainer(max_steps=WARM_UP + steps, callbacks=[clock], **given)
-    with quiet("lightning.pytorch"):
+    with suppress_logger("lightning.pytorch"):
         trainer.fit(CorpusPretraining(), datamodule=data)
     pairs = list(zip(data.loads, clock.seconds, strict=False))[WARM_UP:]
     rows = [(load, cells, step) for (load, cells), step in pairs]

@@ -29,7 +29,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from torch.backends import cudnn
 
-from stofm_geo._quiet import quiet
+from stofm_geo._logging import suppress_logger
 
 # Each method's own default; Novae may stop early.
 EPOCHS = {"GraphST": 600, "STAGATE": 1000, "Novae": 20}
@@ -126,7 +126,7 @@ def novae(slices: list[AnnData], seed: int) -> list[np.ndarray]:
     """
     method, sc = _load("novae", "novae", "scanpy")
     adatas = [_fresh(adata) for adata in slices]
-    with _alone(seed), quiet("lightning.pytorch"):
+    with _alone(seed), suppress_logger("lightning.pytorch"):
         for adata in adatas:
             # Novae tells counts by a largest value of 10 or more, which small panels may not have.
             sc.pp.normalize_total(adata)

@@ -7,7 +7,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._members import members
+from stofm_geo._linalg import membership_matrix
 from stofm_geo.benchmark.problems import LABEL
 
 
@@ -23,7 +23,7 @@ def spots(part: AnnData, side: float, turn: float) -> tuple[AnnData, pd.DataFram
     pos = np.asarray(part.obsm["spatial"], dtype=np.float64)
     place = np.floor((pos @ rotation + turn * side) / side)
     place, spot = np.unique(place, axis=0, return_inverse=True)
-    gather = members(spot.ravel())
+    gather = membership_matrix(spot.ravel())
     counts = sp.csr_matrix(gather @ part.X, dtype=np.float32)
     out = AnnData(counts, var=pd.DataFrame(index=part.var_names))
     out.obs_names = [f"spot{i}" for i in range(out.n_obs)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from stofm_geo._quiet import quiet
+from stofm_geo._logging import suppress_logger
 from stofm_geo._signals import deferred
 from stofm_geo.cli._output import cli_errors, echo
 
@@ -21,7 +21,7 @@ def pretrain(ctx: typer.Context) -> None:
     from stofm_geo._files import naming_full_disk
     from stofm_geo.training.command import LAST, command
 
-    with quiet("lightning.pytorch"):
+    with suppress_logger("lightning.pytorch"):
         cli = command(ctx.args)
         folder = Path(cli.trainer.default_root_dir)
         last = folder / "checkpoints" / LAST

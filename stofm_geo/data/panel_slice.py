@@ -11,7 +11,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.transforms import Compose
 
-from stofm_geo._principal import BLOCK
+from stofm_geo._linalg import BLOCK
 from stofm_geo.genes.components import Components
 from stofm_geo.transforms import MacroNodes, SpatialKNN, SubSlices
 

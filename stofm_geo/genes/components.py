@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
+from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes, sqrt_fractions
 
 
 @dataclass
@@ -51,12 +51,12 @@ class Components:
         Warns:
             UserWarning: Cells have no counts.
         """
-        mean, scale, cells = _centre_and_scale(_root_shares(block) for block in blocks())
+        mean, scale, cells = _centre_and_scale(sqrt_fractions(block) for block in blocks())
         panel = np.flatnonzero(mean)
         count = max(min(n_components, cells - 1, len(panel) - 1), 1)
         full = (block[np.diff(block.indptr) > 0] for block in blocks())
-        values = (_root_shares(block)[:, panel] / scale for block in full)
-        mean, axes, variance = sparse_axes(values, count)
+        values = (sqrt_fractions(block)[:, panel] / scale for block in full)
+        mean, axes, variance = sparse_principal_axes(values, count)
         loadings = np.zeros((len(panel), n_components), dtype=np.float32)
         loadings[:, :count] = (axes / half_whitening(variance)[:, None]).T
         return cls(scale, panel, loadings, (mean @ loadings).astype(np.float32))
@@ -69,18 +69,11 @@ class Components:
 
     def __call__(self, counts: sp.csr_matrix) -> np.ndarray:
         """Components of cells, ``[n, n_components]`` float32; 0, the average, without counts."""
-        values = _root_shares(counts)
+        values = sqrt_fractions(counts)
         values.data /= self.scale
         found = values[:, self.panel] @ self.loadings - self.centre
         found[np.diff(counts.indptr) == 0] = 0
         return found
-
-
-def _root_shares(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """Roots of each gene's share of its cell's counts, ``[n, G]`` float32."""
-    of_cell = (counts @ np.ones(counts.shape[1])).astype(np.float32)
-    shares = counts.data / np.repeat(of_cell, np.diff(counts.indptr))
-    return sp.csr_matrix((np.sqrt(shares), counts.indices, counts.indptr), shape=counts.shape)
 
 
 def _centre_and_scale(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, np.float32, int]:

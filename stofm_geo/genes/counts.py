@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._principal import BLOCK
+from stofm_geo._linalg import BLOCK
 from stofm_geo._sparse import check_sparse
 from stofm_geo._validation import preview
 from stofm_geo.genes._scale import check_scale, where_whole

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from stofm_geo._anndata_checks import check_obsm
-from stofm_geo._principal import BLOCK, half_whitening, sparse_axes
+from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes
 from stofm_geo._validation import check_key, check_positive, preview
 from stofm_geo.genes.controls import are_genes, warn_of_controls
 from stofm_geo.genes.counts import as_counts
@@ -104,7 +104,7 @@ class PCAFeatures:
             for part in counts
             for block in _blocks(part)
         )
-        mean, components, variance = sparse_axes(logs, n_components)
+        mean, components, variance = sparse_principal_axes(logs, n_components)
         self.mean = mean.astype(np.float32)
         self.components = np.ascontiguousarray(components, dtype=np.float32)
         self.scale = half_whitening(variance).astype(np.float32)

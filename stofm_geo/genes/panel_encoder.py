@@ -15,7 +15,7 @@ from anndata import AnnData
 from torch import Tensor, nn
 
 from stofm_geo._keys import Keys
-from stofm_geo._principal import BLOCK
+from stofm_geo._linalg import BLOCK
 from stofm_geo._validation import check_positive, preview
 from stofm_geo.genes.components import Components
 from stofm_geo.genes.counts import as_counts

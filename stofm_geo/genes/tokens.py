@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._principal import BLOCK
+from stofm_geo._linalg import BLOCK
 from stofm_geo.genes import _rank_loops
 from stofm_geo.genes.counts import count_blocks
 from stofm_geo.genes.identifiers import ensembl_ids

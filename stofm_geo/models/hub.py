@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from stofm_geo._quiet import quiet
+from stofm_geo._logging import suppress_logger
 from stofm_geo._replace import settle
 from stofm_geo.models import shipped
 from stofm_geo.networks.files import CONFIG, WEIGHTS
@@ -98,7 +98,7 @@ def _reachable() -> bool:
 
 def _from_hub(repo: str, name: str, hub: dict[str, Any], online: bool) -> Path:
     try:
-        with quiet("huggingface_hub"):  # of retries; what comes of them is said below
+        with suppress_logger("huggingface_hub"):  # of retries; what comes of them is said below
             return Path(hf_hub_download(repo, name, **hub))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         if not online:

@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 
-from stofm_geo._members import members
+from stofm_geo._linalg import membership_matrix
 
 _NEAR = 50
 _STRENGTHS = (0.1, 1.0, 10.0)  # of the ridge, in mean variances of a feature
@@ -83,7 +83,8 @@ class Kinds:
             y: Known numbers, ``[m, G]``.
         """
         told = [
-            share @ (members(kind) @ y / np.bincount(kind)[:, None]) for kind, share in self.kinds
+            share @ (membership_matrix(kind) @ y / np.bincount(kind)[:, None])
+            for kind, share in self.kinds
         ]
         return np.mean(told, axis=0)[None]
 

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import KMeans
 
-from stofm_geo._members import members
+from stofm_geo._linalg import membership_matrix, sqrt_fractions
 
 _CELLS, _MOST = 30, 10  # of a profile, at least; profiles of a type, at most
 _STEPS, _BEFORE_FACTORS, _EVERY = 150, 30, 10
@@ -15,18 +15,12 @@ _TRUST = 0.5  # in a gene's factor, on the logarithmic scale
 _PSEUDO = 5.0  # counts that a gene's factor must outweigh
 
 
-def root_shares(counts: np.ndarray) -> np.ndarray:
-    """Roots of genes' shares of a row's counts; 0 without counts."""
-    total = counts.sum(axis=1, keepdims=True)
-    return np.sqrt(counts / np.where(total > 0, total, 1))
-
-
 def informative(counts: sp.csr_matrix, code: np.ndarray, n_types: int, most: int) -> np.ndarray:
     """Columns of the genes that differ most between types, ascending; at most ``most``.
 
     Differences are those of roots of mean shares, Hellinger's: loud genes do not decide alone.
     """
-    spread = root_shares((members(code, n_types) @ counts).toarray()).var(axis=0)
+    spread = sqrt_fractions((membership_matrix(code, n_types) @ counts).toarray()).var(axis=0)
     return np.sort(np.argsort(-spread, kind="stable")[:most])
 
 
@@ -45,7 +39,7 @@ def profiles(
     for k in range(n_types):
         cells = counts[code == k]
         groups = int(np.clip(len(cells) // _CELLS, 1, _MOST))
-        split = KMeans(groups, n_init=2, random_state=seed).fit_predict(root_shares(cells))
+        split = KMeans(groups, n_init=2, random_state=seed).fit_predict(sqrt_fractions(cells))
         for group in range(groups):
             if (split == group).any():
                 found.append(cells[split == group].mean(axis=0))

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import nn
 
-from stofm_geo.tasks._mixtures import root_shares
+from stofm_geo._linalg import sqrt_fractions
 
 _WINDOWS = 4000
 _SPREAD = 0.4  # of the cells in a window, standard deviation of the logarithm
@@ -40,7 +40,7 @@ def windows(pos: list[np.ndarray], cells: float, seed: int) -> sp.csr_matrix:
 
 def features(cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """What the reader sees of a spot: roots of shares of its mixture and of its counts."""
-    return np.concatenate([root_shares(cells), root_shares(counts)], axis=1)
+    return np.concatenate([sqrt_fractions(cells), sqrt_fractions(counts)], axis=1)
 
 
 def read(x: np.ndarray, truth: np.ndarray, spots: np.ndarray, seed: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from stofm_geo._checks import (
 )
 from stofm_geo._colors import own_color
 from stofm_geo._keys import Keys
-from stofm_geo._principal import BLOCK, principal_axes
+from stofm_geo._linalg import BLOCK, principal_axes
 from stofm_geo._stacked import own_slice_key
 from stofm_geo._validation import check_key, check_positive, preview
 from stofm_geo.tasks._empty import nearest_full

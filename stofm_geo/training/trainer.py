@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from stofm_geo._quiet import quiet
+from stofm_geo._logging import suppress_logger
 
 _RISE = 2  # steps up to the highest rate, at least
 
@@ -52,7 +52,7 @@ def run(
         callbacks: Lightning's.
     """
     bar = [RichProgressBar(leave=True)] if progress else []
-    with quiet("lightning.pytorch"), warnings.catch_warnings():
+    with suppress_logger("lightning.pytorch"), warnings.catch_warnings():
         # The loader's work is a few milliseconds a step; worker processes would cost more.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.*")

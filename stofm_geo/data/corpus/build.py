@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from stofm_geo._files import atomic_path, check_writable, full_disk, naming_full_disk, read_json
 from stofm_geo._hash import with_hash
 from stofm_geo._keys import Keys, NodeType
-from stofm_geo._principal import BLOCK
+from stofm_geo._linalg import BLOCK
 from stofm_geo._replace import clear_leftovers, put, work_folder
 from stofm_geo._validation import check_positive, error_context
 from stofm_geo._version import __version__

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from anndata.io import sparse_dataset
 
-from stofm_geo._principal import BLOCK
+from stofm_geo._linalg import BLOCK
 from stofm_geo._sparse import check_sparse
 from stofm_geo.genes.counts import checked_counts, tidy
 

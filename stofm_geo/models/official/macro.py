@@ -7,7 +7,7 @@ import scipy.sparse as sp
 from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 
-from stofm_geo._members import members
+from stofm_geo._linalg import membership_matrix
 from stofm_geo._validation import check_fraction, check_positive
 from stofm_geo.models.official.slices import normalized
 from stofm_geo.transforms._leiden import leiden
@@ -60,7 +60,7 @@ def macro_nodes(
     pairs = np.stack([graph.row, graph.col], axis=1)
     label = leiden(n, pairs, graph.data, resolution=resolution, seed=seed)
     count = np.bincount(label)[:, None]
-    member = members(label)
+    member = membership_matrix(label)
     return member @ pos / count, (member @ features / count).astype(features.dtype)
 
 

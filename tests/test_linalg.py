@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from stofm_geo._principal import principal_axes
+from stofm_geo._linalg import principal_axes
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -1,0 +1,111 @@
+"""Linear algebra of count matrices: principal axes, group sums, square roots of fractions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.decomposition import PCA
+
+Counts = TypeVar("Counts", np.ndarray, sp.csr_matrix)
+
+BLOCK = 8192  # rows that are held dense, or in double precision, at a time
+# The covariance matrix is cheaper up to this many columns, Lanczos iterations beyond.
+_FEW_COLUMNS = 1000
+
+
+def principal_axes(
+    blocks: Iterable[np.ndarray], n_components: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute mean, principal axes and variances from the covariance matrix, in double precision.
+
+    The rows are read once. Memory is that of a block and of the covariance matrix. The largest
+    entry of each axis is positive, which makes the signs deterministic.
+
+    Args:
+        blocks: All rows, a block ``[b, columns]`` at a time.
+        n_components: Number of axes, at most the number of columns.
+
+    Returns:
+        The mean ``[columns]``, the axes ``[n_components, columns]`` and their variances
+        ``[n_components]``, float64, in descending order of variance.
+    """
+    count, total, gram = 0, 0.0, 0.0
+    for block in blocks:
+        block = block.astype(np.float64)
+        count += len(block)
+        total = total + block.sum(axis=0)
+        gram = gram + block.T @ block
+    mean = total / count
+    covariance = (gram - count * np.outer(mean, mean)) / (count - 1)
+    variance, axes = np.linalg.eigh(covariance)
+    variance, axes = variance[::-1][:n_components].clip(0), axes.T[::-1][:n_components]
+    largest = np.abs(axes).argmax(axis=1)
+    signs = np.sign(axes[np.arange(len(axes)), largest])
+    return mean, axes * signs[:, None], variance
+
+
+def sparse_principal_axes(
+    blocks: Iterable[sp.csr_matrix], n_components: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute what :func:`principal_axes` computes, of sparse rows.
+
+    The rows are never dense all at once.
+
+    Args:
+        blocks: All rows, a block ``[b, columns]`` at a time.
+        n_components: Number of axes, below the number of rows and of columns.
+    """
+    blocks = iter(blocks)
+    first = next(blocks)
+    blocks = chain([first], blocks)
+    if first.shape[1] <= _FEW_COLUMNS:
+        return principal_axes((block.toarray() for block in blocks), n_components)
+    pca = PCA(n_components, svd_solver="arpack", random_state=0).fit(sp.vstack(list(blocks)))
+    return pca.mean_, pca.components_, pca.explained_variance_
+
+
+def half_whitening(variance: np.ndarray) -> np.ndarray:
+    """Return the divisors that halfway whiten components, and give them a root mean square of 1.
+
+    Unscaled, the first two components would dominate a loss; fully whitened, noise would weigh as
+    much as signal.
+
+    Args:
+        variance: Of each component, ``[n_components]``.
+    """
+    variance = variance.clip(1e-12)  # identical cells have none
+    scale = np.sqrt(np.sqrt(variance))
+    return scale * np.sqrt((variance / scale**2).mean())
+
+
+def membership_matrix(label: np.ndarray, count: int | None = None) -> sp.csr_matrix:
+    """Return the matrix ``[groups, n]`` that sums rows by group: 1 at each member of a group.
+
+    Args:
+        label: Group of each row, from 0, ``[n]``.
+        count: Number of groups. ``None``: one more than the largest label.
+    """
+    shape = None if count is None else (count, len(label))
+    return sp.csr_matrix((np.ones(len(label)), (label, np.arange(len(label)))), shape)
+
+
+def sqrt_fractions(counts: Counts) -> Counts:
+    """Return the square root of each count's fraction of its row's sum; 0 in rows without counts.
+
+    Distances between such rows are Hellinger distances.
+
+    Args:
+        counts: ``[n, G]``. Sums of sparse counts are taken in single precision.
+    """
+    if sp.issparse(counts):
+        total = (counts @ np.ones(counts.shape[1])).astype(np.float32)
+        fractions = counts.data / np.repeat(total, np.diff(counts.indptr))
+        return sp.csr_matrix(
+            (np.sqrt(fractions), counts.indices, counts.indptr), shape=counts.shape
+        )
+    total = counts.sum(axis=1, keepdims=True)
+    return np.sqrt(counts / np.where(total > 0, total, 1))
