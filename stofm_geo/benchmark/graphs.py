@@ -18,7 +18,7 @@ from stofm_geo.benchmark.problems import LABEL, NEIGHBOURS, Problem
 from stofm_geo.benchmark.scoring import logs
 from stofm_geo.benchmark.spots import spots
 from stofm_geo.genes import PCAFeatures
-from stofm_geo.nn import niche
+from stofm_geo.nn import niche_features
 from stofm_geo.tasks.labels import codes_of
 from stofm_geo.tasks.splits import folds, tissue_groups
 from stofm_geo.transforms import (
@@ -74,7 +74,7 @@ def graphs(problem: Problem, *, macro: bool = False, halo: int = 2) -> Graphs:
     of_train = [_graph(part, pca) for part in train]
     if problem.kind == "vectors":
         train, of_train = problem.test, of_test
-        targets = [niche(data.x, data.edge_index).numpy() for data in of_test]
+        targets = [niche_features(data.x, data.edge_index).numpy() for data in of_test]
     cut = partial(_cut, macro=macro, halo=halo)
     of_train, of_test = [cut(data) for data in of_train], [cut(data) for data in of_test]
     first = 0

@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from stofm_geo._keys import NodeType
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.networks.config import SToFMConfig
-from stofm_geo.nn import CellHead, DistanceHead, GaussianRadial, SE2Transformer, niche
+from stofm_geo.nn import CellHead, DistanceHead, GaussianRadial, SE2Transformer, niche_features
 
 _RIDGE = 1e-2  # of the mean square of a component's embedding
 
@@ -20,8 +20,8 @@ _RIDGE = 1e-2  # of the mean square of a component's embedding
 class SToFMNetwork(nn.Module):
     """The SE(2) Transformer over cells, virtual cells and CLS, as a correction to averages.
 
-    An embedding is an estimate of a cell's *niche* (:func:`stofm_geo.nn.niche`: its features and
-    their means over one and two steps on the graph) in a fixed basis: the averages over what is
+    An embedding is an estimate of a cell's *niche* (:func:`stofm_geo.nn.niche_features`: its
+    features and their means over one and two steps on the graph) in a fixed basis: the averages over what is
     visible, plus what the transformer adds. It starts at the averages, which are a strong
     description of tissue, and training can only improve on them.
 
@@ -83,7 +83,7 @@ class SToFMNetwork(nn.Module):
         features = self.features(data)
         x, _, pair = self.transformer(*self._nodes(features, data))
         visible = ~data.mask if "mask" in data else None
-        averages = niche(features, cell_edges(data), visible) @ self.basis
+        averages = niche_features(features, cell_edges(data), visible) @ self.basis
         return averages + self.project(x), pair
 
     def attention(self, data: Data) -> Tensor:

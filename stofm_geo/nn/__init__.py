@@ -3,7 +3,7 @@
 from stofm_geo.nn.conv import SE2TransformerConv
 from stofm_geo.nn.heads import CellHead, DistanceHead
 from stofm_geo.nn.irreps import from_irreps, planar_irreps, to_irreps
-from stofm_geo.nn.niche import niche
+from stofm_geo.nn.niche import niche_features
 from stofm_geo.nn.radial import GaussianRadial, SoftOneHotRadial
 from stofm_geo.nn.transformer import SE2Transformer
 
@@ -15,7 +15,7 @@ __all__ = [
     "SE2TransformerConv",
     "SoftOneHotRadial",
     "from_irreps",
-    "niche",
+    "niche_features",
     "planar_irreps",
     "to_irreps",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def niche(x: Tensor, edge_index: Tensor, visible: Tensor | None = None) -> Tensor:
+def niche_features(x: Tensor, edge_index: Tensor, visible: Tensor | None = None) -> Tensor:
     r"""Features of each node beside the means over one and two steps on the graph.
 
     .. math::

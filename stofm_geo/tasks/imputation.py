@@ -20,7 +20,7 @@ from stofm_geo._stacked import own_slice_key
 from stofm_geo._storable import storable_frame
 from stofm_geo._validation import check_key, preview
 from stofm_geo.genes import PCAFeatures
-from stofm_geo.nn import niche
+from stofm_geo.nn import niche_features
 from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations
 from stofm_geo.tasks._reference import (
     FEW,
@@ -55,8 +55,8 @@ def impute(
     mean, which takes out what differs between platforms. From these a gene is told in two ways,
     by ridge regression and as the mean of the 50 most alike cells of the reference, which are
     blended. If both sides have positions, the same is done from the components beside their means
-    over one and two steps on the tissue (:func:`stofm_geo.nn.niche`), and the two are blended.
-    Beside them stand means of kinds of cells, 8 to 64 of them. Strengths and shares are those that
+    over one and two steps on the tissue (:func:`stofm_geo.nn.niche_features`), and the two are
+    blended. Beside them stand means of kinds of cells, 8 to 64 of them. Strengths and shares are those that
     do best on held-out blocks of the reference.
 
     Args:
@@ -216,7 +216,7 @@ def _niches(
         slices = _slices(cells, pos, spatial_key, slice_key)
     data = Data(pos=torch.from_numpy(pos), slice_id=torch.from_numpy(slices))
     graph = SpatialKNN(_NEIGHBOURS)(data).edge_index
-    return niche(torch.from_numpy(z), graph).numpy()
+    return niche_features(torch.from_numpy(z), graph).numpy()
 
 
 def _blocks(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | None) -> np.ndarray:

@@ -15,7 +15,7 @@ from stofm_geo.genes import PCAFeatures
 from stofm_geo.models import SToFM
 from stofm_geo.networks import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
-from stofm_geo.nn import niche
+from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives.niches import distance_loss, niche_loss
 from stofm_geo.training.pretraining_loader import pretraining_loader
 from stofm_geo.training.trainer import one_cycle
@@ -46,16 +46,16 @@ def test_niche_against_dense_matrices() -> None:
     near = (seen @ x) / seen.sum(1, keepdim=True).clamp_min(1)
     far = (adjacency @ near) / adjacency.sum(1, keepdim=True).clamp_min(1)
     expected = torch.cat([x * visible[:, None], near, 2 * far], dim=1)
-    torch.testing.assert_close(niche(x, edges, visible), expected)
+    torch.testing.assert_close(niche_features(x, edges, visible), expected)
 
 
 def test_embeddings_start_at_the_averages_and_keep_their_distances(pieces, network) -> None:
     network.eval()
     z, _ = network(pieces[0])
-    true = niche(pieces[0].x, cell_edges(pieces[0]))
+    true = niche_features(pieces[0].x, cell_edges(pieces[0]))
     torch.testing.assert_close(z, true @ network.basis)
     # Width 256 for 3 x 8 numbers: the basis keeps inner products, but for one scale.
-    true = niche(pieces[0].x, cell_edges(pieces[0]))[pieces[0].core_mask]
+    true = niche_features(pieces[0].x, cell_edges(pieces[0]))[pieces[0].core_mask]
     z = z[pieces[0].core_mask]
     torch.testing.assert_close(z @ z.T, true @ true.T * (256 / 24), atol=1e-3, rtol=1e-4)
 

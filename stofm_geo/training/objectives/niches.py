@@ -12,7 +12,7 @@ from torch_geometric.transforms import Compose
 from stofm_geo._keys import NodeType
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
-from stofm_geo.nn import niche
+from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives.loss import Loss
 from stofm_geo.transforms import MaskCells, PerturbPositions, SpatialKNN
 
@@ -41,7 +41,7 @@ class NichePuzzle:
         """A new puzzle; ``piece`` stays as it is. Drawn with torch's generator."""
         piece = copy.copy(piece)
         # Two edges of halo, so that the niches of a piece's border cells are those of the slice.
-        piece.niche = niche(piece.x, cell_edges(piece))
+        piece.niche = niche_features(piece.x, cell_edges(piece))
         return self.transform(piece)
 
 
@@ -56,7 +56,7 @@ def niche_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
     core = data.core_mask
     true = network.asked(data.niche[core])
     with torch.no_grad():
-        averages = network.asked(niche(data.x, cell_edges(data), ~data.mask)[core])
+        averages = network.asked(niche_features(data.x, cell_edges(data), ~data.mask)[core])
         plain = (averages - true).square().sum()
     error = (network.estimates(z, data)[core] - true).square().sum()
     return Loss(error, plain, torch.tensor(float(true.numel()), device=z.device))

@@ -23,7 +23,7 @@ from torch_geometric.transforms import Compose
 from stofm_geo._keys import NodeType
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
-from stofm_geo.nn import niche
+from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives.loss import Loss
 from stofm_geo.transforms import MaskCells, PerturbPositions
 
@@ -69,7 +69,7 @@ def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
         z: Embeddings ``[num_nodes, out_channels]``.
     """
     true = data.x_true[data.asked]
-    near = niche(data.x, cell_edges(data), ~data.mask)[data.asked].chunk(3, dim=1)[1]
+    near = niche_features(data.x, cell_edges(data), ~data.mask)[data.asked].chunk(3, dim=1)[1]
     found = network.cells(z, data)[data.asked]
     error, plain = (1 - F.cosine_similarity(guess, true) for guess in (found, near))
     return Loss(error.sum(), plain.sum(), data.asked.sum().float())

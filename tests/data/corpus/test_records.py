@@ -13,7 +13,7 @@ from stofm_geo.data import TissueSlice, split_slices
 from stofm_geo.data.corpus import CorpusDataset, build, find_sources
 from stofm_geo.data.subslices import SubSliceDataset, collate_subslices
 from stofm_geo.genes import PanelEncoder, harmonize
-from stofm_geo.nn import niche
+from stofm_geo.nn import niche_features
 from stofm_geo.transforms import SpatialKNN
 
 
@@ -66,9 +66,9 @@ def test_niches_of_core_cells_are_those_of_the_slice(corpus, sources, small) -> 
     for piece in dataset:
         core = piece.core_mask.nonzero().view(-1)
         mine = expected[[row[int(n)] for n in piece.n_id[core]]]
-        torch.testing.assert_close(niche(piece.x, cells_edges(piece))[core], mine)
+        torch.testing.assert_close(niche_features(piece.x, cells_edges(piece))[core], mine)
         again = SpatialKNN(small["k"])(piece.clone())  # what the kept edges are for
-        otherwise += float((niche(again.x, cells_edges(again))[core] - mine).abs().max())
+        otherwise += float((niche_features(again.x, cells_edges(again))[core] - mine).abs().max())
         seen += piece.n_id[core].tolist()
     assert sorted(seen) == sorted(row)
     assert otherwise > 0.01
