@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 
-from stofm_geo._signals import SIGNALS, naming_signals, stoppable
+from stofm_geo._signals import SIGNALS, exit_by_signal, raise_on_signal
 
 
 def main() -> None:
     """Run the command that was typed; a signal ends it with its own code, whenever it comes."""
     try:
-        with stoppable(), naming_signals():
+        with raise_on_signal(), exit_by_signal():
             from stofm_geo.cli import app
 
             app(prog_name="stofm-geo")

@@ -122,7 +122,7 @@ def check_obsm(
     return values
 
 
-def numbers_of(values: Any, key: str, fix: str) -> np.ndarray:
+def numeric_array(values: Any, key: str, fix: str) -> np.ndarray:
     """Return what ``obsm[key]`` holds as numbers ``[n, columns]``, NaN where they are missing."""
     check_sparse(values, f"obsm[{key!r}]")
     values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
@@ -160,7 +160,7 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
     if isinstance(table := adata.obsm[key], pd.DataFrame):
         positions = xy_columns(table, key).to_numpy()
     else:
-        positions = numbers_of(table, key, "store the cells' x and y there, or name another key")
+        positions = numeric_array(table, key, "store the cells' x and y there, or name another key")
         if positions.shape[1] < 2:
             raise ValueError(f"obsm[{key!r}] has {positions.shape[1]} column; x and y are needed")
         if positions.shape[1] > 2:

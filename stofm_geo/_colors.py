@@ -13,31 +13,31 @@ import numpy as np
 BASE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 
 
-def own_color(i: int) -> str:
+def default_color(i: int) -> str:
     """Return the i-th colour: the base ones, the same darker, lighter, darkest, greyer; over."""
     rgb = np.array([int(BASE[i % len(BASE)][at : at + 2], 16) for at in (1, 3, 5)]) / 255
     weight, other = ((1, 0), (0.6, 0), (0.5, 0.5), (0.4, 0), (0.4, 0.35))[i // len(BASE) % 5]
     return "#" + "".join(f"{round(255 * part):02x}" for part in weight * rgb + other)
 
 
-def spare_colors(taken: Iterable[str]) -> Iterator[str]:
+def unused_colors(taken: Iterable[str]) -> Iterator[str]:
     """Return own colours that are not taken, over and over; all, if all are taken."""
-    every, taken = [own_color(i) for i in range(5 * len(BASE))], set(taken)
+    every, taken = [default_color(i) for i in range(5 * len(BASE))], set(taken)
     return cycle([color for color in every if color not in taken] or every)
 
 
-def own_colors(names: Iterable[str]) -> dict[str, str]:
+def default_colors(names: Iterable[str]) -> dict[str, str]:
     """Return a colour for each name, in natural order; of numbers, each number's own.
 
     So domains ``"0"``, ``"1"``, ... keep theirs where some are missing.
     """
-    names = natural(names)
+    names = natural_sort(names)
     if all(name.isdecimal() and len(name) < 4 for name in names):
-        return {name: own_color(int(name)) for name in names}
-    return {name: own_color(i) for i, name in enumerate(names)}
+        return {name: default_color(int(name)) for name in names}
+    return {name: default_color(i) for i, name in enumerate(names)}
 
 
-def natural(names: Iterable[str]) -> list[str]:
+def natural_sort(names: Iterable[str]) -> list[str]:
     """Return the distinct names that are not empty, sorted as people do: ``L2`` before ``L10``."""
 
     def key(name: str) -> tuple[list[tuple[bool, int, str]], str]:

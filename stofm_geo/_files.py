@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stofm_geo._replace import put, settle, work_folder
+from stofm_geo._replace import recover_folder, replace_path, work_folder
 from stofm_geo._validation import preview
 
 _FULL = {
@@ -29,14 +29,14 @@ class DiskFullError(OSError):
 
 
 @contextmanager
-def naming_full_disk(path: str | Path) -> Iterator[None]:
+def explain_full_disk(path: str | Path) -> Iterator[None]:
     """Say what could not be written where the disk is full; systems do not tell."""
     try:
         yield
     except DiskFullError:
         raise  # told of a file, not of its folder
     except Exception as error:
-        number = full_disk(error)
+        number = full_disk_errno(error)
         if number is None:
             raise
         full = DiskFullError(f"{path}: cannot be written, {_FULL[number]}, and try again")
@@ -44,7 +44,7 @@ def naming_full_disk(path: str | Path) -> Iterator[None]:
         raise full from error
 
 
-def full_disk(error: BaseException | None) -> int | None:
+def full_disk_errno(error: BaseException | None) -> int | None:
     """The system's number of a disk that is full, if that is behind an error; else ``None``.
 
     Libraries that write by themselves tell it as text alone, or as what the error came of.
@@ -64,9 +64,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary file or folder name beside ``path``; it takes that name when all went well."""
     path = Path(os.path.realpath(path))
     check_writable(path)
-    with naming_full_disk(path), work_folder(path) as temporary:
+    with explain_full_disk(path), work_folder(path) as temporary:
         yield temporary
-        put(temporary, path)
+        replace_path(temporary, path)
 
 
 @contextmanager
@@ -87,14 +87,14 @@ def atomic_folder(
         OSError: It cannot be written.
     """
     path = Path(os.path.realpath(path))
-    settle(path)
+    recover_folder(path)
     check_folder(path, None if keep_others else files)
-    with naming_full_disk(path), work_folder(path) as temporary:
+    with explain_full_disk(path), work_folder(path) as temporary:
         temporary.mkdir()
         if path.is_dir():
             _link(path, temporary, files)
         yield temporary
-        put(temporary, path)
+        replace_path(temporary, path)
 
 
 def _link(folder: Path, to: Path, but: Collection[str]) -> None:
@@ -187,7 +187,7 @@ def check_name(path: str | Path) -> None:
         raise ValueError(f"{shown}: the name is no UTF-8; rename it") from None
 
 
-def targets(slices: list[Path], output: Path) -> list[Path]:
+def output_paths(slices: list[Path], output: Path) -> list[Path]:
     """The file to write for each slice file; fails now rather than after the work.
 
     Args:
@@ -217,7 +217,7 @@ def targets(slices: list[Path], output: Path) -> list[Path]:
     return files
 
 
-def write_between(file: Path, name: str, text: str) -> None:
+def replace_section(file: Path, name: str, text: str) -> None:
     """Replace what is between ``<!-- name -->`` and ``<!-- /name -->`` in a file.
 
     Raises:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from stofm_geo._signals import check
+from stofm_geo._signals import check_signals
 
 try:
     import fcntl
@@ -45,7 +45,7 @@ def work_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: There can be none beside ``path``.
     """
-    settle(path)
+    recover_folder(path)
     clear_leftovers(path.parent)
     work, lock = _new_work_folder(path.parent)
     try:
@@ -67,14 +67,14 @@ def clear_leftovers(folder: Path) -> None:
                 _clear(found)
 
 
-def put(new: Path, path: Path) -> None:
+def replace_path(new: Path, path: Path) -> None:
     """What was made in a work folder takes its place, with the rights that new files get.
 
     Raises:
         OSError: It cannot; what was there is there still.
     """
     work = new.parent.parent
-    check()  # a signal that was swallowed while it was written
+    check_signals()  # a signal that was swallowed while it was written
     _finish(new, (work / _LOCK).stat().st_mode & 0o666)
     if not path.is_dir():
         os.replace(new, path)
@@ -89,7 +89,7 @@ def put(new: Path, path: Path) -> None:
     _sync(path.parent)
 
 
-def settle(path: str | Path) -> None:
+def recover_folder(path: str | Path) -> None:
     """Put back what a kill between two renames has left beside its place.
 
     Raises:

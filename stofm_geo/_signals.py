@@ -27,7 +27,7 @@ class Stopped(SystemExit):
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def raise_on_signal() -> Iterator[None]:
     """Signals raise :class:`Stopped` inside, and are forgotten after."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
@@ -42,12 +42,12 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def naming_signals() -> Iterator[None]:
+def exit_by_signal() -> Iterator[None]:
     """Say what signal has ended what is inside, and exit with its code."""
     try:
         yield
     except BaseException:
-        number = received()
+        number = received_signal()
         if number is None:
             raise
         with suppress(OSError, ValueError):  # nobody may be there to read it
@@ -57,7 +57,7 @@ def naming_signals() -> Iterator[None]:
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Inside, a first signal waits, for who asks :func:`received`; a second one does not."""
     _deferred.append(True)
     try:
@@ -66,12 +66,12 @@ def deferred() -> Iterator[None]:
         _deferred.pop()
 
 
-def received() -> int | None:
+def received_signal() -> int | None:
     """The number of the first signal that has come, if one has."""
     return _received[0] if _received else None
 
 
-def check() -> None:
+def check_signals() -> None:
     """Raise :class:`Stopped` if a signal has come that does not wait."""
     if _received and not _deferred:
         raise Stopped(_received[0])

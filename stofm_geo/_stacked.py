@@ -35,7 +35,7 @@ def is_usual(column: str) -> bool:
     return _squeezed(column) in _USUAL
 
 
-def own_slice_key(
+def resolve_slice_key(
     adata: AnnData,
     positions: np.ndarray,
     spatial_key: str,
@@ -76,7 +76,7 @@ def own_slice_key(
         return slice_key
     candidates = _candidates(adata, slice_key)
     for key in candidates:
-        if stacked(positions, _codes(adata, key), within):
+        if are_stacked(positions, _codes(adata, key), within):
             _warn(_said(adata, key, spatial_key, slice_key))
             return slice_key
     usual = [key for key in candidates if key in Keys.SLICES]
@@ -91,7 +91,7 @@ def own_slice_key(
     return slice_key
 
 
-def stacked(positions: np.ndarray, code: np.ndarray, within: np.ndarray) -> bool:
+def are_stacked(positions: np.ndarray, code: np.ndarray, within: np.ndarray) -> bool:
     """Return whether groups of cells lie on top of each other, as slices in one frame do.
 
     Then they are well mixed in space, and all cells together are denser than each group by itself.
@@ -185,7 +185,7 @@ def _check_unnamed(adata: AnnData, positions: np.ndarray, within: np.ndarray) ->
     ends = pd.Series(adata.obs_names.astype(str)).str.extract(r"-([A-Za-z0-9]+)$")[0]
     code, names = pd.factorize(ends)
     if (code >= 0).all() and 1 < len(names) <= adata.n_obs / _LEAST:
-        if stacked(positions, code, within):
+        if are_stacked(positions, code, within):
             _warn(
                 f"cells whose names end in {preview([f'-{name}' for name in names])} lie on top "
                 "of each other, as several slices do, but are taken as one; tell them apart: "

@@ -88,7 +88,7 @@ def prepare_for_writing(adata: AnnData, name: str = "AnnData") -> None:
     Raises:
         ValueError: It cannot, and what of it.
     """
-    mend(adata, name)
+    make_storable(adata, name)
     tables = {f"obsm {key}": value for key, value in adata.obsm.items() if not _numbers(value)}
     if adata.raw is not None:
         tables["raw.var"] = adata.raw.var
@@ -108,7 +108,7 @@ def prepare_for_writing(adata: AnnData, name: str = "AnnData") -> None:
         ) from error
 
 
-def mend(adata: AnnData, name: str = "AnnData") -> None:
+def make_storable(adata: AnnData, name: str = "AnnData") -> None:
     """Turn what files cannot hold into what they can, in place.
 
     Text of pandas' own types becomes plain, or categorical where values are missing. The name of an

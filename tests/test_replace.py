@@ -13,7 +13,7 @@ import pytest
 
 from stofm_geo import _replace
 from stofm_geo._files import atomic_folder, atomic_path, check_folder, check_writable
-from stofm_geo._replace import settle
+from stofm_geo._replace import recover_folder
 
 FILES = ("a", "b")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
@@ -63,7 +63,7 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new_folder(
     gaps = 0
     for _ in killed_at_each_call(work, prepare):
         gaps += not path.exists()
-        settle(path)  # as all do that load
+        recover_folder(path)  # as all do that load
         found = texts(path)
         assert found in ({"old"}, {"new"})
         assert (path / "notes.txt").read_text() == "mine"
@@ -99,7 +99,7 @@ def test_a_new_folder_is_there_whole_or_not_at_all(
             write(temporary, "new")
 
     for _ in killed_at_each_call(work, lambda: shutil.rmtree(path, ignore_errors=True)):
-        settle(path)
+        recover_folder(path)
         assert not path.exists() or texts(path) == {"new"}
     assert texts(path) == {"new"}
 

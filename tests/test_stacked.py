@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 from stofm_geo import pl
-from stofm_geo._stacked import own_slice_key, stacked
+from stofm_geo._stacked import are_stacked, resolve_slice_key
 from stofm_geo.data import split_slices
 from stofm_geo.tasks.domains import places
 
@@ -94,10 +94,10 @@ def test_kinds_and_regions_of_one_tissue_are_no_slices() -> None:
     cells.obs["region"] = (places[:, 0] // 3).astype(int)
     assert told(cells) == []
     slices = np.zeros(600, dtype=int)
-    assert not stacked(places, cells.obs["region"].to_numpy(), slices)
+    assert not are_stacked(places, cells.obs["region"].to_numpy(), slices)
     again = np.concatenate([places, places])
-    assert stacked(again, np.repeat([0, 1], 600), np.zeros(1200, dtype=int))
-    assert not stacked(again, np.repeat([0, 1], 600), np.repeat([0, 1], 600))
+    assert are_stacked(again, np.repeat([0, 1], 600), np.zeros(1200, dtype=int))
+    assert not are_stacked(again, np.repeat([0, 1], 600), np.repeat([0, 1], 600))
 
 
 def test_one_stray_cell_makes_no_slices() -> None:

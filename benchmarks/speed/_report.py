@@ -10,7 +10,7 @@ from benchmarks.speed._measurements import NAMES, module
 from benchmarks.speed._picture import draw
 from benchmarks.speed._runner import measured, state
 from benchmarks.speed._section import Section, Table
-from stofm_geo._files import atomic_path, read_json, write_between
+from stofm_geo._files import atomic_path, read_json, replace_section
 
 
 def report(folder: Path, file: Path, readme: Path | None = None) -> None:
@@ -56,7 +56,7 @@ def report(folder: Path, file: Path, readme: Path | None = None) -> None:
         if panels:
             path = Path(os.path.relpath(picture, readme.parent)).as_posix()
             lines += ["", f"![Times over sizes]({path})"]
-        write_between(readme, "speed", "\n".join(lines))
+        replace_section(readme, "speed", "\n".join(lines))
 
 
 def _section(name: str, result: dict[str, Any]) -> Section:

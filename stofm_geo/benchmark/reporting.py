@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stofm_geo._files import atomic_path, write_between
+from stofm_geo._files import atomic_path, replace_section
 from stofm_geo.benchmark.datasets import DATASETS
 from stofm_geo.benchmark.records import read_rows
 from stofm_geo.benchmark.scoring import MAIN
@@ -82,7 +82,7 @@ def report(
     if readme is not None:
         path = Path(os.path.relpath(output, Path(readme).parent), f"{NAME}.png").as_posix()
         head = [part.replace(f"]({NAME}.png)", f"]({path})") for part in head]
-        write_between(Path(readme), "quality", "\n\n".join(head))
+        replace_section(Path(readme), "quality", "\n\n".join(head))
     return text
 
 

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stofm_geo._signals import check, naming_signals, stoppable
+from stofm_geo._signals import check_signals, exit_by_signal, raise_on_signal
 
 out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -67,15 +67,15 @@ def cli_errors(command: Callable[..., None]) -> Callable[..., None]:
         with (
             warnings.catch_warnings(),
             redirect_stdout(_PipeSafe(sys.stdout)),
-            stoppable(),
-            naming_signals(),
+            raise_on_signal(),
+            exit_by_signal(),
         ):
             warnings.showwarning = show
             try:
                 command(*args, **kwargs)
-                check()
+                check_signals()
             except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-                check()  # it may be what became of a signal
+                check_signals()  # it may be what became of a signal
                 message = error.args[0] if isinstance(error, KeyError) and error.args else error
                 _err.print(f"[red]Error:[/] {_one_line(message)}")
                 raise typer.Exit(1) from None

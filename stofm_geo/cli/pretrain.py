@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from stofm_geo._logging import suppress_logger
-from stofm_geo._signals import deferred
+from stofm_geo._signals import defer_signals
 from stofm_geo.cli._output import cli_errors, echo
 
 
@@ -18,7 +18,7 @@ def pretrain(ctx: typer.Context) -> None:
     Writes checkpoints, logs and the best model so far. Started again with the same folder it goes
     on from the last checkpoint; SIGINT and SIGTERM write one more. Needs the extra pretrain.
     """
-    from stofm_geo._files import naming_full_disk
+    from stofm_geo._files import explain_full_disk
     from stofm_geo.training.command import LAST, command
 
     with suppress_logger("lightning.pytorch"):
@@ -28,7 +28,7 @@ def pretrain(ctx: typer.Context) -> None:
         if last.is_file():
             echo(f"Going on from {last}")
         going_on = last if last.is_file() else None
-        with naming_full_disk(folder), deferred():  # logs, too; see StopOnSignal
+        with explain_full_disk(folder), defer_signals():  # logs, too; see StopOnSignal
             cli.trainer.fit(
                 cli.model, datamodule=cli.datamodule, ckpt_path=going_on, weights_only=True
             )

@@ -137,11 +137,11 @@ def predict(
 
     Writes obs[KEY], obsm[KEY_probability] and uns[KEY] into a copy of each file.
     """
-    from stofm_geo._files import targets
+    from stofm_geo._files import output_paths
     from stofm_geo.data import prepare_for_writing, write_h5ad
     from stofm_geo.tasks import Annotator
 
-    files = targets(slices, output)
+    files = output_paths(slices, output)
     annotator = Annotator.load(model)
     keys = {"spatial_key": spatial_key, "slice_key": slice_key}
     adatas = _read(slices)

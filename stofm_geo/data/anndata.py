@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from stofm_geo._checks import check_positions, check_slice_key, listed
 from stofm_geo._keys import Keys
 from stofm_geo._sparse import check_sparse
-from stofm_geo._stacked import own_slice_key
+from stofm_geo._stacked import resolve_slice_key
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures
 
 
@@ -64,7 +64,7 @@ def from_anndata(
         pos=torch.from_numpy(pos),
         n_id=torch.arange(adata.n_obs),
     )
-    slice_key = own_slice_key(adata, pos, spatial_key, slice_key)
+    slice_key = resolve_slice_key(adata, pos, spatial_key, slice_key)
     if slice_key is not None:
         slices = check_slice_key(adata.obs, slice_key)
         data.slice_id = torch.from_numpy(slices.codes.astype(np.int64))

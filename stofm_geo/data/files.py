@@ -53,6 +53,6 @@ def write_h5ad(adata: AnnData, path: str | Path) -> None:
     Raises:
         OSError: The folder is missing or cannot be written to, or the disk is full.
     """
-    mend(adata, str(path))
+    make_storable(adata, str(path))
     with atomic_path(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")

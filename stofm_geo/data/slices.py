@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._anndata_checks import check_anndata, check_obsm, check_positions, check_slice_key
 from stofm_geo._keys import Keys
-from stofm_geo._stacked import own_slice_key
+from stofm_geo._stacked import resolve_slice_key
 from stofm_geo._validation import error_context, preview
 from stofm_geo.data.anndata import from_anndata
 from stofm_geo.data.canonical_pose import CanonicalPose, canonical_pose
@@ -71,7 +71,7 @@ def split_slices(
         else:
             values = check_obsm(adata, features_key)
             full = np.ones(adata.n_obs, dtype=bool)
-        slice_key = own_slice_key(adata, positions, spatial_key, slice_key, beside=True)
+        slice_key = resolve_slice_key(adata, positions, spatial_key, slice_key, beside=True)
         groups = slice_rows(adata, slice_key, name)
         if slice_key is not None:
             check_sizes(adata, slice_key, min_cells)

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
-from stofm_geo._replace import settle
+from stofm_geo._replace import recover_folder
 from stofm_geo._validation import preview
 from stofm_geo._weights import check_shapes, read_torch
 from stofm_geo.genes import _bert
@@ -56,7 +56,7 @@ class RankEncoder(nn.Module):
             ValueError: A file cannot be read, or they do not fit each other.
         """
         folder = Path(folder)
-        settle(folder)
+        recover_folder(folder)
         for path in (folder / BERT / "config.json", folder / PROJECTION):
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file; the cell encoder needs it")

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from stofm_geo._logging import suppress_logger
-from stofm_geo._replace import settle
+from stofm_geo._replace import recover_folder
 from stofm_geo.models import shipped
 from stofm_geo.networks.files import CONFIG, WEIGHTS
 
@@ -37,7 +37,7 @@ def in_folder(folder: Path, written_by: str) -> tuple[Path, Path]:
     Raises:
         ValueError: One is not there.
     """
-    settle(folder)
+    recover_folder(folder)
     files = folder / CONFIG, folder / WEIGHTS
     if missing := [file.name for file in files if not file.is_file()]:
         raise ValueError(
@@ -58,7 +58,7 @@ def locate(name: str, hub: dict[str, Any]) -> tuple[Path, Path]:
         ValueError: It is none of these.
     """
     folder = Path(name)
-    settle(folder)
+    recover_folder(folder)
     if name in shipped.NAMES and not folder.exists():
         folder = shipped.FOLDER / name
     if folder.is_dir():

@@ -21,9 +21,9 @@ class SToFMNetwork(nn.Module):
     """The SE(2) Transformer over cells, virtual cells and CLS, as a correction to averages.
 
     An embedding is an estimate of a cell's *niche* (:func:`stofm_geo.nn.niche_features`: its
-    features and their means over one and two steps on the graph) in a fixed basis: the averages over what is
-    visible, plus what the transformer adds. It starts at the averages, which are a strong
-    description of tissue, and training can only improve on them.
+    features and their means over one and two steps on the graph) in a fixed basis: the
+    averages over what is visible, plus what the transformer adds. It starts at the averages, which
+    are a strong description of tissue, and training can only improve on them.
 
     With a panel encoder, features are what it makes of a slice's components, which are read off an
     estimated feature again.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import is_color_like, to_hex
 
-from stofm_geo._colors import natural, own_colors, spare_colors
+from stofm_geo._colors import default_colors, natural_sort, unused_colors
 from stofm_geo._names import read_names
 
 Palette = Mapping[str, str] | Sequence[str] | str | None
@@ -33,7 +33,7 @@ def categories_of(column: pd.Series) -> list[str]:
     """
     if isinstance(column.dtype, pd.CategoricalDtype):
         return [name or "" for name in read_names(column.cat.categories)]
-    return natural(names_of(column))
+    return natural_sort(names_of(column))
 
 
 def stored_colors(adata: ad.AnnData, key: str) -> dict[str, str]:
@@ -63,7 +63,7 @@ def store_colors(adata: ad.AnnData, key: str, colors: Mapping[str, str], missing
 def colors_of(names: list[str], palette: Palette) -> dict[str, str]:
     """Colours of names in natural order, of a palette or of our own."""
     if palette is None:
-        return own_colors(names)
+        return default_colors(names)
     if isinstance(palette, str):
         raise TypeError(f"names need a palette of colours, by name or in a list; found {palette!r}")
     if isinstance(palette, Mapping):
@@ -86,9 +86,9 @@ def chosen_colors(
     that have none there.
     """
     columns = [column_of(one, key) for key in keys for one in adatas]
-    names = natural(name for column in columns for name in categories_of(column))
+    names = natural_sort(name for column in columns for name in categories_of(column))
     if palette is not None:
-        used = natural(name for column in columns for name in names_of(column))
+        used = natural_sort(name for column in columns for name in names_of(column))
         enough = isinstance(palette, str | Mapping) or len(palette) >= len(names)
         if isinstance(palette, Mapping):
             enough = set(read_names(list(palette))) >= set(names)
@@ -98,6 +98,6 @@ def chosen_colors(
         for one in adatas:
             stored = {**stored_colors(one, key), **stored}
     if not stored:
-        return own_colors(names)
-    spare = spare_colors(stored.values())
+        return default_colors(names)
+    spare = unused_colors(stored.values())
     return {name: stored[name] if name in stored else next(spare) for name in names}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from sklearn.metrics import confusion_matrix
 
-from stofm_geo._colors import natural
+from stofm_geo._colors import natural_sort
 from stofm_geo.pl._sheet import DPI, check_picture, write
 from stofm_geo.pl.predicted import compared
 
@@ -55,7 +55,7 @@ def confusion(
     path = None if save is None else check_picture(save)
     known, guess, both = compared(adata, key, label_key)
     known, guess = known[both], guess[both]
-    rows, columns = natural(known), natural([*known, *guess])
+    rows, columns = natural_sort(known), natural_sort([*known, *guess])
     share = confusion_matrix(known, guess, labels=columns, normalize="true")
     share = share[[columns.index(name) for name in rows]]
     few = len(columns) <= _LEGIBLE

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
-from stofm_geo._colors import natural, spare_colors
+from stofm_geo._colors import natural_sort, unused_colors
 from stofm_geo._keys import Keys
 from stofm_geo.pl._categories import (
     Palette,
@@ -115,8 +115,8 @@ def share_colors(
         np.concatenate([names_of(column_of(one, column)) for one in adatas])
         for column in (key, label_key)
     )
-    names = natural(name for one in adatas for name in categories_of(one.obs[key]))
-    of_regions = natural(name for one in adatas for name in categories_of(one.obs[label_key]))
+    names = natural_sort(name for one in adatas for name in categories_of(one.obs[key]))
+    of_regions = natural_sort(name for one in adatas for name in categories_of(one.obs[label_key]))
     if palette is None and stored[1]:
         own = chosen_colors(adatas, [key], None)
         regions = (
@@ -143,7 +143,7 @@ def _match_colors(
     )
     pairs = zip(*linear_sum_assignment(-shared.to_numpy()), strict=True)
     taken = {names[i]: colors[shared.columns[j]] for i, j in pairs if shared.iat[i, j] > 0}
-    spare = spare_colors(colors.values())
+    spare = unused_colors(colors.values())
     return {name: taken[name] if name in taken else next(spare) for name in names}
 
 

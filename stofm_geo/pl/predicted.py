@@ -9,7 +9,7 @@ import anndata as ad
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
-from stofm_geo._colors import natural
+from stofm_geo._colors import natural_sort
 from stofm_geo._keys import Keys
 from stofm_geo.pl._categories import Palette, chosen_colors, column_of, names_of, store_colors
 from stofm_geo.pl._paint import MISSING, Paint, paint_names
@@ -75,7 +75,7 @@ def predicted(
     guesses = Paint("", paint_names(guess, "", colors).rgba)
     paints = [names, guesses, paint_names(marks, key, marking)]
     f1 = f1_score(
-        known[both], guess[both], labels=natural(known[both]), average="macro", zero_division=0
+        known[both], guess[both], labels=natural_sort(known[both]), average="macro", zero_division=0
     )
     heading = (
         f"{label_key} and {key}: accuracy {accuracy_score(known[both], guess[both]):.2f}, "

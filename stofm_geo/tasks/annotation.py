@@ -172,7 +172,7 @@ class Annotator(nn.Module):
         found, adata = self._probabilities(tissue), tissue.adata
         names = [*self.classes, Keys.UNSURE] if unsure else self.classes
         adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, unsure), names)
-        colors = own_colors(names)
+        colors = default_colors(names)
         adata.uns[f"{key_added}_colors"] = [colors[name] for name in names]
         adata.obsm[f"{key_added}_probability"] = found
         adata.uns[key_added] = {

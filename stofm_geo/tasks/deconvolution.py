@@ -18,7 +18,7 @@ from stofm_geo._checks import (
     naming,
 )
 from stofm_geo._keys import Keys
-from stofm_geo._stacked import own_slice_key
+from stofm_geo._stacked import resolve_slice_key
 from stofm_geo._storable import storable_frame
 from stofm_geo._validation import check_key, check_positive, preview
 from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions

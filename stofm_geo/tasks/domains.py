@@ -29,7 +29,7 @@ from stofm_geo._checks import (
 from stofm_geo._colors import own_color
 from stofm_geo._keys import Keys
 from stofm_geo._linalg import BLOCK, principal_axes
-from stofm_geo._stacked import own_slice_key
+from stofm_geo._stacked import resolve_slice_key
 from stofm_geo._validation import check_key, check_positive, preview
 from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.transforms import SpatialKNN
@@ -134,7 +134,7 @@ def domains(
             _fill(every, own, *place, use_rep)
         one.obs[key_added] = pd.Categorical.from_codes(every, [str(i) for i in range(found)])
         # Pictures of parts, which lose the categories that they lack, keep their colours.
-        one.uns[f"{key_added}_colors"] = [own_color(i) for i in range(found)]
+        one.uns[f"{key_added}_colors"] = [default_color(i) for i in range(found)]
 
 
 def _fill(
@@ -196,7 +196,7 @@ def _located(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions ``[n, 2]`` and number of the slice ``[n]`` of each cell."""
     positions = check_positions(adata, spatial_key)
-    slice_key = own_slice_key(adata, positions, spatial_key, slice_key)
+    slice_key = resolve_slice_key(adata, positions, spatial_key, slice_key)
     if slice_key is None:
         return positions, np.zeros(adata.n_obs, dtype=np.int64)
     return positions, check_slice_key(adata.obs, slice_key).codes.astype(np.int64)

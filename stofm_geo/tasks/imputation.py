@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._checks import check_positions, check_slice_key, check_target, examples, naming
 from stofm_geo._keys import Keys
-from stofm_geo._stacked import own_slice_key
+from stofm_geo._stacked import resolve_slice_key
 from stofm_geo._storable import storable_frame
 from stofm_geo._validation import check_key, preview
 from stofm_geo.genes import PCAFeatures
@@ -56,8 +56,8 @@ def impute(
     by ridge regression and as the mean of the 50 most alike cells of the reference, which are
     blended. If both sides have positions, the same is done from the components beside their means
     over one and two steps on the tissue (:func:`stofm_geo.nn.niche_features`), and the two are
-    blended. Beside them stand means of kinds of cells, 8 to 64 of them. Strengths and shares are those that
-    do best on held-out blocks of the reference.
+    blended. Beside them stand means of kinds of cells, 8 to 64 of them. Strengths and shares
+    are those that do best on held-out blocks of the reference.
 
     Args:
         adata: Cells, raw counts in ``X``.
@@ -201,7 +201,7 @@ def _slices(
     cells: AnnData, positions: np.ndarray, spatial_key: str, slice_key: str | None
 ) -> np.ndarray:
     slice_key = slice_key if slice_key in cells.obs else None
-    slice_key = own_slice_key(cells, positions, spatial_key, slice_key)
+    slice_key = resolve_slice_key(cells, positions, spatial_key, slice_key)
     if slice_key is None:
         return np.zeros(cells.n_obs, dtype=np.int64)
     return check_slice_key(cells.obs, slice_key).codes.astype(np.int64)

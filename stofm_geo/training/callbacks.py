@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch_geometric.data import Data
 
 from stofm_geo._files import atomic_folder
-from stofm_geo._signals import Stopped, received
+from stofm_geo._signals import Stopped, received_signal
 from stofm_geo.networks.files import FILES
 
 
@@ -101,7 +101,7 @@ class StopOnSignal(Callback):
             self._stop(trainer)
 
     def _stop(self, trainer: L.Trainer) -> None:
-        if (number := received()) is None:
+        if (number := received_signal()) is None:
             return
         if trainer.world_size == 1:
             trainer.save_checkpoint(self.file)

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from stofm_geo import pl, tl
-from stofm_geo._colors import own_color
+from stofm_geo._colors import default_color
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.pl.domains import share_colors
 
@@ -34,7 +34,7 @@ def tissue() -> ad.AnnData:
 def test_parts_of_one_run_share_their_colours(tissue) -> None:
     tl.domains(tissue, 6)
     every = legend(pl.domains(tissue)[0, 0].figure)
-    assert every == {str(i): own_color(i) for i in range(6)}
+    assert every == {str(i): default_color(i) for i in range(6)}
     part = tissue[~tissue.obs["stofm_domain"].isin(["0", "3"])]
     for one in (part, part.copy(), toy_concat(part)):
         assert legend(pl.domains(one)[0, 0].figure) == {n: every[n] for n in "1245"}
@@ -70,11 +70,18 @@ def test_colours_in_uns_are_honoured_and_written_by_category(tissue) -> None:
     assert list(tissue.uns["kind_colors"]) == ["#ffffff", "#000000", "#808080"]
     for unfit in (["red"], ["no", "such", "colour"], "red", None):
         tissue.uns["kind_colors"] = unfit
-        assert legend(pl.spatial(tissue, "kind").figure) == {"a": own_color(0), "b": own_color(1)}
-        assert list(tissue.uns["kind_colors"]) == [own_color(1), own_color(0), own_color(2)]
+        assert legend(pl.spatial(tissue, "kind").figure) == {
+            "a": default_color(0),
+            "b": default_color(1),
+        }
+        assert list(tissue.uns["kind_colors"]) == [
+            default_color(1),
+            default_color(0),
+            default_color(2),
+        ]
     tissue.obs["text"] = ["x10", "x9"] * 200
     pl.spatial(tissue, "text")
-    assert list(tissue.uns["text_colors"]) == [own_color(0), own_color(1)]
+    assert list(tissue.uns["text_colors"]) == [default_color(0), default_color(1)]
     tissue.obs["flag"] = [True, False] * 200
     pl.spatial(tissue, "flag")
     assert "flag_colors" not in tissue.uns
@@ -90,7 +97,7 @@ def test_regions_and_domains_keep_what_they_have(tissue) -> None:
     tl.domains(tissue, 6)
     figure = pl.domains(tissue, label_key="region")[0, 0].figure
     regions, found = legend(figure, 0), legend(figure, 1)
-    assert found == {str(i): own_color(i) for i in range(6)}
+    assert found == {str(i): default_color(i) for i in range(6)}
     assert set(regions.values()) == set(found.values())
     assert legend(pl.spatial(tissue, "region").figure) == regions
     part = tissue[tissue.obs["region"] != "L3"].copy()
@@ -113,7 +120,7 @@ def test_one_map_for_several_files(tissue) -> None:
 
 def test_predicted_and_known_names_share_colours(tissue) -> None:
     tissue.obs["guess"] = pd.Categorical(tissue.obs["region"].astype(str))
-    tissue.uns["region_colors"] = [own_color(10 + i) for i in range(6)]
+    tissue.uns["region_colors"] = [default_color(10 + i) for i in range(6)]
     figure = pl.predicted(tissue, "guess", "region")[0, 0].figure
     names = tissue.obs["region"].cat.categories
     expected = dict(zip(names, tissue.uns["region_colors"], strict=True))

@@ -19,7 +19,7 @@ from stofm_geo._files import atomic_path, check_writable, full_disk, naming_full
 from stofm_geo._hash import with_hash
 from stofm_geo._keys import Keys, NodeType
 from stofm_geo._linalg import BLOCK
-from stofm_geo._replace import clear_leftovers, put, work_folder
+from stofm_geo._replace import clear_leftovers, replace_path, work_folder
 from stofm_geo._validation import check_positive, error_context
 from stofm_geo._version import __version__
 from stofm_geo.data.corpus import workers as pool
@@ -114,7 +114,7 @@ def build(
         held = lock.acquire(timeout=0)
     except filelock.Timeout:
         raise RuntimeError(f"{folder}: another build is writing there; wait for it") from None
-    with held, naming_full_disk(folder):
+    with held, explain_full_disk(folder):
         return _build(sources, folder, settings, spatial_key, workers, told)
 
 
@@ -201,10 +201,10 @@ def _make(task: _Task) -> dict[str, Any] | str:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            with naming_full_disk(task.folder / task.which.folder):
+            with explain_full_disk(task.folder / task.which.folder):
                 known = _write(task)
     except Exception as error:  # whatever is wrong with one slice, the others go on
-        if full_disk(error) is not None:  # which is wrong with none of them
+        if full_disk_errno(error) is not None:  # which is wrong with none of them
             raise
         return _reason(error)
     said = [str(warning.message) for warning in caught if warning.category is UserWarning]

@@ -22,7 +22,7 @@ from anndata.io import read_elem
 from stofm_geo._checks import check_positions, check_slice_key, examples, listed, naming
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
-from stofm_geo._stacked import is_usual, own_slice_key
+from stofm_geo._stacked import is_usual, resolve_slice_key
 from stofm_geo._validation import error_context, preview
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
 from stofm_geo.data.files import read_slice_file
@@ -308,7 +308,7 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         pos = check_positions(cells, spatial_key)
         for column in filter(is_usual, table.obs):
             cells.obs[column] = np.asarray(table.obs[column], dtype=object)[rows]
-        own_slice_key(cells, pos, spatial_key, which.key, beside=True)
+        resolve_slice_key(cells, pos, spatial_key, which.key, beside=True)
         counts = read_counts(table.x, rows, table.var)
         technology = which.source.technology
         if not technology and Keys.TECHNOLOGY in table.uns:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stofm_geo._files import read_json
-from stofm_geo._replace import settle
+from stofm_geo._replace import recover_folder
 from stofm_geo._weights import check_layers, read_torch
 from stofm_geo.models.official.network import Config, OfficialNetwork
 
@@ -52,7 +52,7 @@ def read(folder: str | Path, attention: str = "slice") -> OfficialNetwork:
         ValueError: Files that cannot be read or do not fit each other; all misfits are listed.
     """
     folder = Path(folder)
-    settle(folder)
+    recover_folder(folder)
     for file in (folder / CONFIG, folder / WEIGHTS):
         if not file.is_file():
             raise FileNotFoundError(

@@ -23,7 +23,7 @@ from stofm_geo._checks import (
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
-from stofm_geo._stacked import own_slice_key
+from stofm_geo._stacked import resolve_slice_key
 from stofm_geo._validation import check_key, error_context
 from stofm_geo._version import __version__
 from stofm_geo.data.slices import check_enough, slice_rows, with_counts
@@ -117,7 +117,7 @@ class OfficialSToFM(nn.Module):
             full = np.ones(adata.n_obs, dtype=bool)
             if use_rep is None:
                 full = with_counts(as_counts(adata, copy=False), adata.var_names)
-            slice_key = own_slice_key(adata, positions, spatial_key, slice_key, beside=True)
+            slice_key = resolve_slice_key(adata, positions, spatial_key, slice_key, beside=True)
             groups = slice_rows(adata, slice_key, name)
         made = np.zeros((adata.n_obs, self.network.config.embedding_dim), dtype=np.float32)
         for slice_name, rows in groups.items():
