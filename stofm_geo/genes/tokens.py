@@ -74,11 +74,11 @@ def rank_tokens(
         )
     given, cost = (counts.indptr, counts.indices), counts.nnz // 20
     length = np.empty(counts.shape[0], dtype=np.int64)
-    threads.run(
+    threads.run_over_rows(
         lambda a, b: _rank_loops.lengths(a, b, *given, token, max_length, length), given[0], cost
     )
     ptr = np.concatenate([[0], np.cumsum(length)])
     tokens = np.empty(ptr[-1], dtype=np.int32)
     rest = counts.data, token, median, vocabulary.tokens[CLS], ptr, tokens
-    threads.run(lambda a, b: _rank_loops.ranks(a, b, *given, *rest), given[0], cost)
+    threads.run_over_rows(lambda a, b: _rank_loops.ranks(a, b, *given, *rest), given[0], cost)
     return tokens, ptr

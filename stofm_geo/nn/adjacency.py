@@ -12,7 +12,7 @@ from torch_geometric.utils.sparse import set_sparse_value
 from stofm_geo.ops import EdgeGraph
 
 
-def graph_of(
+def to_edge_graph(
     edge_index: Adj | EdgeGraph, num_dst: int, num_src: int
 ) -> tuple[EdgeGraph, Tensor | None]:
     """The graph, and the values of a sparse matrix.
@@ -59,12 +59,12 @@ def graph_of(
 def _entries(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return rows and columns ``[2, E]`` of the entries, and their values."""
     if matrix.layout == torch.sparse_coo:
-        matrix = _one_entry_an_edge(matrix)
+        matrix = _mark_coalesced(matrix)
         return matrix.indices().detach().long(), matrix.values()
     return to_edge_index(matrix)
 
 
-def _one_entry_an_edge(matrix: Tensor) -> Tensor:
+def _mark_coalesced(matrix: Tensor) -> Tensor:
     """Return the matrix with all entries as they are, those of one place too.
 
     PyG's ``to_edge_index`` marks a matrix as coalesced in place, which changes its owner's.
@@ -91,10 +91,10 @@ def _check_matrix(size: tuple[int, ...], num_dst: int, num_src: int) -> None:
         )
 
 
-def with_values(edge_index: Adj | EdgeGraph, alpha: Tensor) -> tuple[Adj, Tensor] | Adj:
+def attach_values(edge_index: Adj | EdgeGraph, alpha: Tensor) -> tuple[Adj, Tensor] | Adj:
     """Attention weights ``[E, H]`` beside the edges, in the form PyG's layers return them."""
     if isinstance(edge_index, SparseTensor):
         return edge_index.set_value(alpha, layout="coo")
     if isinstance(edge_index, Tensor) and is_torch_sparse_tensor(edge_index):
-        return set_sparse_value(_one_entry_an_edge(edge_index), alpha), alpha
+        return set_sparse_value(_mark_coalesced(edge_index), alpha), alpha
     return edge_index.edge_index if isinstance(edge_index, EdgeGraph) else edge_index, alpha

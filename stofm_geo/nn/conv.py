@@ -18,7 +18,7 @@ from torch_geometric.typing import Adj, OptTensor
 
 from stofm_geo._validation import check_fraction
 from stofm_geo.nn import _validation as checks
-from stofm_geo.nn.adjacency import graph_of, with_values
+from stofm_geo.nn.adjacency import attach_values, to_edge_graph
 from stofm_geo.nn.aggregation import AttentionInputs, aggregate, attention_weights
 from stofm_geo.nn.geometry import EdgeGeometry
 from stofm_geo.nn.irreps import planar_irreps
@@ -228,7 +228,7 @@ class SE2TransformerConv(MessagePassing):
         checks.check_message_passing({name: getattr(self, name) for name in options})
         channels = checks.check_channels(self.in_channels)
         checks.check_nodes(x, channels, self.lin_key.weight.dtype)
-        graph, values = graph_of(edge_index, x[1].size(0), x[0].size(0))
+        graph, values = to_edge_graph(edge_index, x[1].size(0), x[0].size(0))
         edge_attr = values if edge_attr is None and self.edge_dim is not None else edge_attr
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
             edge_attr = edge_attr[:, None]
@@ -274,7 +274,7 @@ class SE2TransformerConv(MessagePassing):
             results.append(logits)
         if isinstance(return_attention_weights, bool):
             alpha = attention_weights(logits, lse, graph, value.dtype)
-            results.append(with_values(edge_index, alpha))
+            results.append(attach_values(edge_index, alpha))
         return results[0] if len(results) == 1 else tuple(results)
 
     def message(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
 from stofm_geo.nn.tabulated import tabulated
-from stofm_geo.ops.edge_sum import wide
+from stofm_geo.ops.edge_sum import compute_dtype
 
 _MANY = 10_000  # edges from which a table pays
 
@@ -30,7 +30,7 @@ def edge_geometry(
         Lengths ``[E]``, and unit vectors towards the source ``[E, 2]``. Both are 0 where source
         and destination are at the same position, or one of them has none.
     """
-    kinds = [wide(p.dtype) if p.is_floating_point() else torch.float64 for p in pos]
+    kinds = [compute_dtype(p.dtype) if p.is_floating_point() else torch.float64 for p in pos]
     source, own = (p.to(kind) for p, kind in zip(pos, kinds, strict=True))
     delta = source.index_select(0, edge_index[0]) - own.index_select(0, edge_index[1])
     delta = torch.where(delta.isfinite().all(dim=1, keepdim=True), delta, 0)
@@ -110,7 +110,7 @@ class EdgeGeometry(nn.Module):
         device = pos[0].device.type
         available = torch.amp.is_autocast_available(device)  # not on meta
         with torch.autocast(device, enabled=False) if available else nullcontext():
-            distance, unit = edge_geometry(pos, edge_index, wide(dtype))
+            distance, unit = edge_geometry(pos, edge_index, compute_dtype(dtype))
             return self._weighted(distance, unit)
 
     def _weighted(self, distance: Tensor, unit: Tensor) -> tuple[Tensor, Tensor | None]:

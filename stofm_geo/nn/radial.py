@@ -55,10 +55,10 @@ class GaussianRadial(nn.Module):
 
     def forward(self, distance: Tensor) -> Tensor:
         """``[E]`` distances to ``[E, out_channels]``."""
-        value = self.of_scaled(self.scale * distance + self.shift)
+        value = self.forward_scaled(self.scale * distance + self.shift)
         return value.masked_fill((distance == 0)[:, None], 0)
 
-    def of_scaled(self, y: Tensor) -> Tensor:
+    def forward_scaled(self, y: Tensor) -> Tensor:
         """``[E]`` numbers ``y``, scaled and shifted distances, to ``[E, out_channels]``."""
         std = self.std.abs() + 1e-5
         power = -0.5 * ((y[:, None] - self.mean) / std).square()

@@ -53,7 +53,7 @@ def tabulated(
     if _can_be_tabulated(radial, distance):
         found = _knots(radial, tolerance, scaled, most=distance.size(0) // 4)  # type: ignore[arg-type]
     if found is None:
-        return radial.of_scaled(distance) if scaled else radial(distance)  # type: ignore[operator]
+        return radial.forward_scaled(distance) if scaled else radial(distance)  # type: ignore[operator]
     knots, active = (torch.from_numpy(values).to(distance.device) for values in found)
     knots = knots.to(distance.dtype)  # rounded first: the table is of where the knots then are
     table = _table(radial, knots.double(), active.double(), scaled)  # type: ignore[arg-type]

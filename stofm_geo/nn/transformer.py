@@ -187,12 +187,12 @@ class _Block(nn.Module):
         vectors: Tensor | None,
         pair: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        shrunk = None if vectors is None else _shrink(vectors)
+        normalized = None if vectors is None else _soft_rms_norm(vectors)
         message, *new, pair = self.attention(
             self.norm1(x) if self.pre else x,
             graph,
             pos=pos,
-            vectors=shrunk,
+            vectors=normalized,
             pair=pair,
             return_pair=True,
         )
@@ -217,7 +217,7 @@ class _LayerNorm(nn.LayerNorm):
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
-def _shrink(vectors: Tensor) -> Tensor:
+def _soft_rms_norm(vectors: Tensor) -> Tensor:
     """Vectors at most of size 1 on average over the channels; small ones nearly as they are."""
     square = vectors.square().sum(dim=-1, keepdim=True).mean(dim=2, keepdim=True)
     return vectors * torch.rsqrt(1 + square)

@@ -52,16 +52,16 @@ def edge_sum(
         raise ValueError(f"weight must be [E, H] = {expected}; found {list(weight.shape)}")
     plain = backend == "reference" or loops is None or needs_plain_operations()
     if plain or values.device.type != "cpu":
-        return scattered(weight, values, graph)
+        return scatter_edge_sum(weight, values, graph)
     needs_gradients = torch.is_grad_enabled() and (weight.requires_grad or values.requires_grad)
     reverse = graph.reverse if needs_gradients else (graph.ptr[:0], graph.src[:0])
     return _sum(graph.sort(weight), values, graph.src, graph.dst, graph.ptr, *reverse)
 
 
-def scattered(weight: Tensor, values: Tensor, graph: EdgeGraph) -> Tensor:
+def scatter_edge_sum(weight: Tensor, values: Tensor, graph: EdgeGraph) -> Tensor:
     """Sum as :func:`edge_sum` specifies; any device, any type; half precision in single."""
     src, dst = graph.edge_index[0], graph.edge_index[1]
-    kind = wide(torch.promote_types(weight.dtype, values.dtype))
+    kind = compute_dtype(torch.promote_types(weight.dtype, values.dtype))
     summed = scatter_sum(
         weight.to(kind)[..., None] * values.to(kind).index_select(0, src), dst, graph.num_dst
     )
@@ -77,7 +77,7 @@ def scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
     return out.unflatten(1, values.shape[1:])
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the type to compute in: half precision is computed in single."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -92,11 +92,13 @@ def _sum(
     reverse_ptr: Tensor,
     reverse_edges: Tensor,
 ) -> Tensor:
-    kind = wide(torch.promote_types(weight.dtype, values.dtype))
+    kind = compute_dtype(torch.promote_types(weight.dtype, values.dtype))
     out = values.new_empty(ptr.size(0) - 1, *values.shape[1:], dtype=kind)
-    given = threads.arrays(kind, weight, values, src, ptr, out)
+    given = threads.as_arrays(kind, weight, values, src, ptr, out)
     weight_, values_, src_, ptr_, out_ = given
-    threads.over_edges(loops.sums, ptr_, values_, weight_, values_, src_, ptr_, 1.0, out_)
+    threads.run_over_edges(
+        loops.weighted_sums, ptr_, values_, weight_, values_, src_, ptr_, 1.0, out_
+    )
     return out.to(values.dtype)
 
 
@@ -116,14 +118,18 @@ def _sum_backward(
     reverse_ptr: Tensor,
     reverse_edges: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    kind = wide(torch.promote_types(weight.dtype, values.dtype))
+    kind = compute_dtype(torch.promote_types(weight.dtype, values.dtype))
     d_weight, d_values = (torch.empty(t.shape, dtype=kind) for t in (weight, values))
-    into_weight, into_values = threads.arrays(kind, d_weight, d_values)
-    slope, values_, src_, ptr_ = threads.arrays(kind, d_out, values, src, ptr)
-    threads.over_edges(loops.products, ptr_, values_, slope, values_, src_, ptr_, into_weight)
+    into_weight, into_values = threads.as_arrays(kind, d_weight, d_values)
+    slope, values_, src_, ptr_ = threads.as_arrays(kind, d_out, values, src, ptr)
+    threads.run_over_edges(
+        loops.dot_products, ptr_, values_, slope, values_, src_, ptr_, into_weight
+    )
     by_source = (reverse_ptr, weight.index_select(0, reverse_edges), dst[reverse_edges])
-    ptr_, weight_, dst_ = threads.arrays(kind, *by_source)
-    threads.over_edges(loops.sums, ptr_, slope, weight_, slope, dst_, ptr_, 1.0, into_values)
+    ptr_, weight_, dst_ = threads.as_arrays(kind, *by_source)
+    threads.run_over_edges(
+        loops.weighted_sums, ptr_, slope, weight_, slope, dst_, ptr_, 1.0, into_values
+    )
     return d_weight.to(weight.dtype), d_values.to(values.dtype)
 
 
@@ -139,7 +145,7 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _backward(ctx, d_out):  # type: ignore[no-untyped-def]
     if torch.is_grad_enabled():  # create_graph: this gradient is differentiated, too
         weight, values, src, dst, *_ = ctx.saved_tensors
-        kind = wide(torch.promote_types(weight.dtype, values.dtype))
+        kind = compute_dtype(torch.promote_types(weight.dtype, values.dtype))
         slope = d_out.to(kind).index_select(0, dst)
         d_weight = (slope * values.to(kind).index_select(0, src)).sum(-1)
         d_values = scatter_sum(weight.to(kind)[..., None] * slope, src, values.size(0))

@@ -11,7 +11,7 @@ from stofm_geo.ops.compiled import compiled
 
 
 @compiled
-def products_of(i, start, end, a, b, index, out):  # type: ignore[no-untyped-def]
+def row_dot_products(i, start, end, a, b, index, out):  # type: ignore[no-untyped-def]
     """Of row ``i`` of ``a`` with the rows of ``b`` that its edges lead to, head by head."""
     zero = a.dtype.type(0)  # 0 would make doubles of all it meets
     fours = start + (end - start) // 4 * 4
@@ -38,14 +38,14 @@ def products_of(i, start, end, a, b, index, out):  # type: ignore[no-untyped-def
 
 
 @compiled
-def products(first, last, a, b, index, ptr, out):  # type: ignore[no-untyped-def]
+def dot_products(first, last, a, b, index, ptr, out):  # type: ignore[no-untyped-def]
     """Of rows ``first`` to ``last`` of ``a`` with those of ``b`` that their edges lead to."""
     for i in range(first, last):
-        products_of(i, ptr[i], ptr[i + 1], a, b, index, out)
+        row_dot_products(i, ptr[i], ptr[i + 1], a, b, index, out)
 
 
 @compiled
-def sums(first, last, weight, x, index, ptr, scale, out):  # type: ignore[no-untyped-def]
+def weighted_sums(first, last, weight, x, index, ptr, scale, out):  # type: ignore[no-untyped-def]
     """Of the rows of ``x`` that a row's edges lead to; weighted by edge and head, then scaled."""
     scale = x.dtype.type(scale)
     for i in range(first, last):

@@ -16,7 +16,7 @@ _SMALL = 4_000  # multiply-adds (thousands) below which handing work to a thread
 _pool: ThreadPoolExecutor | None = None
 
 
-def parts(ptr: np.ndarray, count: int) -> list[tuple[int, int]]:
+def row_ranges(ptr: np.ndarray, count: int) -> list[tuple[int, int]]:
     """Ranges of rows with about equally many edges each; ``ptr`` is where each row's start."""
     rows = len(ptr) - 1
     # A row weighs one edge more than it has, so that rows without edges are shared out, too.
@@ -26,7 +26,7 @@ def parts(ptr: np.ndarray, count: int) -> list[tuple[int, int]]:
     return [(a, b) for a, b in pairwise(bounds) if b > a]
 
 
-def run(work: Callable[[int, int], None], ptr: np.ndarray, cost: int) -> None:
+def run_over_rows(work: Callable[[int, int], None], ptr: np.ndarray, cost: int) -> None:
     """Call ``work(first, last)`` for ranges of rows that together are all rows.
 
     Args:
@@ -39,20 +39,20 @@ def run(work: Callable[[int, int], None], ptr: np.ndarray, cost: int) -> None:
         work(0, len(ptr) - 1)
         return
     # More parts than threads: a thread that was held up takes fewer of them.
-    todo = iter(parts(ptr, 4 * threads))
+    todo = iter(row_ranges(ptr, 4 * threads))
     helpers = [_executor().submit(_drain, work, todo) for _ in range(threads - 1)]
     _drain(work, todo)
     for helper in helpers:
         helper.result()
 
 
-def over_edges(loop: Any, ptr: np.ndarray, x: np.ndarray, *arguments: Any) -> None:
+def run_over_edges(loop: Any, ptr: np.ndarray, x: np.ndarray, *arguments: Any) -> None:
     """Call ``loop(first, last, *arguments)`` for all rows; ``x`` is what each edge reads one of."""
     cost = int(ptr[-1]) * x[:1].size // 1000
-    run(lambda first, last: loop(first, last, *arguments), ptr, cost)
+    run_over_rows(lambda first, last: loop(first, last, *arguments), ptr, cost)
 
 
-def arrays(kind: torch.dtype, *tensors: torch.Tensor) -> list[np.ndarray]:
+def as_arrays(kind: torch.dtype, *tensors: torch.Tensor) -> list[np.ndarray]:
     """Contiguous arrays, numbers of type ``kind``, indices as they are."""
     return [
         (t.detach().to(kind) if t.is_floating_point() else t).contiguous().numpy() for t in tensors
@@ -71,10 +71,10 @@ def _executor() -> ThreadPoolExecutor:
     return _pool
 
 
-def _forget() -> None:
+def _reset_after_fork() -> None:
     """A forked child has none of its parent's threads."""
     global _pool
     _pool = None
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_reset_after_fork)

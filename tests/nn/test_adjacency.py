@@ -87,7 +87,7 @@ def test_attention_weights_come_back_as_a_matrix(make_conv, make_graph, layout: 
     assert weights.layout == matrix.layout and weights.shape == (9, 9, 3)
     dense = torch.zeros(9, 9, 3, dtype=torch.float64)
     dense[graph["edge_index"][1], graph["edge_index"][0]] = alpha
-    read, values = adjacency.graph_of(weights, 9, 9)
+    read, values = adjacency.to_edge_graph(weights, 9, 9)
     edges = read.edge_index
     torch.testing.assert_close(values, dense[edges[1], edges[0]])
 

@@ -65,7 +65,7 @@ def test_values_are_within_the_tolerance(kind: str, tolerance: float) -> None:
         function = radial(kind, seed=seed).double()
         with torch.no_grad():
             for scaled, at in ((False, distances()), (True, distances() - 20)):
-                exact = function.of_scaled(at) if scaled else function(at)
+                exact = function.forward_scaled(at) if scaled else function(at)
                 value = tabulated(function, at, tolerance, scaled=scaled)
                 error = (value - exact).abs().max()
                 assert 0 < error <= tolerance * (exact.max() - exact.min())

@@ -112,11 +112,11 @@ def test_in_workers_of_a_data_loader(context: str, monkeypatch) -> None:
 
 def test_rows_are_shared_out_evenly_by_their_edges() -> None:
     ptr = torch.tensor([0, 1000, 1000, 1000, 1001, 1002, 2002]).numpy()
-    assert threads.parts(ptr, 2) == [(0, 4), (4, 6)]
+    assert threads.row_ranges(ptr, 2) == [(0, 4), (4, 6)]
     for count in (1, 2, 3, 5, 50):
-        found = threads.parts(ptr, count)
+        found = threads.row_ranges(ptr, count)
         assert [row for first, last in found for row in range(first, last)] == list(range(6))
-    assert threads.parts(torch.tensor([0]).numpy(), 4) == []
+    assert threads.row_ranges(torch.tensor([0]).numpy(), 4) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -11,7 +11,7 @@ from stofm_geo.ops.dense_attention import blocks
 def example(
     sizes: tuple[int, ...] = (7, 1, 12), heads: int = 3, channels: int = 5, values: int = 4
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """q, k, v, bias, elsewhere in double; edges in any order; ptr."""
+    """q, k, v, bias, default_bias in double; edges in any order; ptr."""
     draw = torch.Generator().manual_seed(0)
     ptr = torch.tensor([0, *sizes]).cumsum(0)
     n = int(ptr[-1])
@@ -29,10 +29,10 @@ def example(
 
 
 def formula(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, elsewhere: Tensor, edges: Tensor, ptr: Tensor
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, default_bias: Tensor, edges: Tensor, ptr: Tensor
 ) -> Tensor:
     n, _, channels = q.shape
-    logits = elsewhere.expand(n, n, -1).index_put((edges[1], edges[0]), bias)
+    logits = default_bias.expand(n, n, -1).index_put((edges[1], edges[0]), bias)
     logits = logits + torch.einsum("ihc,jhc->ijh", q, k) / channels**0.5
     graph = torch.bucketize(torch.arange(n), ptr[1:], right=True)
     logits = logits.masked_fill((graph[:, None] != graph)[..., None], -torch.inf)
@@ -84,9 +84,9 @@ def test_graphs_of_a_batch_do_not_see_each_other() -> None:
     whole = dense_attention(*tensors, edges, ptr)
     for first, last in zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True):
         own = (edges[0] >= first) & (edges[0] < last)
-        q, k, v, bias, elsewhere = tensors
+        q, k, v, bias, default_bias = tensors
         part = dense_attention(
-            *(t[first:last] for t in (q, k, v)), bias[own], elsewhere, edges[:, own] - first
+            *(t[first:last] for t in (q, k, v)), bias[own], default_bias, edges[:, own] - first
         )
         torch.testing.assert_close(part, whole[first:last])
 
@@ -99,15 +99,15 @@ def test_no_nodes_and_no_edges() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    (q, k, v, bias, elsewhere), edges, ptr = example()
+    (q, k, v, bias, default_bias), edges, ptr = example()
     with pytest.raises(ValueError, match=r"q, k must be \[N, H, C\]"):
-        dense_attention(q, k[1:], v, bias, elsewhere, edges, ptr)
+        dense_attention(q, k[1:], v, bias, default_bias, edges, ptr)
     with pytest.raises(ValueError, match=r"bias must be \["):
-        dense_attention(q, k, v, bias[1:], elsewhere, edges, ptr)
+        dense_attention(q, k, v, bias[1:], default_bias, edges, ptr)
     with pytest.raises(ValueError, match="ptr must go from 0 to 20"):
-        dense_attention(q, k, v, bias, elsewhere, edges, ptr[:-1])
+        dense_attention(q, k, v, bias, default_bias, edges, ptr[:-1])
     with pytest.raises(ValueError, match="dropout must be at least 0"):
-        dense_attention(q, k, v, bias, elsewhere, EdgeGraph(edges, 20), ptr, dropout=1.0)
+        dense_attention(q, k, v, bias, default_bias, EdgeGraph(edges, 20), ptr, dropout=1.0)
 
 
 def test_gradients_of_gradients_and_transforms() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stofm_geo.ops import EdgeGraph, edge_sum, threads
-from stofm_geo.ops.edge_sum import scattered
+from stofm_geo.ops.edge_sum import scatter_edge_sum
 
 MODULE = sys.modules["stofm_geo.ops.edge_sum"]
 
@@ -37,7 +37,7 @@ def test_each_destination_has_the_sum_of_its_edges() -> None:
         expected[dst] += w[:, None] * values[src]
     torch.testing.assert_close(edge_sum(weight, values, graph), expected)
     assert not expected[-1].any()
-    scatter = scattered(weight, values, graph)
+    scatter = scatter_edge_sum(weight, values, graph)
     torch.testing.assert_close(scatter, expected)
 
 

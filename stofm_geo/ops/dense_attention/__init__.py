@@ -7,8 +7,8 @@ from torch import Tensor
 
 from stofm_geo.ops.autodiff import needs_plain_operations
 from stofm_geo.ops.dense_attention.blocks import blockwise, check_no_dropout
-from stofm_geo.ops.dense_attention.reference import dense
-from stofm_geo.ops.edge_sum import wide
+from stofm_geo.ops.dense_attention.reference import dense_reference
+from stofm_geo.ops.edge_sum import compute_dtype
 from stofm_geo.ops.graph import EdgeGraph
 
 
@@ -17,7 +17,7 @@ def dense_attention(
     k: Tensor,
     v: Tensor,
     bias: Tensor,
-    elsewhere: Tensor,
+    default_bias: Tensor,
     graph: EdgeGraph | Tensor,
     ptr: Tensor | None = None,
     *,
@@ -39,7 +39,7 @@ def dense_attention(
         k: Keys ``[N, H, C]``.
         v: Values ``[N, H, D]``.
         bias: Of the edges ``[E, H]``, in the order of the edges given; each pair at most once.
-        elsewhere: Of all other pairs of a graph ``[H]``.
+        default_bias: Of all other pairs of a graph ``[H]``.
         graph: Edges, ``[2, E]`` int64 or an :class:`EdgeGraph`; none leads out of its graph.
         ptr: Where each graph of a batch starts, ``[B + 1]``; ``None``: all nodes are one graph.
         scale: ``s``; ``None``: ``C ** -0.5``.
@@ -47,8 +47,9 @@ def dense_attention(
 
     Returns:
         ``[N, H, D]``, with gradients of any order to ``q``, ``k``, ``v``, ``bias`` and
-        ``elsewhere``. Half precision is computed in single. Gradients of gradients, ``torch.func``
-        transforms and forward-mode AD make matrices of nodes x nodes, and take no dropout.
+        ``default_bias``. Half precision is computed in single. Gradients of gradients,
+        ``torch.func`` transforms and forward-mode AD make matrices of nodes x nodes, and take no
+        dropout.
 
     Raises:
         ValueError: Shapes that do not fit.
@@ -62,10 +63,10 @@ def dense_attention(
         found = ", ".join(str(list(t.shape)) for t in (q, k, v))
         raise ValueError(f"q, k must be [N, H, C] and v [N, H, D]; found {found}")
     edges = graph.edge_index.size(1)
-    if bias.shape != (edges, heads) or elsewhere.shape != (heads,):
+    if bias.shape != (edges, heads) or default_bias.shape != (heads,):
         raise ValueError(
-            f"bias must be [{edges}, {heads}] and elsewhere [{heads}]; "
-            f"found {list(bias.shape)} and {list(elsewhere.shape)}"
+            f"bias must be [{edges}, {heads}] and default_bias [{heads}]; "
+            f"found {list(bias.shape)} and {list(default_bias.shape)}"
         )
     bounds = [0, n] if ptr is None else ptr.tolist()
     if bounds[0] != 0 or bounds[-1] != n:
@@ -73,13 +74,17 @@ def dense_attention(
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1; found {dropout}")
     scale = q.size(2) ** -0.5 if scale is None else scale
-    kind = wide(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
+    kind = compute_dtype(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
     dtype, given = v.dtype, (q, k, v, graph.sort(bias))
     q, k, v, bias = (tensor.to(kind).transpose(0, 1).contiguous() for tensor in given)
-    elsewhere = elsewhere.to(kind)
+    default_bias = default_bias.to(kind)
     if needs_plain_operations():
         check_no_dropout(dropout)
-        return dense(q, k, v, bias, elsewhere, graph, bounds, scale).transpose(0, 1).to(dtype)
+        return (
+            dense_reference(q, k, v, bias, default_bias, graph, bounds, scale)
+            .transpose(0, 1)
+            .to(dtype)
+        )
     seed = int(torch.randint(2**62, ())) if dropout else 0
-    out = blockwise(q, k, v, bias, elsewhere, graph, bounds, scale, dropout, seed)
+    out = blockwise(q, k, v, bias, default_bias, graph, bounds, scale, dropout, seed)
     return out.transpose(0, 1).to(dtype)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stofm_geo.ops.dense_attention.reference import dense
+from stofm_geo.ops.dense_attention.reference import dense_reference
 from stofm_geo.ops.graph import EdgeGraph
 
 _BLOCK = 2**20  # numbers of a block: with its copies, about what a core's caches hold
@@ -27,7 +27,7 @@ def blockwise(
     k: Tensor,
     v: Tensor,
     bias: Tensor,
-    elsewhere: Tensor,
+    default_bias: Tensor,
     graph: EdgeGraph,
     bounds: list[int],
     scale: float,
@@ -35,7 +35,7 @@ def blockwise(
     seed: int,
 ) -> Tensor:
     """See :func:`stofm_geo.ops.dense_attention`; heads come first."""
-    return _Blockwise.apply(q, k, v, bias, elsewhere, graph, bounds, scale, dropout, seed)
+    return _Blockwise.apply(q, k, v, bias, default_bias, graph, bounds, scale, dropout, seed)
 
 
 class _Blockwise(torch.autograd.Function):
@@ -46,45 +46,45 @@ class _Blockwise(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         bias: Tensor,
-        elsewhere: Tensor,
+        default_bias: Tensor,
         graph: EdgeGraph,
         bounds: list[int],
         scale: float,
         dropout: float,
         seed: int,
     ) -> Tensor:
-        ctx.save_for_backward(q, k, v, bias, elsewhere)
+        ctx.save_for_backward(q, k, v, bias, default_bias)
         ctx.rest = graph, bounds, scale, dropout, seed
-        out, room = torch.empty_like(v), _room(q, bounds)
+        out, workspace = torch.empty_like(v), _workspace(q, bounds)
         for block in _blocks(graph, bounds, q.size(0)):
-            weight = _weights(q, k, bias, elsewhere, scale, block, room)
+            weight = _weights(q, k, bias, default_bias, scale, block, workspace)
             if dropout:
-                weight *= _kept(weight, dropout, seed, block)
+                weight *= _dropout_mask(weight, dropout, seed, block)
             torch.bmm(weight, v[:, block.nodes], out=out[:, block.rows])
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, bias, elsewhere = ctx.saved_tensors
+        q, k, v, bias, default_bias = ctx.saved_tensors
         graph, bounds, scale, dropout, seed = ctx.rest
         if torch.is_grad_enabled():  # create_graph: this gradient is differentiated, too
             check_no_dropout(dropout)
-            out = dense(q, k, v, bias, elsewhere, graph, bounds, scale)
+            out = dense_reference(q, k, v, bias, default_bias, graph, bounds, scale)
             given = [tensor for tensor in ctx.saved_tensors if tensor.requires_grad]
             found = iter(torch.autograd.grad(out, given, d_out, create_graph=True))
             gradients = [next(found) if t.requires_grad else None for t in ctx.saved_tensors]
             return *gradients, *[None] * 5
         d_q, d_bias = torch.empty_like(q), torch.empty_like(bias)
         d_k, d_v = torch.zeros_like(k), torch.zeros_like(v)
-        room, other = _room(q, bounds), _room(q, bounds)
+        workspace, other = _workspace(q, bounds), _workspace(q, bounds)
         for block in _blocks(graph, bounds, q.size(0)):
             rows, nodes = block.rows, block.nodes
-            weight = _weights(q, k, bias, elsewhere, scale, block, room)
-            slope = _part(other, weight.shape)
+            weight = _weights(q, k, bias, default_bias, scale, block, workspace)
+            slope = _view(other, weight.shape)
             torch.bmm(d_out[:, rows], v[:, nodes].transpose(1, 2), out=slope)
             used = weight
             if dropout:
-                kept = _kept(weight, dropout, seed, block)
+                kept = _dropout_mask(weight, dropout, seed, block)
                 used, slope = weight * kept, slope.mul_(kept)
             d_v[:, nodes].baddbmm_(used.transpose(1, 2), d_out[:, rows])
             slope = torch.ops.aten._softmax_backward_data(slope, weight, 2, weight.dtype)
@@ -121,28 +121,34 @@ def _blocks(graph: EdgeGraph, bounds: list[int], heads: int) -> Iterator[_Block]
             yield _Block(slice(row, end), slice(first, last), edges, place[None])
 
 
-def _room(q: Tensor, bounds: list[int]) -> Tensor:
+def _workspace(q: Tensor, bounds: list[int]) -> Tensor:
     """Memory for the largest block; made once, since the system takes its time to give some."""
     nodes = max((last - first for first, last in pairwise(bounds)), default=0)
     return q.new_empty(max(_BLOCK, q.size(0) * nodes))
 
 
-def _part(room: Tensor, shape: torch.Size) -> Tensor:
-    return room[: shape.numel()].view(shape)
+def _view(workspace: Tensor, shape: torch.Size) -> Tensor:
+    return workspace[: shape.numel()].view(shape)
 
 
 def _weights(
-    q: Tensor, k: Tensor, bias: Tensor, elsewhere: Tensor, scale: float, block: _Block, room: Tensor
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor,
+    default_bias: Tensor,
+    scale: float,
+    block: _Block,
+    workspace: Tensor,
 ) -> Tensor:
-    """Softmax over the nodes, ``[H, rows, nodes]``, in ``room``."""
+    """Softmax over the nodes, ``[H, rows, nodes]``, in ``workspace``."""
     rows, keys = q[:, block.rows], k[:, block.nodes].transpose(1, 2)
-    logits = _part(room, torch.Size([len(q), rows.size(1), keys.size(2)]))
-    logits.copy_(elsewhere[:, None, None].expand_as(logits))
+    logits = _view(workspace, torch.Size([len(q), rows.size(1), keys.size(2)]))
+    logits.copy_(default_bias[:, None, None].expand_as(logits))
     logits.flatten(1).scatter_(1, block.place.expand(len(q), -1), bias[:, block.edges])
     return torch.softmax(logits.baddbmm_(rows, keys, alpha=scale), 2, out=logits)
 
 
-def _kept(like: Tensor, dropout: float, seed: int, block: _Block) -> Tensor:
+def _dropout_mask(like: Tensor, dropout: float, seed: int, block: _Block) -> Tensor:
     """What dropout multiplies a block by: the same whenever it is asked.
 
     16 random bits a weight: drawing each from a generator would take longer than attending.

@@ -10,12 +10,12 @@ from torch import Tensor
 from stofm_geo.ops.graph import EdgeGraph
 
 
-def dense(
+def dense_reference(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     bias: Tensor,
-    elsewhere: Tensor,
+    default_bias: Tensor,
     graph: EdgeGraph,
     bounds: list[int],
     scale: float,
@@ -27,7 +27,7 @@ def dense(
         nodes, edges = slice(first, last), slice(starts[first], starts[last])
         n = last - first
         place = (graph.dst[edges] - first) * n + graph.src[edges] - first
-        of_pairs = elsewhere[:, None].expand(-1, n * n)
+        of_pairs = default_bias[:, None].expand(-1, n * n)
         of_pairs = of_pairs.scatter(1, place.expand(len(bias), -1), bias[:, edges])
         logits = scale * q[:, nodes] @ k[:, nodes].transpose(1, 2) + of_pairs.unflatten(1, (n, n))
         parts.append(logits.softmax(dim=2) @ v[:, nodes])

@@ -81,7 +81,9 @@ def _select(name: str, q: Tensor) -> str:
         name = next(name for name, backend in _BACKENDS.items() if backend.unavailable(q) is None)
         if name not in fused.KERNELS and not torch.compiler.is_compiling():
             reasons = {kind: kernel.unavailable(q) for kind, kernel in fused.KERNELS.items()}
-            _tell(name, "; ".join(f"{kind}: {reason}" for kind, reason in reasons.items()))
+            _warn_of_fallback(
+                name, "; ".join(f"{kind}: {reason}" for kind, reason in reasons.items())
+            )
         return name
     if name not in _BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose 'auto' or one of {list(_BACKENDS)}")
@@ -93,7 +95,7 @@ def _select(name: str, q: Tensor) -> str:
 
 
 @cache
-def _tell(name: str, reasons: str) -> None:
+def _warn_of_fallback(name: str, reasons: str) -> None:
     """Warn once that there is no fused kernel."""
     warnings.warn(f"edge attention falls back on {name!r} ({reasons})", stacklevel=4)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from stofm_geo.ops.compiled import compiled, exp, log
-from stofm_geo.ops.sums import products_of
+from stofm_geo.ops.sums import row_dot_products
 
 
 @compiled
@@ -23,7 +23,7 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
     total = np.empty(heads, q.dtype)
     for i in range(first, last):
         start, end = ptr[i], ptr[i + 1]
-        products_of(i, start, end, q, k, src, logits)
+        row_dot_products(i, start, end, q, k, src, logits)
         top[:] = -np.inf
         total[:] = 0
         for e in range(start, end):
@@ -48,7 +48,7 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
 
 
 @compiled
-def slopes(  # type: ignore[no-untyped-def]
+def softmax_backward(  # type: ignore[no-untyped-def]
     first, last, v, logits, lse, src, ptr, d_out, d_logits, d_lse, d_bias, alpha
 ):
     """Gradients of the logits, which are those of the bias; the softmax once more.
@@ -58,7 +58,7 @@ def slopes(  # type: ignore[no-untyped-def]
     known = np.empty(v.shape[1], v.dtype)
     total = np.empty(v.shape[1], v.dtype)
     for i in range(first, last):
-        products_of(i, ptr[i], ptr[i + 1], d_out, v, src, d_bias)
+        row_dot_products(i, ptr[i], ptr[i + 1], d_out, v, src, d_bias)
         for h in range(v.shape[1]):
             known[h] = 0
             total[h] = 0

@@ -46,11 +46,13 @@ def forward(
     n, heads, _ = q.shape
     logits, alpha = (bias.new_empty(src.size(0), heads) for _ in range(2))
     out, lse = bias.new_empty(n, heads, v.size(2)), bias.new_empty(n, heads)
-    q_, k_, v_, bias_ = threads.arrays(bias.dtype, q, k, v, bias)
-    logits_, alpha_, out_, lse_ = threads.arrays(bias.dtype, logits, alpha, out, lse)
-    src_, ptr_ = threads.arrays(bias.dtype, src, ptr)
-    threads.over_edges(_loops.weights, ptr_, k_, q_, k_, bias_, src_, ptr_, logits_, alpha_, lse_)
-    threads.over_edges(sums.sums, ptr_, v_, alpha_, v_, src_, ptr_, 1.0, out_)
+    q_, k_, v_, bias_ = threads.as_arrays(bias.dtype, q, k, v, bias)
+    logits_, alpha_, out_, lse_ = threads.as_arrays(bias.dtype, logits, alpha, out, lse)
+    src_, ptr_ = threads.as_arrays(bias.dtype, src, ptr)
+    threads.run_over_edges(
+        _loops.weights, ptr_, k_, q_, k_, bias_, src_, ptr_, logits_, alpha_, lse_
+    )
+    threads.run_over_edges(sums.weighted_sums, ptr_, v_, alpha_, v_, src_, ptr_, 1.0, out_)
     return out.to(v.dtype), logits, lse
 
 
@@ -81,18 +83,20 @@ def backward(
     kind, scale = logits.dtype, q.size(2) ** -0.5
     made = tuple(torch.empty(t.shape, dtype=kind) for t in (q, k, v, logits))
     alpha = torch.empty_like(logits)
-    d_q, d_k, d_v, d_bias, alpha_ = threads.arrays(kind, *made, alpha)
-    q_, k_, v_, logits_, lse_ = threads.arrays(kind, q, k, v, logits, lse)
-    grads = threads.arrays(kind, d_out, d_logits, d_lse)
-    src_, ptr_, reverse_ptr_ = threads.arrays(kind, src, ptr, reverse_ptr)
-    threads.over_edges(
-        _loops.slopes, ptr_, v_, v_, logits_, lse_, src_, ptr_, *grads, d_bias, alpha_
+    d_q, d_k, d_v, d_bias, alpha_ = threads.as_arrays(kind, *made, alpha)
+    q_, k_, v_, logits_, lse_ = threads.as_arrays(kind, q, k, v, logits, lse)
+    grads = threads.as_arrays(kind, d_out, d_logits, d_lse)
+    src_, ptr_, reverse_ptr_ = threads.as_arrays(kind, src, ptr, reverse_ptr)
+    threads.run_over_edges(
+        _loops.softmax_backward, ptr_, v_, v_, logits_, lse_, src_, ptr_, *grads, d_bias, alpha_
     )
-    threads.over_edges(sums.sums, ptr_, k_, d_bias, k_, src_, ptr_, scale, d_q)
+    threads.run_over_edges(sums.weighted_sums, ptr_, k_, d_bias, k_, src_, ptr_, scale, d_q)
     # By source; what belongs to edges is put into that order first: weights met here and there
     # took twice as long.
-    (dst_,) = threads.arrays(kind, dst.index_select(0, reverse_edges))
+    (dst_,) = threads.as_arrays(kind, dst.index_select(0, reverse_edges))
     for weight, x, factor, into in ((made[3], q_, scale, d_k), (alpha, grads[0], 1.0, d_v)):
-        (weight_,) = threads.arrays(kind, weight.index_select(0, reverse_edges))
-        threads.over_edges(sums.sums, reverse_ptr_, x, weight_, x, dst_, reverse_ptr_, factor, into)
+        (weight_,) = threads.as_arrays(kind, weight.index_select(0, reverse_edges))
+        threads.run_over_edges(
+            sums.weighted_sums, reverse_ptr_, x, weight_, x, dst_, reverse_ptr_, factor, into
+        )
     return made[0].to(q.dtype), made[1].to(k.dtype), made[2].to(v.dtype), made[3]

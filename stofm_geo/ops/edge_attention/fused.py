@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stofm_geo.ops.edge_attention import cpu, triton
 from stofm_geo.ops.edge_attention.reference import softmax
-from stofm_geo.ops.edge_sum import scatter_sum, wide
+from stofm_geo.ops.edge_sum import compute_dtype, scatter_sum
 from stofm_geo.ops.graph import EdgeGraph
 
 KERNELS = {"cpu": cpu, "triton": triton}
@@ -24,7 +24,7 @@ def edge_attention(
         q.to(kind),
         k.to(kind),
         v.to(kind),
-        graph.sort(bias).to(wide(kind)),
+        graph.sort(bias).to(compute_dtype(kind)),
         graph.src,
         graph.dst,
         graph.ptr,
@@ -53,7 +53,7 @@ def _attend(
 @_attend.register_fake
 def _(q, k, v, bias, src, *rest):  # type: ignore[no-untyped-def]
     n, heads, _ = q.shape
-    kind = wide(q.dtype)
+    kind = compute_dtype(q.dtype)
     return (
         v.new_empty(n, heads, v.size(2)),
         q.new_empty(src.size(0), heads, dtype=kind),

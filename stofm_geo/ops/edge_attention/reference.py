@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stofm_geo.ops.edge_sum import scattered, wide
+from stofm_geo.ops.edge_sum import compute_dtype, scatter_edge_sum
 from stofm_geo.ops.graph import EdgeGraph
 
 
@@ -20,12 +20,12 @@ def edge_attention(
     """See :func:`stofm_geo.ops.edge_attention`; half precision is computed in single."""
     src, dst = graph.edge_index[0], graph.edge_index[1]
     n, _, channels = q.shape
-    kind = wide(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
+    kind = compute_dtype(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
     # index_select, not q[dst]: its backward is several times faster on a CPU.
     product = (q.to(kind).index_select(0, dst) * k.to(kind).index_select(0, src)).sum(-1)
     logits = product * channels**-0.5 + bias.to(kind)
     alpha, lse = softmax(logits, dst, n)
-    return scattered(alpha, v, graph), logits, lse
+    return scatter_edge_sum(alpha, v, graph), logits, lse
 
 
 def softmax(logits: Tensor, dst: Tensor, n: int) -> tuple[Tensor, Tensor]:

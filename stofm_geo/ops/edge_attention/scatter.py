@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stofm_geo.ops.edge_sum import wide
+from stofm_geo.ops.edge_sum import compute_dtype
 from stofm_geo.ops.graph import EdgeGraph
 
 try:
@@ -32,7 +32,7 @@ def edge_attention(
     """See :func:`stofm_geo.ops.edge_attention`; half precision is computed in single."""
     src, dst = graph.edge_index[0], graph.edge_index[1]
     n, heads, channels = q.shape
-    kind = wide(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
+    kind = compute_dtype(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
     product = (q.to(kind).index_select(0, dst) * k.to(kind).index_select(0, src)).sum(-1)
     logits = product * channels**-0.5 + bias.to(kind)
     top = torch_scatter.scatter_max(logits.detach(), dst, dim=0, dim_size=n)[0]

@@ -68,7 +68,7 @@ def _interpolate(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
     out = table.new_empty(at.size(0), table.size(2))
     at_, knots_, table_ = (t.detach().contiguous().numpy() for t in (at, knots, table))
     starts, made = _starts(knots_), out.numpy()
-    threads.run(
+    threads.run_over_rows(
         lambda first, last: loops.forward(first, last, at_, knots_, starts, table_, made),
         np.arange(at.size(0) + 1),
         at.size(0) * table.size(2) // 100,
@@ -101,7 +101,7 @@ def _interpolate_backward(d_out: Tensor, at: Tensor, knots: Tensor, table: Tenso
         for part in range(first, last):
             loops.backward(cuts[part], cuts[part + 1], slope, at_, knots_, starts, made[part])
 
-    threads.run(work, np.arange(_PARTS + 1), at.size(0) * table.size(2) // 100)
+    threads.run_over_rows(work, np.arange(_PARTS + 1), at.size(0) * table.size(2) // 100)
     return d_table.sum(0)
 
 
