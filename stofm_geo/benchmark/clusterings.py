@@ -12,7 +12,7 @@ from sklearn.neighbors import kneighbors_graph
 
 from stofm_geo._keys import Keys
 from stofm_geo.tasks.domains import domains
-from stofm_geo.transforms._leiden import leiden
+from stofm_geo.transforms.leiden import leiden
 
 COMPONENTS, NEIGHBOURS = 30, 15
 

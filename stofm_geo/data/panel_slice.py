@@ -46,7 +46,7 @@ class PanelSlice:
         n_components: int,
     ) -> None:
         self.counts = counts
-        self.components = Components.fit(self._blocks, n_components)
+        self.components = Components.from_blocks(self._blocks, n_components)
         x = np.empty((len(pos), n_components), dtype=np.float32)
         for start, block in zip(range(0, len(pos), BLOCK), self._blocks(), strict=True):
             x[start : start + BLOCK] = self.components(block)

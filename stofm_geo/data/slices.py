@@ -20,8 +20,8 @@ from stofm_geo.data.anndata import from_anndata
 from stofm_geo.data.canonical_pose import CanonicalPose, canonical_pose
 from stofm_geo.data.tissue_slice import TissueSlice
 from stofm_geo.genes import CellFeatures, as_counts
-from stofm_geo.genes.controls import are_genes, warn_of_controls
-from stofm_geo.transforms._search import distinct
+from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
+from stofm_geo.transforms.neighbor_search import unique_positions
 
 
 def split_slices(
@@ -101,12 +101,12 @@ def split_slices(
 def _of_genes(adata: AnnData, known: Collection[str] | None) -> tuple[sp.csr_matrix, pd.Index]:
     """Counts and names of genes, control probes left out unless a model knows them."""
     counts = as_counts(adata, copy=False)
-    genes = are_genes(adata.var)
+    genes = gene_mask(adata.var)
     if known is not None and not genes.all():
         genes |= adata.var_names.isin(known)
     if genes.all():
         return counts, adata.var_names
-    warn_of_controls(adata.var, genes)
+    warn_of_left_out_controls(adata.var, genes)
     return counts[:, genes], adata.var_names[genes]
 
 
@@ -146,7 +146,7 @@ def checked_pose(
         ValueError: Less than ``min_cells`` cells, or all of them at one place.
     """
     check_enough(len(positions), min_cells)
-    if doubled := len(positions) - len(distinct(positions)):
+    if doubled := len(positions) - len(unique_positions(positions)):
         warnings.warn(
             f"{doubled} of {len(positions)} cells lie exactly where another does; "
             "drop them if they are copies or have no position",

@@ -43,7 +43,7 @@ def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
         if largest == 1 and counts.nnz >= _MANY_ONES:
             warnings.warn(
                 f"all {counts.nnz} values of X are 1, as if they told presence alone, and are used "
-                f"as they are; {where_whole(adata)}",
+                f"as they are; {raw_counts_hint(adata)}",
                 stacklevel=2,
             )
         return
@@ -52,13 +52,13 @@ def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
     if fractions.mean() > 0.5 and _divided(rows, values):
         warnings.warn(
             f"X looks divided by each cell's total or volume ({found}), and is used as it is; "
-            f"{where_whole(adata)}",
+            f"{raw_counts_hint(adata)}",
             stacklevel=2,
         )
     elif largest <= 1:
-        raise ValueError(f"X looks scaled to at most 1 ({found}); {where_whole(adata)}")
+        raise ValueError(f"X looks scaled to at most 1 ({found}); {raw_counts_hint(adata)}")
     elif fractions.mean() > _ROOTS and _whole_numbers(values**2).all():
-        raise ValueError(f"X looks like square roots of counts ({found}); {where_whole(adata)}")
+        raise ValueError(f"X looks like square roots of counts ({found}); {raw_counts_hint(adata)}")
     elif largest < _MOST_LOG and (
         "log1p" in adata.uns
         or any(_divided(rows, base**values - 1) for base in (np.e, 2, 10))
@@ -69,14 +69,14 @@ def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
             and values.max() < _TAIL * np.median(values)
         )
     ):
-        raise ValueError(f"X looks log-transformed ({found}); {where_whole(adata)}")
+        raise ValueError(f"X looks log-transformed ({found}); {raw_counts_hint(adata)}")
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:
     return np.abs(values - np.round(values)) < 1e-5 * values.clip(1)
 
 
-def where_whole(adata: AnnData) -> str:
+def raw_counts_hint(adata: AnnData) -> str:
     """Where raw counts are, or that they are needed."""
     for name, layer in adata.layers.items():
         if _whole(layer):

@@ -41,7 +41,9 @@ class Components:
     centre: np.ndarray
 
     @classmethod
-    def fit(cls, blocks: Callable[[], Iterator[sp.csr_matrix]], n_components: int) -> Components:
+    def from_blocks(
+        cls, blocks: Callable[[], Iterator[sp.csr_matrix]], n_components: int
+    ) -> Components:
         """Of a slice.
 
         Args:
@@ -62,10 +64,12 @@ class Components:
         return cls(scale, panel, loadings, (mean @ loadings).astype(np.float32))
 
     @classmethod
-    def of_counts(cls, counts: sp.csr_matrix, n_components: int) -> Components:
-        """:meth:`fit` to counts ``[n, G]`` in memory."""
+    def from_counts(cls, counts: sp.csr_matrix, n_components: int) -> Components:
+        """:meth:`from_blocks` to counts ``[n, G]`` in memory."""
         starts = range(0, counts.shape[0], BLOCK)
-        return cls.fit(lambda: (counts[first : first + BLOCK] for first in starts), n_components)
+        return cls.from_blocks(
+            lambda: (counts[first : first + BLOCK] for first in starts), n_components
+        )
 
     def __call__(self, counts: sp.csr_matrix) -> np.ndarray:
         """Components of cells, ``[n, n_components]`` float32; 0, the average, without counts."""

@@ -31,7 +31,7 @@ _CONTROL = re.compile(
 )
 
 
-def are_genes(var: pd.DataFrame) -> np.ndarray:
+def gene_mask(var: pd.DataFrame) -> np.ndarray:
     """Return which features are genes, ``[G]`` bool, by their names and types.
 
     ``var["feature_types"]``, where it is there, says ``"Gene Expression"`` of genes; it is not
@@ -51,7 +51,7 @@ def are_genes(var: pd.DataFrame) -> np.ndarray:
     return genes
 
 
-def warn_of_controls(var: pd.DataFrame, genes: np.ndarray) -> None:
+def warn_of_left_out_controls(var: pd.DataFrame, genes: np.ndarray) -> None:
     """Say how many features are left out, if any.
 
     Warns:

@@ -14,7 +14,7 @@ from anndata import AnnData
 from stofm_geo._linalg import BLOCK
 from stofm_geo._sparse import check_sparse
 from stofm_geo._validation import preview
-from stofm_geo.genes._scale import check_scale, where_whole
+from stofm_geo.genes._scale import check_scale, raw_counts_hint
 
 
 def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
@@ -39,10 +39,10 @@ def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
             zeros, or gene names occur twice.
     """
     check_unique(adata.var_names)
-    return counts_of_any_names(adata, copy=copy)
+    return counts_with_duplicate_names(adata, copy=copy)
 
 
-def counts_of_any_names(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
+def counts_with_duplicate_names(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
     """:func:`as_counts` where gene names may occur twice."""
     counts = checked_counts(adata, copy)
     if not counts.nnz:
@@ -95,7 +95,7 @@ def check_unique(names: pd.Index) -> None:
     )
 
 
-def warn_of_row_numbers(names: Iterable[object]) -> None:
+def warn_if_row_numbers(names: Iterable[object]) -> None:
     """Say so where genes have no names but 0, 1, 2, ..., which other files have for other genes.
 
     Warns:
@@ -114,7 +114,7 @@ def checked_counts(adata: AnnData, copy: bool) -> sp.csr_matrix:
     """As :func:`counts_of_any_names`, of cells that may all be empty."""
     matrix = adata.X
     if matrix is None:
-        raise ValueError(no_counts(adata.layers))
+        raise ValueError(missing_counts_message(adata.layers))
     counts = _csr(matrix, copy)
     values = counts.data
     if not np.isfinite(values).all():
@@ -125,14 +125,14 @@ def checked_counts(adata: AnnData, copy: bool) -> sp.csr_matrix:
     if len(values) and values.min() < 0:
         raise ValueError(
             f"X holds negative values (least: {values.min():g}): is it scaled or centred? "
-            f"{where_whole(adata)}"
+            f"{raw_counts_hint(adata)}"
         )
     if len(values):
         check_scale(counts, adata)
     return counts
 
 
-def no_counts(layers: Iterable[str]) -> str:
+def missing_counts_message(layers: Iterable[str]) -> str:
     """What to say where there is no ``X``."""
     names = sorted(layers)
     if not names:

@@ -14,7 +14,7 @@ from anndata import AnnData
 from stofm_geo._anndata_checks import check_obsm
 from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes
 from stofm_geo._validation import check_key, check_positive, preview
-from stofm_geo.genes.controls import are_genes, warn_of_controls
+from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.panel_encoder import PanelEncoder
 
@@ -81,8 +81,8 @@ class PCAFeatures:
             raise ValueError("principal components need 2 cells or more")
         genes = slices[0].var_names
         for adata in slices:
-            known = are_genes(adata.var)
-            warn_of_controls(adata.var, known)
+            known = gene_mask(adata.var)
+            warn_of_left_out_controls(adata.var, known)
             genes = genes[genes.isin(adata.var_names[known])]
         if len(genes) < 2:
             raise ValueError(

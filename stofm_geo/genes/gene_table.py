@@ -187,7 +187,7 @@ def _read(file: Path) -> pd.DataFrame:
     frame = frame.loc[:, ~frame.columns.duplicated()]
     frame = frame.mask(frame == "-", "")  # HCOP's missing value
     if "own_id" in frame and not {"human_id", "mouse_id"} <= {*frame}:
-        frame = _told(frame)
+        frame = _rename_own_species(frame)
     if not any({f"{o}_id", f"{o}_symbol"} <= {*frame} for o in ORGANISMS) and not (
         {"human_id", "mouse_id"} <= {*frame}
     ):
@@ -198,7 +198,7 @@ def _read(file: Path) -> pd.DataFrame:
     return frame
 
 
-def _told(frame: pd.DataFrame) -> pd.DataFrame:
+def _rename_own_species(frame: pd.DataFrame) -> pd.DataFrame:
     """``own_id`` and ``own_symbol`` under the name of their species."""
     if "human_id" in frame:
         own = "mouse"

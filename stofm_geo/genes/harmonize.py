@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from stofm_geo._anndata_checks import check_anndata
 from stofm_geo._validation import preview
-from stofm_geo.genes.counts import counts_of_any_names
+from stofm_geo.genes.counts import counts_with_duplicate_names
 from stofm_geo.genes.matching import GeneMatch, Table, match_counts
 
 REPORT = "stofm_genes"  # in uns
@@ -51,7 +51,7 @@ def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None
             counts; or what :func:`match_genes` raises.
     """
     check_anndata(adata, "adata")
-    counts = counts_of_any_names(adata, copy=False)
+    counts = counts_with_duplicate_names(adata, copy=False)
     ids, names, sums, report = human_genes(adata, counts, organism, table)
     human = sp.csr_matrix(counts @ sums)
     human.sort_indices()

@@ -80,7 +80,7 @@ def match_genes(adata: AnnData, organism: str = "auto", table: Table | None = No
         ValueError: Names are numbers, of two species or of none that is known, or the counts are
             unfit (see :func:`as_counts`).
     """
-    return match_counts(adata, counts_of_any_names(adata, copy=False), organism, table)
+    return match_counts(adata, counts_with_duplicate_names(adata, copy=False), organism, table)
 
 
 def match_counts(
@@ -96,7 +96,7 @@ def match_counts(
     if organism == "auto":
         organism = _organism(adata, names, tables)
     ids = _human_ids(names, organism, tables)
-    ids[~are_genes(adata.var)] = ""  # antibodies have names of genes, too
+    ids[~gene_mask(adata.var)] = ""  # antibodies have names of genes, too
     matched = ids != ""
     of_gene = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
     order = np.argsort(-of_gene, kind="stable")

@@ -105,7 +105,7 @@ class PanelEncoder(nn.Module):
         named = {str(part.uns[Keys.TECHNOLOGY]) for part in slices if Keys.TECHNOLOGY in part.uns}
         return cls(genes, technologies=sorted(named), **sizes)
 
-    def known(self, adata: AnnData) -> sp.csr_matrix:
+    def known_counts(self, adata: AnnData) -> sp.csr_matrix:
         """Counts of the genes that the encoder knows, ``[n, G]`` float32.
 
         Columns are the encoder's genes.
@@ -147,19 +147,19 @@ class PanelEncoder(nn.Module):
             loadings: From values of genes to components, ``[P, k]``.
             technology: Number of the technology, ``[n]`` or one for all; 0 for none.
         """
-        return self.finish(t @ self.axes(panel, loadings), technology)
+        return self.refine(t @ self.component_embeddings(panel, loadings), technology)
 
-    def axes(self, panel: Tensor, loadings: Tensor) -> Tensor:
+    def component_embeddings(self, panel: Tensor, loadings: Tensor) -> Tensor:
         """Embeddings of a slice's components, ``[k, out_channels]``."""
         axes = unit_axes(loadings) @ self.embedding[panel]
         return _halfway_to_isometry(axes) @ axes
 
-    def finish(self, h: Tensor, technology: Tensor | int = 0) -> Tensor:
+    def refine(self, h: Tensor, technology: Tensor | int = 0) -> Tensor:
         """What :meth:`forward` does after the sums ``h``."""
         token = self.technology(torch.as_tensor(technology, device=h.device))
         return h + self.narrow(F.gelu(self.wide(self.norm(h) + token)))
 
-    def technology_of(self, adata: AnnData) -> int:
+    def technology_index(self, adata: AnnData) -> int:
         """Number of the technology that ``uns["technology"]`` names; 0 for none or a new one."""
         name = str(adata.uns.get(Keys.TECHNOLOGY, ""))
         return self.technologies.index(name) + 1 if name in self.technologies else 0
@@ -169,17 +169,19 @@ class PanelEncoder(nn.Module):
         """Vectors ``[n, out_channels]`` float32 of the counts in ``X``, all of one slice.
 
         Raises:
-            ValueError: As :meth:`known`.
+            ValueError: As :meth:`known_counts`.
         """
         device = self.embedding.device
-        counts = self.known(adata)
-        own = Components.of_counts(counts, self.n_components)
-        axes = self.axes(*(torch.from_numpy(part).to(device) for part in (own.panel, own.loadings)))
-        technology = self.technology_of(adata)
+        counts = self.known_counts(adata)
+        own = Components.from_counts(counts, self.n_components)
+        axes = self.component_embeddings(
+            *(torch.from_numpy(part).to(device) for part in (own.panel, own.loadings))
+        )
+        technology = self.technology_index(adata)
         vectors = np.empty((adata.n_obs, self.out_channels), dtype=np.float32)
         for first in range(0, adata.n_obs, BLOCK):
             t = torch.from_numpy(own(counts[first : first + BLOCK])).to(device)
-            vectors[first : first + BLOCK] = self.finish(t @ axes, technology).cpu().numpy()
+            vectors[first : first + BLOCK] = self.refine(t @ axes, technology).cpu().numpy()
         return vectors
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -19,7 +19,7 @@ from stofm_geo._hash import weights_hash
 from stofm_geo._replace import recover_folder
 from stofm_geo._validation import preview
 from stofm_geo._weights import check_shapes, read_torch
-from stofm_geo.genes import _bert
+from stofm_geo.genes import hugging_face
 from stofm_geo.genes.counts import count_blocks
 from stofm_geo.genes.identifiers import ensembl_ids
 from stofm_geo.genes.tokens import MAX_LENGTH, token_blocks
@@ -60,9 +60,9 @@ class RankEncoder(nn.Module):
         for path in (folder / BERT / "config.json", folder / PROJECTION):
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file; the cell encoder needs it")
-        bert_model = _bert.transformers().BertModel
+        bert_model = hugging_face.transformers().BertModel
         try:
-            bert = _bert.read(bert_model, folder / BERT, add_pooling_layer=False)
+            bert = hugging_face.read_model(bert_model, folder / BERT, add_pooling_layer=False)
             projection = read_projection(folder / PROJECTION)
         except Exception as error:  # of transformers, torch and pickle: a dozen kinds
             raise ValueError(f"{folder}: cannot be read as a cell encoder ({error})") from error
@@ -99,7 +99,7 @@ class RankEncoder(nn.Module):
 
     def write(self, folder: Path) -> None:
         """:meth:`save` into a folder that is there."""
-        with _bert.silence():
+        with hugging_face.suppress_output():
             self.bert.save_pretrained(folder / BERT)
         torch.save(self.projection.state_dict(), folder / PROJECTION)
 
@@ -201,7 +201,7 @@ def check_matches(adata: AnnData, vocabulary: Vocabulary) -> None:
     total = np.zeros(len(genes))
     for counts in count_blocks(adata):
         total += np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
-    known = vocabulary.of(genes)[0] >= 0
+    known = vocabulary.lookup(genes)[0] >= 0
     share = total[known].sum() / total.sum()
     if share >= _WARN_BELOW:
         return

@@ -65,7 +65,7 @@ def rank_tokens(
     Raises:
         ValueError: No gene has a token.
     """
-    token, median = vocabulary.of(genes)
+    token, median = vocabulary.lookup(genes)
     if not (token >= 0).any():
         names = ", ".join(map(str, genes[:3]))
         raise ValueError(

@@ -138,7 +138,7 @@ class Vocabulary:
         names = [PAD, MASK, *medians, CLS]
         return cls({name: token for token, name in enumerate(names)}, medians)
 
-    def of(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def lookup(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token and median of each of some Ensembl ids; -1 and NaN where there is none.
 
         Args:

@@ -11,7 +11,7 @@ from stofm_geo._checks import check_anndatas, naming
 from stofm_geo._keys import Keys
 from stofm_geo.data import SubSliceDataset, TissueSlice, split_slices
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures, harmonize
-from stofm_geo.genes.counts import warn_of_row_numbers
+from stofm_geo.genes.counts import warn_if_row_numbers
 from stofm_geo.networks.config import SToFMConfig
 
 

@@ -105,7 +105,7 @@ class SToFMNetwork(nn.Module):
             return data.x
         of = data.batch if "batch" in data else torch.zeros_like(data.node_type)
         h = _times(data.x, data, self.encoder.axes)
-        return self.encoder.finish(h, data.technology[of])
+        return self.encoder.refine(h, data.technology[of])
 
     def estimates(self, z: Tensor, data: Data) -> Tensor:
         """What embeddings say of niches, to be compared with :meth:`asked`; of a batch."""
@@ -126,7 +126,7 @@ class SToFMNetwork(nn.Module):
         read as it was, of slices never seen, too. A ridge keeps directions that the embeddings
         hardly tell apart from being blown up.
         """
-        axes = self.encoder.axes(panel, loadings)
+        axes = self.encoder.component_embeddings(panel, loadings)
         gram = axes @ axes.t()
         ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
         return torch.linalg.solve(gram + ridge, axes).t()

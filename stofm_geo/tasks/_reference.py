@@ -11,8 +11,8 @@ from anndata import AnnData
 from stofm_geo._checks import check_anndata, examples, listed, naming
 from stofm_geo._keys import Keys
 from stofm_geo._validation import preview
-from stofm_geo.genes.controls import are_genes, warn_of_controls
-from stofm_geo.genes.counts import as_counts, warn_of_row_numbers
+from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
+from stofm_geo.genes.counts import as_counts, warn_if_row_numbers
 from stofm_geo.genes.harmonize import harmonize
 
 HERE, THERE = "adata", "the reference"  # what messages call both sides
@@ -35,7 +35,7 @@ def shared_genes(
     """
     adata, reference = _side(adata, HERE, organism), _side(reference, THERE, organism)
     genes = np.sort(adata.var_names.intersection(reference.var_names).to_numpy(dtype=str))
-    warn_of_row_numbers(genes)
+    warn_if_row_numbers(genes)
     if len(genes) <= FEW:
         raise ValueError(
             f"the reference shares {len(genes)} gene names with the slice, and more than {FEW} "

@@ -33,7 +33,7 @@ from stofm_geo._stacked import resolve_slice_key
 from stofm_geo._validation import check_key, check_positive, preview
 from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.transforms import SpatialKNN
-from stofm_geo.transforms._leiden import leiden
+from stofm_geo.transforms.leiden import leiden
 
 _COMPONENTS = 30  # of the embedding, before the mixture
 _STARTS = 10  # by k-means; the likeliest fit wins, which takes most of the luck out

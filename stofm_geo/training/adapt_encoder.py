@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from stofm_geo._files import atomic_folder
 from stofm_geo._validation import check_positive, error_context
 from stofm_geo._version import __version__
-from stofm_geo.genes import _bert
+from stofm_geo.genes import hugging_face
 from stofm_geo.genes.rank_encoder import (
     BERT,
     PROJECTION,
@@ -135,7 +135,7 @@ def _start(
     init: str | Path | None, vocabulary: Vocabulary, settings: AdaptationConfig
 ) -> tuple[RankEncoder, nn.Module]:
     """An encoder and the head of masked-language modelling."""
-    library = _bert.transformers()
+    library = hugging_face.transformers()
     tokens = max(vocabulary.tokens.values()) + 1
     projection = None
     if init is None:
@@ -162,7 +162,7 @@ def _start(
                 f"{init}: reads {most} tokens of a cell; max_length={settings.max_length} is more"
             )
         if known < tokens:
-            with _bert.silence():
+            with hugging_face.suppress_output():
                 model.resize_token_embeddings(tokens)
     if projection is None:
         projection = nn.Linear(model.config.hidden_size, settings.out_channels)
@@ -181,9 +181,9 @@ def _read(folder: Path, vocabulary: Vocabulary) -> tuple[Any, nn.Linear | None]:
     bert = folder / BERT if (folder / BERT).is_dir() else folder
     if not (bert / "config.json").is_file():
         raise FileNotFoundError(f"{bert / 'config.json'}: no such file; a BERT's folder has one")
-    model_class = _bert.transformers().BertForMaskedLM
+    model_class = hugging_face.transformers().BertForMaskedLM
     try:
-        model = _bert.read(model_class, bert)
+        model = hugging_face.read_model(model_class, bert)
         file = folder / PROJECTION
         return model, read_projection(file) if file.is_file() else None
     except Exception as error:  # of transformers, torch and pickle: a dozen kinds

@@ -37,7 +37,7 @@ class Adaptation(L.LightningModule):
         self.encoder = encoder
         self.head = head
         self.settings = settings
-        token, _ = encoder.vocabulary.of(np.array([*encoder.vocabulary.medians]))
+        token, _ = encoder.vocabulary.lookup(np.array([*encoder.vocabulary.medians]))
         self.register_buffer("genes", torch.from_numpy(np.unique(token[token >= 0])), False)
         freeze(encoder, settings.freeze_layers)
 

@@ -5,10 +5,10 @@ same random numbers, and ``to_data_list`` takes it apart. Positions are ``[N, 2]
 cells; whole numbers and half precision become the default dtype.
 """
 
-from stofm_geo.transforms._search import gpu_search_unavailable
 from stofm_geo.transforms.hetero import HeteroView
 from stofm_geo.transforms.macro import JoinMacroNodes, MacroNodes
 from stofm_geo.transforms.masking import MaskCells
+from stofm_geo.transforms.neighbor_search import gpu_search_unavailable
 from stofm_geo.transforms.neighbors import (
     PruneLongEdges,
     SpatialDelaunay,
@@ -16,7 +16,7 @@ from stofm_geo.transforms.neighbors import (
     SpatialRadius,
 )
 from stofm_geo.transforms.positions import NormalizePositions, PerturbPositions, RandomSE2
-from stofm_geo.transforms.subslices import Pieces, SubSlices
+from stofm_geo.transforms.subslices import SubSlices, SubSliceSequence
 
 __all__ = [
     "HeteroView",
@@ -25,12 +25,12 @@ __all__ = [
     "MaskCells",
     "NormalizePositions",
     "PerturbPositions",
-    "Pieces",
     "PruneLongEdges",
     "RandomSE2",
     "SpatialDelaunay",
     "SpatialKNN",
     "SpatialRadius",
+    "SubSliceSequence",
     "SubSlices",
     "gpu_search_unavailable",
 ]

@@ -23,28 +23,28 @@ class GraphTransform(BaseTransform):
     Batches are told by ``data.batch``, with or without ``ptr``, sorted or not.
     """
 
-    reads_pos: ClassVar[bool] = True
+    uses_pos: ClassVar[bool] = True
 
     @abstractmethod
-    def of_graph(self, data: Data) -> Data:
+    def transform_graph(self, data: Data) -> Data:
         """Transform one graph, a copy already."""
 
     def forward(self, data: Data) -> Data:
         """Return the transformed graph, or the batch of the transformed graphs."""
         self.check(data)
         if "batch" not in data:
-            return self.of_graph(data)
-        graphs = Graphs(data)
-        return graphs.merge([self.of_graph(copy.copy(graph)) for graph in graphs.bare])
+            return self.transform_graph(data)
+        graphs = BatchGraphs(data)
+        return graphs.merge([self.transform_graph(copy.copy(graph)) for graph in graphs.bare])
 
     def check(self, data: Data) -> None:
         """Check ``data``, a copy already, and make its positions floats."""
         check_data(data, type(self).__name__)
-        if self.reads_pos:
+        if self.uses_pos:
             data.pos = check_pos(data)
 
 
-class Graphs:
+class BatchGraphs:
     """The graphs of a batch.
 
     Nodes and edges are sorted by graph once, so the time does not depend on how many graphs there
@@ -89,10 +89,10 @@ class Graphs:
             of_edge = {
                 key: self._parts(key, order, sizes) for key in self.of_edge if key != "edge_index"
             }
-            place = torch.empty_like(batch)
+            local_index = torch.empty_like(batch)
             start = self.ptr.to(batch.device)[batch[self.order]]
-            place[self.order] = torch.arange(len(batch), device=batch.device) - start
-            of_edge["edge_index"] = place[data.edge_index][:, order].split(sizes, dim=1)
+            local_index[self.order] = torch.arange(len(batch), device=batch.device) - start
+            of_edge["edge_index"] = local_index[data.edge_index][:, order].split(sizes, dim=1)
         graphs = []
         for number, size in enumerate(self.sizes):
             graph = self._class()
@@ -119,7 +119,7 @@ class Graphs:
             return [part - one.to(part.device) for part, one in zip(parts, added, strict=True)]
         return list(parts)
 
-    def whole(self) -> list[Data]:
+    def complete(self) -> list[Data]:
         """The graphs with all they have; what a batch does not tell apart, each has whole."""
         stored = {key: self.slices[key] for key in self.others if key in self.slices}
         for number, graph in enumerate(self.bare):
@@ -161,7 +161,7 @@ class Graphs:
         if sizes != self.sizes:
             self._resize(sizes, ptr)
         if self.in_order:
-            self._tell_slices(values, ptr)
+            self._update_slices(values, ptr)
         return data
 
     def _changes(self, results: list[Data], sizes: list[int]) -> dict[str, list[Tensor | None]]:
@@ -214,7 +214,7 @@ class Graphs:
                 data[key] = (value.movedim(dim, -1) + shift).movedim(-1, dim)
                 self.increments = {**self.increments, key: ptr[:-1]}
 
-    def _tell_slices(self, values: dict[str, list[Tensor]], ptr: Tensor) -> None:
+    def _update_slices(self, values: dict[str, list[Tensor]], ptr: Tensor) -> None:
         """Keep what ``to_data_list`` and ``follow_batch`` need."""
         data = self.data
         slices = {key: value for key, value in self.slices.items() if key in data}

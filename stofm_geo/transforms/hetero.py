@@ -7,7 +7,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.datapipes import functional_transform
 
 from stofm_geo._keys import NodeType
-from stofm_geo.transforms._graphs import Graphs, GraphTransform
+from stofm_geo.transforms._graphs import BatchGraphs, GraphTransform
 
 _NAMES = {NodeType.CELL: "cell", NodeType.MACRO: "macro"}
 
@@ -26,7 +26,7 @@ class HeteroView(GraphTransform):
         ValueError: ``data`` has no virtual nodes.
     """
 
-    reads_pos = False
+    uses_pos = False
 
     def check(self, data: Data) -> None:
         """See :class:`GraphTransform`."""
@@ -38,16 +38,18 @@ class HeteroView(GraphTransform):
         """Return the view, or the batch of views."""
         self.check(data)
         if "batch" not in data:
-            return self.of_graph(data)
-        return Batch.from_data_list([self.of_graph(graph) for graph in Graphs(data).whole()])
+            return self.transform_graph(data)
+        return Batch.from_data_list(
+            [self.transform_graph(graph) for graph in BatchGraphs(data).complete()]
+        )
 
-    def of_graph(self, data: Data) -> HeteroData:
+    def transform_graph(self, data: Data) -> HeteroData:
         """See :class:`GraphTransform`."""
         out = HeteroData()
         rows = {name: (data.node_type == code).nonzero().view(-1) for code, name in _NAMES.items()}
-        place = torch.full((data.num_nodes,), -1, device=data.node_type.device)
+        local_index = torch.full((data.num_nodes,), -1, device=data.node_type.device)
         for name, nodes in rows.items():
-            place[nodes] = torch.arange(len(nodes), device=nodes.device)
+            local_index[nodes] = torch.arange(len(nodes), device=nodes.device)
             out[name].num_nodes = len(nodes)
         src, dst = data.edge_index
         edges = {
@@ -63,12 +65,12 @@ class HeteroView(GraphTransform):
             if key in ("node_type", "num_nodes"):
                 continue
             if key == "cluster":
-                out["cell"].cluster = place[value[rows["cell"]]]
+                out["cell"].cluster = local_index[value[rows["cell"]]]
             elif key == "cluster_size":
                 out["macro"].cluster_size = value[rows["macro"]]
             elif key == "edge_index":
                 for kind, which in edges.items():
-                    out[kind].edge_index = place[value[:, which]]
+                    out[kind].edge_index = local_index[value[:, which]]
             elif data.is_node_attr(key):
                 for name, nodes in rows.items():
                     out[name][key] = value[nodes]

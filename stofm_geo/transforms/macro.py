@@ -14,7 +14,6 @@ from torch_geometric.utils import scatter, sort_edge_index
 from stofm_geo._keys import NodeType
 from stofm_geo._validation import check_positive
 from stofm_geo.transforms._graphs import GraphTransform
-from stofm_geo.transforms._leiden import leiden
 from stofm_geo.transforms._slices import (
     cell_mask,
     drop_edge_attributes,
@@ -22,6 +21,7 @@ from stofm_geo.transforms._slices import (
     rows_by_slice,
 )
 from stofm_geo.transforms._validation import check_attribute
+from stofm_geo.transforms.leiden import leiden
 
 # The columns of x the clustering looks at: principal components come first, noise last.
 _COLUMNS = 20
@@ -79,7 +79,7 @@ class MacroNodes(GraphTransform):
         if not data.x.is_floating_point():
             data.x = data.x.to(torch.get_default_dtype())
 
-    def of_graph(self, data: Data) -> Data:
+    def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
         n, device = data.num_nodes, data.pos.device
         cluster = torch.full((n,), -1, device=device)
@@ -113,7 +113,7 @@ class MacroNodes(GraphTransform):
         """Cluster numbers from 0 for the cells of one slice, ``[n]``; all on the CPU."""
         n = len(x)
         src, dst = edge_index
-        around, weight = _likeness(x[:, :_COLUMNS].double(), src, dst)
+        smoothed, weight = _edge_similarity(x[:, :_COLUMNS].double(), src, dst)
         once = src < dst
         label = leiden(
             n,
@@ -123,12 +123,12 @@ class MacroNodes(GraphTransform):
             seed=self.seed,
         )
         if label.max() >= self.max_nodes:
-            label = self._merge(around, torch.from_numpy(label))[label]
+            label = self._merge(smoothed, torch.from_numpy(label))[label]
         return torch.from_numpy(np.unique(label, return_inverse=True)[1]).view(-1)
 
-    def _merge(self, around: Tensor, label: Tensor) -> np.ndarray:
+    def _merge(self, smoothed: Tensor, label: Tensor) -> np.ndarray:
         """The merged cluster of each community."""
-        mean = scatter(around, label, reduce="mean").numpy()
+        mean = scatter(smoothed, label, reduce="mean").numpy()
         return AgglomerativeClustering(n_clusters=self.max_nodes).fit_predict(mean)
 
     def __repr__(self) -> str:
@@ -139,10 +139,10 @@ def _edges_of(data: Data, slices: list[Tensor]) -> list[Tensor]:
     """The edges of each slice, its nodes numbered from 0."""
     if len(slices) == 1:
         return [data.edge_index]
-    place = torch.empty(data.num_nodes, dtype=torch.long, device=data.edge_index.device)
+    local_index = torch.empty(data.num_nodes, dtype=torch.long, device=data.edge_index.device)
     for rows in slices:
-        place[rows] = torch.arange(len(rows), device=place.device)
-    return [place[data.edge_index[:, edges]] for edges in edges_by_slice(data, slices)]
+        local_index[rows] = torch.arange(len(rows), device=local_index.device)
+    return [local_index[data.edge_index[:, edges]] for edges in edges_by_slice(data, slices)]
 
 
 def _means(values: Tensor, label: Tensor) -> Tensor:
@@ -151,17 +151,17 @@ def _means(values: Tensor, label: Tensor) -> Tensor:
     return scatter(wide, label, reduce="mean").to(values.dtype)
 
 
-def _likeness(x: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
+def _edge_similarity(x: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
     """Each cell's surroundings ``[n, F]``, and how alike those of an edge's ends are, ``[E]``."""
     # Surroundings: the mean over a cell and its neighbours, which tames the counting noise.
     # A sparse matrix, and then a few edges at a time: no tensor of edges x features.
     near = sp.csr_matrix((np.ones(len(src)), (dst.numpy(), src.numpy())), shape=(len(x), len(x)))
     count = torch.bincount(dst, minlength=len(x)) + 1
-    around = (torch.from_numpy(near @ x.numpy()) + x) / count[:, None]
+    smoothed = (torch.from_numpy(near @ x.numpy()) + x) / count[:, None]
     ends = zip(src.split(_EDGES), dst.split(_EDGES), strict=True)
-    gap = torch.cat([(around[a] - around[b]).square().sum(dim=1) for a, b in ends])
+    gap = torch.cat([(smoothed[a] - smoothed[b]).square().sum(dim=1) for a, b in ends])
     scale = gap.mean() if len(gap) else gap.new_ones(())
-    return around, (-gap / scale.clamp_min(1e-12)).exp()
+    return smoothed, (-gap / scale.clamp_min(1e-12)).exp()
 
 
 @functional_transform("join_macro_nodes")
@@ -175,7 +175,7 @@ class JoinMacroNodes(GraphTransform):
         ValueError: ``data`` has no virtual nodes, or they have edges already.
     """
 
-    reads_pos = False
+    uses_pos = False
 
     def check(self, data: Data) -> None:
         """See :class:`GraphTransform`."""
@@ -185,19 +185,19 @@ class JoinMacroNodes(GraphTransform):
         if (~cell_mask(data))[data.edge_index].any():
             raise ValueError("the virtual nodes have edges already; join them once")
 
-    def of_graph(self, data: Data) -> Data:
+    def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
         n, cells = data.num_nodes, cell_mask(data)
         edges = [data.edge_index]
         for rows in rows_by_slice(data, torch.arange(n, device=cells.device)):
-            edges.append(_joined(rows[cells[rows]], rows[~cells[rows]]))
+            edges.append(_macro_edges(rows[cells[rows]], rows[~cells[rows]]))
         drop_edge_attributes(data)
         edge_index = torch.cat(edges, dim=1)
         data.edge_index = sort_edge_index(edge_index, num_nodes=n, sort_by_row=False)
         return data
 
 
-def _joined(cells: Tensor, virtual: Tensor) -> Tensor:
+def _macro_edges(cells: Tensor, virtual: Tensor) -> Tensor:
     """Edges between all cells and all virtual nodes, and among the virtual, both directions."""
     there = torch.cartesian_prod(cells, virtual).t()
     among = torch.cartesian_prod(virtual, virtual).t().reshape(2, -1)

@@ -30,7 +30,7 @@ class MaskCells(GraphTransform):
         ValueError: ``data`` has no ``x``.
     """
 
-    reads_pos = False
+    uses_pos = False
 
     def __init__(self, p: float = 0.12) -> None:
         check_fraction("p", p)
@@ -41,7 +41,7 @@ class MaskCells(GraphTransform):
         super().check(data)
         check_attribute(data, "x", type(self).__name__, "it hides features")
 
-    def of_graph(self, data: Data) -> Data:
+    def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
         may_hide = data.core_mask if "core_mask" in data else cell_mask(data)
         mask = may_hide & (torch.rand(data.num_nodes, device=data.x.device) < self.p)

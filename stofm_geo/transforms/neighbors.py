@@ -11,7 +11,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._validation import check_positive
-from stofm_geo.transforms import _search
+from stofm_geo.transforms import neighbor_search
 from stofm_geo.transforms._graphs import GraphTransform
 from stofm_geo.transforms._slices import (
     cell_mask,
@@ -30,7 +30,7 @@ class _CellGraph(GraphTransform):
     def search(self, pos: Tensor) -> Tensor:
         """Edges ``[2, E]`` of points ``[n, 2]``, undirected."""
 
-    def of_graph(self, data: Data) -> Data:
+    def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
         edges = [rows[self.search(data.pos[rows])] for rows in rows_by_slice(data)]
         if data.edge_index is not None:
@@ -70,7 +70,7 @@ class SpatialKNN(_CellGraph):
 
     def search(self, pos: Tensor) -> Tensor:
         """See :class:`_CellGraph`."""
-        return _search.knn(pos, self.k)
+        return neighbor_search.knn(pos, self.k)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(k={self.k})"
@@ -94,7 +94,7 @@ class SpatialRadius(_CellGraph):
 
     def search(self, pos: Tensor) -> Tensor:
         """See :class:`_CellGraph`."""
-        return _search.radius(pos, self.r)
+        return neighbor_search.radius(pos, self.r)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(r={self.r})"
@@ -112,7 +112,7 @@ class SpatialDelaunay(_CellGraph):
 
     def search(self, pos: Tensor) -> Tensor:
         """See :class:`_CellGraph`."""
-        return _search.delaunay(pos)
+        return neighbor_search.delaunay(pos)
 
 
 @functional_transform("prune_long_edges")
@@ -136,7 +136,7 @@ class PruneLongEdges(GraphTransform):
         super().check(data)
         check_attribute(data, "edge_index", type(self).__name__, "run SpatialDelaunay() first")
 
-    def of_graph(self, data: Data) -> Data:
+    def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
         src, dst = data.edge_index
         length = (data.pos[src] - data.pos[dst]).norm(dim=1)
@@ -144,7 +144,7 @@ class PruneLongEdges(GraphTransform):
         keep = ~(cells[src] & cells[dst])
         for edges in edges_by_slice(data, rows_by_slice(data)):
             if len(edges):
-                limit = self.factor * length[edges].median() * (1 + _search.TIE)
+                limit = self.factor * length[edges].median() * (1 + neighbor_search.TIE)
                 keep[edges] = length[edges] <= limit
         kept = keep.nonzero().view(-1)
         for key in edge_keys(data):

@@ -9,7 +9,7 @@ from torch_geometric.data import Data
 from torch_geometric.data.datapipes import functional_transform
 
 from stofm_geo._validation import check_fraction, check_positive
-from stofm_geo.transforms import _search
+from stofm_geo.transforms import neighbor_search
 from stofm_geo.transforms._graphs import GraphTransform
 from stofm_geo.transforms._slices import cell_mask, rows_by_slice
 
@@ -33,11 +33,11 @@ class NormalizePositions(GraphTransform):
         if "node_type" in data:
             raise ValueError("data has virtual nodes; run NormalizePositions before MacroNodes")
 
-    def of_graph(self, data: Data) -> Data:
+    def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
         pos = data.pos.clone()
         for rows in rows_by_slice(data):
-            unit = _search.spacing(pos[rows])
+            unit = neighbor_search.spacing(pos[rows])
             if len(rows) > 1 and unit == 0:
                 raise ValueError(
                     f"all {len(rows)} cells of a slice are at one place; "
@@ -64,7 +64,7 @@ class RandomSE2(GraphTransform):
         check_positive("shift", shift, or_zero=True)
         self.shift = shift
 
-    def of_graph(self, data: Data) -> Data:
+    def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
         angle = 2 * math.pi * torch.rand((), dtype=torch.float64)
         cos, sin = angle.cos(), angle.sin()
@@ -98,7 +98,7 @@ class PerturbPositions(GraphTransform):
         self.p = p
         self.sigma = sigma
 
-    def of_graph(self, data: Data) -> Data:
+    def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
         may_move = data.core_mask if "core_mask" in data else cell_mask(data)
         moved = may_move & (torch.rand(data.num_nodes, device=data.pos.device) < self.p)

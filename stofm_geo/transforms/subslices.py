@@ -15,8 +15,8 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._validation import check_positive
-from stofm_geo.transforms import _search
-from stofm_geo.transforms._graphs import Graphs
+from stofm_geo.transforms import neighbor_search
+from stofm_geo.transforms._graphs import BatchGraphs
 from stofm_geo.transforms._slices import cell_mask, rows_by_slice
 from stofm_geo.transforms._validation import check_attribute, check_data, check_pos
 
@@ -69,25 +69,27 @@ class SubSlices(BaseTransform):
         if "batch" in data:
             if "n_id" not in data:
                 data.n_id = torch.arange(data.num_nodes, device=data.pos.device)
-            graphs = Graphs(data).whole()
+            graphs = BatchGraphs(data).complete()
         cuts = []
         for graph in graphs:
-            scissors = _Scissors(graph)
+            cutter = _SubgraphCutter(graph)
             for rows in rows_by_slice(graph):
                 pos = graph.pos[rows].detach().double().cpu().numpy()
-                cuts += [(scissors, rows[torch.from_numpy(p)]) for p in _parts(pos, self.num_cells)]
-        return Pieces(cuts, self.halo, transform)
+                cuts += [
+                    (cutter, rows[torch.from_numpy(p)]) for p in _split_rows(pos, self.num_cells)
+                ]
+        return SubSliceSequence(cuts, self.halo, transform)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_cells={self.num_cells}, halo={self.halo})"
 
 
-class Pieces(Sequence[Data]):
+class SubSliceSequence(Sequence[Data]):
     """What :meth:`SubSlices.lazily` returns."""
 
     def __init__(
         self,
-        cuts: list[tuple[_Scissors, Tensor]],
+        cuts: list[tuple[_SubgraphCutter, Tensor]],
         halo: int,
         transform: Callable[[Data], Data] | None,
     ) -> None:
@@ -99,12 +101,12 @@ class Pieces(Sequence[Data]):
         return len(self.cuts)
 
     def __getitem__(self, index: int) -> Data:
-        scissors, core = self.cuts[index]
-        piece = scissors.cut(core, self.halo)
-        return piece if self.transform is None else self.transform(piece)
+        cutter, core = self.cuts[index]
+        sub_slice = cutter.cut(core, self.halo)
+        return sub_slice if self.transform is None else self.transform(sub_slice)
 
 
-class _Scissors:
+class _SubgraphCutter:
     """Cuts pieces out of one graph, each at the cost of that piece alone."""
 
     def __init__(self, data: Data) -> None:
@@ -119,7 +121,7 @@ class _Scissors:
         self.ptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
         self.virtual = (~self.is_cell).nonzero().view(-1)
         # Number of a node in the piece at hand, -1 outside; one more, so that -1 stays -1.
-        self.place = torch.full((data.num_nodes + 1,), -1, device=src.device)
+        self.local_index = torch.full((data.num_nodes + 1,), -1, device=src.device)
 
     def cut(self, core: Tensor, halo: int) -> Data:
         """The piece with these core cells."""
@@ -132,30 +134,30 @@ class _Scissors:
         if "slice_id" in data:
             virtual = virtual[data.slice_id[virtual] == data.slice_id[core[0]]]
         nodes = torch.cat([cells, virtual])
-        self.place[nodes] = torch.arange(len(nodes), device=nodes.device)
+        self.local_index[nodes] = torch.arange(len(nodes), device=nodes.device)
         edges = torch.cat([self._owned(cells), self.among_virtual])
-        edge_index = self.place[data.edge_index[:, edges]]
+        edge_index = self.local_index[data.edge_index[:, edges]]
         inside = (edge_index >= 0).all(dim=0)
         edge_index, edges = sort_edge_index(
             edge_index[:, inside], edges[inside], num_nodes=len(nodes), sort_by_row=False
         )
 
-        piece = copy.copy(data)
+        sub_slice = copy.copy(data)
         for key, value in data:
             if key == "edge_index":
-                piece.edge_index = edge_index
+                sub_slice.edge_index = edge_index
             elif key == "cluster":
-                piece.cluster = self.place[value[nodes]]
+                sub_slice.cluster = self.local_index[value[nodes]]
             elif data.is_node_attr(key):
-                piece[key] = value[nodes]
+                sub_slice[key] = value[nodes]
             elif data.is_edge_attr(key):
-                piece[key] = value[edges]
-        piece.num_nodes = len(nodes)
+                sub_slice[key] = value[edges]
+        sub_slice.num_nodes = len(nodes)
         if "n_id" not in data:
-            piece.n_id = nodes
-        piece.core_mask = torch.isin(nodes, core)
-        self.place[nodes] = -1
-        return piece
+            sub_slice.n_id = nodes
+        sub_slice.core_mask = torch.isin(nodes, core)
+        self.local_index[nodes] = -1
+        return sub_slice
 
     def _owned(self, cells: Tensor) -> Tensor:
         """Numbers of the edges that belong to these cells."""
@@ -165,7 +167,7 @@ class _Scissors:
         return self.by_owner[within + (start - first).repeat_interleave(count)]
 
 
-def _parts(pos: np.ndarray, most: int) -> list[np.ndarray]:
+def _split_rows(pos: np.ndarray, most: int) -> list[np.ndarray]:
     """Row numbers of each part, ascending; sizes differ by one at most."""
     parts = []
     todo = [(np.arange(len(pos)), math.ceil(len(pos) / most))]
@@ -191,14 +193,14 @@ def _order_along_longest(pos: np.ndarray) -> np.ndarray:
     if length == 0:
         return np.arange(len(pos))
     axis = axis / length
-    tie = _search.TIE * length / math.sqrt(len(pos))
+    tie = neighbor_search.TIE * length / math.sqrt(len(pos))
     along = _groups(centred @ axis, tie)
     across = _groups(centred @ np.array([-axis[1], axis[0]]), tie)
     return np.lexsort((across, along))  # stable: by row where both are equal
 
 
 def _first_of_farthest(distance: np.ndarray) -> int:
-    return int(np.flatnonzero(distance >= distance.max() * (1 - _search.TIE))[0])
+    return int(np.flatnonzero(distance >= distance.max() * (1 - neighbor_search.TIE))[0])
 
 
 def _groups(value: np.ndarray, tie: float) -> np.ndarray:

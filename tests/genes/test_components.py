@@ -17,7 +17,7 @@ def counts() -> sp.csr_matrix:
 
 
 def test_their_root_mean_square_is_one_and_their_mean_zero(counts) -> None:
-    found = Components.of_counts(counts, 10)(counts)
+    found = Components.from_counts(counts, 10)(counts)
     assert found.shape == (200, 10)
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-5)
     assert np.square(found).mean() == pytest.approx(1, rel=0.01)
@@ -26,22 +26,22 @@ def test_their_root_mean_square_is_one_and_their_mean_zero(counts) -> None:
 
 
 def test_blocks_are_as_all_at_once(counts) -> None:
-    whole = Components.of_counts(counts, 5)
-    parts = Components.fit(lambda: (counts[i : i + 64] for i in range(0, 200, 64)), 5)
+    whole = Components.from_counts(counts, 5)
+    parts = Components.from_blocks(lambda: (counts[i : i + 64] for i in range(0, 200, 64)), 5)
     np.testing.assert_allclose(parts.loadings, whole.loadings, atol=1e-5)
     np.testing.assert_allclose(parts(counts), whole(counts), atol=1e-4)
 
 
 def test_depth_and_genes_without_counts_do_not_matter(counts) -> None:
-    expected = Components.of_counts(counts, 5)(counts)
+    expected = Components.from_counts(counts, 5)(counts)
     deeper = sp.csr_matrix(sp.hstack([counts * 7, sp.csr_matrix((200, 4), dtype=np.float32)]))
-    own = Components.of_counts(deeper, 5)
+    own = Components.from_counts(deeper, 5)
     assert len(own.panel) == 30
     np.testing.assert_allclose(own(deeper), expected, atol=1e-4)
 
 
 def test_what_a_slice_lacks_is_filled_with_zeros(counts) -> None:
-    own = Components.of_counts(counts[:, :4].tocsr(), 10)
+    own = Components.from_counts(counts[:, :4].tocsr(), 10)
     assert own.loadings.shape == (4, 10) and not own.loadings[:, 3:].any()
 
 
@@ -50,10 +50,10 @@ def test_cells_without_counts_are_average(counts) -> None:
     empty[5] = 0
     counts = sp.csr_matrix(empty)
     with pytest.warns(UserWarning, match="1 of 200 cells have no counts"):
-        own = Components.of_counts(counts, 5)
+        own = Components.from_counts(counts, 5)
     assert not own(counts)[5].any()
 
 
 def test_cells_that_are_all_alike() -> None:
     alike = sp.csr_matrix(np.ones((20, 6), dtype=np.float32))
-    assert np.isfinite(Components.of_counts(alike, 5)(alike)).all()
+    assert np.isfinite(Components.from_counts(alike, 5)(alike)).all()

@@ -15,7 +15,7 @@ from stofm_geo import SToFM, tl
 from stofm_geo.data.corpus.sources import find_sources, read_slice, slices_of
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures, harmonize
-from stofm_geo.genes.controls import are_genes
+from stofm_geo.genes.controls import gene_mask
 
 CONTROLS = """NegControlProbe_00042 NegControlCodeword_0500 NegPrb1 NegPrb01 Negative01 Negative1
 BLANK_0006 Blank-1 Blank-E1 blank1 BLANK antisense_PROKR2 antisense_ADCY4 UnassignedCodeword_0001
@@ -30,18 +30,18 @@ def named(*names: str, **var: list) -> pd.DataFrame:
 
 
 def test_controls_by_name() -> None:
-    assert not are_genes(named(*CONTROLS)).any()
+    assert not gene_mask(named(*CONTROLS)).any()
     genes = [name for name in GENES if name != "Blank1p"]
-    assert are_genes(named(*genes)).all()
+    assert gene_mask(named(*genes)).all()
 
 
 def test_types_tell_where_they_name_genes() -> None:
     kinds = ["Gene Expression", "Antibody Capture", "gene expression", None, "Custom"]
     var = named("a", "b", "c", "d", "e", feature_types=kinds)
-    assert are_genes(var).tolist() == [True, False, True, True, False]
-    assert are_genes(var.astype("category")).tolist() == [True, False, True, True, False]
+    assert gene_mask(var).tolist() == [True, False, True, True, False]
+    assert gene_mask(var.astype("category")).tolist() == [True, False, True, True, False]
     var["feature_types"] = "Antibody Capture"  # nothing but proteins: then they are what there is
-    assert are_genes(var).all()
+    assert gene_mask(var).all()
 
 
 @pytest.mark.shared
@@ -54,7 +54,7 @@ def test_no_known_gene_is_taken_for_a_control(shared_data: Path) -> None:
                 names |= {word for line in lines for word in line.replace(",", "\t").split()}
     assert len(names) > 50_000
     names = np.array(sorted(names))
-    assert names[~are_genes(named(*names))].tolist() == []
+    assert names[~gene_mask(named(*names))].tolist() == []
 
 
 def with_controls(tissue: AnnData) -> AnnData:

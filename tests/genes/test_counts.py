@@ -186,12 +186,12 @@ def test_names_that_are_row_numbers_are_told_of() -> None:
     with pytest.warns(
         UserWarning, match=r"named by numbers \(0, 1, 2, ...\), as if by their place"
     ):
-        warn_of_row_numbers(["0", "1", "2", "5"])
+        warn_if_row_numbers(["0", "1", "2", "5"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_row_numbers(["7157", "1956", "672"])  # Entrez ids
-        warn_of_row_numbers(["0", "1", "TP53"])
-        warn_of_row_numbers([])
+        warn_if_row_numbers(["7157", "1956", "672"])  # Entrez ids
+        warn_if_row_numbers(["0", "1", "TP53"])
+        warn_if_row_numbers([])
 
 
 @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix])

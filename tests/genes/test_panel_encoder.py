@@ -74,7 +74,7 @@ def test_cells_without_counts_are_average_and_told(make_slice, encoder) -> None:
     adata.X = sp.csr_matrix(counts)
     with pytest.warns(UserWarning, match="2 of 50 cells have no counts and get the vector of an"):
         found = encoder.transform(adata)
-    average = encoder.finish(torch.zeros(1, 8))
+    average = encoder.refine(torch.zeros(1, 8))
     np.testing.assert_allclose(found[[3, 7]], average.detach().expand(2, 8).numpy(), rtol=1e-5)
 
 
@@ -92,7 +92,7 @@ def test_technologies_have_tokens_and_unknown_ones_have_none(make_slice) -> None
     torch.nn.init.normal_(encoder.narrow.weight)
     torch.nn.init.normal_(encoder.technology.weight[1:])
     assert encoder.technologies == ["MERFISH"]
-    assert [encoder.technology_of(part) for part in (first, second)] == [1, 0]
+    assert [encoder.technology_index(part) for part in (first, second)] == [1, 0]
     known = encoder.transform(first)
     first.uns["technology"] = "one of tomorrow"
     new = encoder.transform(first)
@@ -102,9 +102,9 @@ def test_technologies_have_tokens_and_unknown_ones_have_none(make_slice) -> None
 
 def test_gradients_reach_embeddings_through_the_sums(make_slice, encoder, monkeypatch) -> None:
     adata = make_slice(20, genes=12)
-    own = Components.of_counts(encoder.known(adata), 6)
+    own = Components.from_counts(encoder.known_counts(adata), 6)
     encoder.double()
-    t = torch.from_numpy(own(encoder.known(adata))).double().requires_grad_()
+    t = torch.from_numpy(own(encoder.known_counts(adata))).double().requires_grad_()
     panel, loadings = torch.from_numpy(own.panel), torch.from_numpy(own.loadings).double()
     embedding = encoder.embedding.detach().clone().requires_grad_()
 
@@ -120,16 +120,18 @@ def test_gradients_reach_embeddings_through_the_sums(make_slice, encoder, monkey
 
 
 def test_components_embeddings_have_the_roots_of_their_singular_values(make_slice, encoder) -> None:
-    own = Components.of_counts(encoder.known(make_slice(20, genes=12)), 6)
+    own = Components.from_counts(encoder.known_counts(make_slice(20, genes=12)), 6)
     panel, loadings = torch.from_numpy(own.panel), torch.from_numpy(own.loadings)
     plain = unit_axes(loadings) @ encoder.embedding[panel]
     expected = torch.linalg.svdvals(plain).sqrt()
-    torch.testing.assert_close(torch.linalg.svdvals(encoder.axes(panel, loadings)), expected)
+    torch.testing.assert_close(
+        torch.linalg.svdvals(encoder.component_embeddings(panel, loadings)), expected
+    )
     # Components that the slice lacks stay zeros.
     filled = torch.cat([loadings, torch.zeros(len(panel), 2)], dim=1)
-    found = encoder.axes(panel, filled)
+    found = encoder.component_embeddings(panel, filled)
     assert not found[6:].any()
-    torch.testing.assert_close(found[:6], encoder.axes(panel, loadings))
+    torch.testing.assert_close(found[:6], encoder.component_embeddings(panel, loadings))
 
 
 def test_it_takes_the_place_of_other_features(make_slice, encoder) -> None:
@@ -143,11 +145,11 @@ def test_genes_that_do_not_fit(make_slice, encoder) -> None:
     strange = adata.copy()
     strange.var_names = [f"strange{i}" for i in range(12)]
     with pytest.raises(ValueError, match=r"knows 0 of 12 genes, with 0% .* genes\.harmonize"):
-        encoder.known(strange)
+        encoder.known_counts(strange)
     half = adata.copy()
     half.var_names = [*adata.var_names[:5], *strange.var_names[5:]]
     with pytest.warns(UserWarning, match=r"knows 5 of 12 genes, with \d\d% .* are left out"):
-        encoder.known(half)
+        encoder.known_counts(half)
     with pytest.raises(ValueError, match="genes occur twice: a"):
         PanelEncoder(["a", "b", "a"])
     with pytest.raises(ValueError, match="there are no genes"):

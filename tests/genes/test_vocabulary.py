@@ -25,7 +25,7 @@ def folder(tmp_path):
 def test_published_dictionaries(folder) -> None:
     vocabulary = Vocabulary.from_pickles(folder)
     assert vocabulary.tokens["<cls>"] == 4  # after all others
-    token, median = vocabulary.of(np.array(["ENSG2", "ENSMUSG1", "ENSG1", "<pad>"]))
+    token, median = vocabulary.lookup(np.array(["ENSG2", "ENSMUSG1", "ENSG1", "<pad>"]))
     assert token.tolist() == [3, -1, 2, -1]
     np.testing.assert_equal(median, [0.5, np.nan, 2.0, np.nan])
     assert all(type(value) is float for value in vocabulary.medians.values())
@@ -33,9 +33,9 @@ def test_published_dictionaries(folder) -> None:
 
 def test_mice_are_read_as_people(folder) -> None:
     (folder / "mouseid2humanid.pkl").write_bytes(pickle.dumps({"ENSMUSG1": "ENSG1"}))
-    token, _ = Vocabulary.from_pickles(folder).of(np.array(["ENSMUSG1", "ENSMUSG2"]))
+    token, _ = Vocabulary.from_pickles(folder).lookup(np.array(["ENSMUSG1", "ENSMUSG2"]))
     assert token.tolist() == [2, -1]
-    assert [len(part) for part in Vocabulary.from_pickles(folder).of(np.array([]))] == [0, 0]
+    assert [len(part) for part in Vocabulary.from_pickles(folder).lookup(np.array([]))] == [0, 0]
 
 
 class _Hostile:
@@ -158,4 +158,4 @@ def test_a_corpus_makes_a_vocabulary() -> None:
     vocabulary = Vocabulary.from_corpus([adata])
     assert vocabulary.tokens == {"<pad>": 0, "<mask>": 1, "ENSG1": 2, "ENSG7": 3, "<cls>": 4}
     assert vocabulary.medians == pytest.approx({"ENSG1": 2500, "ENSG7": 8750}, rel=0.01)
-    assert vocabulary.of(np.array(["ENSG7", "ENSG2"]))[0].tolist() == [3, -1]
+    assert vocabulary.lookup(np.array(["ENSG7", "ENSG2"]))[0].tolist() == [3, -1]

@@ -60,7 +60,7 @@ def test_the_network_sees_what_the_encoder_makes(part, encoder, piece) -> None:
     network = SToFMNetwork(16, SETTINGS, encoder)
     with torch.no_grad():
         found = network.features(piece)
-        average = encoder.finish(torch.zeros(1, 16))
+        average = encoder.refine(torch.zeros(1, 16))
         torch.testing.assert_close(found[piece.node_type == NodeType.CLS], average)
     expected = encoder.transform(part.adata)
     order = np.argsort(part.row)
@@ -92,7 +92,7 @@ def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> No
 def test_what_the_encoder_makes_is_read_as_it_was(piece, encoder) -> None:
     network = SToFMNetwork(16, SETTINGS, encoder)
     with torch.no_grad():
-        h = piece.x @ encoder.axes(piece.panel, piece.loadings)
+        h = piece.x @ encoder.component_embeddings(piece.panel, piece.loadings)
         found = h @ network.reads(piece.panel, piece.loadings)
     assert (found - piece.x).square().mean() < 1e-3 * piece.x.square().mean()
 

@@ -92,7 +92,7 @@ def test_the_graph_is_that_of_the_moved_positions(pieces) -> None:
     assert puzzle.moved.any()
     src, dst = puzzle.edge_index
     cells = puzzle.node_type == 0
-    from stofm_geo.transforms._search import knn
+    from stofm_geo.transforms.neighbor_search import knn
 
     rows = cells.nonzero().view(-1)
     found = rows[knn(puzzle.pos[rows], SETTINGS.k)]

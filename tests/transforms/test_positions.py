@@ -17,7 +17,7 @@ from stofm_geo.transforms import (
     RandomSE2,
     SpatialKNN,
 )
-from stofm_geo.transforms._search import spacing
+from stofm_geo.transforms.neighbor_search import spacing
 
 
 @pytest.fixture

@@ -249,7 +249,7 @@ def _of_zarr(path: str) -> _Table:
 
 def _check_x(path: str, there: bool, layers: Iterable[str]) -> None:
     if not there:
-        raise ElsewhereError(f"{path}: {no_counts(layers)}")
+        raise ElsewhereError(f"{path}: {missing_counts_message(layers)}")
 
 
 def slices_of(source: Source) -> list[Slice]:
@@ -336,8 +336,8 @@ def _genes(
         return counts.times(sums), genes, report
     names = var.index.astype(str)
     check_unique(names)
-    genes = are_genes(var)
-    warn_of_controls(var, genes)
+    genes = gene_mask(var)
+    warn_of_left_out_controls(var, genes)
     order = np.argsort(names.to_numpy())
     order = order[genes[order]]
     if len(order) < len(names) or not names.is_monotonic_increasing:

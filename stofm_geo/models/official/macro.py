@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from stofm_geo._linalg import membership_matrix
 from stofm_geo._validation import check_fraction, check_positive
 from stofm_geo.models.official.slices import normalized
-from stofm_geo.transforms._leiden import leiden
+from stofm_geo.transforms.leiden import leiden
 
 _NEIGHBORS = 10  # the cell itself counted
 

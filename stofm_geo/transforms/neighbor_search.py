@@ -109,7 +109,7 @@ def delaunay(pos: Tensor) -> Tensor:
 
 def spacing(pos: Tensor, neighbour: int = 6) -> float:
     """Median distance to the 6th nearest other point, places counted once; 0 if there is one."""
-    sites = distinct(_numpy(pos))
+    sites = unique_positions(_numpy(pos))
     if len(sites) < 2:
         return 0.0
     k = min(neighbour, len(sites) - 1)
@@ -117,7 +117,7 @@ def spacing(pos: Tensor, neighbour: int = 6) -> float:
     return float(np.median(distance))
 
 
-def distinct(pos: np.ndarray) -> np.ndarray:
+def unique_positions(pos: np.ndarray) -> np.ndarray:
     """The places ``[m, 2]`` of points ``[n, 2]``, each once, by x, then y."""
     # As np.unique(axis=0), whose sort of compound values takes ten times as long.
     pos = pos[np.lexsort((pos[:, 1], pos[:, 0]))]
@@ -178,8 +178,8 @@ def _site_pairs(sites: np.ndarray) -> np.ndarray:
     # along a straight outline and come and go with rounding; they neither give nor take edges.
     gap = np.linalg.norm(centre[:, None] - centre[adjacent], axis=-1)
     real = (adjacent >= 0) & ~flat[adjacent]
-    taste = real & (gap <= TIE * circumradius[:, None])
-    return np.unique(np.sort(pairs[~taste & ~flat[:, None]], axis=1), axis=0)
+    ambiguous = real & (gap <= TIE * circumradius[:, None])
+    return np.unique(np.sort(pairs[~ambiguous & ~flat[:, None]], axis=1), axis=0)
 
 
 def _circumcircles(

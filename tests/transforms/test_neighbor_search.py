@@ -12,11 +12,11 @@ from torch import Tensor
 from stofm_geo.transforms import _search, gpu_search_unavailable
 
 SEARCHES = {
-    "knn1": lambda pos: _search.knn(pos, 1),
-    "knn4": lambda pos: _search.knn(pos, 4),
-    "knn12": lambda pos: _search.knn(pos, 12),
-    "radius": lambda pos: _search.radius(pos, 2.0),
-    "delaunay": _search.delaunay,
+    "knn1": lambda pos: neighbor_search.knn(pos, 1),
+    "knn4": lambda pos: neighbor_search.knn(pos, 4),
+    "knn12": lambda pos: neighbor_search.knn(pos, 12),
+    "radius": lambda pos: neighbor_search.radius(pos, 2.0),
+    "delaunay": neighbor_search.delaunay,
 }
 PLACES = ["square", "hexagonal", "anisotropic", "holed", "framed", "random", "doubled"]
 
@@ -62,7 +62,7 @@ def test_edges_are_undirected_and_sorted_by_destination(places, place: str, name
 @pytest.mark.parametrize("k", [1, 3, 6, 7, 40])
 def test_knn_is_that_of_brute_force(places, place: str, k: int) -> None:
     pos = places[place]
-    assert pairs(_search.knn(torch.from_numpy(pos), k)) == slow_knn(pos, k)
+    assert pairs(neighbor_search.knn(torch.from_numpy(pos), k)) == slow_knn(pos, k)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -72,7 +72,7 @@ def test_radius_is_that_of_brute_force(places, place: str, r: float) -> None:
     near = cdist(pos, pos) <= r * (1 + 1e-4)
     np.fill_diagonal(near, False)
     expected = set(zip(*map(np.ndarray.tolist, np.nonzero(near)), strict=True))
-    assert pairs(_search.radius(torch.from_numpy(pos), r)) == expected
+    assert pairs(neighbor_search.radius(torch.from_numpy(pos), r)) == expected
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_radius_is_that_of_brute_force(places, place: str, r: float) -> None:
 def test_knn_keeps_whole_rings_of_a_lattice(places, place: str, k: int, degree: int) -> None:
     pos = places[place]
     middle = int(np.linalg.norm(pos - pos.mean(axis=0), axis=1).argmin())
-    dst = _search.knn(torch.from_numpy(pos), k)[1]
+    dst = neighbor_search.knn(torch.from_numpy(pos), k)[1]
     # Neighbours that reach in from beyond a ring's gap come from the outline; none is this deep.
     assert int((dst == middle).sum()) == degree
 
@@ -99,7 +99,7 @@ def test_knn_keeps_whole_rings_of_a_lattice(places, place: str, k: int, degree: 
 def test_ties_beyond_the_first_query_are_found() -> None:
     angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     wheel = np.concatenate([[[0.0, 0.0]], np.stack([np.cos(angle), np.sin(angle)], axis=1)])
-    assert int((_search.knn(torch.from_numpy(wheel), 1)[1] == 0).sum()) == 60
+    assert int((neighbor_search.knn(torch.from_numpy(wheel), 1)[1] == 0).sum()) == 60
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -142,7 +142,7 @@ def test_few_points(name: str, n: int) -> None:
 @pytest.mark.parametrize("k", [4, 5, 6, 100])
 def test_fewer_points_than_k_join_all(k: int) -> None:
     pos = torch.from_numpy(np.random.default_rng(3).normal(size=(5, 2)))
-    assert _search.knn(pos, k).shape == (2, 20)
+    assert neighbor_search.knn(pos, k).shape == (2, 20)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -163,7 +163,7 @@ def test_too_many_points_at_one_place_do_not_fill_memory(name: str) -> None:
 def test_absurd_radius_does_not_fill_memory() -> None:
     pos = torch.from_numpy(np.random.default_rng(4).uniform(0, 1, (3000, 2)))
     with pytest.raises(ValueError, match=r"3000 cells .* units of the positions"):
-        _search.radius(pos, 1e6)
+        neighbor_search.radius(pos, 1e6)
 
 
 def test_delaunay_is_scipys_on_generic_points() -> None:
@@ -233,15 +233,15 @@ def test_spacing_is_the_median_distance_to_the_sixth(places, turned, place: str)
     pos = places[place]
     sites = np.unique(pos, axis=0)
     expected = np.median(np.sort(cdist(sites, sites), axis=1)[:, 6])
-    assert _search.spacing(torch.from_numpy(pos)) == pytest.approx(expected, rel=1e-12)
+    assert neighbor_search.spacing(torch.from_numpy(pos)) == pytest.approx(expected, rel=1e-12)
     moved = turned(pos, 1.1, 1e4)
-    assert _search.spacing(torch.from_numpy(moved)) == pytest.approx(expected, rel=1e-9)
+    assert neighbor_search.spacing(torch.from_numpy(moved)) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("n", "expected"), [(0, 0), (1, 0), (2, 1), (3, 1.5), (7, 3.5)])
 def test_spacing_of_few_points(n: int, expected: float) -> None:
     line = torch.stack([torch.arange(float(n)), torch.zeros(n)], dim=1)
-    found = _search.spacing(line)
+    found = neighbor_search.spacing(line)
     if n in (0, 1, 2):
         assert found == expected
     else:
@@ -253,7 +253,7 @@ def test_search_of_torch_cluster_finds_the_same_distances(places) -> None:
     pytest.importorskip("torch_cluster", reason=reason, exc_type=ImportError)
     assert gpu_search_unavailable() is None
     pos = places["random"]
-    distance, index = _search._query_cluster(torch.from_numpy(pos), 9)
+    distance, index = neighbor_search._query_cluster(torch.from_numpy(pos), 9)
     between = cdist(pos, pos)
     np.testing.assert_allclose(distance, np.sort(between, axis=1)[:, :9], atol=1e-12)
     np.testing.assert_allclose(np.take_along_axis(between, index, 1), distance, atol=1e-12)
@@ -287,5 +287,5 @@ def test_turning_changes_no_graph_of_real_slices(shared_data, turned, name: str)
 def test_distinct_places(places, place: str) -> None:
     pos = np.round(places[place], 1)
     pos[:3] = [[0.0, 1.0], [-0.0, 1.0], [0.0, 1.0]]
-    np.testing.assert_array_equal(_search.distinct(pos), np.unique(pos, axis=0))
-    assert len(_search.distinct(pos[:0])) == 0
+    np.testing.assert_array_equal(neighbor_search.unique_positions(pos), np.unique(pos, axis=0))
+    assert len(neighbor_search.unique_positions(pos[:0])) == 0

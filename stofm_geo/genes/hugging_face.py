@@ -40,7 +40,7 @@ def transformers() -> Any:
     return transformers
 
 
-def read(kind: Any, folder: Path, **options: Any) -> Any:
+def read_model(kind: Any, folder: Path, **options: Any) -> Any:
     """A BERT from a folder; nothing but tensors is unpickled.
 
     Args:
@@ -56,7 +56,7 @@ def read(kind: Any, folder: Path, **options: Any) -> Any:
     if not isinstance(settings, dict):
         raise ValueError(f"{folder / 'config.json'}: holds no settings")
     _check_sizes(settings, folder)
-    with silence():  # it tells of layers that are left out, or made anew
+    with suppress_output():  # it tells of layers that are left out, or made anew
         model, told = kind.from_pretrained(
             folder, local_files_only=True, weights_only=True, output_loading_info=True, **options
         )
@@ -100,7 +100,7 @@ def _check_sizes(settings: dict[str, Any], folder: Path) -> None:
 
 
 @contextmanager
-def silence() -> Iterator[None]:
+def suppress_output() -> Iterator[None]:
     """Neither progress bars nor news of layers that a folder has too many or too few of."""
     logging = transformers().utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
