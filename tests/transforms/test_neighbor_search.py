@@ -9,7 +9,7 @@ from scipy.spatial import Delaunay
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from stofm_geo.transforms import _search, gpu_search_unavailable
+from stofm_geo.transforms import gpu_search_unavailable, neighbor_search
 
 SEARCHES = {
     "knn1": lambda pos: neighbor_search.knn(pos, 1),
@@ -260,8 +260,8 @@ def test_search_of_torch_cluster_finds_the_same_distances(places) -> None:
 
 
 def test_without_torch_cluster_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_search, "torch_cluster", None)
-    monkeypatch.setattr(_search, "_NO_CLUSTER", "told", raising=False)
+    monkeypatch.setattr(neighbor_search, "torch_cluster", None)
+    monkeypatch.setattr(neighbor_search, "_NO_CLUSTER", "told", raising=False)
     assert gpu_search_unavailable() == "told"
 
 
