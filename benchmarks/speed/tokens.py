@@ -79,7 +79,7 @@ def report(result: dict[str, Any]) -> Section:
 
 def loop(counts: sp.csr_matrix, genes: np.ndarray, vocabulary: Vocabulary) -> list[np.ndarray]:
     """A cell at a time."""
-    token, median = vocabulary.of(genes)
+    token, median = vocabulary.lookup(genes)
     known = token >= 0
     token, median = token[known], median[known]
     found = []

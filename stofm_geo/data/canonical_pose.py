@@ -17,7 +17,7 @@ import scipy.sparse as sp
 import torch
 
 from stofm_geo.genes.counts import tidy
-from stofm_geo.transforms._search import spacing as cell_spacing
+from stofm_geo.transforms.neighbor_search import spacing as cell_spacing
 
 # Positions are rounded to this part of a cell spacing: far coarser than the rounding errors of a
 # rotation, far finer than anything that matters (and finer than what counts as a tie).

@@ -199,7 +199,7 @@ def slice_rows(adata: AnnData, slice_key: str | None, name: str) -> dict[str, np
 
 def slice_graph(part: TissueSlice, features: CellFeatures) -> Data:
     """Return a slice as a graph without edges; ``n_id`` is the row in the source."""
-    with naming(part.name):
+    with error_context(part.name):
         data = from_anndata(part.adata, features)
     data.n_id = torch.from_numpy(part.row.copy())
     return data

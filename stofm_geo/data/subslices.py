@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose
 
-from stofm_geo._checks import naming
+from stofm_geo._validation import error_context
 from stofm_geo.data.panel_slice import PanelSlice
 from stofm_geo.data.slices import slice_graph
 from stofm_geo.data.tissue_slice import TissueSlice
@@ -60,9 +60,9 @@ class SubSliceDataset(Sequence[Data]):
             # Two edges of halo, so that the niches of border cells are whole.
             self._cuts = SubSlices(cells_per_subslice, halo=2).lazily(self.graph, JoinMacroNodes())
             return
-        with naming(part.name):
+        with error_context(part.name):
             own = PanelSlice(
-                encoder.module.known(part.adata),
+                encoder.module.known_counts(part.adata),
                 part.pos,
                 part.row,
                 k=k,
@@ -71,7 +71,7 @@ class SubSliceDataset(Sequence[Data]):
                 n_components=n_components,
             )
         self.graph, self._cuts, self._components = own.data, own.cuts, own.components
-        self._technology = encoder.module.technology_of(part.adata)
+        self._technology = encoder.module.technology_index(part.adata)
 
     def __len__(self) -> int:
         return len(self._cuts)

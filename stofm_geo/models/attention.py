@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from stofm_geo._anndata_checks import check_positions
 from stofm_geo._keys import Keys, NodeType
+from stofm_geo._validation import preview
 from stofm_geo.data import SubSliceDataset
 from stofm_geo.models.stofm import SToFM
 

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from anndata import AnnData
 
-from stofm_geo._checks import check_anndatas, naming
+from stofm_geo._anndata_checks import check_anndatas
 from stofm_geo._keys import Keys
+from stofm_geo._validation import error_context
 from stofm_geo.data import SubSliceDataset, TissueSlice, split_slices
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures, harmonize
 from stofm_geo.genes.counts import warn_if_row_numbers
@@ -58,7 +59,7 @@ class PreparedTissue:
     def _split(self, genes: Collection[str] | None) -> None:
         adata, self._genes = self.adata, genes
         if self.config.organism is not None and self.use_rep is None:
-            with naming(self.name):
+            with error_context(self.name):
                 adata = harmonize(adata, self.config.organism)
         self.slices = split_slices(
             adata,
@@ -139,7 +140,7 @@ def make_encoder(
     adatas = [part.adata for part in slices]
     if use_rep is not None:
         return ObsmFeatures(use_rep).fit(adatas)
-    warn_of_row_numbers(adatas[0].var_names)
+    warn_if_row_numbers(adatas[0].var_names)
     if config.encoder == "panel":
         # A niche is three times as many numbers: own, near, far.
         return PanelEncoder.from_slices(

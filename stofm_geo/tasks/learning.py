@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from stofm_geo._checks import check_positive
 from stofm_geo._keys import Keys
+from stofm_geo._validation import check_positive
 from stofm_geo.data import SubSliceDataset
 from stofm_geo.models.prepare import PreparedTissue, Tissues, list_of
 from stofm_geo.models.stofm import SToFM

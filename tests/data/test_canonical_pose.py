@@ -6,7 +6,7 @@ import scipy.sparse as sp
 import torch
 
 from stofm_geo.data import CanonicalPose, canonical_pose
-from stofm_geo.transforms._search import spacing
+from stofm_geo.transforms.neighbor_search import spacing
 
 PLACES = ["square", "hexagonal", "anisotropic", "holed", "framed", "random", "doubled"]
 COPIES = [

@@ -141,7 +141,7 @@ def test_niches_of_core_cells_are_those_of_the_whole_slice() -> None:
     features = PCAFeatures(8).fit([part.adata])
     data = SpatialKNN(8)(slice_graph(part, features))
     whole = torch.empty(300, 24)
-    whole[torch.from_numpy(part.row)] = niche(data.x, data.edge_index)
+    whole[torch.from_numpy(part.row)] = niche_features(data.x, data.edge_index)
     pieces = SubSliceDataset(
         part, features, **{**SETTINGS.subslice_options, "cells_per_subslice": 60}
     )

@@ -60,7 +60,7 @@ def test_niches_of_core_cells_are_those_of_the_slice(corpus, sources, small) -> 
     dataset = CorpusDataset(corpus, [CorpusDataset(corpus).slices[0]])
     encoder = PanelEncoder(dataset.genes, 4)
     whole = SubSliceDataset(part, encoder, **{**small, "cells_per_subslice": 10_000})[0]
-    expected = niche(whole.x, cells_edges(whole))
+    expected = niche_features(whole.x, cells_edges(whole))
     row = {int(n): i for i, n in enumerate(whole.n_id) if n >= 0}
     seen, otherwise = [], 0.0
     for piece in dataset:
