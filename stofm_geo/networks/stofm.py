@@ -104,7 +104,7 @@ class SToFMNetwork(nn.Module):
         if self.encoder is None:
             return data.x
         of = data.batch if "batch" in data else torch.zeros_like(data.node_type)
-        h = _times(data.x, data, self.encoder.axes)
+        h = _times(data.x, data, self.encoder.component_embeddings)
         return self.encoder.refine(h, data.technology[of])
 
     def estimates(self, z: Tensor, data: Data) -> Tensor:

@@ -103,7 +103,7 @@ def test_a_model_that_knows_controls_still_gets_them(monkeypatch) -> None:
     before = SToFM(**small)
     with monkeypatch.context() as patch:
         for module in ("stofm_geo.data.slices", "stofm_geo.genes.features"):
-            patch.setattr(f"{module}.are_genes", lambda var: np.ones(len(var), dtype=bool))
+            patch.setattr(f"{module}.gene_mask", lambda var: np.ones(len(var), dtype=bool))
         before.fit(controls, max_steps=2, progress=False)
         before.embed(controls)
     expected = controls.obsm["X_stofm"].copy()

@@ -280,7 +280,7 @@ def test_auto_takes_a_backend_that_is_there(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_auto_says_once_that_no_kernel_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("stofm_geo.ops.edge_attention")
-    module._tell.cache_clear()
+    module._warn_of_fallback.cache_clear()
     monkeypatch.setattr(module.fused.KERNELS["cpu"], "unavailable", lambda q=None: "no numba")
     with pytest.warns(UserWarning, match=r"falls back on '\w+' \(cpu: no numba; triton: ") as told:
         for _ in range(3):

@@ -145,8 +145,8 @@ def test_same_seed_same_result(data: Data, transform: BaseTransform) -> None:
     ("make", "message"),
     [
         (lambda: PerturbPositions(p=1.2), "p must be a fraction between 0 and 1; found 1.2"),
-        (lambda: PerturbPositions(p=-0.1), "p must be a share"),
-        (lambda: PerturbPositions(p=float("nan")), "p must be a share"),
+        (lambda: PerturbPositions(p=-0.1), "p must be a fraction"),
+        (lambda: PerturbPositions(p=float("nan")), "p must be a fraction"),
         (lambda: PerturbPositions(sigma=0), "sigma must be above zero; found 0"),
         (lambda: RandomSE2(-1), "shift must be zero or more; found -1"),
     ],
