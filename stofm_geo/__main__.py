@@ -1,4 +1,4 @@
-"""``stofm-geo`` and ``python -m stofm_geo``: the command line, from its first import to its end."""
+"""The command line: ``stofm-geo`` and ``python -m stofm_geo``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stofm_geo._signals import SIGNALS, exit_by_signal, raise_on_signal
 
 
 def main() -> None:
-    """Run the command that was typed; a signal ends it with its own code, whenever it comes."""
+    """Run the command line; a signal ends it with its own exit code."""
     try:
         with raise_on_signal(), exit_by_signal():
             from stofm_geo.cli import app

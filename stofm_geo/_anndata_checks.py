@@ -87,7 +87,11 @@ def check_target(adata: AnnData, key_added: object, **read: str | None) -> None:
 
 
 def check_anndata(adata: object, name: str) -> None:
-    """An AnnData, and not the path of one, or several."""
+    """Check that ``adata`` is one AnnData, not a path or a list.
+
+    Raises:
+        TypeError: It is something else.
+    """
     if not isinstance(adata, AnnData):
         raise TypeError(
             f"{name}: an AnnData is needed; found {type(adata).__name__}"
@@ -96,7 +100,12 @@ def check_anndata(adata: object, name: str) -> None:
 
 
 def check_anndatas(adatas: object, name: str = "adata") -> list[AnnData]:
-    """One AnnData or several as a list of one or more."""
+    """Return one AnnData or several as a list.
+
+    Raises:
+        TypeError: Something is not an AnnData.
+        ValueError: There are none.
+    """
     if isinstance(adatas, AnnData):
         return [adatas]
     if not isinstance(adatas, Iterable) or isinstance(adatas, str):
@@ -112,7 +121,19 @@ def check_anndatas(adatas: object, name: str = "adata") -> list[AnnData]:
 def check_obsm(
     adata: AnnData, key: str, fix: str = "name another key", *, as_is: bool = False
 ) -> np.ndarray:
-    """``obsm[key]`` as finite float64 ``[n, columns]``; or, ``as_is``, uncopied where it can be."""
+    """Return ``obsm[key]`` as finite float64, ``[n, columns]``.
+
+    Args:
+        adata: With ``key`` in ``obsm``.
+        key: Key in ``obsm``.
+        fix: Advice at the end of the error message.
+        as_is: Keep floating-point types, and do not copy where that is possible.
+
+    Raises:
+        KeyError: ``obsm`` has no ``key``.
+        TypeError: The values are not numeric.
+        ValueError: Values are missing or infinite.
+    """
     if key not in adata.obsm:
         raise KeyError(f"obsm has no {key!r}; it has {listed(adata.obsm)}; {fix}")
     values = numbers_of(adata.obsm[key], key, fix)
@@ -123,7 +144,7 @@ def check_obsm(
 
 
 def numeric_array(values: Any, key: str, fix: str) -> np.ndarray:
-    """Return what ``obsm[key]`` holds as numbers ``[n, columns]``, NaN where they are missing."""
+    """Return the values of ``obsm[key]`` as numbers ``[n, columns]``, NaN where missing."""
     check_sparse(values, f"obsm[{key!r}]")
     values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     if values.dtype.kind not in "biuf":
@@ -137,7 +158,7 @@ def numeric_array(values: Any, key: str, fix: str) -> np.ndarray:
 
 
 def check_finite(values: np.ndarray, adata: AnnData, key: str) -> None:
-    """Check that no row of ``obsm[key]`` has missing or infinite numbers."""
+    """Check that no row of ``obsm[key]`` has missing or infinite values."""
     if (finite := np.isfinite(values).all(axis=1)).all():
         return
     bad, what = adata.obs_names[~finite], "NaN"
@@ -151,7 +172,16 @@ def check_finite(values: np.ndarray, adata: AnnData, key: str) -> None:
 
 
 def check_positions(adata: AnnData, key: str) -> np.ndarray:
-    """Return ``obsm[key]`` as positions, float64 ``[n, 2]``; of a table, x and y by name."""
+    """Return the positions in ``obsm[key]``, float64 ``[n, 2]``; of a table, the columns x and y.
+
+    Raises:
+        KeyError: ``obsm`` has no ``key``.
+        TypeError: The values are not numeric.
+        ValueError: There is one column only, or values are missing, infinite or too large.
+
+    Warns:
+        UserWarning: There are more than two columns.
+    """
     if key not in adata.obsm:
         raise KeyError(
             f"obsm has no {key!r}; it has {listed(adata.obsm)}; store the cells' x "
@@ -173,7 +203,7 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
     check_finite(positions, adata, key)
     if len(positions) and (largest := np.abs(positions).max()) > _FARTHEST:
         raise ValueError(
-            f"obsm[{key!r}] holds {largest:g}, whose square is no number; are these positions?"
+            f"obsm[{key!r}] holds {largest:g}, whose square overflows; are these positions?"
         )
     return positions
 
@@ -190,7 +220,7 @@ def _sections_first(positions: np.ndarray, key: str) -> str:
 
 
 def _in_obs(adata: AnnData, key: str) -> str:
-    """Where the positions seem to be instead, and the code that puts them there."""
+    """Return code that copies positions from ``obs`` to ``obsm``, if ``obs`` seems to hold them."""
     columns = [name for name in adata.obs if pd.api.types.is_numeric_dtype(adata.obs[name])]
     if (pair := xy_pair([str(name) for name in columns])) is None:
         return ""
@@ -204,7 +234,12 @@ def _elsewhere(adata: AnnData) -> str:
 
 
 def check_slice_key(obs: pd.DataFrame, key: str) -> pd.Categorical:
-    """``obs[key]`` as a categorical of str without missing values, categories sorted by name."""
+    """Return ``obs[key]`` as a categorical of str, categories sorted by name.
+
+    Raises:
+        KeyError: ``obs`` has no ``key``.
+        ValueError: Values are missing.
+    """
     if key not in obs:
         raise KeyError(
             f"obs has no {key!r}; it has {listed(obs)}; name the column that tells slices "

@@ -1,4 +1,4 @@
-"""The library's own colours of names, without matplotlib."""
+"""Default colours of categories, without matplotlib."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from itertools import cycle
 
 import numpy as np
 
-# Okabe & Ito 2008 (https://jfly.uni-koeln.de/color): told apart with every colour vision. Black is
-# left out, as it reads as ink, and yellow comes last, as it is faint on white.
+# Okabe & Ito 2008 (https://jfly.uni-koeln.de/color): distinguishable with every colour vision.
+# Without black, the colour of text; yellow comes last, as it is faint on white.
 BASE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 
 
 def default_color(i: int) -> str:
-    """Return the i-th colour: the base ones, the same darker, lighter, darkest, greyer; over."""
+    """Return the i-th colour: the base colours, then darker, lighter and greyer ones; cyclic."""
     rgb = np.array([int(BASE[i % len(BASE)][at : at + 2], 16) for at in (1, 3, 5)]) / 255
     weight, other = ((1, 0), (0.6, 0), (0.5, 0.5), (0.4, 0), (0.4, 0.35))[i // len(BASE) % 5]
     return "#" + "".join(f"{round(255 * part):02x}" for part in weight * rgb + other)
 
 
 def unused_colors(taken: Iterable[str]) -> Iterator[str]:
-    """Return own colours that are not taken, over and over; all, if all are taken."""
+    """Return an endless iterator over the default colours that are not taken, or over all of them."""
     every, taken = [default_color(i) for i in range(5 * len(BASE))], set(taken)
     return cycle([color for color in every if color not in taken] or every)
 
 
 def default_colors(names: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each name, in natural order; of numbers, each number's own.
+    """Return a colour for each name, in natural order. A number gets the colour of that index.
 
-    So domains ``"0"``, ``"1"``, ... keep theirs where some are missing.
+    So domains ``"0"``, ``"1"``, ... keep their colours where some are missing.
     """
     names = natural_sort(names)
     if all(name.isdecimal() and len(name) < 4 for name in names):
@@ -38,7 +38,7 @@ def default_colors(names: Iterable[str]) -> dict[str, str]:
 
 
 def natural_sort(names: Iterable[str]) -> list[str]:
-    """Return the distinct names that are not empty, sorted as people do: ``L2`` before ``L10``."""
+    """Return the distinct non-empty names in natural order: ``L2`` before ``L10``."""
 
     def key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
         parts = re.findall(r"[0-9]+|[^0-9]+", name)

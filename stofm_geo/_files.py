@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON that is read."""
+"""Atomic writes of files and folders, and reading of JSON."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _NUMBER = re.compile(r"\(os error (\d+)\)|\berrno = (\d+)")  # of safetensors, a
 
 
 class DiskFullError(OSError):
-    """Tells what could not be written."""
+    """The disk is full; the message names the file that could not be written."""
 
 
 @contextmanager
 def explain_full_disk(path: str | Path) -> Iterator[None]:
-    """Say what could not be written where the disk is full; systems do not tell."""
+    """Raise :class:`DiskFullError` with ``path`` where an error within is due to a full disk."""
     try:
         yield
     except DiskFullError:
-        raise  # told of a file, not of its folder
+        raise  # names a file already
     except Exception as error:
         number = full_disk_errno(error)
         if number is None:
@@ -45,14 +45,14 @@ def explain_full_disk(path: str | Path) -> Iterator[None]:
 
 
 def full_disk_errno(error: BaseException | None) -> int | None:
-    """The system's number of a disk that is full, if that is behind an error; else ``None``.
+    """Return the error number of a full disk if that caused ``error``, else ``None``.
 
-    Libraries that write by themselves tell it as text alone, or as what the error came of.
+    Libraries report a full disk as text, or as the cause of another error.
     """
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
-        if number is None and (told := _NUMBER.search(str(error))):
-            number = int(told[1] or told[2])
+        if number is None and (match := _NUMBER.search(str(error))):
+            number = int(match[1] or match[2])
         if number in _FULL:
             return number
         error = error.__cause__ or error.__context__
@@ -61,7 +61,11 @@ def full_disk_errno(error: BaseException | None) -> int | None:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary file or folder name beside ``path``; it takes that name when all went well."""
+    """Yield a temporary path, which replaces ``path`` at the end unless something fails.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     path = Path(os.path.realpath(path))
     check_writable(path)
     with explain_full_disk(path), work_folder(path) as temporary:
@@ -73,17 +77,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(
     path: str | Path, files: Collection[str], *, keep_others: bool = False
 ) -> Iterator[Path]:
-    """A temporary folder beside ``path``; it takes that place when all went well.
+    """Yield a temporary folder that replaces ``path`` at the end unless something fails.
 
-    A kill at any moment leaves the old folder there or the new one (:mod:`stofm_geo._replace`).
+    If the process is killed, either the old folder remains or the new one
+    (:mod:`stofm_geo._replace`).
 
     Args:
-        path: A folder that is already there is replaced whole.
-        files: Names that may be lost with it.
-        keep_others: All others are in the new one, too; else there must be none.
+        path: An existing folder is replaced as a whole.
+        files: Names that may be replaced or lost.
+        keep_others: Keep all other files; else there must be none.
 
     Raises:
-        FileExistsError: It is a file, or holds something else, too.
+        FileExistsError: ``path`` is a file, or holds other files.
         OSError: It cannot be written.
     """
     path = Path(os.path.realpath(path))
@@ -98,7 +103,7 @@ def atomic_folder(
 
 
 def _link(folder: Path, to: Path, but: Collection[str]) -> None:
-    """What a folder holds under a second name in another, or a copy where there is no such."""
+    """Hard-link the contents of a folder into another; copy where links are not supported."""
     for entry in folder.iterdir():
         if entry.name in but:
             continue
@@ -116,17 +121,17 @@ def _link_file(source: str | Path, target: str | Path) -> None:
 
 
 def check_folder(path: str | Path, files: Collection[str] | None, *, make: bool = False) -> None:
-    """Whether :func:`atomic_folder` can write ``path``.
+    """Check that :func:`atomic_folder` can write ``path``.
 
     Args:
         path: The folder.
-        files: Names that may be lost with it; ``None``: it may hold anything.
-        make: Its parent need not be there yet, if only it can be made.
+        files: Names that may be lost. ``None``: any.
+        make: Its parent need not exist, if it can be made.
 
     Raises:
         FileExistsError: There is a file, or a folder that holds other things than ``files``.
         OSError: It cannot be written.
-        ValueError: Its name is no UTF-8.
+        ValueError: Its name is not UTF-8.
     """
     path = Path(path)
     if path.is_dir():
@@ -143,15 +148,15 @@ def check_folder(path: str | Path, files: Collection[str] | None, *, make: bool 
 
 
 def check_writable(path: str | Path, *, make: bool = False) -> None:
-    """Whether a file can be made at ``path``; found out by making one beside it.
+    """Check that a file can be made at ``path``, by making one beside it.
 
     Args:
         path: The file.
-        make: Its folder need not be there yet, if only it can be made.
+        make: Its folder need not exist, if it can be made.
 
     Raises:
-        OSError: It cannot, and why.
-        ValueError: Its name is no UTF-8.
+        OSError: It cannot be written.
+        ValueError: Its name is not UTF-8.
     """
     path = Path(path)
     if path.is_dir():
@@ -162,7 +167,7 @@ def check_writable(path: str | Path, *, make: bool = False) -> None:
 
 
 def _check_place(path: Path, make: bool) -> None:
-    """Whether something can be made there and take its place."""
+    """Check that something can be created beside ``path`` and renamed to it."""
     check_name(path)
     path = Path(os.path.realpath(path))
     folder = path.parent
@@ -175,28 +180,28 @@ def _check_place(path: Path, make: bool) -> None:
 
 
 def check_name(path: str | Path) -> None:
-    """Whether a name is text, as HDF5, JSON and what is printed need it.
+    """Check that a name is valid text, as HDF5, JSON and printing need it.
 
     Raises:
-        ValueError: It is no UTF-8.
+        ValueError: It is not UTF-8.
     """
     try:
         str(path).encode()
     except UnicodeEncodeError:
         shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise ValueError(f"{shown}: the name is no UTF-8; rename it") from None
+        raise ValueError(f"{shown}: the name is not UTF-8; rename it") from None
 
 
 def output_paths(slices: list[Path], output: Path) -> list[Path]:
-    """The file to write for each slice file; fails now rather than after the work.
+    """Return the file to write for each slice file, after checking that it can be written.
 
     Args:
-        slices: Files that are read.
-        output: A file for one of them; a folder for several.
+        slices: Input files.
+        output: A file for one input; a folder for several.
 
     Raises:
         OSError: It cannot be written.
-        ValueError: It does not fit the number of files, or is one of them.
+        ValueError: It does not fit the number of files, or is one of the inputs.
     """
     if len(slices) == 1 and not output.is_dir():
         files = [output]
@@ -218,15 +223,15 @@ def output_paths(slices: list[Path], output: Path) -> list[Path]:
 
 
 def replace_section(file: Path, name: str, text: str) -> None:
-    """Replace what is between ``<!-- name -->`` and ``<!-- /name -->`` in a file.
+    """Replace the text between ``<!-- name -->`` and ``<!-- /name -->`` in a file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It lacks them.
+        ValueError: It lacks the marks.
     """
     marks = f"<!-- {name} -->", f"<!-- /{name} -->"
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: is no file; make it, with {' and '.join(marks)} in it")
+        raise FileNotFoundError(f"{file}: is not a file; make it, with {' and '.join(marks)} in it")
     before, start, rest = file.read_text(encoding="utf-8").partition(marks[0])
     _, end, after = rest.partition(marks[1])
     if not end:
@@ -236,13 +241,13 @@ def replace_section(file: Path, name: str, text: str) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """What a file holds.
+    """Return the content of a JSON file.
 
     Raises:
-        ValueError: It is no file, or cannot be read as JSON.
+        ValueError: It is not a file, or cannot be read as JSON.
     """
     if file.exists() and not file.is_file():  # a pipe would be waited for
-        raise ValueError(f"{file}: is no file")
+        raise ValueError(f"{file}: is not a file")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except RecursionError:

@@ -1,4 +1,4 @@
-"""Every AnnData key and every node code the library reads or writes, in one place."""
+"""AnnData keys and node types that the library reads or writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ class Keys:
     """AnnData keys."""
 
     SPATIAL = "spatial"  # obsm, read: coordinates [n, 2]
-    SLICES = ("slice_id", "library_id")  # obs, usual names of the column that tells slices apart
+    SLICES = ("slice_id", "library_id")  # obs, usual names of the slice column
     TECHNOLOGY = "technology"  # uns, read where it is there: MERFISH, Visium, ...
     EMBEDDING = "X_stofm"  # obsm, written: [n, 256] float32
     DOMAIN = "stofm_domain"  # obs, written: categorical
@@ -19,7 +19,7 @@ class Keys:
 
 
 class NodeType:
-    """Codes in ``Data.node_type``; the token types of the published model."""
+    """Codes of ``Data.node_type``; the token types of the published model."""
 
     CELL = 0
     CLS = 1

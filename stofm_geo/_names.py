@@ -1,4 +1,4 @@
-"""Names of classes and of slices, as columns of ``obs`` hold them: one reader for all."""
+"""Names of classes and slices, as columns of ``obs`` hold them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ _ZEROS = re.compile(r"\.0+$")
 
 
 def read_names(values: pd.Series | Iterable[object], what: str | None = None) -> np.ndarray:
-    """Return names as str, and ``None`` where one is missing, as objects ``[n]``.
+    """Return names as str, ``None`` where one is missing, as objects ``[n]``.
 
-    Blanks around a name are no part of it. Missing are ``None``, NaN, ``pd.NA``, blanks, and the
-    words that are written for them (``nan``, ``None``, ``NA``, ``<NA>``, ...). Whole numbers are
-    the same name whether they are integers, floats or text: pandas makes floats of integers where
-    one is missing.
+    Surrounding blanks are stripped. Missing are ``None``, NaN, ``pd.NA``, blanks, and the words
+    that are written for them (``nan``, ``None``, ``NA``, ``<NA>``, ...). A whole number is the same
+    name as integer, float or text: pandas turns integers into floats where one is missing.
 
     Args:
         values: A column of any type: object, string, categorical, bool, number.
-        what: What the warning calls it; ``None``: there is no warning.
+        what: Name in the warning. ``None``: do not warn.
 
     Raises:
         ValueError: There are two columns of the name.
 
     Warns:
-        UserWarning: Words stand for missing values. A class that is really called so has to be
+        UserWarning: Words are taken as missing values. A class that is really called so has to be
             renamed.
     """
     if isinstance(values, pd.DataFrame):
@@ -49,10 +48,10 @@ def read_names(values: pd.Series | Iterable[object], what: str | None = None) ->
     if words.any():
         if what is not None:
             count = pd.Series(names[words]).value_counts()
-            told = ", ".join(f"{word!r} {number}" for word, number in count.items())
+            listed = ", ".join(f"{word!r} {number}" for word, number in count.items())
             warnings.warn(
                 f"{what}: words that stand for missing values are taken as missing in "
-                f"{int(words.sum())} of {len(names)} cells ({told}); rename them if they are names",
+                f"{int(words.sum())} of {len(names)} cells ({listed}); rename them if they are names",
                 stacklevel=3,
             )
         names[words] = None
@@ -60,13 +59,13 @@ def read_names(values: pd.Series | Iterable[object], what: str | None = None) ->
 
 
 def _plain(values: Iterable[object]) -> np.ndarray:
-    """Each value as text; ``None`` where it is missing or blank."""
+    """Return each value as text, ``None`` where it is missing or blank."""
     values = list(values)
     names = np.empty(len(values), dtype=object)
     names[:] = [_text(value) for value in values]
-    said = set(names) - {None} - MISSING_WORDS
+    present = set(names) - {None} - MISSING_WORDS
     # "1.0" is the text of a float only where all are numbers: else it may be a version.
-    if any(_ZEROS.search(name) for name in said) and all(map(_NUMBER.fullmatch, said)):
+    if any(_ZEROS.search(name) for name in present) and all(map(_NUMBER.fullmatch, present)):
         names[:] = [name and _ZEROS.sub("", name) for name in names]
     return names
 

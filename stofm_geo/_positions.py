@@ -1,4 +1,4 @@
-"""Which columns of a table are x and y."""
+"""Find the columns x and y in a table."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _RATHER_NOT = re.compile("local|array|index")
 def xy_columns(table: pd.DataFrame, key: str) -> pd.DataFrame:
     """Return the columns of ``obsm[key]`` that are x and y, in this order, as float64.
 
-    They are told by name: ``x, y``, ``x_centroid, y_centroid``, ``CenterX_global_px, ...``,
+    They are found by name: ``x, y``, ``x_centroid, y_centroid``, ``CenterX_global_px, ...``,
     ``pxl_col_in_fullres, pxl_row_in_fullres``, ``array_col, array_row`` and the like.
 
     Args:
-        table: Of positions, ``[n, columns]``.
-        key: What messages call it.
+        table: Positions, ``[n, columns]``.
+        key: Name in messages.
 
     Raises:
-        ValueError: There are less than two columns of numbers.
+        ValueError: There are fewer than two numeric columns.
 
     Warns:
-        UserWarning: No names tell; the first two columns of numbers are taken.
+        UserWarning: No column is called x or y; the first two numeric columns are used.
     """
     numbers = table.apply(_as_numbers)
     numeric = [i for i in range(table.shape[1]) if numbers.iloc[:, i].notna().any()]
@@ -51,7 +51,7 @@ def xy_columns(table: pd.DataFrame, key: str) -> pd.DataFrame:
 
 
 def _as_numbers(column: pd.Series) -> pd.Series:
-    """Float64, NaN where there is no number; of text, nothing but NaN."""
+    """Return a column as float64, NaN where there is no number."""
     if pd.api.types.is_bool_dtype(column):
         return pd.Series(float("nan"), column.index)
     if isinstance(column.dtype, pd.CategoricalDtype):
@@ -60,7 +60,7 @@ def _as_numbers(column: pd.Series) -> pd.Series:
 
 
 def xy_pair(names: list[str]) -> tuple[str, str] | None:
-    """Return which of these names are x and y, if any."""
+    """Return the two names that mean x and y, if there are any."""
     lower = {name.lower(): name for name in reversed(names)}
     found = []
     for name in map(str.lower, names):

@@ -1,12 +1,13 @@
-"""One file or folder put in the place of another: a kill at any moment leaves one of them whole.
+"""Atomic replacement of files and folders, also where the process is killed.
 
-What is new is made in a *work folder* beside the old: ``.stofm-geo-*/new/NAME``. A file takes its
-place by one rename, and so does a folder where the two can be exchanged (Linux, macOS). Elsewhere,
-on NFS for one, the old folder goes to ``.stofm-geo-*/old/NAME`` first. Between these two renames
-there is none at its place; whoever loads or writes there next makes the second (:func:`settle`).
+New content is made in a *work folder* beside the old: ``.stofm-geo-*/new/NAME``. A file is replaced
+by one rename, and so is a folder where two folders can be exchanged (Linux, macOS). Elsewhere, for
+example on NFS, the old folder is first moved to ``.stofm-geo-*/old/NAME``. If the process is killed
+between these two renames, the next process that reads or writes there does the second
+(:func:`recover_folder`).
 
-A work folder has a lock that ends with its process, however that ends. Those that nobody holds any
-more are removed when the next thing is written beside them.
+A work folder has a lock that the system releases at the end of its process. Work folders without a
+process are removed when something is written beside them.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ except ImportError:  # Windows
 _PREFIX = ".stofm-geo-"
 _LOCK, _NEW, _OLD, _DONE = "lock", "new", "old", "done"
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY)
-_DAY = 24 * 3600.0  # older than anything that is being written, where locks do not tell
+_DAY = 24 * 3600.0  # older than anything that is being written, where files cannot be locked
 _AT_CWD, _EXCHANGE = -100, 2  # of Linux; macOS has the same number for its own
 
 
 @contextmanager
 def work_folder(path: Path) -> Iterator[Path]:
-    """Where to make what is to take the place of ``path``: a name in a new work folder.
+    """Yield the path in a new work folder at which to make what replaces ``path``.
 
     Raises:
-        OSError: There can be none beside ``path``.
+        OSError: No folder can be made beside ``path``.
     """
     recover_folder(path)
     clear_leftovers(path.parent)
@@ -59,7 +60,7 @@ def work_folder(path: Path) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove the work folders in a folder whose processes have died."""
+    """Remove the work folders in ``folder`` whose processes have ended."""
     pattern = os.path.join(glob.escape(str(folder)), f"{_PREFIX}*")
     for found in map(Path, glob.glob(pattern, include_hidden=True)):
         with _held(found) as held:
@@ -68,10 +69,10 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def replace_path(new: Path, path: Path) -> None:
-    """What was made in a work folder takes its place, with the rights that new files get.
+    """Replace ``path`` by ``new``, made in a work folder, with the permissions of new files.
 
     Raises:
-        OSError: It cannot; what was there is there still.
+        OSError: It cannot be replaced; ``path`` is unchanged.
     """
     work = new.parent.parent
     check_signals()  # a signal that was swallowed while it was written
@@ -90,10 +91,10 @@ def replace_path(new: Path, path: Path) -> None:
 
 
 def recover_folder(path: str | Path) -> None:
-    """Put back what a kill between two renames has left beside its place.
+    """Restore a folder where a process was killed between two renames.
 
     Raises:
-        OSError: It cannot be put there.
+        OSError: It cannot be restored.
     """
     path = Path(path)
     if os.path.lexists(path):
@@ -112,10 +113,10 @@ def recover_folder(path: str | Path) -> None:
 
 
 def exchange(a: Path, b: Path) -> None:
-    """Let two folders change places, at once.
+    """Exchange two folders in one step.
 
     Raises:
-        OSError: Among others, that the system or this disk has no such call.
+        OSError: It failed, or the system or disk does not support it.
     """
     result = _exchange()(os.fsencode(a), os.fsencode(b))
     if result != 0:
@@ -169,7 +170,7 @@ def _new_work_folder(parent: Path) -> tuple[Path, int]:
 
 @contextmanager
 def _held(work: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether a work folder is of no living process; if so, others are kept out meanwhile."""
+    """Yield whether no living process uses a work folder; if so, it is locked meanwhile."""
     lock = None
     try:
         try:
@@ -193,7 +194,7 @@ def _abandoned(work: Path) -> bool:
 
 
 def _lock(lock: int, wait: bool = True) -> bool | None:
-    """Whether it is ours now; ``None`` where files cannot be locked."""
+    """Return whether the lock was acquired; ``None`` where files cannot be locked."""
     if fcntl is None:
         return None
     try:
@@ -206,7 +207,7 @@ def _lock(lock: int, wait: bool = True) -> bool | None:
 
 
 def _clear(work: Path) -> None:
-    """Remove a work folder; what was to take its place and was stopped half-way does so first."""
+    """Remove a work folder, after finishing a replacement that was interrupted."""
     old = work / _OLD
     for before in old.iterdir() if old.is_dir() else ():
         path, new = work.parent / before.name, work / _NEW / before.name
@@ -218,9 +219,9 @@ def _clear(work: Path) -> None:
 
 
 def _finish(new: Path, mode: int) -> None:
-    """Bytes reach the disk before the name does; libraries that write for the owner alone do not.
+    """Set permissions and write to disk before the rename; some libraries write for the owner only.
 
-    Files that others have a name for, too, are not ours to change.
+    Files with other hard links are left unchanged.
     """
     if new.is_file():
         if new.stat().st_nlink == 1:

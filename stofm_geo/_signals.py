@@ -1,8 +1,8 @@
-"""SIGINT and SIGTERM end a command: by an exception where it is, and never without a word.
+"""Handling of SIGINT and SIGTERM: they end a command by an exception, with a message.
 
-Libraries swallow exceptions: of callbacks from C, of training loops that end as if all were well.
-So a signal is remembered, too, and asked for (:func:`check`) before anything takes its place on
-disk, and at the end.
+Some libraries swallow exceptions: callbacks from C, training loops that end as if all were well.
+So signals are also recorded, and checked (:func:`check_signals`) before a file is replaced, and at
+the end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _deferred: list[bool] = []
 
 
 class Stopped(SystemExit):
-    """A signal has asked the command to end; the code is 128 and its number, as of shells."""
+    """Exit because of a signal, with code 128 + its number, as in shells."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -28,7 +28,7 @@ class Stopped(SystemExit):
 
 @contextmanager
 def raise_on_signal() -> Iterator[None]:
-    """Signals raise :class:`Stopped` inside, and are forgotten after."""
+    """Raise :class:`Stopped` on signals within the context."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
@@ -43,7 +43,7 @@ def raise_on_signal() -> Iterator[None]:
 
 @contextmanager
 def exit_by_signal() -> Iterator[None]:
-    """Say what signal has ended what is inside, and exit with its code."""
+    """Print which signal ended the context, and exit with its code."""
     try:
         yield
     except BaseException:
@@ -58,7 +58,7 @@ def exit_by_signal() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Inside, a first signal waits, for who asks :func:`received`; a second one does not."""
+    """Record the first signal within the context for :func:`received_signal`; raise on a second."""
     _deferred.append(True)
     try:
         yield
@@ -67,12 +67,12 @@ def defer_signals() -> Iterator[None]:
 
 
 def received_signal() -> int | None:
-    """The number of the first signal that has come, if one has."""
+    """Return the number of the first signal received, ``None`` if there was none."""
     return _received[0] if _received else None
 
 
 def check_signals() -> None:
-    """Raise :class:`Stopped` if a signal has come that does not wait."""
+    """Raise :class:`Stopped` if a signal was received that is not deferred."""
     if _received and not _deferred:
         raise Stopped(_received[0])
 

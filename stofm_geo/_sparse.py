@@ -1,4 +1,4 @@
-"""Sparse matrices from files: SciPy believes their indices, and reads and writes there."""
+"""Checks of sparse matrices from files, whose indices SciPy does not check."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def check_sparse(matrix: Any, name: str) -> None:
-    """Whether the rows and columns of a CSR or CSC matrix are in it; others are not looked at.
+    """Check that the indices of a CSR or CSC matrix are within its shape; other formats pass.
 
     Raises:
-        ValueError: Indices are negative or too large, or pointers fall, or do not fit the values.
+        ValueError: Indices are negative or too large, or pointers decrease or do not fit the data.
     """
     if getattr(matrix, "format", None) not in ("csr", "csc"):
         return
@@ -31,5 +31,5 @@ def check_sparse(matrix: Any, name: str) -> None:
             wrong = f"indices are {least} to {most}, of {minor}"
     if wrong:
         raise ValueError(
-            f"{name} is a damaged sparse matrix ({wrong}); write it anew from where it was made"
+            f"{name} is a damaged sparse matrix ({wrong}); write it again from its source"
         )

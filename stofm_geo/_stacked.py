@@ -1,4 +1,4 @@
-"""Several slices in one AnnData that are not told apart: found, and said."""
+"""Detection of several slices in one AnnData that are not separated by a slice key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
 from stofm_geo._validation import preview
 
-# Usual names of columns that tell slices apart, letters and digits alone; the surest first.
+# Usual names of slice columns, letters and digits only; the most likely first.
 _USUAL = (
     "sliceid libraryid slice library section sectionid brainsectionlabel slide slideid puck "
     "capturearea sample sampleid samplename origident dataset datasetid bregma zplane fov fovid "
@@ -31,7 +31,7 @@ _JOINED = "anndata.concat({'A': a, 'B': b}, label='slice_id', index_unique='-')"
 
 
 def is_usual(column: str) -> bool:
-    """Return whether columns that tell slices apart are often called so."""
+    """Return whether ``column`` is a usual name of a slice key."""
     return _squeezed(column) in _USUAL
 
 
@@ -47,22 +47,21 @@ def resolve_slice_key(
 
     Args:
         adata: Cells.
-        positions: Theirs, ``[n, 2]``.
-        spatial_key: Key in ``obsm`` they are from.
+        positions: Their positions, ``[n, 2]``.
+        spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs``, as given.
-        beside: Whether to speak of ``slice_id`` and ``library_id``, too, where slices lie beside
-            each other.
+        beside: Also warn of ``slice_id`` and ``library_id`` where slices lie beside each other.
 
     Warns:
-        UserWarning: The key of the table is taken; or cells of several slices lie on top of each
-            other in what is taken for one slice, and what mends it.
+        UserWarning: The key of the table is used; or cells of several slices overlap in what is
+            treated as one slice, with advice.
     """
     attrs = adata.uns.get("spatialdata_attrs")
     if slice_key is None and isinstance(attrs, dict):
         key = attrs.get("region_key")
         if isinstance(key, str) and key in adata.obs and (count := len(_names(adata, key))) > 1:
             _warn(
-                f"uns['spatialdata_attrs'] says that obs[{key!r}] tells {count} regions apart; "
+                f"uns['spatialdata_attrs'] says that obs[{key!r}] separates {count} regions; "
                 f"each is taken as a slice of its own (slice_key={key!r})"
             )
             return key
@@ -77,13 +76,13 @@ def resolve_slice_key(
     candidates = _candidates(adata, slice_key)
     for key in candidates:
         if are_stacked(positions, _codes(adata, key), within):
-            _warn(_said(adata, key, spatial_key, slice_key))
+            _warn(_message(adata, key, spatial_key, slice_key))
             return slice_key
     usual = [key for key in candidates if key in Keys.SLICES]
     if beside and usual and slice_key is None:
         key = usual[0]
         _warn(
-            f"obs[{key!r}] tells {len(_names(adata, key))} slices apart, but all cells are taken "
+            f"obs[{key!r}] separates {len(_names(adata, key))} slices, but all cells are treated "
             f"as one; if they are several, give slice_key={key!r} (--slice-key {key})"
         )
     else:
@@ -92,11 +91,10 @@ def resolve_slice_key(
 
 
 def are_stacked(positions: np.ndarray, code: np.ndarray, within: np.ndarray) -> bool:
-    """Return whether groups of cells lie on top of each other, as slices in one frame do.
+    """Return whether groups of cells overlap, as slices in one coordinate frame do.
 
-    Then they are well mixed in space, and all cells together are denser than each group by itself.
-    Kinds of cells and regions of one tissue share its places among them: cells of two regions may
-    be mixed, but lie no closer for it.
+    Overlapping slices are well mixed in space, and denser together than each by itself. Cell types
+    and regions of one tissue may be mixed, but are not denser together.
 
     Args:
         positions: ``[n, 2]``.
@@ -105,16 +103,16 @@ def are_stacked(positions: np.ndarray, code: np.ndarray, within: np.ndarray) -> 
     """
     if mixed(positions, code, within) < _MIXED:
         return False
-    alone = _nearest(positions, within * (code.max() + 1) + code)
+    separate = _nearest(positions, within * (code.max() + 1) + code)
     together = _nearest(positions, within)
-    return alone > _DENSER * together
+    return separate > _DENSER * together
 
 
 def mixed(positions: np.ndarray, code: np.ndarray, within: np.ndarray) -> float:
-    """Return how mixed groups of cells are in space: 0 side by side, about 1 all over.
+    """Return how mixed groups of cells are in space: 0 where separate, about 1 where random.
 
-    The chance that two cells of one small square are of different groups, over that of two cells
-    of the slice; arguments as of :func:`stacked`.
+    This is the probability that two cells of a small square are of different groups, divided by
+    that of two cells of the slice. Arguments as of :func:`are_stacked`.
     """
     spacing = _spacing(positions[within == np.bincount(within).argmax()])
     if spacing == 0:
@@ -128,7 +126,7 @@ def mixed(positions: np.ndarray, code: np.ndarray, within: np.ndarray) -> float:
 
 
 def _different(group: np.ndarray, code: np.ndarray) -> float:
-    """The share of pairs of one group that are of two codes."""
+    """Return the fraction of pairs within a group that have different codes."""
 
     def pairs(number: np.ndarray) -> float:
         size = np.unique(number, return_counts=True)[1].astype(np.float64)
@@ -139,7 +137,7 @@ def _different(group: np.ndarray, code: np.ndarray) -> float:
 
 
 def _spacing(positions: np.ndarray) -> float:
-    """Median distance to the 6th nearest place, of some cells."""
+    """Return the median distance to the 6th nearest position, from a sample of cells."""
     places = positions
     for _ in range(2):
         sample = places[:: max(len(places) // _SAMPLE, 1)]
@@ -151,7 +149,7 @@ def _spacing(positions: np.ndarray) -> float:
 
 
 def _nearest(positions: np.ndarray, group: np.ndarray) -> float:
-    """Median distance to the nearest cell of the same group, of some cells."""
+    """Return the median distance to the nearest cell of the same group, from a sample of cells."""
     order = np.argsort(group, kind="stable")
     share = max(len(group) // _SAMPLE, 1)
     found = []
@@ -163,7 +161,7 @@ def _nearest(positions: np.ndarray, group: np.ndarray) -> float:
 
 
 def _candidates(adata: AnnData, slice_key: str | None) -> list[str]:
-    """Columns that may tell slices apart, the surest first."""
+    """Return the columns that may be slice keys, the most likely first."""
     ids = _library_ids(adata)
     found = {}
     for column in adata.obs.columns.difference([slice_key]):
@@ -181,14 +179,14 @@ def _candidates(adata: AnnData, slice_key: str | None) -> list[str]:
 
 
 def _check_unnamed(adata: AnnData, positions: np.ndarray, within: np.ndarray) -> None:
-    """Look for slices that no column tells apart by names of cells, and by places in an array."""
+    """Warn of slices without a column, by suffixes of cell names or repeated array positions."""
     ends = pd.Series(adata.obs_names.astype(str)).str.extract(r"-([A-Za-z0-9]+)$")[0]
     code, names = pd.factorize(ends)
     if (code >= 0).all() and 1 < len(names) <= adata.n_obs / _LEAST:
         if are_stacked(positions, code, within):
             _warn(
                 f"cells whose names end in {preview([f'-{name}' for name in names])} lie on top "
-                "of each other, as several slices do, but are taken as one; tell them apart: "
+                "of each other, as several slices do, but are treated as one; separate them: "
                 "adata.obs['slice_id'] = adata.obs_names.str.rsplit('-', n=1).str[-1], and give "
                 "slice_key='slice_id' (--slice-key slice_id)"
             )
@@ -199,8 +197,8 @@ def _check_unnamed(adata: AnnData, positions: np.ndarray, within: np.ndarray) ->
     if (doubled := int(array.duplicated().sum())) > adata.n_obs * _APART:
         _warn(
             f"{doubled} of {adata.n_obs} spots have the array_row and array_col of another, as "
-            "those of several slices do, but are taken as one slice, and no usual column of obs "
-            f"tells them apart; name it with slice_key, or join the slices by {_JOINED}"
+            "those of several slices do, but are treated as one slice, and no usual column of obs "
+            f"separates them; name it with slice_key, or join the slices by {_JOINED}"
         )
 
 
@@ -236,9 +234,9 @@ def _said(adata: AnnData, key: str, spatial_key: str, slice_key: str | None) -> 
         if values.dtype.kind in "iuf" and np.isfinite(values).all():
             code = _codes(adata, key)
             if mixed(values.astype(np.float64), code, np.zeros_like(code)) < _APART:
-                said += f", or spatial_key={other!r}, where they lie side by side"
+                message += f", or spatial_key={other!r}, where they lie side by side"
                 break
-    return said
+    return message
 
 
 def _codes(adata: AnnData, key: str) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""What AnnData holds and its files cannot: mended where nothing is lost, else refused in time.
+"""Prepare AnnData for writing: convert what files cannot hold, or raise before the work.
 
 Names of columns and keys are names in HDF5 and zarr, where ``/`` makes a group: ``L2`` and ``L2/3``
-cannot be beside each other, and what can be written is not always read again.
+cannot be stored beside each other, and not all that can be written can be read again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp")
 
 
 def storable_names(names: Iterable[object], taken_by_index: object = None) -> list[str]:
-    """Names that files can hold, each another: ``/`` becomes ``_``, and reserved ones end in one.
+    """Return distinct names that files can hold: ``/`` becomes ``_``, reserved names end in ``_``.
 
     Args:
-        names: Of columns or keys.
-        taken_by_index: The name of the columns' index, which no column may have.
+        names: Names of columns or keys.
+        taken_by_index: Name of the index, which no column may have.
     """
     names = [str(name) for name in names]
     taken, found = set(names), []
@@ -47,16 +47,16 @@ def storable_names(names: Iterable[object], taken_by_index: object = None) -> li
 def storable_frame(
     values: np.ndarray, index: pd.Index, columns: Iterable[object], where: str
 ) -> pd.DataFrame:
-    """A table for ``obsm`` that a file can hold, whatever its columns are called.
+    """Return a table for ``obsm`` that files can hold.
 
     Args:
         values: ``[n, columns]``.
-        index: Of the cells.
-        columns: Their names, which :func:`storable_names` makes storable.
-        where: What messages call it.
+        index: Names of the cells.
+        columns: Names of the columns, which :func:`storable_names` makes storable.
+        where: Name in messages.
 
     Warns:
-        UserWarning: Which names are others now.
+        UserWarning: Columns were renamed.
     """
     columns = list(columns)
     names = storable_names(columns, index.name)
@@ -65,7 +65,7 @@ def storable_frame(
 
 
 def warn_of_renamed(where: str, before: Iterable[object], after: Iterable[str]) -> None:
-    """Say which names are others now, if any are."""
+    """Warn of names that were changed, if any."""
     pairs = zip(before, after, strict=True)
     changed = [f"{old} -> {new}" for old, new in pairs if str(old) != new]
     if changed:
@@ -77,16 +77,16 @@ def warn_of_renamed(where: str, before: Iterable[object], after: Iterable[str]) 
 
 
 def prepare_for_writing(adata: AnnData, name: str = "AnnData") -> None:
-    """Make sure, before the work, that ``adata`` can be written and read again; in place.
+    """Make sure that ``adata`` can be written and read again; in place.
 
-    :func:`mend`, and then all but the numbers is written and read for trial.
+    Calls :func:`make_storable`, then writes and reads all but the numbers as a test.
 
     Args:
         adata: Read from a file, or made.
-        name: What messages call it.
+        name: Name in messages.
 
     Raises:
-        ValueError: It cannot, and what of it.
+        ValueError: It cannot be written; the message says what cannot.
     """
     make_storable(adata, name)
     tables = {f"obsm {key}": value for key, value in adata.obsm.items() if not _numbers(value)}
@@ -101,26 +101,26 @@ def prepare_for_writing(adata: AnnData, name: str = "AnnData") -> None:
     except OSError:
         raise  # of the trial's disk
     except Exception as error:  # of h5py and anndata, a dozen kinds
-        told = " ".join([str(error), *getattr(error, "__notes__", ())])
+        reason = " ".join([str(error), *getattr(error, "__notes__", ())])
         raise ValueError(
-            f"{name}: could be read, but not be written again ({' '.join(told.split())}); drop "
+            f"{name}: could be read, but not be written again ({' '.join(reason.split())}); drop "
             "that, or turn it into text or numbers"
         ) from error
 
 
 def make_storable(adata: AnnData, name: str = "AnnData") -> None:
-    """Turn what files cannot hold into what they can, in place.
+    """Convert what files cannot hold, in place.
 
-    Text of pandas' own types becomes plain, or categorical where values are missing. The name of an
-    index that is a column's, too, goes. A column ``_index`` goes where it repeats the index, as
-    SeuratDisk leaves it, and is renamed where it does not. Names with ``/`` get ``_`` for it.
+    Text of pandas' string types becomes objects, or categorical where values are missing. An index
+    name that is also a column's is removed. A column ``_index`` is removed where it repeats the
+    index, as SeuratDisk leaves it, else renamed. ``/`` in names becomes ``_``.
 
     Args:
-        adata: Changed where it must.
-        name: What messages call it.
+        adata: Changed in place.
+        name: Name in messages.
 
     Warns:
-        UserWarning: Which names are others now.
+        UserWarning: Names were changed.
     """
     for axis, mapping in (("obs", adata.obsm), ("var", adata.varm)):
         table = getattr(adata, axis)
@@ -162,7 +162,7 @@ def _mapping(values: Any, where: str) -> None:
 
 
 def _table(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    """A mended copy, or the table itself where it is well."""
+    """Return a storable copy of a table, or the table itself if it is storable."""
     index, names = table.index, list(table.columns)
     if isinstance(index.dtype, pd.StringDtype):
         index = index.astype(object)

@@ -10,7 +10,18 @@ from numbers import Integral, Real
 
 
 def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bool = False) -> None:
-    """A finite number above zero (or at least zero)."""
+    """Check that ``value`` is a finite number above zero.
+
+    Args:
+        name: Name in the error message.
+        value: What to check.
+        whole: Require an integer.
+        or_zero: Accept zero.
+
+    Raises:
+        TypeError: It is not a number, or not an integer.
+        ValueError: It is out of range.
+    """
     kind = Integral if whole else Real
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{name} must be a {'whole ' if whole else ''}number; found {value!r}")
@@ -21,7 +32,12 @@ def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bo
 
 
 def check_fraction(name: str, value: object) -> None:
-    """Check that ``value`` is a number between 0 and 1."""
+    """Check that ``value`` is a number between 0 and 1.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is out of range.
+    """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number; found {value!r}")
     if not 0 <= float(value) <= 1:
@@ -35,7 +51,12 @@ def preview(names: object, most: int = 3) -> str:
 
 
 def check_key(name: str, key: object) -> None:
-    """A key to write under that a file can hold, too: a slash would be a group in it."""
+    """Check that ``key`` is a name that h5ad and zarr files can store, without ``/``.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: Files cannot store it.
+    """
     if not isinstance(key, str):
         raise TypeError(f"{name} must be a name; found {key!r}")
     if not key or "/" in key or key in ("_index", ".", ".."):
@@ -44,7 +65,7 @@ def check_key(name: str, key: object) -> None:
 
 @contextmanager
 def error_context(name: str) -> Iterator[None]:
-    """Put ``name`` (a file, a slice) before the errors and warnings of what runs inside."""
+    """Prefix errors and warnings raised within the context by ``name`` (a file, a slice)."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:

@@ -1,7 +1,7 @@
-"""Weights from files: numbers that can be, of sizes that were told, before anything is built.
+"""Read and check weights from files, before a network is built.
 
-A configuration of a few bytes can ask for a network of any size. What is stored is as large as its
-file; so sizes are compared with it on PyTorch's ``meta`` device, which takes no memory.
+A configuration of a few bytes can ask for a network of any size, but stored weights are as large as
+their file. So sizes are compared on PyTorch's ``meta`` device, which takes no memory.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from stofm_geo._validation import preview
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file, all numbers finite.
+    """Return the tensors of a safetensors file.
 
     Raises:
-        ValueError: It cannot be read, or holds other numbers.
+        ValueError: It cannot be read, or values are not finite.
     """
     if file.exists() and not file.is_file():  # a pipe would be waited for
-        raise ValueError(f"{file}: is no file")
+        raise ValueError(f"{file}: is not a file")
     try:
         stored = load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -36,11 +36,10 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def read_torch(file: Path) -> dict[str, Tensor]:
-    """A state dict of ``torch.save``, unpickled with tensors alone admitted; numbers are finite.
+    """Return a state dict of ``torch.save``, unpickled with tensors alone admitted.
 
     Raises:
-        ValueError: It cannot be read, is no state dict, or holds more than tensors, or numbers that
-            are not finite.
+        ValueError: It cannot be read, is not a state dict of tensors, or values are not finite.
     """
     if file.exists() and not file.is_file():
         raise ValueError(f"{file}: is no file")
@@ -49,11 +48,11 @@ def read_torch(file: Path) -> dict[str, Tensor]:
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch raise a dozen kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{file}: cannot be read as weights alone ({reason[:200]})") from error
+        raise ValueError(f"{file}: cannot be read as weights ({reason[:200]})") from error
     if not isinstance(stored, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in stored.items()
     ):
-        raise ValueError(f"{file}: is no state dict of tensors")
+        raise ValueError(f"{file}: is not a state dict of tensors")
     for name, tensor in stored.items():
         # One number can stand for any number of them.
         if (
@@ -86,7 +85,7 @@ def _check_archive(file: Path) -> None:
 
 
 def check_finite(tensors: Mapping[str, Tensor], file: str | Path) -> None:
-    """Whether all numbers are finite.
+    """Check that all values are finite.
 
     Raises:
         ValueError: Some are not; the message names the tensors.
@@ -104,13 +103,13 @@ def check_finite(tensors: Mapping[str, Tensor], file: str | Path) -> None:
 
 
 def check_layers(setting: str, count: int, names: Iterable[str], pattern: str) -> None:
-    """Whether there are as many layers as a setting says.
+    """Check that there are as many layers as a setting requires.
 
     Args:
-        setting: Its name.
-        count: What it says.
-        names: Of the tensors.
-        pattern: Of a layer's tensors; its group is the layer's number.
+        setting: Name of the setting.
+        count: Its value.
+        names: Names of the tensors.
+        pattern: Regular expression of a layer's tensors; its group is the layer's number.
 
     Raises:
         ValueError: There are more, or fewer.
@@ -121,10 +120,10 @@ def check_layers(setting: str, count: int, names: Iterable[str], pattern: str) -
 
 
 def check_shapes(wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
-    """Whether tensors are those of a network, which may be on ``meta``.
+    """Check that tensors are those of a network, which may be on ``meta``.
 
     Raises:
-        ValueError: Names, shapes or kinds of numbers differ; the first few are told.
+        ValueError: Names, shapes or dtypes differ; the message gives the first three differences.
     """
     wrong = [f"{name} is missing" for name in wanted if name not in stored]
     wrong += [f"{name} is not known" for name in stored if name not in wanted]

@@ -211,7 +211,7 @@ def test_kept_files_keep_their_rights(tmp_path: Path) -> None:
 def test_places_that_are_refused_before_the_work(tmp_path: Path) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/\xffmodel")
     for check in (check_writable, lambda path: check_folder(path, ())):
-        with pytest.raises(ValueError, match=r"\\xffmodel: the name is no UTF-8; rename it"):
+        with pytest.raises(ValueError, match=r"\\xffmodel: the name is not UTF-8; rename it"):
             check(name)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="pipe: is neither a file nor a folder"):

@@ -38,7 +38,7 @@ def test_stacked_slices_are_told_with_what_mends_it(column) -> None:
     cells = table()
     cells.obs[column] = cells.obs["number"].map({0: "a", 1: "b"})
     (said,) = told(cells)
-    assert f"obs[{column!r}] tells 2 slices apart that lie on top of each other" in said
+    assert f"obs[{column!r}] separates 2 slices that lie on top of each other" in said
     assert f"give slice_key={column!r} (--slice-key {column})" in said
     assert told(cells, key=column) == []
 
@@ -49,7 +49,7 @@ def test_slices_side_by_side_are_told_of_by_the_surest_names_alone() -> None:
     cells.obs["batch"] = cells.obs["slice_id"] = cells.obs["number"]
     assert told(cells) == []
     (said,) = told(cells, beside=True)
-    assert "obs['slice_id'] tells 2 slices apart, but all cells are taken as one" in said
+    assert "obs['slice_id'] separates 2 slices, but all cells are treated as one" in said
 
 
 def test_fields_of_view_with_places_of_their_own() -> None:
@@ -116,16 +116,16 @@ def test_regions_of_a_spatialdata_table_are_slices() -> None:
         "region_key": "region",
         "instance_key": "cell_id",
     }
-    with pytest.warns(UserWarning, match=r"tells 2 regions apart; each is .* \(slice_key='region'"):
+    with pytest.warns(UserWarning, match=r"separates 2 regions; each is .* \(slice_key='region'"):
         found = split_slices(cells)
     expected = split_slices(cells, slice_key="region")
     assert [part.name for part in found] == [part.name for part in expected]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.pos, other.pos)
         np.testing.assert_array_equal(one.row, other.row)
-    with pytest.warns(UserWarning, match="regions apart"):
+    with pytest.warns(UserWarning, match="separates 2 regions"):
         assert (places(cells, "spatial", None) != places(cells, "spatial", "region")).nnz == 0
-    with pytest.warns(UserWarning, match="regions apart"):
+    with pytest.warns(UserWarning, match="separates 2 regions"):
         assert [ax.get_title() for ax in pl.spatial(cells)] == ["cells_a", "cells_b"]
     assert told(cells[cells.obs["number"] == 0]) == []
 

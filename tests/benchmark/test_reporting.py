@@ -104,7 +104,7 @@ def test_a_readme_carries_the_summary(folder, tmp_path) -> None:
     file.write_text("no place")
     with pytest.raises(ValueError, match="lacks <!-- quality -->"):
         report(folder, readme=file)
-    with pytest.raises(FileNotFoundError, match="is no file; make it, with <!-- quality -->"):
+    with pytest.raises(FileNotFoundError, match="is not a file; make it, with <!-- quality -->"):
         report(folder, readme=tmp_path / "none.md")
 
 

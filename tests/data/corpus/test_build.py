@@ -223,7 +223,7 @@ def test_a_column_with_gaps_tells_slices_apart(small, tmp_path) -> None:
     adata.obs["slice_id"] = names
     adata.write_h5ad(tmp_path / "gaps.h5ad")
     found = find_sources([tmp_path / "gaps.h5ad"], organism="none")
-    with pytest.warns(UserWarning, match="tells 2 slices apart, but all cells are taken as one"):
+    with pytest.warns(UserWarning, match="separates 2 slices, but all cells are treated as one"):
         assert build(found, tmp_path / "c", **small) == []
     found = find_sources([tmp_path / "gaps.h5ad"], slice="slice_id", organism="none")
     with pytest.raises(ValueError, match="no slice could be made"):
