@@ -21,7 +21,7 @@ def default_color(i: int) -> str:
 
 
 def unused_colors(taken: Iterable[str]) -> Iterator[str]:
-    """Return an endless iterator over the default colours that are not taken, or over all of them."""
+    """Return an endless iterator over the default colours that are free, or over all of them."""
     every, taken = [default_color(i) for i in range(5 * len(BASE))], set(taken)
     return cycle([color for color in every if color not in taken] or every)
 

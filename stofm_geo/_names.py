@@ -51,7 +51,7 @@ def read_names(values: pd.Series | Iterable[object], what: str | None = None) ->
             listed = ", ".join(f"{word!r} {number}" for word, number in count.items())
             warnings.warn(
                 f"{what}: words that stand for missing values are taken as missing in "
-                f"{int(words.sum())} of {len(names)} cells ({listed}); rename them if they are names",
+                f"{int(words.sum())} of {len(names)} cells ({listed}); rename them if real",
                 stacklevel=3,
             )
         names[words] = None

@@ -13,10 +13,10 @@ from torch_geometric.inspector import Inspector
 
 
 def check_sizes(**sizes: tuple[int, int]) -> None:
-    """Check whole numbers: of each name, the number and the least it may be.
+    """Check integers; each keyword is a name with its value and the minimum.
 
     Raises:
-        ValueError: One is too small or no whole number; the message names it.
+        ValueError: One is too small or not an integer; the message names it.
     """
     for name, (size, least) in sizes.items():
         if not isinstance(size, Integral):
@@ -41,7 +41,7 @@ def check_channels(in_channels: Any) -> tuple[int, int]:
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> str:
-    """Return ``value``, which must be one of ``known``.
+    """Return ``value`` after checking that it is one of ``known``.
 
     Raises:
         ValueError: It is not.
@@ -52,11 +52,11 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> str:
 
 
 def check_message_passing(options: dict[str, Any]) -> None:
-    """Check options of PyG's ``MessagePassing`` that attention cannot follow.
+    """Check that the options of PyG's ``MessagePassing`` are supported.
 
     Raises:
-        ValueError: An aggregation other than the sum, the reverse flow, another dimension of the
-            nodes, or decomposed layers.
+        ValueError: An aggregation other than the sum, the reverse flow, another node dimension, or
+            decomposed layers.
     """
     if options.get("aggr", "add") not in ("add", "sum"):
         raise ValueError(
@@ -64,7 +64,7 @@ def check_message_passing(options: dict[str, Any]) -> None:
         )
     if options.get("flow", "source_to_target") != "source_to_target":
         raise ValueError(
-            f"flow must be 'source_to_target'; found {options['flow']!r}; hand in "
+            f"flow must be 'source_to_target'; found {options['flow']!r}; pass "
             "edge_index.flip(0) instead"
         )
     if options.get("node_dim", 0) != 0:
@@ -77,30 +77,30 @@ def check_message_passing(options: dict[str, Any]) -> None:
 
 
 def check_message_arguments(
-    inspector: Inspector, handed: tuple[str, ...], special: Iterable[str]
+    inspector: Inspector, provided: tuple[str, ...], special: Iterable[str]
 ) -> None:
     """Check the arguments of a subclass's ``message``, ``aggregate`` and ``update``.
 
     Args:
-        inspector: PyG's, of the class.
-        handed: What ``propagate`` is given.
-        special: What PyG adds.
+        inspector: PyG's inspector of the class.
+        provided: Arguments of ``propagate``.
+        special: Arguments that PyG adds.
 
     Raises:
-        TypeError: One takes what there is not.
+        TypeError: A method takes an argument that is not provided.
     """
     for method in ("message", "aggregate", "update"):
         for parameter in inspector.get_params(method, exclude=list(special)):
             name = parameter.name.removesuffix("_i").removesuffix("_j")
-            if name not in handed and parameter.default is Parameter.empty:
+            if name not in provided and parameter.default is Parameter.empty:
                 raise TypeError(
-                    f"{method} takes {parameter.name}, which this layer does not hand out; it "
-                    f"may take {list(handed)}, those of nodes with _i or _j"
+                    f"{method} takes {parameter.name}, which this layer does not provide; it "
+                    f"may take {list(provided)}, those of nodes with _i or _j"
                 )
 
 
 def check_attended(out: Tensor, heads: int, sizes: list[int]) -> None:
-    """Check what messages add up to.
+    """Check the shape of aggregated messages.
 
     Raises:
         ValueError: It is not ``[N, H, values | vectors | edge features]``.
@@ -116,9 +116,9 @@ def check_nodes(x: tuple, channels: tuple[int, int], dtype: torch.dtype) -> None
     """Check the node features of sources and destinations.
 
     Args:
-        x: The pair.
-        channels: Their sizes, -1 where any will do.
-        dtype: Of the layer.
+        x: The pair of them.
+        channels: Expected sizes, -1 for any.
+        dtype: Dtype of the layer.
 
     Raises:
         ValueError: One is missing, is not ``[N, F]``, or has another number of features or dtype.
@@ -156,7 +156,7 @@ def check_positions(pos: tuple, x: tuple) -> None:
     """
     if any(not isinstance(p, Tensor) for p in pos):
         raise ValueError(
-            "pos is missing: this layer looks at distances or directions; hand in pos=..., or "
+            "pos is missing: this layer uses distances or directions; pass pos=..., or "
             "build it with radial=None and without vector_channels"
         )
     if any(
@@ -172,10 +172,10 @@ def check_edge_attr(edge_attr: Tensor | None, edges: int, edge_dim: int | None) 
     Args:
         edge_attr: The features.
         edges: Number of edges.
-        edge_dim: Their size, -1 where any will do; ``None`` for no features.
+        edge_dim: Expected size, -1 for any; ``None`` for no features.
 
     Raises:
-        ValueError: They are there without ``edge_dim``, or missing with it, or not
+        ValueError: They are given without ``edge_dim``, or missing with it, or not
             ``[E, edge_dim]``.
     """
     if edge_attr is None or edge_dim is None:
@@ -195,7 +195,7 @@ def check_vectors(vectors: tuple, max_order: int, channels: int) -> None:
     """Check vector features of sources and destinations.
 
     Raises:
-        ValueError: They are missing, not asked for, or of another shape.
+        ValueError: They are missing, not expected, or of another shape.
     """
     shape = (max_order, channels, 2) if channels else None
     if any((None if v is None else tuple(v.shape[1:])) != shape for v in vectors):
@@ -216,7 +216,7 @@ def check_pair(pair: Tensor | None, edges: int, heads: int) -> None:
 
 
 def shapes(tensors: Iterable[Tensor | None]) -> list:
-    """Return the shapes, for a message; the type of what is no tensor."""
+    """Return the shapes for a message, or the type of what is not a tensor."""
     return [
         list(value.shape) if isinstance(value, Tensor) else value and type(value).__name__
         for value in tensors

@@ -1,4 +1,4 @@
-"""The ways in which PyG users hand in edges, as one."""
+"""Conversion between PyG's representations of edges."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stofm_geo.ops import EdgeGraph
 def to_edge_graph(
     edge_index: Adj | EdgeGraph, num_dst: int, num_src: int
 ) -> tuple[EdgeGraph, Tensor | None]:
-    """The graph, and the values of a sparse matrix.
+    """Return the graph, and the values of a sparse matrix (else ``None``).
 
     Args:
         edge_index: ``[2, E]`` (a tensor or an ``EdgeIndex``), the transposed adjacency matrix
@@ -25,8 +25,8 @@ def to_edge_graph(
         num_src: Number of sources.
 
     Raises:
-        ValueError: None of these, a matrix or an ``EdgeIndex`` of another size, or a matrix with
-            gradients that is not coalesced.
+        ValueError: It is none of these, has another size, or is a sparse matrix with gradients that
+            is not coalesced.
         IndexError: An edge names a node that does not exist.
     """
     if isinstance(edge_index, EdgeGraph):
@@ -65,16 +65,16 @@ def _entries(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mark_coalesced(matrix: Tensor) -> Tensor:
-    """Return the matrix with all entries as they are, those of one place too.
+    """Return the matrix marked as coalesced, with all entries as they are, repeated ones too.
 
-    PyG's ``to_edge_index`` marks a matrix as coalesced in place, which changes its owner's.
+    PyG's ``to_edge_index`` marks the caller's matrix in place.
     """
     if matrix.layout != torch.sparse_coo or matrix.is_coalesced():
         return matrix
     if matrix.requires_grad:
         raise ValueError(
             "the sparse matrix edge_index has gradients and is not coalesced, so that they would "
-            "be lost; hand in adj.coalesce()"
+            "be lost; pass adj.coalesce()"
         )
     return torch.sparse_coo_tensor(
         matrix._indices(), matrix._values(), matrix.shape, is_coalesced=True
@@ -84,7 +84,7 @@ def _mark_coalesced(matrix: Tensor) -> Tensor:
 def _check_matrix(size: tuple[int, ...], num_dst: int, num_src: int) -> None:
     wanted, found = [num_dst, num_src], list(size)
     if found != wanted:
-        fix = "hand in adj.t()" if found == wanted[::-1] else "build it with the sizes of x"
+        fix = "pass adj.t()" if found == wanted[::-1] else "build it with the sizes of x"
         raise ValueError(
             f"the sparse matrix edge_index must be [destinations, sources] = {wanted}; "
             f"found {found}; {fix}"
@@ -92,7 +92,7 @@ def _check_matrix(size: tuple[int, ...], num_dst: int, num_src: int) -> None:
 
 
 def attach_values(edge_index: Adj | EdgeGraph, alpha: Tensor) -> tuple[Adj, Tensor] | Adj:
-    """Attention weights ``[E, H]`` beside the edges, in the form PyG's layers return them."""
+    """Return edges with attention weights ``[E, H]``, in the form that PyG's layers return."""
     if isinstance(edge_index, SparseTensor):
         return edge_index.set_value(alpha, layout="coo")
     if isinstance(edge_index, Tensor) and is_torch_sparse_tensor(edge_index):

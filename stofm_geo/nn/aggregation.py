@@ -1,4 +1,4 @@
-"""Aggregation over edges by the kernels: what messages add up to, without making them."""
+"""Aggregation over edges by the kernels, without a tensor of messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stofm_geo.ops.edge_sum import scatter_sum
 
 
 class AttentionInputs(NamedTuple):
-    """All that an attention layer aggregates from."""
+    """Inputs of the aggregation of an attention layer."""
 
     query: Tensor
     """Of the destinations ``[N, H, C]``."""
@@ -37,17 +37,17 @@ class AttentionInputs(NamedTuple):
 def aggregate(
     inputs: AttentionInputs, vectors: VectorChannels | None, dropout: float, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend without a tensor of messages.
+    """Aggregate by attention without a tensor of messages.
 
     Args:
-        inputs: See there.
-        vectors: Of the layer.
-        dropout: Share of the attention weights dropped.
+        inputs: Queries, keys, values and the rest.
+        vectors: Vector channels of the layer.
+        dropout: Dropout probability of the attention weights.
         backend: Of :func:`stofm_geo.ops.edge_attention`.
 
     Returns:
-        What was attended to, ``[N, H, values | directions | edge features]``; the logits
-        ``[E, H]``, and their log-sum-exp ``[N, H]``.
+        The aggregated values ``[N, H, values | directions | edge features]``, the logits ``[E, H]``
+        and their log-sum-exp ``[N, H]``.
     """
     query, key, value, bias, graph, harmonics, gain, edge_attr = inputs
     attended = value[..., :0] if dropout else value

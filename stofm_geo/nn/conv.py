@@ -1,4 +1,4 @@
-"""The layer: multi-head attention over edges that knows how far and where neighbours are."""
+"""Multi-head attention over edges that depends on distances and directions."""
 
 from __future__ import annotations
 
@@ -37,54 +37,56 @@ class SE2TransformerConv(MessagePassing):
         x'_i = W_r x_i + \Big\Vert_h \sum_{j \to i} \operatorname{softmax}_j(a^h_{ji})
         \, (W_v x_j + W_e e_{ji})
 
-    with a radial bias :math:`b` and the pair state :math:`s` (the logits :math:`a` of a layer
-    before). Turning or shifting the positions changes nothing. It is a drop-in replacement for
-    PyG's ``TransformerConv``: the same arguments in the same order, the same state dict where
-    ``radial=None``.
+    with a radial bias :math:`b` and the pair state :math:`s` (the logits :math:`a` of the previous
+    layer). The output is invariant to rotations and translations of the positions. The layer is a
+    drop-in replacement for PyG's ``TransformerConv``: the same arguments in the same order, and the
+    same state dict where ``radial=None``.
 
-    With ``vector_channels``, the directions of the neighbours count too: messages carry *vectors*
-    of circular order 1 to ``max_order``, which turn with the positions, and their invariants flow
-    into :math:`x'` (:class:`~stofm_geo.nn.vectors.VectorChannels`). Cross products among them tell
-    a tissue from its mirror image, unless ``reflections`` (it takes two vectors an order: a vector
-    has no cross product with itself).
+    With ``vector_channels``, the output depends on the directions of the neighbours, too: messages
+    carry *vectors* of circular order 1 to ``max_order``, which rotate with the positions, and their
+    invariants are added to :math:`x'` (:class:`~stofm_geo.nn.vectors.VectorChannels`). Cross
+    products among them distinguish a tissue from its mirror image, unless ``reflections``. (That
+    takes two vectors an order: a vector has no cross product with itself.)
 
-    Where nothing observes the messages (hooks, explainers, a subclass with methods of its own),
-    none are made: kernels sum over the edges. Gradients of any order are right. For
-    ``torch.func`` transforms, forward-mode AD and ``torch.jit.trace``, the layer takes PyTorch's
-    own operations by itself; ``backend="reference"`` always does, which ONNX and AOTInductor need.
+    Unless the messages are observed (by hooks, explainers or a subclass with methods of its own),
+    none are made: kernels sum over the edges. Gradients of any order are correct. Under
+    ``torch.func`` transforms, forward-mode AD and ``torch.jit.trace``, the layer uses PyTorch's own
+    operations; ``backend="reference"`` always does, which ONNX and AOTInductor need.
     ``torch.jit.script`` is not supported.
 
-    A subclass may have ``message``, ``aggregate`` and ``update`` of its own, which take any of
-    ``query``, ``key``, ``value`` and ``gain`` (of nodes: ``query_i``, ``key_j``, ...), ``alpha``,
+    A subclass may define ``message``, ``aggregate`` and ``update``, which take any of ``query``,
+    ``key``, ``value`` and ``gain`` (of nodes: ``query_i``, ``key_j``, ...), ``alpha``,
     ``harmonics`` and ``edge_attr`` (of edges), and PyG's ``index``, ``ptr`` and so on.
 
     Args:
-        in_channels: Size of the node features, or of those of source and destination; -1 to read
-            it off the first input.
-        out_channels: ``C``, output features a head.
+        in_channels: Size of the node features, or of those of source and destination; -1 to infer
+            it from the first input.
+        out_channels: ``C``, output features per head.
         heads: ``H`` (default 1).
-        concat: Heads side by side (default), else their mean.
-        beta: Weigh :math:`W_r x_i` against the attended part by a learned gate
-            :math:`\beta_i \in (0, 1)`, as ``TransformerConv`` does (default: add them).
-        dropout: Share of the attention weights dropped in training (default 0).
-        edge_dim: Size of the edge features, -1 to read it off the first input (default: none).
-        bias: Whether the linear maps have one (default).
-        root_weight: Whether :math:`W_r x_i` is added (default). Without it ``lin_skip``, which
-            ``TransformerConv`` has all the same, is frozen.
-        radial: Makes the radial functions, from their number: :class:`GaussianRadial` (default),
-            ``functools.partial(SoftOneHotRadial, cutoff=5.0)``, or any module ``[E] -> [E, n]``
-            (one with a method ``log_envelope`` fades out edges, too). ``None``: distances do not
-            count.
-        vector_channels: ``V``, vectors a head and order (default 0: none).
+        concat: Concatenate the heads (default), else average them.
+        beta: Weigh :math:`W_r x_i` against the aggregated values by a learned gate :math:`\beta_i
+            \in (0, 1)`, as ``TransformerConv`` does (default: add them).
+        dropout: Dropout probability of the attention weights in training (default 0).
+        edge_dim: Size of the edge features, -1 to infer it from the first input (default: none).
+        bias: Whether the linear maps have a bias (default).
+        root_weight: Whether :math:`W_r x_i` is added (default). Without it, ``lin_skip``, which
+            ``TransformerConv`` has in any case, is frozen.
+        radial: Constructor of the radial functions, given their number: :class:`GaussianRadial`
+            (default), ``functools.partial(SoftOneHotRadial, cutoff=5.0)``, or of any module ``[E]
+            -> [E, n]`` (a method ``log_envelope`` fades out edges, too). ``None``: no dependence on
+            distances.
+        vector_channels: ``V``, vectors per head and order (default 0: none).
         max_order: ``M``, highest circular order (default 2).
-        in_vector_channels: Vectors an order that come in (default 0).
-        out_vectors: Whether ``forward`` returns vectors, too (default: their invariants only).
-        reflections: Whether a mirror image is the same, that is E(2) and not SE(2) (default no).
-        tolerance: On 10 000 edges or more, a :class:`GaussianRadial` is read from a table, to this
-            share of the range of its values (default 1e-5); ``None``: always exact.
+        in_vector_channels: Input vectors per order (default 0).
+        out_vectors: Whether ``forward`` also returns vectors (default: only their invariants).
+        reflections: Whether the output is invariant to reflections, that is E(2) instead of SE(2)
+            (default no).
+        tolerance: On 10 000 edges or more, a :class:`GaussianRadial` is interpolated in a table,
+            with errors up to this fraction of the range of its values (default 1e-5). ``None``:
+            always exact.
         backend: ``"auto"`` (default), or a name of :func:`stofm_geo.ops.available_backends`.
-        **kwargs: Of PyG's ``MessagePassing``; ``aggr`` other than ``"add"`` and ``flow`` other
-            than ``"source_to_target"`` are refused.
+        **kwargs: Of PyG's ``MessagePassing``. Only ``aggr="add"`` and ``flow="source_to_target"``
+            are supported.
 
     Shapes:
         - ``x`` ``[N, in_channels]`` (or a pair of them), ``edge_index`` ``[2, E]``, ``pos``
@@ -94,8 +96,8 @@ class SE2TransformerConv(MessagePassing):
           (``[N, M, V, 2]``)
 
     Raises:
-        ValueError: Sizes below 1 or out of range, vector options without ``vector_channels``, or
-            options of ``MessagePassing`` that attention cannot follow.
+        ValueError: Sizes out of range, vector options without ``vector_channels``, or options of
+            ``MessagePassing`` that are not supported.
     """
 
     def __init__(
@@ -125,8 +127,8 @@ class SE2TransformerConv(MessagePassing):
         check_fraction("dropout", dropout)
         super().__init__(**{**kwargs, "aggr": "add", "node_dim": 0})
         if type(self).forward is SE2TransformerConv.forward:
-            handed = ("query", "key", "value", "gain", "alpha", "harmonics", "edge_attr")
-            checks.check_message_arguments(self.inspector, handed, self.special_args)
+            provided = ("query", "key", "value", "gain", "alpha", "harmonics", "edge_attr")
+            checks.check_message_arguments(self.inspector, provided, self.special_args)
         checks.check_sizes(
             out_channels=(out_channels, 1),
             heads=(heads, 1),
@@ -200,30 +202,30 @@ class SE2TransformerConv(MessagePassing):
         return_pair: bool = False,
         return_attention_weights: bool | None = None,
     ) -> Tensor | tuple:
-        """Attend.
+        """Compute the attention.
 
         Args:
-            x: Node features, or those of sources and of destinations.
+            x: Node features, or a pair of those of sources and destinations.
             edge_index: From source to destination: ``[2, E]`` int64, an ``EdgeIndex``, the
-                transposed adjacency as a ``torch.sparse`` tensor or a ``SparseTensor``, or an
-                :class:`~stofm_geo.ops.EdgeGraph` that several layers share.
+                transposed adjacency matrix as a ``torch.sparse`` tensor or a ``SparseTensor``, or
+                an :class:`~stofm_geo.ops.EdgeGraph` that several layers share.
             edge_attr: Edge features (``[E]`` where ``edge_dim`` is 1).
-            pos: Positions. Needed with ``radial`` or ``vector_channels``. Edges of a node with NaN
-                have neither length nor direction.
-            vectors: Vector features, where ``in_vector_channels``.
+            pos: Positions; needed with ``radial`` or ``vector_channels``. Edges of a node with NaN
+                have length and direction 0.
+            vectors: Vector features, with ``in_vector_channels``.
             pair: Pair state, added to the logits.
-            return_pair: Whether to return the logits, the next pair state, too.
-            return_attention_weights: If a bool, return ``(edge_index, weights [E, H])``, too.
+            return_pair: Whether to also return the logits, the next pair state.
+            return_attention_weights: If a bool, also return ``(edge_index, weights [E, H])``.
 
         Returns:
-            The new node features; with what else was requested, a tuple in the order: features,
-            vectors (``out_vectors``), pair state, attention weights.
+            The new node features; or a tuple of features, vectors (``out_vectors``), pair state and
+            attention weights, as far as requested.
 
         Raises:
-            ValueError: Something is missing or of a shape that does not fit.
+            ValueError: An input is missing, or its shape does not fit.
             IndexError: An edge names a node that does not exist.
         """
-        x, pos, vectors = _as_pair(x), _as_pair(pos), _as_pair(vectors)
+        x, pos, vectors = as_pair(x), as_pair(pos), as_pair(vectors)
         options = ("aggr", "flow", "node_dim", "decomposed_layers")
         checks.check_message_passing({name: getattr(self, name) for name in options})
         channels = checks.check_channels(self.in_channels)
@@ -249,7 +251,7 @@ class SE2TransformerConv(MessagePassing):
         )
         edge_weight = None
         if self.lin_edge is not None and edge_attr is not None:
-            # By a call, so that hooks on the module (pruning, adapters) have their say.
+            # Call the module, so that its hooks (pruning, adapters) run.
             eye = torch.eye(edge_attr.size(1), dtype=query.dtype, device=query.device)
             edge_weight = self.lin_edge(eye).t().unflatten(0, (self.heads, self.out_channels))
             edge_attr = edge_attr.to(query.dtype)
@@ -285,7 +287,7 @@ class SE2TransformerConv(MessagePassing):
         harmonics: OptTensor,
         edge_attr: OptTensor,
     ) -> Tensor:
-        """Weigh values, directions and edge features; ``[E, H, ...]``."""
+        """Weigh values, directions and edge features by attention, ``[E, H, ...]``."""
         parts = [value_j]
         if harmonics is not None:
             parts.append((harmonics[:, :, :, None] * gain_j[..., None]).flatten(2))
@@ -294,19 +296,19 @@ class SE2TransformerConv(MessagePassing):
         return alpha[..., None] * torch.cat(parts, dim=2)
 
     def _set_jittable_templates(self, raise_on_error: bool = False) -> None:
-        """Leave ``propagate`` as it is.
+        """Keep ``propagate`` as it is.
 
-        PyG writes one into each class, for TorchScript. A subclass would inherit that of the
-        class, which passes its methods over, and masks of explainers.
+        PyG generates one for each class, for TorchScript. A subclass would inherit that of this
+        class, which ignores its methods and the masks of explainers.
         """
 
     def _collect(self, *args: Any) -> dict[str, Any]:
-        """Leave out what is not handed out, so that a method's default stands."""
+        """Leave out arguments that are not provided, so that a method's default is used."""
         found = super()._collect(*args)
         return {name: value for name, value in found.items() if value is not Parameter.empty}
 
     def _messages_are_observed(self) -> bool:
-        """Return whether messages must be made: somebody looks at them, or makes their own."""
+        """Return whether messages must be made: they are observed, or a subclass makes its own."""
         hooks = (
             self._propagate_forward_pre_hooks, self._propagate_forward_hooks,
             self._message_forward_pre_hooks, self._message_forward_hooks,
@@ -319,7 +321,7 @@ class SE2TransformerConv(MessagePassing):
         return bool(not self.fuse or self.explain or own or any(hooks))
 
     def _by_messages(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Aggregate as the kernels do, through ``propagate``."""
+        """Aggregate as :func:`aggregate` does, through ``propagate``."""
         query, key, value, bias, graph, harmonics, gain, edge_attr = inputs
         _, logits, lse = edge_attention(
             query, key, value[..., :0], bias, graph, backend=self.backend
@@ -347,7 +349,7 @@ class SE2TransformerConv(MessagePassing):
         edge_weight: OptTensor,
         pair: OptTensor,
     ) -> tuple[Tensor, OptTensor]:
-        """Return all that is added to the logits ``[E, H]``, and the weighted harmonics."""
+        """Return the sum of all biases of the logits ``[E, H]``, and the weighted harmonics."""
         terms = [] if pair is None else [pair]
         harmonics = None
         if self.geometry is not None:
@@ -365,10 +367,10 @@ class SE2TransformerConv(MessagePassing):
     def _update(
         self, out: Tensor, x: Tensor, vectors: OptTensor, edge_weight: OptTensor
     ) -> tuple[Tensor, OptTensor]:
-        """Return node features and vectors from all that was attended to, ``[N, H, ...]``."""
+        """Return node features and vectors from the aggregated messages, ``[N, H, ...]``."""
         edges = 0 if edge_weight is None else edge_weight.size(2)
-        kinds = 1 + (self.in_vector_channels > 0)  # vectors of the sources, and directions
-        turning = 2 * self.max_order * self.vector_channels * kinds
+        source_kinds = 1 + (self.in_vector_channels > 0)  # vectors of the sources, and directions
+        turning = 2 * self.max_order * self.vector_channels * source_kinds
         checks.check_attended(out, self.heads, [self.out_channels, turning, edges])
         # Slices: what split() returns cannot be changed in place, as nn.ReLU(inplace=True) does.
         end = self.out_channels + turning
@@ -408,7 +410,7 @@ class SE2TransformerConv(MessagePassing):
         return planar_irreps(heads * self.out_channels, vectors, self.max_order)
 
     def __prepare_scriptable__(self) -> SE2TransformerConv:
-        """Refuse ``torch.jit.script``, which calls this of each module."""
+        """Raise for ``torch.jit.script``, which calls this method of each module."""
         raise NotImplementedError(
             f"{type(self).__name__} cannot be compiled by torch.jit.script; use torch.compile, "
             "torch.export or torch.jit.trace"
@@ -422,6 +424,6 @@ class SE2TransformerConv(MessagePassing):
         )
 
 
-def _as_pair(value: Tensor | tuple | None) -> tuple:
-    """Return a pair as it is; one tensor for sources and for destinations."""
+def as_pair(value: Tensor | tuple | None) -> tuple:
+    """Return a pair as it is, and one tensor as the pair of itself."""
     return value if isinstance(value, tuple | list) else (value, value)

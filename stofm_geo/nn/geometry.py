@@ -1,4 +1,4 @@
-"""Geometry of the edges: distances, directions, and their circular harmonics."""
+"""Geometry of the edges: distances, directions and circular harmonics."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _MANY = 10_000  # edges from which a table pays
 def edge_geometry(
     pos: tuple[Tensor, Tensor], edge_index: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Compute length and direction of each edge, seen from its destination.
+    """Compute length and direction of each edge, as seen from its destination.
 
     Args:
         pos: Positions of the sources ``[M, 2]`` and of the destinations ``[N, 2]``. A node with
             NaN or infinity has no position.
         edge_index: ``[2, E]``, rows source and destination.
-        dtype: Of the result; differences are taken in the positions' own.
+        dtype: Dtype of the result; differences are computed in that of the positions.
 
     Returns:
         Lengths ``[E]``, and unit vectors towards the source ``[E, 2]``. Both are 0 where source
-        and destination are at the same position, or one of them has none.
+        and destination coincide, or one of them has no position.
     """
     kinds = [compute_dtype(p.dtype) if p.is_floating_point() else torch.float64 for p in pos]
     source, own = (p.to(kind) for p, kind in zip(pos, kinds, strict=True))
@@ -64,14 +64,14 @@ def circular_harmonics(unit: Tensor, max_order: int) -> Tensor:
 
 
 class EdgeGeometry(nn.Module):
-    """What an attention layer sees of the positions.
+    """Bias and directions that an attention layer computes from positions.
 
     Args:
         heads: Number of heads ``H``.
-        radial: Makes the radial functions, from their number; ``None`` for directions alone.
-        max_order: Highest circular order ``M``; ``None`` for distances alone.
+        radial: Constructor of the radial functions, given their number; ``None``: directions only.
+        max_order: Highest circular order ``M``; ``None``: distances only.
         tolerance: Largest error of a :class:`GaussianRadial` on 10 000 edges or more, where it is
-            read from a table, as a share of the range of its values; ``None`` for exact evaluation.
+            interpolated in a table, as a fraction of the range of its values; ``None``: exact.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class EdgeGeometry(nn.Module):
     def forward(
         self, pos: tuple[Tensor, Tensor], edge_index: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute what depends on positions.
+        """Compute bias and weighted harmonics.
 
         Args:
-            pos: Positions of sources and destinations, in double where they are large.
+            pos: Positions of sources and destinations, in double precision where they are large.
             edge_index: ``[2, E]``.
-            dtype: Of the parameters. Half precision is computed in single, under autocast, too:
-                a bias rounded to 8 bits would change the attention weights by percents.
+            dtype: Dtype of the parameters. Half precision is computed in single precision, under
+                autocast, too: a bias rounded to 8 bits would change attention weights by percents.
 
         Returns:
             Bias of the logits ``[E, H]``, and harmonics of the directions, weighted by distance,

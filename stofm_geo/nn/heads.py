@@ -1,4 +1,4 @@
-"""Heads: what is read from the transformer, beside the node embeddings."""
+"""Prediction heads on the outputs of the transformer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class CellHead(nn.Sequential):
-    """Node embeddings ``[N, channels]`` to cells' features ``[N, out_channels]``."""
+    """MLP from node embeddings ``[N, channels]`` to features of cells ``[N, out_channels]``."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(
@@ -15,11 +15,11 @@ class CellHead(nn.Sequential):
 
 
 class DistanceHead(nn.Sequential):
-    """Pair states ``[E, heads]`` to distances ``[E]``."""
+    """MLP from pair states ``[E, heads]`` to distances ``[E]``."""
 
     def __init__(self, heads: int) -> None:
         super().__init__(nn.Linear(heads, heads), nn.ReLU(), nn.Linear(heads, 1))
 
     def forward(self, pair: Tensor) -> Tensor:
-        """Predict."""
+        """Predict distances."""
         return super().forward(pair).squeeze(-1)

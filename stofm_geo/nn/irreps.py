@@ -1,4 +1,4 @@
-"""Scalars and planar vectors in e3nn's layout, and back."""
+"""Conversion of scalars and planar vectors to and from e3nn's irreps."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def planar_irreps(channels: int, vector_channels: int = 0, max_order: int = 0) -
 
 
 def to_irreps(x: Tensor, vectors: Tensor | None = None) -> Tensor:
-    """Put scalars and planar vectors into one tensor for e3nn.
+    """Concatenate scalars and planar vectors in e3nn's layout.
 
-    A vector of order 1 becomes a ``1o`` with ``z = 0``; one of order ``m`` the two components of
-    degree ``m`` that turn like it. Norms and inner products are kept.
+    A vector of order 1 becomes a ``1o`` with ``z = 0``; one of order ``m`` becomes the two
+    components of degree ``m`` that rotate like it. Norms and inner products are preserved.
 
     Args:
         x: Scalars ``[N, C]``.
@@ -43,13 +43,13 @@ def to_irreps(x: Tensor, vectors: Tensor | None = None) -> Tensor:
 
 
 def from_irreps(features: Tensor, irreps: o3.Irreps | str) -> tuple[Tensor, Tensor | None]:
-    """Read scalars and planar vectors out of a tensor of e3nn's.
+    """Extract scalars and planar vectors from a tensor in e3nn's layout.
 
-    What points out of the plane is left out; turning the plane does not mix it with the rest.
+    Components out of the plane are dropped; rotations in the plane do not mix them with the others.
 
     Args:
         features: ``[N, irreps.dim]``.
-        irreps: As :func:`planar_irreps` makes them.
+        irreps: As returned by :func:`planar_irreps`.
 
     Returns:
         Scalars ``[N, C]`` and vectors ``[N, M, V, 2]`` (``None`` if there are none).
@@ -81,14 +81,14 @@ def from_irreps(features: Tensor, irreps: o3.Irreps | str) -> tuple[Tensor, Tens
 @cache
 @torch.inference_mode(False)
 def _plane(order: int) -> Tensor:
-    """Return where in e3nn's irrep of degree ``order`` the planar vectors are.
+    """Return the embedding of planar vectors in e3nn's irrep of degree ``order``.
 
     Returns:
-        Orthonormal columns ``[2 order + 1, 2]`` float64: the components that a planar unit vector
-        of angle ``theta`` fills with ``cos(order theta)`` and ``sin(order theta)``.
+        Orthonormal columns ``[2 order + 1, 2]`` float64: the components of a planar unit vector of
+        angle ``theta`` are ``cos(order theta)`` and ``sin(order theta)`` in them.
 
     Raises:
-        ValueError: ``order`` is above 12, as far as e3nn's spherical harmonics go.
+        ValueError: ``order`` is above 12, the maximum of e3nn's spherical harmonics.
     """
     if order > MAX_ORDER:
         raise ValueError(f"e3nn has spherical harmonics up to order {MAX_ORDER}; found {order}")

@@ -1,4 +1,4 @@
-"""A cell with its surroundings at two scales, as plain averages over the graph."""
+"""Features of a cell and its neighbourhood at two scales."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 
 def niche_features(x: Tensor, edge_index: Tensor, visible: Tensor | None = None) -> Tensor:
-    r"""Features of each node beside the means over one and two steps on the graph.
+    r"""Concatenate each node's features with the means over one and two steps on the graph.
 
     .. math::
         n_i = \big[\, x_i \;\Vert\; (\hat A x)_i \;\Vert\; 2 (\hat A^2 x)_i \,\big]
 
-    with :math:`\hat A` the mean over neighbours, as in SIGN (arXiv 2004.11198). The wider a mean,
-    the smaller it is; the factor 2 evens that out.
+    with :math:`\hat A` the mean over neighbours, as in SIGN (arXiv 2004.11198). The factor 2
+    compensates the smaller variance of the wider mean.
 
     Args:
         x: Node features ``[N, F]``.
-        edge_index: ``[2, E]``; its ends are the nodes that are averaged over.
-        visible: ``[N]`` bool; features of other nodes count neither for themselves nor for their
-            neighbours. ``None``: all.
+        edge_index: ``[2, E]``; means are taken over the sources.
+        visible: ``[N]`` bool; the features of other nodes are 0 and left out of all means.
+            ``None``: all nodes.
 
     Returns:
         ``[N, 3 F]``; a mean over no node is 0.

@@ -1,4 +1,4 @@
-"""Functions of the distance between two nodes: biases of their attention, weights of directions."""
+"""Radial functions: attention biases and weights of directions that depend on distance."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class GaussianRadial(nn.Module):
         f(d) = W_2 \operatorname{ReLU}(W_1 \, g(a d + c)), \qquad
         g_k(y) = \frac{1}{\sqrt{2\pi}\, s_k} \exp\left(-\frac{(y - \mu_k)^2}{2 s_k^2}\right)
 
-    with :math:`s_k = |\sigma_k| + 10^{-5}`. Where :math:`d = 0` they are 0.
+    with :math:`s_k = |\sigma_k| + 10^{-5}`. They are 0 where :math:`d = 0`.
 
     Args:
         out_channels: Number of functions (for a bias, the number of heads).
         num_gaussians: Number of Gaussians ``K`` (default 32).
-        max_distance: Distance up to which the Gaussians are spread at the start, denser at short
-            range, in the units of the distances (default 30).
+        max_distance: Largest initial mean of the Gaussians, which are denser at short range, in the
+            units of the distances (default 30).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class GaussianRadial(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew."""
+        """Reset all learnable parameters."""
         nn.init.ones_(self.scale)
         nn.init.zeros_(self.shift)
         knots = torch.linspace(0, 1, self.num_gaussians + 1) ** 2 * self.max_distance
@@ -54,12 +54,12 @@ class GaussianRadial(nn.Module):
         self.out.reset_parameters()
 
     def forward(self, distance: Tensor) -> Tensor:
-        """``[E]`` distances to ``[E, out_channels]``."""
+        """Evaluate the functions at distances ``[E]``, ``[E, out_channels]``."""
         value = self.forward_scaled(self.scale * distance + self.shift)
         return value.masked_fill((distance == 0)[:, None], 0)
 
     def forward_scaled(self, y: Tensor) -> Tensor:
-        """``[E]`` numbers ``y``, scaled and shifted distances, to ``[E, out_channels]``."""
+        """Evaluate the functions at scaled and shifted distances ``[E]``, ``[E, out_channels]``."""
         std = self.std.abs() + 1e-5
         power = -0.5 * ((y[:, None] - self.mean) / std).square()
         # e^-80 is nothing to add; but below e^-87 it would be 8 times as slow, number by number.
@@ -71,22 +71,22 @@ class GaussianRadial(nn.Module):
 
 
 class SoftOneHotRadial(nn.Module):
-    r"""Radial functions on e3nn's ``soft_one_hot_linspace`` bases, ending smoothly at a cutoff.
+    r"""Radial functions on e3nn's ``soft_one_hot_linspace`` bases, with a smooth cutoff.
 
-    A network without biases on the bases, so that it is 0 at distance 0 and beyond the cutoff.
-    As a bias of attention it comes with an envelope: an edge of length :math:`d` counts with the
-    factor :math:`u(1 - d/c) / u(1)`, where :math:`u(t) = e^{-1/(10 t)}` for :math:`t > 0` and 0
-    beyond is e3nn's ``soft_unit_step(10 t)``, as in e3nn's equivariant Transformer. An edge that
-    reaches the cutoff is like no edge; the last one of a node keeps all the weight until then.
+    The bases enter a network without biases, which is 0 at distance 0 and beyond the cutoff. As an
+    attention bias it has an envelope: the weight of an edge of length :math:`d` is multiplied by
+    :math:`u(1 - d/c) / u(1)`, where :math:`u(t) = e^{-1/(10 t)}` for :math:`t > 0`, else 0, is
+    e3nn's ``soft_unit_step(10 t)``, as in e3nn's equivariant Transformer. An edge at the cutoff has
+    no effect. Since weights sum to 1, the last edge of a node keeps all the weight until then.
 
     Args:
         out_channels: Number of functions (for a bias, the number of heads).
-        cutoff: Distance from which on two nodes do not see each other.
+        cutoff: Distance from which on two nodes do not interact.
         num_basis: Number of bases (default 16).
         basis: ``"smooth_finite"`` (default), ``"cosine"`` or ``"fourier"``.
 
     Raises:
-        ValueError: ``cutoff`` is not positive, or an unknown basis.
+        ValueError: ``cutoff`` is not positive, or ``basis`` is unknown.
     """
 
     def __init__(
@@ -112,18 +112,18 @@ class SoftOneHotRadial(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew."""
+        """Reset all learnable parameters."""
         reset(self.net)
 
     def forward(self, distance: Tensor) -> Tensor:
-        """``[E]`` distances to ``[E, out_channels]``."""
+        """Evaluate the functions at distances ``[E]``, ``[E, out_channels]``."""
         basis = soft_one_hot_linspace(
             distance, 0.0, self.cutoff, self.num_basis, self.basis, cutoff=True
         )
         return self.net(basis)
 
     def log_envelope(self, distance: Tensor) -> Tensor:
-        """``[E]`` distances to the logarithm of the envelope ``[E]``; ``-inf`` from the cutoff."""
+        """Return the log of the envelope at distances ``[E]``; ``-inf`` from the cutoff on."""
         left = 1 - distance / self.cutoff
         inside = left > 0
         return (0.1 - 0.1 / torch.where(inside, left, 1)).masked_fill(~inside, -torch.inf)

@@ -1,9 +1,9 @@
-"""Radial functions from a table: their cost no longer grows with the number of edges.
+"""Radial functions interpolated in a table, whose cost does not grow with the number of edges.
 
-A :class:`GaussianRadial` is a sum of ReLUs of sums of Gaussians: smooth, but for kinks where a
-hidden unit changes its sign. The table has a knot at each kink, with values and derivatives of
-both sides, and in between as many as cubic Hermite interpolation needs. It is a differentiable
-function of the parameters, computed in each call; nothing is kept.
+A :class:`GaussianRadial` is a sum of ReLUs of sums of Gaussians: smooth except for kinks where a
+hidden unit changes its sign. The table has a knot at each kink, with values and derivatives of both
+sides, and as many in between as cubic Hermite interpolation needs. It is a differentiable function
+of the parameters, computed in each call and not cached.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ _MOST_PARTS = 64  # of an interval of _STEP
 def tabulated(
     radial: nn.Module, distance: Tensor, tolerance: float, *, scaled: bool = False
 ) -> Tensor:
-    """Evaluate radial functions, from a table where that is cheaper and can be done.
+    """Evaluate radial functions, by interpolation in a table where that is possible and cheaper.
 
-    Within ``tolerance`` of the range of the values. Gradients of the parameters are those of the
-    table: within some ten times ``tolerance`` of their size, and a thousandth where a kink lies so
-    close to another one that the table does not tell them apart.
+    The error is within ``tolerance`` of the range of the values. Gradients of the parameters are
+    those of the table: within about ten times ``tolerance`` of their size, and within a thousandth
+    where two kinks are so close that the table does not separate them.
 
     Args:
-        radial: ``[E]`` to ``[E, n]``. What is not exactly a :class:`GaussianRadial` (a subclass,
-            pruned, quantised, with hooks) is evaluated as it is.
-        distance: ``[E]``, not negative. Where it requires gradients, there is no table.
-        tolerance: Largest error, as a share of the range of the values.
-        scaled: ``distance`` is what the Gaussians are functions of,
-            :meth:`GaussianRadial.of_scaled`, of any sign.
+        radial: ``[E]`` to ``[E, n]``. Any module that is not exactly a :class:`GaussianRadial` (a
+            subclass, pruned, quantised, with hooks) is evaluated directly.
+        distance: ``[E]``, not negative. If it requires gradients, no table is used.
+        tolerance: Largest error, as a fraction of the range of the values.
+        scaled: ``distance`` is the argument of :meth:`GaussianRadial.forward_scaled`, of any sign.
 
     Returns:
         ``[E, n]``.
@@ -84,7 +83,7 @@ def _knots(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return knots ``[T]``, and which hidden units are active right of each, ``[T, K]`` bool.
 
-    At a kink there are two: of the first, the activity is that on its left. ``None`` where a
+    A kink has two knots; the activity of the first is that on its left. Return ``None`` where a
     table would have more than ``most`` knots, or parameters are not finite.
     """
     parameters = [
@@ -132,7 +131,7 @@ def _knots(
 
 
 def _refined(coarse: np.ndarray, hidden, out: np.ndarray, tolerance: float) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Return knots so dense that the error, which falls with the fourth power, is tolerable."""
+    """Return knots so dense that the error, of fourth order in their distance, is tolerable."""
     step = np.diff(coarse)
     (value, slope), (middle, _) = hidden(coarse), hidden(coarse[:-1] + 0.5 * step)
     cubic = 0.5 * (value[:-1] + value[1:]) + step[:, None] / 8 * (slope[:-1] - slope[1:])
@@ -152,7 +151,7 @@ def _refined(coarse: np.ndarray, hidden, out: np.ndarray, tolerance: float) -> n
 
 
 def _table(radial: GaussianRadial, at: Tensor, active: Tensor, scaled: bool) -> Tensor:
-    """Return values and derivatives ``[T, 2, n]`` in double, with gradients to the parameters.
+    """Compute values and derivatives ``[T, 2, n]`` in double, with gradients to the parameters.
 
     Args:
         radial: The functions.

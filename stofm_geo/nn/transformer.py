@@ -17,7 +17,7 @@ from stofm_geo.ops.edge_attention.reference import softmax
 
 
 class SE2Output(NamedTuple):
-    """What a :class:`SE2Transformer` returns."""
+    """Output of a :class:`SE2Transformer`."""
 
     x: Tensor
     """Node features ``[N, channels]``."""
@@ -28,29 +28,29 @@ class SE2Output(NamedTuple):
 
 
 class SE2Transformer(nn.Module):
-    """Attention blocks over edges, the pair state carried from layer to layer.
+    """A stack of attention blocks over edges, which pass on a pair state.
 
-    A block is attention, then a feed-forward network, each added to its input, and normalised
-    before (``norm="pre"``, which trains from scratch without warm-up) or after (``"post"``, as
-    published). Distances enter by the radial bias of the first block; with vector channels,
-    directions enter in every block.
+    A block is attention, then a feed-forward network, each with a residual connection and layer
+    normalisation before (``norm="pre"``, which trains from scratch without warm-up) or after
+    (``"post"``, as published). Distances enter by the radial bias of the first block; with vector
+    channels, directions enter in every block.
 
     Args:
         channels: Size of the node features, in and out; a multiple of ``heads``.
         num_layers: Number of blocks (default 3).
-        heads: Heads of the attention, and size of the pair state (default 8).
+        heads: Attention heads, and size of the pair state (default 8).
         radial: See :class:`SE2TransformerConv`.
-        vector_channels: Vectors an order; a multiple of ``heads`` (default 0: distances alone).
+        vector_channels: Vectors per order; a multiple of ``heads`` (default 0: distances only).
         max_order: Highest circular order of the vectors (default 2).
-        out_vectors: Whether vectors are returned, too (default: the last block hands on their
-            invariants only, and has no parameters that a loss of ``x`` would not reach).
-        reflections: Whether a mirror image is the same (default no).
+        out_vectors: Whether vectors are returned, too (default: the last block returns their
+            invariants only, and has no parameters without gradients from a loss of ``x``).
+        reflections: Whether the output is invariant to reflections (default no).
         norm: ``"pre"`` (default) or ``"post"``.
-        dropout: Share of the outputs of each sub-block dropped in training (default 0.1).
+        dropout: Dropout probability of the outputs of each sub-block in training (default 0.1).
         tolerance, backend: See :class:`SE2TransformerConv`.
 
     Raises:
-        ValueError: Sizes that are no multiples of ``heads``, another ``norm``, or ``out_vectors``
+        ValueError: Sizes that are not multiples of ``heads``, another ``norm``, or ``out_vectors``
             without ``vector_channels``.
     """
 
@@ -110,7 +110,7 @@ class SE2Transformer(nn.Module):
         self.norm = _LayerNorm(channels) if norm == "pre" else nn.Identity()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew."""
+        """Reset all learnable parameters."""
         reset(self.blocks)
         reset(self.norm)
 
@@ -120,7 +120,7 @@ class SE2Transformer(nn.Module):
         Args:
             x: Node features, ``[N, channels]``.
             edge_index: ``[2, E]``, from source to destination.
-            pos: Positions ``[N, 2]``; NaN for a node without a place (such as CLS).
+            pos: Positions ``[N, 2]``; NaN for a node without a position (such as CLS).
 
         Returns:
             Node features, vectors and the last pair state.
@@ -133,12 +133,12 @@ class SE2Transformer(nn.Module):
         return SE2Output(self.norm(x), vectors, given.unsort(pair))  # type: ignore[arg-type]
 
     def attention(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
-        """How much each node attends to each of its sources, in every block.
+        """Return the attention weights of every block, for inspection.
 
-        To look at, not to train with: what :meth:`forward` computes on the way, and does not keep.
+        :meth:`forward` computes them on the way, and does not keep them.
 
         Args:
-            x, edge_index, pos: As :meth:`forward` takes them.
+            x, edge_index, pos: As of :meth:`forward`.
 
         Returns:
             Weights ``[num_layers, E, heads]``; those of a block sum to 1 over a node's edges.
@@ -207,7 +207,10 @@ class _Block(nn.Module):
 
 
 class _LayerNorm(nn.LayerNorm):
-    """PyTorch's, whose second derivatives under ``torch.func`` are wrong (up to 2.13, silently)."""
+    """Layer normalisation with correct second derivatives under ``torch.func``.
+
+    PyTorch's are wrong there (by up to 2.13, without an error).
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         if not needs_plain_operations():
@@ -218,6 +221,6 @@ class _LayerNorm(nn.LayerNorm):
 
 
 def _soft_rms_norm(vectors: Tensor) -> Tensor:
-    """Vectors at most of size 1 on average over the channels; small ones nearly as they are."""
+    """Scale vectors to a root mean square below 1 over the channels; small ones hardly change."""
     square = vectors.square().sum(dim=-1, keepdim=True).mean(dim=2, keepdim=True)
     return vectors * torch.rsqrt(1 + square)

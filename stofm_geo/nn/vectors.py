@@ -1,4 +1,4 @@
-"""The equivariant part of the layer: vectors that turn with the tissue."""
+"""Equivariant vector features of the attention layer."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from stofm_geo.ops import EdgeGraph, edge_sum
 class VectorChannels(nn.Module):
     r"""Vector features of circular order :math:`m = 1 \ldots M` under the attention of a layer.
 
-    Turning the plane by :math:`\phi` turns a vector of order :math:`m` by :math:`m\phi`. A message
-    to node :math:`i` is built from the direction of its neighbour and from the neighbour's vectors,
+    A rotation of the plane by :math:`\phi` rotates a vector of order :math:`m` by :math:`m\phi`. A
+    message to node :math:`i` is built from the direction of its neighbour and the neighbour's
+    vectors,
 
     .. math::
         \vec{m}_{ji} = w_m(d_{ji}) \, (\cos m\theta_{ji}, \sin m\theta_{ji}) \, (W_u x_j)
         + W_v \vec{v}_j
 
-    Of the attended sum :math:`\vec{a}` the invariants flow back into the scalars: norms, inner
-    products and, unless ``reflections``, cross products of two linear maps of it (after PaiNN,
-    arXiv 2102.03150, which has the first two). What is handed on as vectors is :math:`\vec{a}`
-    with a gate from the new scalars.
+    Invariants of the attended sum :math:`\vec{a}` are added to the scalars: norms, inner products
+    and, unless ``reflections``, cross products of two linear maps of it (after PaiNN, arXiv
+    2102.03150, which has the first two). The output vectors are :math:`\vec{a}`, gated by the new
+    scalars.
 
     Args:
-        in_channels: Scalars of the sources; -1 to read it off the first input.
-        out_channels: Scalars that the layer makes.
+        in_channels: Scalars of the sources; -1 to infer it from the first input.
+        out_channels: Scalars of the layer's output.
         vector_channels: ``V``, vectors per head and order.
         heads: ``H``.
-        concat: Whether the heads stand side by side (else: their mean).
-        in_vector_channels: Vectors per order that come in.
+        concat: Concatenate the heads, else average them.
+        in_vector_channels: Input vectors per order.
         max_order: ``M``.
-        reflections: Leave out cross products, which change their sign in a mirror.
+        reflections: Leave out cross products, which change their sign under reflection.
         root_weight: Add a linear map of the destination's own vectors.
-        out_vectors: Whether vectors are handed on.
+        out_vectors: Whether vectors are returned.
     """
 
     def __init__(
@@ -79,11 +80,11 @@ class VectorChannels(nn.Module):
             part.reset_parameters()  # type: ignore[operator]
 
     def values(self, x: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Compute what the sources send.
+        """Compute the contributions of the sources.
 
         Args:
             x: Their scalars ``[N, C]``.
-            vectors: Their vectors ``[N, M, V', 2]``, or ``None`` where none come in.
+            vectors: Their vectors ``[N, M, V', 2]``, or ``None`` without input vectors.
 
         Returns:
             Gains of directions ``[N, H, M, V]``, and vectors ``[N, H, 2 M V]`` or ``None``.
@@ -98,11 +99,11 @@ class VectorChannels(nn.Module):
     def aggregate_directions(
         self, weight: Tensor, harmonics: Tensor, gain: Tensor, graph: EdgeGraph, backend: str
     ) -> Tensor:
-        """Sum directions of the neighbours over edges.
+        """Sum the directions of the neighbours over edges.
 
         Args:
-            weight: Of the edges ``[E, H]``.
-            harmonics: Of their directions ``[E, H, M, 2]``.
+            weight: Weights of the edges ``[E, H]``.
+            harmonics: Harmonics of their directions ``[E, H, M, 2]``.
             gain: Factors of the sources, ``[N, H, M, V]``.
             graph: The edges.
             backend: See :func:`stofm_geo.ops.edge_sum`.
@@ -124,11 +125,11 @@ class VectorChannels(nn.Module):
         Args:
             out: Scalars of the layer, ``[N, out_channels]``.
             attended: Attended vectors ``[N, H, 2 M V]``.
-            vectors: The destinations' own ``[N, M, V', 2]``, or ``None`` where none come in.
+            vectors: The destinations' own ``[N, M, V', 2]``, or ``None`` without input vectors.
 
         Returns:
-            Scalars ``[N, out_channels]``, and vectors ``[N, M, V'', 2]`` if they are handed on,
-            with ``V'' = H V`` (``V`` without ``concat``).
+            Scalars ``[N, out_channels]``, and vectors ``[N, M, V'', 2]`` with ``V'' = H V`` (``V``
+            without ``concat``), or ``None`` without ``out_vectors``.
         """
         _, orders, channels = self.shape
         attended = attended.unflatten(2, (orders, channels, 2))
@@ -146,7 +147,7 @@ class VectorChannels(nn.Module):
 
 
 class _PerOrder(nn.Module):
-    """A linear map of vector channels, one for each order: ``[N, M, V, 2] -> [N, M, W, 2]``."""
+    """A linear map of vector channels for each order: ``[N, M, V, 2] -> [N, M, W, 2]``."""
 
     def __init__(self, in_channels: int, out_channels: int, max_order: int) -> None:
         super().__init__()
@@ -167,7 +168,7 @@ class _PerOrder(nn.Module):
 
 
 def _norm(vectors: Tensor) -> Tensor:
-    """Lengths, with the gradient 0 (not NaN) where they are 0."""
+    """Return lengths, with gradient 0 (not NaN) where they are 0."""
     square = vectors.square().sum(-1)
     some = square > 0
     return torch.where(some, torch.where(some, square, 1).sqrt(), 0)

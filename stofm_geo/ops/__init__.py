@@ -1,4 +1,7 @@
-"""Scatter kernels over the edges of a graph: they know tensors, and nothing of tissue."""
+"""Operators on graphs: attention and sums over edges, dense attention, interpolation.
+
+They take tensors only, and know nothing of tissue or AnnData.
+"""
 
 from stofm_geo.ops.dense_attention import dense_attention
 from stofm_geo.ops.edge_attention import available_backends, edge_attention

@@ -1,4 +1,4 @@
-"""Which transforms are under way: kernels have formulas for reverse-mode AD alone."""
+"""Detection of active transforms: the kernels have formulas for reverse-mode AD only."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.autograd import forward_ad
 def needs_plain_operations() -> bool:
     """Return whether ``torch.func`` transforms, forward-mode AD or ``torch.jit.trace`` are active.
 
-    A fused kernel would lose tangents without a word, has no batching rule, and is a constant to
-    the tracer; PyTorch's own operations have all three.
+    A fused kernel would silently drop tangents, has no batching rule, and is a constant to the
+    tracer; PyTorch's own operations support all three.
     """
     return (
         torch._C._are_functorch_transforms_active()
@@ -28,10 +28,10 @@ def is_batched(tensor: Tensor) -> bool:
 
 
 def check_reverse_mode(name: str) -> None:
-    """Refuse ``torch.func`` transforms, forward-mode AD and ``torch.jit.trace``.
+    """Check that neither ``torch.func`` transforms nor forward-mode AD nor tracing are active.
 
     Args:
-        name: What was asked for, for the message.
+        name: What does not support them, for the message.
 
     Raises:
         RuntimeError: One of them is active.

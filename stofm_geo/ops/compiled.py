@@ -1,4 +1,4 @@
-"""What the CPU kernels share: how they are compiled, and an exponential that vectorises."""
+"""Compilation of the CPU kernels by numba, and elementary functions for them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numba.extending import overload, register_jitable
 
 
 def compiled(function: Callable) -> Any:
-    """Compile at the first call of each type; without the GIL; kept on disk where that can be.
+    """Compile a function at its first call of each type, without the GIL, cached if possible.
 
-    Sums may be reordered, which vectors need; infinities keep their meaning, since a bias of
-    ``-inf`` hides an edge.
+    Sums may be reordered, which vectorisation needs. Infinities keep their meaning, since a bias of
+    ``-inf`` masks an edge.
     """
     return _compiled(function, {"reassoc", "contract", "arcp", "nsz"})
 
 
 def compiled_exactly(function: Callable) -> Any:
-    """As :func:`compiled`, every operation rounded as it is written."""
+    """Compile a function as :func:`compiled` does, without reordering of operations."""
     return _compiled(function, set())
 
 
@@ -34,12 +34,12 @@ def _compiled(function: Callable, fastmath: set[str]) -> Any:
 
 
 def log(x: float) -> float:
-    """The logarithm, in the precision of ``x``."""
+    """Return the logarithm in the precision of ``x``."""
     return math.log(x)
 
 
 def exp(x: float) -> float:
-    """The exponential; in single precision to 3e-7 relative, and 0 below -87."""
+    """Return the exponential; in single precision, to 3e-7 relative, and 0 below -87."""
     return math.exp(x)
 
 

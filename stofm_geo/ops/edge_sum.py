@@ -1,4 +1,4 @@
-"""Weighted sums over edges: what messages come to, without a tensor of all messages."""
+"""Weighted sums over edges, without a tensor of all messages."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ BACKENDS = ("auto", "reference")
 def edge_sum(
     weight: Tensor, values: Tensor, graph: EdgeGraph | Tensor, *, backend: str = "auto"
 ) -> Tensor:
-    r"""Sum the values of the sources over the edges, each edge and head with its weight.
+    r"""Sum the values of the sources over the edges, weighted by edge and head.
 
     .. math::
         o_{ih} = \sum_{j \to i} w_{jih} \, v_{jh}
 
     Args:
         weight: ``[E, H]``, of any sign.
-        values: Of the sources, ``[M, H, C]``.
+        values: Values of the sources, ``[M, H, C]``.
         graph: ``[2, E]`` int64, rows source and destination, with as many destinations as
             sources; or an :class:`~stofm_geo.ops.EdgeGraph`.
-        backend: ``"auto"`` (default): a kernel where there is one for the tensors at hand;
+        backend: ``"auto"`` (default): a kernel if there is one for these tensors;
             ``"reference"``: PyTorch's own operations.
 
     Returns:
-        ``[N, H, C]``, with gradients to both, of any order; 0 where a node has no edge.
+        ``[N, H, C]``, with gradients of any order to both; 0 where a node has no edge.
 
     Raises:
-        ValueError: Shapes that do not fit together, or an unknown backend.
+        ValueError: Shapes do not match, or the backend is unknown.
         IndexError: An edge names a node that does not exist.
     """
     if backend not in BACKENDS:
@@ -59,7 +59,7 @@ def edge_sum(
 
 
 def scatter_edge_sum(weight: Tensor, values: Tensor, graph: EdgeGraph) -> Tensor:
-    """Sum as :func:`edge_sum` specifies; any device, any type; half precision in single."""
+    """Compute :func:`edge_sum` by PyTorch's operations; half precision in single precision."""
     src, dst = graph.edge_index[0], graph.edge_index[1]
     kind = compute_dtype(torch.promote_types(weight.dtype, values.dtype))
     summed = scatter_sum(
@@ -69,7 +69,7 @@ def scatter_edge_sum(weight: Tensor, values: Tensor, graph: EdgeGraph) -> Tensor
 
 
 def scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
-    """Sum rows ``[E, ...]`` with the same index, ``[size, ...]``."""
+    """Sum the rows ``[E, ...]`` that have the same index, ``[size, ...]``."""
     flat = values.flatten(1)
     # A one-stride index takes scatter_add's parallel path, where index_add is serial.
     out = flat.new_zeros(size, flat.shape[1])
@@ -78,7 +78,7 @@ def scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the type to compute in: half precision is computed in single."""
+    """Return the dtype to compute in: float32 for half precision."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

@@ -1,4 +1,4 @@
-"""One graph object: edges sorted by destination, with their reverse order."""
+"""Edges sorted by destination, with their order by source."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ class _Sorted(NamedTuple):
 
 
 class EdgeGraph:
-    """Edges in the order the kernels walk them; built once a batch, shared by all layers.
+    """Edges in the order in which the kernels process them; built once for all layers.
 
     Edges are sorted when a kernel first needs it.
 
     Args:
         edge_index: ``[2, E]`` int64, rows source and destination, in any order; or PyG's
-            ``EdgeIndex``, which is not searched where it is marked as sorted by destination.
+            ``EdgeIndex``, which is not checked for its order where it is marked as sorted by
+            destination.
         num_dst: Number of destinations ``N``.
         num_src: Number of sources ``M`` (default: ``num_dst``).
 
     Attributes:
-        edge_index: The edges as they were given, ``[2, E]``.
+        edge_index: The edges as given, ``[2, E]``.
         num_dst: ``N``.
         num_src: ``M``.
-        src: Sources ``[E]``, by destination.
+        src: Sources ``[E]``, sorted by destination.
         dst: Destinations ``[E]``, ascending.
-        ptr: Where each destination's edges start, ``[N + 1]``.
-        order: Positions in ``edge_index`` of the sorted edges ``[E]``; ``None`` if it was sorted.
+        ptr: Start of each destination's edges, ``[N + 1]``.
+        order: Indices in ``edge_index`` of the sorted edges ``[E]``; ``None`` if it was sorted.
 
     Raises:
         ValueError: ``edge_index`` is not int64 ``[2, E]``.
@@ -70,34 +71,34 @@ class EdgeGraph:
 
     @property
     def src(self) -> Tensor:
-        """Sources ``[E]``, by destination."""
+        """Return the sources ``[E]``, sorted by destination."""
         return self._by_destination().src
 
     @property
     def dst(self) -> Tensor:
-        """Destinations ``[E]``, ascending."""
+        """Return the destinations ``[E]``, ascending."""
         return self._by_destination().dst
 
     @property
     def order(self) -> Tensor | None:
-        """Positions in ``edge_index`` of the sorted edges; ``None`` if it was sorted."""
+        """Return the indices in ``edge_index`` of the sorted edges; ``None`` if it was sorted."""
         return self._by_destination().order
 
     @property
     def ptr(self) -> Tensor:
-        """Where each destination's edges start, ``[N + 1]``."""
+        """Return the start of each destination's edges, ``[N + 1]``."""
         return self._by_destination().ptr
 
     @property
     def reverse(self) -> tuple[Tensor, Tensor]:
-        """Sorted edges by source: where each source's start ``[M + 1]``, their numbers ``[E]``."""
+        """Return the start of each source's edges ``[M + 1]``, and the edges by source ``[E]``."""
         if self._reverse is None:
             src, edges = self.src.sort(stable=True)
             self._reverse = _pointers(src, self.num_src), edges
         return self._reverse
 
     def sorted(self) -> EdgeGraph:
-        """Return the same graph, with the sorted edges as those given."""
+        """Return the same graph with the sorted edges as its ``edge_index``."""
         if self.order is None:
             return self
         graph = copy.copy(self)
@@ -106,11 +107,11 @@ class EdgeGraph:
         return graph
 
     def sort(self, values: Tensor) -> Tensor:
-        """Return values of the given edges ``[E, ...]``, sorted."""
+        """Return values of the given edges ``[E, ...]`` in sorted order."""
         return values if self.order is None else values.index_select(0, self.order)
 
     def unsort(self, values: Tensor) -> Tensor:
-        """Return values of the sorted edges ``[E, ...]``, in the order of those given."""
+        """Return values of the sorted edges ``[E, ...]`` in the given order."""
         if self.order is None:
             return values
         return torch.empty_like(values).index_copy(0, self.order, values)
@@ -133,14 +134,14 @@ def _pointers(ascending: Tensor, size: int) -> Tensor:
 
 
 def _has_values(tensor: Tensor) -> bool:
-    """Return whether the program may depend on values: not while it is traced or on ``meta``."""
+    """Return whether the program may depend on values: not while tracing, nor on ``meta``."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return tensor.device.type != "meta" and not isinstance(tensor, FakeTensor)
 
 
 def _checked(edge_index: Tensor, num_src: int, num_dst: int) -> Tensor:
-    """Return ``edge_index``, whose indices exist; the kernels do not look again."""
+    """Return ``edge_index`` after checking that its indices exist; kernels do not check."""
     if _has_values(edge_index):
         _check_indices(edge_index, num_src, num_dst)
         return edge_index

@@ -1,8 +1,8 @@
-"""Loops that all kernels over edges share, compiled by numba.
+"""Loops over edges that several CPU kernels share, compiled by numba.
 
-Edges are taken four at a time, so that what a row keeps is read and written once for four. The
-number of channels is left to run time on purpose: known to the compiler, inner loops are unrolled
-before they could be vectorised, and take three times as long.
+Edges are processed four at a time, so that the accumulators of a row are read and written once for
+four edges. The number of channels is a run-time value on purpose: if it were known at compile time,
+inner loops would be unrolled before they are vectorised, and take three times as long.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from stofm_geo.ops.compiled import compiled
 
 @compiled
 def row_dot_products(i, start, end, a, b, index, out):  # type: ignore[no-untyped-def]
-    """Of row ``i`` of ``a`` with the rows of ``b`` that its edges lead to, head by head."""
+    """Compute the dot products of row ``i`` of ``a`` with its neighbours in ``b``, per head."""
     zero = a.dtype.type(0)  # 0 would make doubles of all it meets
     fours = start + (end - start) // 4 * 4
     for e in range(start, fours, 4):
@@ -39,14 +39,14 @@ def row_dot_products(i, start, end, a, b, index, out):  # type: ignore[no-untype
 
 @compiled
 def dot_products(first, last, a, b, index, ptr, out):  # type: ignore[no-untyped-def]
-    """Of rows ``first`` to ``last`` of ``a`` with those of ``b`` that their edges lead to."""
+    """Compute the dot products of rows ``first`` to ``last`` with their neighbours in ``b``."""
     for i in range(first, last):
         row_dot_products(i, ptr[i], ptr[i + 1], a, b, index, out)
 
 
 @compiled
 def weighted_sums(first, last, weight, x, index, ptr, scale, out):  # type: ignore[no-untyped-def]
-    """Of the rows of ``x`` that a row's edges lead to; weighted by edge and head, then scaled."""
+    """Sum the rows of ``x`` over each row's edges, weighted by edge and head, and scale the sum."""
     scale = x.dtype.type(scale)
     for i in range(first, last):
         start, end = ptr[i], ptr[i + 1]

@@ -1,4 +1,4 @@
-"""Run a compiled function over parts of its work, on as many threads as PyTorch uses."""
+"""Run compiled loops over ranges of rows, on as many threads as PyTorch uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def row_ranges(ptr: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Ranges of rows with about equally many edges each; ``ptr`` is where each row's start."""
+    """Return ranges of rows with about equally many edges; ``ptr`` is where each row's start."""
     rows = len(ptr) - 1
     # A row weighs one edge more than it has, so that rows without edges are shared out, too.
     weight = ptr + np.arange(rows + 1)
@@ -27,12 +27,12 @@ def row_ranges(ptr: np.ndarray, count: int) -> list[tuple[int, int]]:
 
 
 def run_over_rows(work: Callable[[int, int], None], ptr: np.ndarray, cost: int) -> None:
-    """Call ``work(first, last)`` for ranges of rows that together are all rows.
+    """Call ``work(first, last)`` on ranges of rows that together are all rows.
 
     Args:
-        work: Compiled and without the GIL; each row is written by one call alone.
-        ptr: Where each row's edges start.
-        cost: Multiply-adds of the whole, in thousands.
+        work: Compiled, and without the GIL; each row is written by one call only.
+        ptr: Start of each row's edges.
+        cost: Multiply-adds of all rows, in thousands.
     """
     threads = torch.get_num_threads() if cost > _SMALL else 1
     if threads == 1:
@@ -47,13 +47,13 @@ def run_over_rows(work: Callable[[int, int], None], ptr: np.ndarray, cost: int) 
 
 
 def run_over_edges(loop: Any, ptr: np.ndarray, x: np.ndarray, *arguments: Any) -> None:
-    """Call ``loop(first, last, *arguments)`` for all rows; ``x`` is what each edge reads one of."""
+    """Call ``loop(first, last, *arguments)`` on all rows; each edge reads one row of ``x``."""
     cost = int(ptr[-1]) * x[:1].size // 1000
     run_over_rows(lambda first, last: loop(first, last, *arguments), ptr, cost)
 
 
 def as_arrays(kind: torch.dtype, *tensors: torch.Tensor) -> list[np.ndarray]:
-    """Contiguous arrays, numbers of type ``kind``, indices as they are."""
+    """Return tensors as contiguous arrays, floating-point ones in dtype ``kind``."""
     return [
         (t.detach().to(kind) if t.is_floating_point() else t).contiguous().numpy() for t in tensors
     ]
@@ -72,7 +72,7 @@ def _executor() -> ThreadPoolExecutor:
 
 
 def _reset_after_fork() -> None:
-    """A forked child has none of its parent's threads."""
+    """Drop the thread pool in a forked child, which has no threads."""
     global _pool
     _pool = None
 

@@ -287,7 +287,7 @@ def test_a_method_that_takes_what_there_is_not_is_named() -> None:
         def message(self, x_j: Tensor) -> Tensor:
             return x_j
 
-    with pytest.raises(TypeError, match="message takes x_j, which this layer does not hand out"):
+    with pytest.raises(TypeError, match="message takes x_j, which this layer does not provide"):
         Wrong(8, 4)
 
 

@@ -1,4 +1,4 @@
-"""Multi-head attention of every node to every node of its graph, with biases on some pairs."""
+"""Multi-head attention of every node to all nodes of its graph, with a bias on some pairs."""
 
 from __future__ import annotations
 
@@ -24,37 +24,36 @@ def dense_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    r"""Attend to all nodes of the same graph, a block of rows at a time.
+    r"""Attend from every node to all nodes of its graph, a block of rows at a time.
 
     .. math::
         \ell_{ij} = s \, q_i \cdot k_j + b_{ij}, \qquad
         o_i = \sum_j \frac{e^{\ell_{ij}}}{\sum_{j'} e^{\ell_{ij'}}} v_j
 
-    where :math:`b_{ij}` is given for some pairs, the edges, and the same for all others. Nothing
-    of the size nodes x nodes is kept, forward or backward: rows are attended to again in the
-    backward.
+    where :math:`b_{ij}` is given for some pairs, the edges, and is one number a head for all
+    others. No matrix of nodes x nodes is stored; the backward recomputes the attention weights.
 
     Args:
         q: Queries ``[N, H, C]``.
         k: Keys ``[N, H, C]``.
         v: Values ``[N, H, D]``.
-        bias: Of the edges ``[E, H]``, in the order of the edges given; each pair at most once.
-        default_bias: Of all other pairs of a graph ``[H]``.
-        graph: Edges, ``[2, E]`` int64 or an :class:`EdgeGraph`; none leads out of its graph.
-        ptr: Where each graph of a batch starts, ``[B + 1]``; ``None``: all nodes are one graph.
-        scale: ``s``; ``None``: ``C ** -0.5``.
-        dropout: Share of the weights that is dropped, drawn from PyTorch's global generator.
+        bias: Bias of the edges ``[E, H]``, in the order of ``graph``; each pair at most once.
+        default_bias: Bias of all other pairs within a graph, ``[H]``.
+        graph: Edges, ``[2, E]`` int64 or an :class:`EdgeGraph`; no edge joins two graphs.
+        ptr: Start of each graph of a batch, ``[B + 1]``. ``None``: all nodes are one graph.
+        scale: ``s``. ``None``: ``C ** -0.5``.
+        dropout: Dropout probability of the weights, drawn from PyTorch's global generator.
 
     Returns:
         ``[N, H, D]``, with gradients of any order to ``q``, ``k``, ``v``, ``bias`` and
-        ``default_bias``. Half precision is computed in single. Gradients of gradients,
-        ``torch.func`` transforms and forward-mode AD make matrices of nodes x nodes, and take no
-        dropout.
+        ``default_bias``. Half precision is computed in single precision. Gradients of gradients,
+        ``torch.func`` transforms and forward-mode AD use matrices of nodes x nodes, and do not
+        support dropout.
 
     Raises:
-        ValueError: Shapes that do not fit.
+        ValueError: Shapes do not match.
         IndexError: An edge names a node that does not exist.
-        RuntimeError: Dropout where matrices are made.
+        RuntimeError: ``dropout`` where it is not supported.
     """
     if not isinstance(graph, EdgeGraph):
         graph = EdgeGraph(graph, q.size(0))

@@ -1,4 +1,4 @@
-"""Dense attention a block of rows at a time, and its backward, which attends again."""
+"""Dense attention by blocks of rows; the backward recomputes the weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def blockwise(
     dropout: float,
     seed: int,
 ) -> Tensor:
-    """See :func:`stofm_geo.ops.dense_attention`; heads come first."""
+    """Compute :func:`stofm_geo.ops.dense_attention`, heads first."""
     return _Blockwise.apply(q, k, v, bias, default_bias, graph, bounds, scale, dropout, seed)
 
 
@@ -97,10 +97,10 @@ class _Blockwise(torch.autograd.Function):
 
 
 def check_no_dropout(dropout: float) -> None:
-    """Refuse dropout where attention is computed by plain operations.
+    """Check that dropout is 0, where attention is computed by plain operations.
 
     Raises:
-        RuntimeError: There is some.
+        RuntimeError: It is not.
     """
     if dropout:
         raise RuntimeError(
@@ -122,7 +122,7 @@ def _blocks(graph: EdgeGraph, bounds: list[int], heads: int) -> Iterator[_Block]
 
 
 def _workspace(q: Tensor, bounds: list[int]) -> Tensor:
-    """Memory for the largest block; made once, since the system takes its time to give some."""
+    """Allocate memory for the largest block once, since allocation is slow."""
     nodes = max((last - first for first, last in pairwise(bounds)), default=0)
     return q.new_empty(max(_BLOCK, q.size(0) * nodes))
 
@@ -140,7 +140,7 @@ def _weights(
     block: _Block,
     workspace: Tensor,
 ) -> Tensor:
-    """Softmax over the nodes, ``[H, rows, nodes]``, in ``workspace``."""
+    """Compute the softmax over the nodes, ``[H, rows, nodes]``, in ``workspace``."""
     rows, keys = q[:, block.rows], k[:, block.nodes].transpose(1, 2)
     logits = _view(workspace, torch.Size([len(q), rows.size(1), keys.size(2)]))
     logits.copy_(default_bias[:, None, None].expand_as(logits))
@@ -149,9 +149,9 @@ def _weights(
 
 
 def _dropout_mask(like: Tensor, dropout: float, seed: int, block: _Block) -> Tensor:
-    """What dropout multiplies a block by: the same whenever it is asked.
+    """Return the scaled dropout mask of a block, the same in forward and backward.
 
-    16 random bits a weight: drawing each from a generator would take longer than attending.
+    16 random bits a weight: drawing each from a generator would take longer than the attention.
     """
     draw = torch.Generator(like.device).manual_seed(seed + block.rows.start)
     words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)

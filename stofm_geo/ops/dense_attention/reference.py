@@ -1,4 +1,4 @@
-"""The specification of dense attention, in plain PyTorch: matrices of nodes x nodes."""
+"""Reference implementation of dense attention in plain PyTorch, with matrices of nodes x nodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dense_reference(
     bounds: list[int],
     scale: float,
 ) -> Tensor:
-    """Attend as :func:`stofm_geo.ops.dense_attention` specifies; heads come first, edges sorted."""
+    """Compute :func:`stofm_geo.ops.dense_attention`, heads first, with sorted edges."""
     starts = graph.ptr.tolist()
     parts = []
     for first, last in pairwise(bounds):

@@ -1,4 +1,4 @@
-r"""Multi-head attention over edges: one public function, its backends beside it."""
+r"""Multi-head attention over edges: one public function and its backends."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from stofm_geo.ops.autodiff import check_reverse_mode, needs_plain_operations
 from stofm_geo.ops.edge_attention import fused, reference, scatter
 from stofm_geo.ops.graph import EdgeGraph
 
-# In order of preference: "auto" takes the first that can run on the tensors at hand.
+# In order of preference: "auto" selects the first that supports the given tensors.
 _BACKENDS = {**fused.KERNELS, "scatter": scatter, "reference": reference}
 BACKENDS = tuple(_BACKENDS)
 
 
 def available_backends() -> dict[str, str | None]:
-    """Return which backends work here.
+    """Return the backends of :func:`edge_attention`, and why some are not available.
 
     Returns:
-        Backend name -> ``None`` where it works, else the reason why it does not.
+        Backend name -> ``None`` where it is available, else the reason.
     """
     return {name: backend.unavailable() for name, backend in _BACKENDS.items()}
 
@@ -35,7 +35,7 @@ def edge_attention(
     *,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Let every node attend over its incoming edges.
+    r"""Attend from every node to the sources of its incoming edges.
 
     .. math::
         a_{ji} = \frac{q_i \cdot k_j}{\sqrt{C}} + b_{ji}, \qquad
@@ -46,24 +46,22 @@ def edge_attention(
         q: Queries of the destinations, ``[N, H, C]`` (nodes, heads, channels a head).
         k: Keys of the sources, ``[M, H, C]``; ``M`` may differ from ``N``.
         v: Values of the sources, ``[M, H, D]``.
-        bias: Additive logits, ``[E, H]``; an edge with ``-inf`` is not attended to.
-        graph: ``[2, E]`` int64, rows source and destination, in any order; an edge that is there
-            twice counts twice. Or an :class:`~stofm_geo.ops.EdgeGraph` of it, made once for
-            several calls.
+        bias: Bias of the logits, ``[E, H]``; ``-inf`` masks an edge.
+        graph: ``[2, E]`` int64, rows source and destination, in any order; a repeated edge counts
+            repeatedly. Or an :class:`~stofm_geo.ops.EdgeGraph`, built once for several calls.
         backend: A name of :func:`available_backends`, or ``"auto"`` (default): the fastest that
-            runs on these tensors; under ``torch.func`` transforms, forward-mode AD or
-            ``torch.jit.trace``, which the kernels have no formulas for, ``"reference"``.
+            supports these tensors. Under ``torch.func`` transforms, forward-mode AD or
+            ``torch.jit.trace``, for which the kernels have no formulas, that is ``"reference"``.
 
     Returns:
         The attended values :math:`o` ``[N, H, D]``, the logits :math:`a` ``[E, H]`` and their
-        log-sum-exp :math:`l` ``[N, H]``, all with gradients, of any order. Where a node has no
-        edge, or all are hidden, :math:`o` and :math:`l` are 0.
+        log-sum-exp :math:`l` ``[N, H]``, all with gradients of any order. Where a node has no edge,
+        or all are masked, :math:`o` and :math:`l` are 0.
 
     Raises:
-        ValueError: Shapes that do not fit together, or an unknown backend.
+        ValueError: Shapes do not match, or the backend is unknown.
         IndexError: An edge names a node that does not exist.
-        RuntimeError: A backend asked for by name that is not available here, or not under the
-            transforms that are active.
+        RuntimeError: The named backend is not available, or not under the active transforms.
     """
     if not isinstance(graph, EdgeGraph):
         graph = EdgeGraph(graph, q.size(0), k.size(0))

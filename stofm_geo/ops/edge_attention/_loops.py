@@ -1,9 +1,8 @@
-"""The loops of the CPU kernel, compiled by numba.
+"""Loops of the CPU kernel, compiled by numba.
 
-Each function walks rows ``first`` to ``last`` (of destinations, or of sources) and writes nothing
-but what belongs to them. Each reads rows of *one* array over the edges, so that this array can
-stay in the cache: keys and values walked at once do not fit together, and took twice the time
-where edges lead anywhere.
+Each function processes rows ``first`` to ``last`` (destinations or sources) and writes only what
+belongs to them. Each gathers rows of *one* array over the edges, so that this array can stay in the
+cache: gathering keys and values together took twice as long on graphs without locality.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from stofm_geo.ops.sums import row_dot_products
 
 @compiled
 def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ignore[no-untyped-def]
-    """Logits, their softmax ``alpha`` over the edges of a destination, and their log-sum-exp."""
+    """Compute logits, their softmax ``alpha`` over a destination's edges, and their log-sum-exp."""
     heads, one = q.shape[1], q.dtype.type(1)
     scale = one / np.sqrt(q.dtype.type(q.shape[2]))
     top = np.empty(heads, q.dtype)
@@ -51,9 +50,10 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
 def softmax_backward(  # type: ignore[no-untyped-def]
     first, last, v, logits, lse, src, ptr, d_out, d_logits, d_lse, d_bias, alpha
 ):
-    """Gradients of the logits, which are those of the bias; the softmax once more.
+    """Compute the gradients of the logits, which are those of the bias, and the softmax again.
 
-    Normalised once more, too: the log-sum-exp of logits of 1e5 is rounded by percents.
+    The softmax is normalised again, too: the log-sum-exp of logits of 1e5 has rounding errors of
+    percents.
     """
     known = np.empty(v.shape[1], v.dtype)
     total = np.empty(v.shape[1], v.dtype)

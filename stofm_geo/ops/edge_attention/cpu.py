@@ -1,7 +1,7 @@
-"""Edge attention for the CPU: a pass over the edges for each of q, k, v; no atomics.
+"""Edge attention for the CPU: a pass over the edges for each of q, k and v, without atomics.
 
 No tensor of edges x heads x channels is made. numba compiles the loops at their first use (seconds)
-and keeps them on disk; nothing is compiled at installation.
+and caches them on disk; nothing is compiled at installation.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def unavailable(q: Tensor | None = None) -> str | None:
 def forward(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, src: Tensor, ptr: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend; half precision is computed in single.
+    """Compute edge attention; half precision is computed in single precision.
 
     Args:
         q: Queries of the destinations ``[N, H, C]``.
         k: Keys of the sources ``[M, H, C]``.
         v: Values of the sources ``[M, H, D]``.
-        bias: Additive logits ``[E, H]``; ``-inf`` hides an edge.
+        bias: Bias of the logits ``[E, H]``; ``-inf`` masks an edge.
         src: Sources of the edges ``[E]``, sorted by destination.
-        ptr: Where each destination's edges start ``[N + 1]``.
+        ptr: Start of each destination's edges ``[N + 1]``.
 
     Returns:
         Attended values ``[N, H, D]``, logits ``[E, H]`` and their log-sum-exp ``[N, H]``.
@@ -71,14 +71,14 @@ def backward(
     reverse_ptr: Tensor,
     reverse_edges: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of ``q``, ``k``, ``v`` and ``bias``.
+    """Compute the gradients of ``q``, ``k``, ``v`` and ``bias``.
 
     Args:
         d_out: Gradient of the output; ``d_logits``, ``d_lse`` accordingly.
         q: As in :func:`forward`, with the logits and ``lse`` that it returned.
         dst: Destinations of the edges ``[E]``, ascending.
-        reverse_ptr: Where each source's edges start ``[M + 1]``.
-        reverse_edges: Numbers of the edges, by source ``[E]``.
+        reverse_ptr: Start of each source's edges ``[M + 1]``.
+        reverse_edges: Indices of the edges, sorted by source ``[E]``.
     """
     kind, scale = logits.dtype, q.size(2) ** -0.5
     made = tuple(torch.empty(t.shape, dtype=kind) for t in (q, k, v, logits))

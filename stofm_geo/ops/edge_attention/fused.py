@@ -1,4 +1,4 @@
-"""The fused kernels as one PyTorch operator, with gradients and for torch.compile."""
+"""The fused kernels as one PyTorch operator, with gradients and support for torch.compile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KERNELS = {"cpu": cpu, "triton": triton}
 def edge_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph, kernel: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`stofm_geo.ops.edge_attention`."""
+    """Compute :func:`stofm_geo.ops.edge_attention` by a fused kernel."""
     kind = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     needs_gradients = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, bias))
     reverse = graph.reverse if needs_gradients else (graph.ptr[:0], graph.src[:0])
@@ -114,7 +114,7 @@ def _differentiable_backward(
     src: Tensor,
     dst: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute what the kernels' backward does, by operations that have gradients themselves."""
+    """Compute the kernels' backward by operations that are differentiable themselves."""
     kind, scale = logits.dtype, q.size(2) ** -0.5
     own_q, own_d_out = q.to(kind).index_select(0, dst), d_out.to(kind).index_select(0, dst)
     alpha, _ = softmax(logits, dst, q.size(0))

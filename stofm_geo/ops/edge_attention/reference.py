@@ -1,4 +1,4 @@
-"""The specification of edge attention, in plain PyTorch; any device, any float type."""
+"""Reference implementation of edge attention in plain PyTorch, for any device and float dtype."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def unavailable(q: Tensor | None = None) -> str | None:
 def edge_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`stofm_geo.ops.edge_attention`; half precision is computed in single."""
+    """Compute :func:`stofm_geo.ops.edge_attention`; half precision in single precision."""
     src, dst = graph.edge_index[0], graph.edge_index[1]
     n, _, channels = q.shape
     kind = compute_dtype(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))
@@ -29,16 +29,16 @@ def edge_attention(
 
 
 def softmax(logits: Tensor, dst: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Return attention weights of logits.
+    """Compute attention weights from logits.
 
     Args:
-        logits: ``[E, H]``; ``-inf`` hides an edge.
+        logits: ``[E, H]``; ``-inf`` masks an edge.
         dst: Destinations of the edges ``[E]``, in any order.
         n: Number of destinations ``N``.
 
     Returns:
         Weights ``[E, H]``, which sum to 1 over the edges of a destination (to 0 where all are
-        hidden), and the log-sum-exp of the logits ``[N, H]``.
+        masked), and the log-sum-exp of the logits ``[N, H]``.
     """
     per_head = dst[:, None].expand_as(logits)
     top = logits.new_full((n, logits.shape[1]), -torch.inf)

@@ -1,4 +1,4 @@
-"""Edge attention by torch-scatter, where that extra is installed."""
+"""Edge attention by torch-scatter, if that extra is installed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def unavailable(q: Tensor | None = None) -> str | None:
 def edge_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, graph: EdgeGraph
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`stofm_geo.ops.edge_attention`; half precision is computed in single."""
+    """Compute :func:`stofm_geo.ops.edge_attention`; half precision in single precision."""
     src, dst = graph.edge_index[0], graph.edge_index[1]
     n, heads, channels = q.shape
     kind = compute_dtype(torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype))

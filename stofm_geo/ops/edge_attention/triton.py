@@ -1,4 +1,4 @@
-"""Edge attention fused for GPUs, in Triton: one pass over the edges forward, two backward.
+"""Fused edge attention for GPUs, in Triton: one pass over the edges forward, two backward.
 
 A program walks the edges of one destination (or, for gradients of keys and values, of one source)
 and of one block of heads. No tensor of edges x heads x channels is made, and there are no atomics:
@@ -28,7 +28,7 @@ def _jit(kernel: Callable[..., Any]) -> Any:
 
 
 def unavailable(q: Tensor | None = None) -> str | None:
-    """Why the kernels cannot run here (on ``q``), or ``None`` where they can.
+    """Return why the kernels cannot run (on ``q``), or ``None`` where they can.
 
     Under Triton's interpreter (``TRITON_INTERPRET=1`` from the start of the process) they run on
     the CPU, for tests.
@@ -50,7 +50,7 @@ def unavailable(q: Tensor | None = None) -> str | None:
 def forward(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor, src: Tensor, ptr: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend.
+    """Compute edge attention.
 
     Args:
         q: Queries of the destinations ``[N, H, C]``.
@@ -92,7 +92,7 @@ def backward(
     reverse_ptr: Tensor,
     reverse_edges: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients, from those of the three results of :func:`forward`.
+    """Compute the gradients from those of the three results of :func:`forward`.
 
     Args:
         grad_out: ``[N, H, D]``.
@@ -101,17 +101,17 @@ def backward(
         q: As in :func:`forward`; so are ``k``, ``v``, ``src`` and ``ptr``.
         k: ``[M, H, C]``.
         v: ``[M, H, D]``.
-        logits: As :func:`forward` gave them, ``[E, H]``; so is ``lse``.
+        logits: As returned by :func:`forward`, ``[E, H]``; so is ``lse``.
         lse: ``[N, H]``.
         src: ``[E]``.
         dst: Destinations of the edges ``[E]``, ascending.
         ptr: ``[N + 1]``.
-        reverse_ptr: Where each source's edges start in ``reverse_edges``, ``[M + 1]``.
-        reverse_edges: Numbers of the edges ``[E]``, sorted by source.
+        reverse_ptr: Start of each source's edges in ``reverse_edges``, ``[M + 1]``.
+        reverse_edges: Indices of the edges ``[E]``, sorted by source.
 
     Returns:
-        Gradients of ``q``, ``k`` and ``v``, each in its type, and of the bias ``[E, H]`` in the
-        type of ``logits``.
+        Gradients of ``q``, ``k`` and ``v``, each in its dtype, and of the bias ``[E, H]`` in the
+        dtype of ``logits``.
     """
     sizes = (*q.shape[1:], v.size(2))
     grad_out, grad_logits, grad_lse, q, k, v, logits, lse = (
@@ -170,7 +170,7 @@ def _power_of_2(size: int) -> int:
 @_jit
 @no_type_check
 def _row_and_heads(BLOCK_H: tl.constexpr):
-    """The row of this program ``[1]`` and its heads ``[BLOCK_H]``."""
+    """Return the row of this program ``[1]`` and its heads ``[BLOCK_H]``."""
     row = tl.program_id(0).to(tl.int64) + tl.zeros([1], tl.int64)
     return row, tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
 
@@ -178,14 +178,14 @@ def _row_and_heads(BLOCK_H: tl.constexpr):
 @_jit
 @no_type_check
 def _places(rows, inside, heads, H: tl.constexpr):
-    """Where ``[rows, heads]`` are in a tensor ``[..., H]``, and which are there at all."""
+    """Return the offsets of ``[rows, heads]`` in a tensor ``[..., H]``, and which are valid."""
     return rows[:, None] * H + heads[None, :], inside[:, None] & (heads < H)[None, :]
 
 
 @_jit
 @no_type_check
 def _channels(places, inside, C: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Where the channels of ``places`` are in a tensor ``[..., H, C]``, and which are there."""
+    """Return the offsets of the channels of ``places`` in ``[..., H, C]``, and which are valid."""
     c = tl.arange(0, BLOCK_C)[None, None, :]
     return places[:, :, None] * C + c, inside[:, :, None] & (c < C)
 
@@ -201,7 +201,7 @@ def _load(tensor, places, inside, kind: tl.constexpr, other: tl.constexpr = 0.0)
 def _load_channels(
     tensor, places, inside, C: tl.constexpr, BLOCK_C: tl.constexpr, kind: tl.constexpr
 ):
-    """The channels of ``places`` in ``tensor``, ``[rows, heads, BLOCK_C]``; 0 outside."""
+    """Load the channels of ``places`` in ``tensor``, ``[rows, heads, BLOCK_C]``; 0 outside."""
     places, inside = _channels(places, inside, C, BLOCK_C)
     return tl.load(tensor + places, mask=inside, other=0.0).to(kind)
 
@@ -213,7 +213,7 @@ def _attend(
     scale: tl.constexpr, H: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One destination: softmax in one pass, the sums rescaled when a larger logit comes."""
+    """Compute one destination: online softmax, the sums rescaled when a larger logit appears."""
     kind: tl.constexpr = lse.dtype.element_ty
     row, heads = _row_and_heads(BLOCK_H)
     own, own_inside = _places(row, row >= 0, heads, H)
@@ -255,7 +255,7 @@ def _to_destinations(
     scale: tl.constexpr, H: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One destination: gradients of its query, and of the logits of its edges."""
+    """Compute for one destination the gradients of its query and of the logits of its edges."""
     kind: tl.constexpr = lse.dtype.element_ty
     row, heads = _row_and_heads(BLOCK_H)
     own, own_inside = _places(row, row >= 0, heads, H)
@@ -304,7 +304,7 @@ def _to_sources(
     scale: tl.constexpr, H: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One source: gradients of its key and value; ``ptr`` and ``edges`` are in reverse order."""
+    """Compute for one source the gradients of its key and value; ``edges`` are by source."""
     kind: tl.constexpr = lse.dtype.element_ty
     row, heads = _row_and_heads(BLOCK_H)
     own, own_inside = _places(row, row >= 0, heads, H)

@@ -1,4 +1,4 @@
-"""Cubic interpolation of a table of functions of one number."""
+"""Cubic interpolation in a table of functions of one variable."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _PARTS = 4  # of the edges in the backward; fixed, so that threads do not change
 def interpolate(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
     r"""Interpolate by cubic Hermite polynomials.
 
-    Between two knots of distance :math:`h`, with :math:`t` the share of the way,
+    Between two knots of distance :math:`h`, at the fraction :math:`t` of it,
 
     .. math::
         f = (2t^3 - 3t^2 + 1) y_0 + (t^3 - 2t^2 + t) h y'_0 + (3t^2 - 2t^3) y_1 + (t^3 - t^2) h y'_1
 
     Args:
-        at: Where, ``[E]``; what is beyond the knots is put at the first or last.
-        knots: Ascending, ``[T]``, at least two. A knot that occurs twice separates what lies left
-            of it from what lies right of it (a kink or a jump); the last one occurs once.
-        table: Values and derivatives there, ``[T, 2, K]``.
+        at: Arguments, ``[E]``, clamped to the range of the knots.
+        knots: Ascending, ``[T]``, at least two. A repeated knot separates the function on its left
+            from that on its right (a kink or a jump); the last one occurs once.
+        table: Values and derivatives at the knots, ``[T, 2, K]``.
 
     Returns:
-        ``[E, K]``, with gradients to ``table`` alone.
+        ``[E, K]``, with gradients to ``table`` only.
     """
     plain = loops is None or needs_plain_operations()
     if plain or at.device.type != "cpu" or at.dtype not in (torch.float32, torch.float64):
@@ -53,10 +53,10 @@ def cubic(t: Tensor | float, step: Tensor, left: Tensor, right: Tensor) -> Tenso
     """Interpolate between knots with values and derivatives ``left`` and ``right``, ``[E, 2, K]``.
 
     Args:
-        t: Share of the way, a number or ``[E, 1]``.
-        step: Distance of the knots, ``[E, 1]``.
-        left: Of the knot before.
-        right: Of the knot after.
+        t: Fraction of the distance between the knots, a number or ``[E, 1]``.
+        step: Distance between the knots, ``[E, 1]``.
+        left: Values and derivatives at the knot before.
+        right: Values and derivatives at the knot after.
     """
     (y0, m0), (y1, m1) = left.unbind(1), right.unbind(1)
     bend = t * (1 - t) * (m0 * (1 - t) - m1 * t) * step
@@ -77,7 +77,7 @@ def _interpolate(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
 
 
 def _starts(knots: np.ndarray) -> np.ndarray:
-    """For each of equal parts of the range, the first and last knot to look at, ``[parts, 2]``."""
+    """Return the first and last knot to search, for each bucket of the range, ``[buckets, 2]``."""
     bounds = np.linspace(knots[0], knots[-1], _BUCKETS + 1)
     before = np.searchsorted(knots, bounds, side="right") - 1
     # One more on either side, for numbers that rounding puts into the next part.

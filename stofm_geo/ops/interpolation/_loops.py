@@ -1,4 +1,4 @@
-"""The loops of the interpolation, compiled by numba; each walks edges ``first`` to ``last``."""
+"""Loops of the interpolation, compiled by numba; each processes edges ``first`` to ``last``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from stofm_geo.ops.compiled import compiled
 
 @compiled
 def _left(knots, starts, x):  # type: ignore[no-untyped-def]
-    """The knot before ``x``, of those that its part of the range leaves."""
+    """Find the knot before ``x`` by bisection, among those of its bucket."""
     parts = starts.shape[0]
     share = (x - knots[0]) / (knots[-1] - knots[0])
     part = min(max(int(share * parts), 0), parts - 1)
@@ -23,7 +23,7 @@ def _left(knots, starts, x):  # type: ignore[no-untyped-def]
 
 @compiled
 def _weights(knots, starts, x):  # type: ignore[no-untyped-def]
-    """The knot before ``x``; weights of the rise of the values, and of both derivatives."""
+    """Find the knot before ``x``, and the weights of the values' rise and both derivatives."""
     one = knots.dtype.type(1)
     x = min(max(x, knots[0]), knots[-1])
     i = _left(knots, starts, x)
@@ -35,6 +35,7 @@ def _weights(knots, starts, x):  # type: ignore[no-untyped-def]
 
 @compiled
 def forward(first, last, at, knots, starts, table, out):  # type: ignore[no-untyped-def]
+    """Interpolate at edges ``first`` to ``last``."""
     for e in range(first, last):
         i, up, a, b = _weights(knots, starts, at[e])
         for c in range(out.shape[1]):
@@ -44,6 +45,7 @@ def forward(first, last, at, knots, starts, table, out):  # type: ignore[no-unty
 
 @compiled
 def backward(first, last, d_out, at, knots, starts, d_table):  # type: ignore[no-untyped-def]
+    """Add the gradients of the table from edges ``first`` to ``last``."""
     one = knots.dtype.type(1)
     for e in range(first, last):
         i, up, a, b = _weights(knots, starts, at[e])

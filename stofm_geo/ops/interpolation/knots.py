@@ -1,4 +1,4 @@
-"""Where to tabulate functions built from Gaussians, and where cubics between knots are zero."""
+"""Knots for functions built from Gaussians, and roots of cubics between knots."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ REACH = 7.0  # standard deviations, from which on a Gaussian is below 1e-10 of i
 def gaussian_knots(
     mean: np.ndarray, std: np.ndarray, low: float, high: float, step: float
 ) -> np.ndarray:
-    """Return knots as dense as the narrowest Gaussian around them needs.
+    """Return knots as dense as the narrowest Gaussian around them requires.
 
     Args:
-        mean: Of the Gaussians ``[K]``, float64.
+        mean: Means of the Gaussians ``[K]``, float64.
         std: Standard deviations ``[K]``, above 0.
         low: First knot.
         high: Last knot.
@@ -27,7 +27,7 @@ def gaussian_knots(
     Returns:
         Ascending, float64.
     """
-    # Each Gaussian alone asks for 2 REACH / step knots, and for one where it begins.
+    # Each Gaussian needs 2 REACH / step knots, and one where it begins.
     knots = np.empty(len(mean) * (math.ceil(2 * REACH / step) + 2) + 2)
     return knots[: _spread(mean, std, low, high, step, knots)].copy()
 
@@ -35,15 +35,15 @@ def gaussian_knots(
 def cubic_roots(
     knots: np.ndarray, values: np.ndarray, slopes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return where cubic Hermite interpolants change their sign, above 0 or not.
+    """Return where cubic Hermite interpolants change between positive and not positive.
 
     Args:
         knots: Ascending ``[T]``, float64.
-        values: Of ``U`` functions at the knots ``[T, U]``.
-        slopes: Their derivatives there ``[T, U]``.
+        values: Values of ``U`` functions at the knots ``[T, U]``.
+        slopes: Their derivatives ``[T, U]``.
 
     Returns:
-        Positions, and the number of the function of each; in no order.
+        Positions, and the function of each; in no order.
     """
     where, which = np.empty(3 * values.size), np.empty(3 * values.size, dtype=np.int64)
     count = _roots(knots, values, slopes, where, which)
