@@ -1,4 +1,4 @@
-"""Made-up data with a known answer, for examples, tests and measurements."""
+"""Synthetic data with known labels, for examples, tests and benchmarks."""
 
 from stofm_geo.datasets.stars import toy_stars
 from stofm_geo.datasets.tissue import toy_tissue

@@ -1,4 +1,4 @@
-"""Made-up neighbourhoods whose label lies in directions alone, not in distances."""
+"""Synthetic neighbourhoods whose label depends on directions only, not on distances."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ _RAYS = 8
 def toy_stars(
     kind: Literal["direction", "chirality"], num_graphs: int = 500, *, seed: int = 0
 ) -> list[Data]:
-    """Make cells with eight neighbours around them, all at distance 1, each graph turned at random.
+    """Make graphs of a cell with eight neighbours at distance 1, rotated at random.
 
-    - ``"direction"``: a quantity falls or rises across the neighbours, seen from a landmark among
-      them; the label says whether its source lies on the landmark's side. All neighbours are as
-      far, and both labels have the same values: only directions tell them apart.
-    - ``"chirality"``: three kinds of neighbours follow one another clockwise or the other way
-      round (the label). Neighbours are joined to each other, too. A graph and its mirror image have
-      the same distances between all nodes: only a layer that can tell them apart learns it.
+    - ``"direction"``: a quantity increases or decreases across the neighbours, as seen from a
+      landmark among them; the label is whether its source lies on the landmark's side. All
+      neighbours are equally far, and both labels have the same values, so only directions
+      distinguish them.
+    - ``"chirality"``: three kinds of neighbours follow one another clockwise or counterclockwise
+      (the label). Neighbours are joined to each other, too. A graph and its mirror image have the
+      same distances between all nodes, so only a layer that distinguishes reflections can learn the
+      label.
 
     Args:
         kind: Which of the two.
         num_graphs: Number of graphs, half of them with each label.
-        seed: Same seed, same graphs.
+        seed: Random seed.
 
     Returns:
         Graphs with ``x`` ``[9, 4]`` float32 (node 0 is the centre), ``pos`` ``[9, 2]`` float32,

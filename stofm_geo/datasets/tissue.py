@@ -1,4 +1,4 @@
-"""A made-up tissue with known regions."""
+"""A synthetic tissue with known regions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ _R_IN, _R_OUT, _HALF_ANGLE = 0.9, 1.9, 0.62  # the slice is a sector of a ring, 
 _VESSELS = ((1.62, -0.33, 0.075), (1.12, -0.12, 0.05))  # radius, angle, size of the empty holes
 _LESION = "Lesion"
 _SHARED_TYPES = ("Astrocyte", "Endothelial", "Macrophage", "Oligodendrocyte", "T cell")
-_CHUNK_VALUES = (
-    4_000_000  # cells x genes held dense at once: tens of MB whatever the size asked for
-)
+_CHUNK_VALUES = 4_000_000  # cells x genes held dense at once: tens of MB for any size
 
 
 def toy_tissue(
@@ -30,18 +28,18 @@ def toy_tissue(
     """Make a layered, cortex-like tissue whose regions are known.
 
     Curved layers of uneven thickness are crossed by a round lesion and pierced by two vessels.
-    Every region has its own mixture of cell types, and a cell's counts depend mostly on its type,
-    a little on its depth and region: one cell says little about where it lies, its neighbourhood
-    says a lot. The slices are cuts of one tissue, each with its own rotation, shift, lesion size
-    and mild batch effect, and each in its own coordinate frame: slices overlap in
-    ``obsm["spatial"]``, and only ``obs["slice_id"]`` tells them apart.
+    Every region has its own mixture of cell types. A cell's counts depend mostly on its type and a
+    little on its depth and region, so a cell by itself carries little information on its position,
+    and its neighbourhood much. The slices are cuts of one tissue, each with its own rotation,
+    shift, lesion size and mild batch effect, and each in its own coordinate frame: slices overlap
+    in ``obsm["spatial"]``, and only ``obs["slice_id"]`` separates them.
 
     Args:
-        n_cells: Cells in all; slices share them as evenly as possible.
-        n_genes: Genes.
-        n_slices: Slices, at most ``n_cells``.
-        n_layers: Layers; the regions are these and the lesion.
-        seed: Same seed and arguments, same data, byte for byte (on one NumPy version).
+        n_cells: Number of cells; slices share them as evenly as possible.
+        n_genes: Number of genes.
+        n_slices: Number of slices, at most ``n_cells``.
+        n_layers: Number of layers; the regions are these and the lesion.
+        seed: Random seed; the same seed and arguments give the same bytes (on one NumPy version).
 
     Returns:
         AnnData of ``n_cells`` x ``n_genes`` with
@@ -58,8 +56,8 @@ def toy_tissue(
         TypeError: An argument is not an integer.
         ValueError: An argument is too small, or there are more slices than cells.
     """
-    asked = {"n_cells": n_cells, "n_genes": n_genes, "n_slices": n_slices, "n_layers": n_layers}
-    for name, value in {**asked, "seed": seed}.items():
+    arguments = {"n_cells": n_cells, "n_genes": n_genes, "n_slices": n_slices, "n_layers": n_layers}
+    for name, value in {**arguments, "seed": seed}.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise TypeError(f"{name} must be an integer, found {value!r}")
         lowest = {"n_layers": 2, "seed": 0}.get(name, 1)
@@ -68,7 +66,7 @@ def toy_tissue(
     if n_slices > n_cells:
         raise ValueError(
             f"n_slices={n_slices} slices cannot share n_cells={n_cells} cells: "
-            "ask for at least one cell a slice"
+            "give at least one cell a slice"
         )
 
     rng = np.random.default_rng(seed)
@@ -96,14 +94,14 @@ def toy_tissue(
     var = pd.DataFrame(index=[f"Gene{i + 1:04d}" for i in range(n_genes)])
     uns = {
         "spatial_unit": "um",
-        "toy": {name: int(value) for name, value in {**asked, "seed": seed}.items()},
+        "toy": {name: int(value) for name, value in {**arguments, "seed": seed}.items()},
     }
     return ad.AnnData(X=counts, obs=obs, var=var, obsm={"spatial": xy}, uns=uns)
 
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """What all slices share. Positions are in tissue units: the ring is 1 thick."""
+    """Geometry that all slices share. Positions are in tissue units: the ring is 1 thick."""
 
     boundaries: np.ndarray  # depths at which the layers meet, [n_layers - 1]
     density: np.ndarray  # relative cell density of every region, the lesion last
@@ -125,7 +123,7 @@ class _Anatomy:
         return [f"L{i + 1}" for i in range(len(self.boundaries) + 1)] + [_LESION]
 
     def depth(self, radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
-        """Depth of a place; outside the tissue it is below 0 or above 1."""
+        """Return the depth of a position; outside the tissue it is below 0 or above 1."""
         waves = [np.sin(k * angle + p) for k, p in zip((5, 4, 3, 7), self.phases[:4], strict=True)]
         outer, inner = _R_OUT + 0.06 * waves[0], _R_IN + 0.05 * waves[1]
         flat = (outer - radius) / (outer - inner)
@@ -192,7 +190,7 @@ def _jittered_lattice(pitch: float, rng: np.random.Generator) -> tuple[np.ndarra
 
 
 def _cell_type_mixture(n_layers: int) -> tuple[np.ndarray, list[str]]:
-    """Share of every cell type in every region, [n_layers + 1, n_types], and the types' names."""
+    """Return the fraction of each type in each region, [n_layers + 1, n_types], and the types."""
     layer = np.arange(n_layers)
     neurons = np.exp(-0.5 * ((layer[:, None] - layer) / 0.75) ** 2)
     neurons = np.vstack([neurons, np.ones(n_layers)])
@@ -264,8 +262,8 @@ def _draw_counts(
         chunk = sparse.csr_matrix(rng.poisson(mean).astype(np.int32))
         filled = len(data)
         row_ends[start + 1 : start + 1 + chunk.shape[0]] = filled + chunk.indptr[1:]
-        # Grown in place: pieces to be joined at the end would double the peak memory.
-        for whole, piece in ((data, chunk.data), (indices, chunk.indices)):
-            whole.resize(filled + len(piece), refcheck=False)
-            whole[filled:] = piece
+        # Grown in place: concatenating chunks at the end would double the peak memory.
+        for whole, part in ((data, chunk.data), (indices, chunk.indices)):
+            whole.resize(filled + len(part), refcheck=False)
+            whole[filled:] = part
     return sparse.csr_matrix((data, indices, row_ends), shape=(n_cells, n_genes))

@@ -1,4 +1,4 @@
-"""Gene scale: from counts to one vector a cell."""
+"""Encoders of cells: from counts to one feature vector per cell."""
 
 from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.features import CellFeatures, ObsmFeatures, PCAFeatures

@@ -1,4 +1,4 @@
-"""The loops of rank-value encoding, compiled by numba; each walks cells ``first`` to ``last``."""
+"""Loops of rank-value encoding, compiled by numba; each processes cells ``first`` to ``last``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DIGITS = 1 << _DIGIT
 
 @compiled_exactly
 def lengths(first, last, indptr, indices, token, most, length):  # type: ignore[no-untyped-def]
-    """Tokens of each cell, one in front of its genes counted."""
+    """Count the tokens of each cell, including the one before its genes."""
     for i in range(first, last):
         found = 1
         for p in range(indptr[i], indptr[i + 1]):
@@ -34,7 +34,7 @@ def _sum(data, first, last):  # type: ignore[no-untyped-def]
 def ranks(  # type: ignore[no-untyped-def]
     first, last, indptr, indices, data, token, median, in_front, ptr, tokens
 ):
-    """Tokens of the genes, the largest value first, ties in the order of the file."""
+    """Write the tokens of the genes, the largest value first, ties in the order of the file."""
     widest = 0
     for i in range(first, last):
         widest = max(widest, indptr[i + 1] - indptr[i])
@@ -53,7 +53,7 @@ def ranks(  # type: ignore[no-untyped-def]
             single[m] = made[m]
             own[m] = token[g]
             m += token[g] >= 0
-        asked = ptr[i + 1] - ptr[i] - 1
+        wanted = ptr[i + 1] - ptr[i] - 1
         if m > _FEW:
             # The bits of the nearest float32, as a whole number, are in the order of the values;
             # two rounds over the digits of how far each is below the largest leave little to do.
@@ -71,7 +71,7 @@ def ranks(  # type: ignore[no-untyped-def]
             last_high = _DIGITS - 1  # what comes after it is cut
             for d in range(_DIGITS):
                 start_high[d + 1] += start_high[d]
-                if start_high[d + 1] >= asked:
+                if start_high[d + 1] >= wanted:
                     last_high = min(last_high, d)
             m_all, m = m, 0
             for j in range(m_all):
@@ -102,5 +102,5 @@ def ranks(  # type: ignore[no-untyped-def]
                 k -= 1
             value[k], place[k] = v, t
         tokens[ptr[i]] = in_front
-        for j in range(asked):
+        for j in range(wanted):
             tokens[ptr[i] + 1 + j] = place[j]

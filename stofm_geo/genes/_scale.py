@@ -1,4 +1,4 @@
-"""Whether counts are counts, or what is left of them after a logarithm or a division."""
+"""Checks that counts are counts, and not logarithms or fractions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _ROWS = 256  # looked at, at least; evenly spread, since files are sorted by sli
 _MOST_LOG = 30
 _MOST_TAILLESS, _TAIL = 15, 5
 _MANY_ONES = 1000  # that are by chance all that was counted
-_ROOTS = 0.1  # of roots of counts, at least, are no whole numbers: those of 2, 3, 5, ...
+_ROOTS = 0.1  # of roots of counts, at least, are not whole numbers: those of 2, 3, 5, ...
 _EVEN = 0.01  # standard deviation over mean of totals that were made equal
 
 
 def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
-    """Refuse logarithms, roots and what is scaled to 1; warn of divided counts, and of presence.
+    """Reject logarithms, roots and scaled values; warn of divided counts and of binary values.
 
-    Whole numbers pass at the first look, and so does any other fraction: expected counts
-    (salmon, RSEM) and corrected ones (SoupX) are counts.
+    Integers pass without further checks. Other fractions pass, too: expected counts (salmon, RSEM)
+    and corrected ones (SoupX) are counts.
 
     Args:
         counts: ``[n, genes]``, without negative values and explicit zeros.
-        adata: Where they are from, and where better ones may be.
+        adata: Their source, which may hold better ones.
 
     Warns:
         UserWarning: They are divided by each cell's total, or another number a cell; or all are 1.
@@ -42,7 +42,7 @@ def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
     if not fractions.any():
         if largest == 1 and counts.nnz >= _MANY_ONES:
             warnings.warn(
-                f"all {counts.nnz} values of X are 1, as if they told presence alone, and are used "
+                f"all {counts.nnz} values of X are 1, as if they were presence only, and are used "
                 f"as they are; {raw_counts_hint(adata)}",
                 stacklevel=2,
             )
@@ -77,7 +77,7 @@ def _whole_numbers(values: np.ndarray) -> np.ndarray:
 
 
 def raw_counts_hint(adata: AnnData) -> str:
-    """Where raw counts are, or that they are needed."""
+    """Return where ``adata`` holds raw counts, or that it has none, for a message."""
     for name, layer in adata.layers.items():
         if _whole(layer):
             return f"layers[{name!r}] holds whole numbers: adata.X = adata.layers[{name!r}]"
@@ -100,10 +100,10 @@ def _sample(matrix: Any) -> Any:
 
 
 def _divided(rows: sp.csr_matrix, values: np.ndarray) -> bool:
-    """Whether ``values`` (of the entries of ``rows``) are whole numbers times a number a cell.
+    """Return whether ``values`` (of the entries of ``rows``) are integers times a number per cell.
 
-    Either the totals are equal, or, as where genes were left out since, most values are multiples
-    of the cell's smallest, which stands for one count.
+    Either the totals are equal, or, where genes were left out since, most values are multiples of
+    the cell's smallest, which stands for one count.
     """
     size = np.diff(rows.indptr)
     starts = rows.indptr[:-1][size > 0]

@@ -1,4 +1,4 @@
-"""Principal components of one slice's cells: what its genes do together, and little noise."""
+"""Principal components of the cells of one slice."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes, sqrt
 
 @dataclass
 class Components:
-    r"""Components of the values of a slice's cells.
+    r"""Principal components of the cells of one slice.
 
     .. math::
         v_{ig} = \sqrt{c_{ig} / \textstyle\sum_{g'} c_{ig'}}, \qquad
         t_i = \tfrac1s (v_i - \bar v) L
 
-    with :math:`\bar v` the slice's mean, :math:`s` the root mean square of
-    :math:`\lVert v_i - \bar v \rVert` and :math:`L` the first principal axes, halfway whitened:
-    the root mean square of the components is 1. Distances between roots of shares are Hellinger's
-    (Legendre & Gallagher 2001, doi:10.1007/s004420100716): they need no depth to be chosen and do
-    not let a few loud genes speak for all. What a slice has in common (its batch, its depth) goes
+    with :math:`\bar v` the slice's mean, :math:`s` the root mean square of :math:`\lVert v_i - \bar
+    v \rVert` and :math:`L` the first principal axes, halfway whitened: the root mean square of the
+    components is 1. Distances between square roots of fractions are Hellinger distances (Legendre &
+    Gallagher 2001, doi:10.1007/s004420100716): they need no target depth, and are not dominated by
+    a few highly expressed genes. What all cells of a slice share (its batch, its depth) is removed
     with the mean.
 
     Attributes:
         scale: :math:`s`.
         panel: Columns of the genes that have counts, ascending, ``[P]``.
-        loadings: :math:`L`, ``[P, n_components]`` float32. Where the slice has fewer components,
-            zeros fill up, so that those of any slices fit into one batch.
+        loadings: :math:`L`, ``[P, n_components]`` float32. If the slice has fewer components, it is
+            padded with zeros, so that slices can be batched.
         centre: Components of the mean, ``[n_components]`` float32.
     """
 
@@ -44,11 +44,12 @@ class Components:
     def from_blocks(
         cls, blocks: Callable[[], Iterator[sp.csr_matrix]], n_components: int
     ) -> Components:
-        """Of a slice.
+        """Compute the components of a slice.
 
         Args:
-            blocks: Gives the counts ``[b, G]``, float32 CSR, a block at a time; called twice.
-            n_components: How many.
+            blocks: Function that yields the counts ``[b, G]``, float32 CSR, in blocks; called
+                twice.
+            n_components: Number of components.
 
         Warns:
             UserWarning: Cells have no counts.
@@ -65,14 +66,14 @@ class Components:
 
     @classmethod
     def from_counts(cls, counts: sp.csr_matrix, n_components: int) -> Components:
-        """:meth:`from_blocks` to counts ``[n, G]`` in memory."""
+        """Compute the components of counts ``[n, G]`` in memory, as :meth:`from_blocks` does."""
         starts = range(0, counts.shape[0], BLOCK)
         return cls.from_blocks(
             lambda: (counts[first : first + BLOCK] for first in starts), n_components
         )
 
     def __call__(self, counts: sp.csr_matrix) -> np.ndarray:
-        """Components of cells, ``[n, n_components]`` float32; 0, the average, without counts."""
+        """Return the components of cells, ``[n, n_components]`` float32; 0 without counts."""
         values = sqrt_fractions(counts)
         values.data /= self.scale
         found = values[:, self.panel] @ self.loadings - self.centre
@@ -81,7 +82,7 @@ class Components:
 
 
 def _centre_and_scale(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, np.float32, int]:
-    """Mean ``[G]`` and scale of roots of shares, and of how many cells: those with counts."""
+    """Return mean ``[G]`` and scale of the values, and the number of cells with counts."""
     cells, empty, total = 0, 0, np.zeros(1)
     for block in blocks:
         cells += block.shape[0]

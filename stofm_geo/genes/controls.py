@@ -1,4 +1,4 @@
-"""Features that are no genes: control probes, codewords without a gene, antibodies."""
+"""Features that are not genes: control probes, codewords without a gene, antibodies."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _CONTROL = re.compile(
 def gene_mask(var: pd.DataFrame) -> np.ndarray:
     """Return which features are genes, ``[G]`` bool, by their names and types.
 
-    ``var["feature_types"]``, where it is there, says ``"Gene Expression"`` of genes; it is not
-    asked where it says so of none.
+    ``var["feature_types"]``, if it exists, is ``"Gene Expression"`` for genes; it is ignored if
+    that does not occur.
 
     Args:
-        var: Of an AnnData, its index the names.
+        var: Of an AnnData, with names as its index.
     """
     genes = np.array([not _CONTROL.fullmatch(name) for name in var.index.astype(str)], dtype=bool)
     for column in _TYPES:
@@ -52,14 +52,14 @@ def gene_mask(var: pd.DataFrame) -> np.ndarray:
 
 
 def warn_of_left_out_controls(var: pd.DataFrame, genes: np.ndarray) -> None:
-    """Say how many features are left out, if any.
+    """Warn of features that are left out, if any.
 
     Warns:
-        UserWarning: Some are.
+        UserWarning: Some features are not genes.
     """
     if not genes.all():
         warnings.warn(
-            f"{int((~genes).sum())} of {len(genes)} features are no genes but control probes, "
+            f"{int((~genes).sum())} of {len(genes)} features are not genes but control probes, "
             f"codewords and the like ({preview(var.index[~genes])}) and are left out",
             stacklevel=3,
         )

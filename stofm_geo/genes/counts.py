@@ -1,4 +1,4 @@
-"""Counts of any storage as one checked CSR matrix."""
+"""Conversion of counts of any storage to one checked CSR matrix."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from stofm_geo.genes._scale import check_scale, raw_counts_hint
 
 
 def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
-    """The counts in ``adata.X`` as float32 CSR ``[n, genes]``, from any storage.
+    """Return the counts in ``adata.X`` as float32 CSR ``[n, genes]``, from any storage.
 
-    Dense, CSR, CSC and backed matrices of any number type are read; doubles are summed, explicit
-    zeros dropped and columns sorted, so that equal counts give equal arrays.
+    Dense, CSR, CSC and backed matrices of any numeric dtype are read. Duplicate entries are summed,
+    explicit zeros dropped and columns sorted, so that equal counts give equal arrays.
 
-    Counts need not be whole: expected and corrected ones are taken as they are. Logarithms are
-    refused. Both are told from a sample of the cells.
+    Counts need not be integers: expected and corrected ones are accepted. Logarithms are rejected;
+    they are detected from a sample of the cells.
 
     Args:
         adata: Cells or spots.
-        copy: Without a copy, the result may share memory with ``X``, and is not to be written to.
+        copy: Without a copy, the result may share memory with ``X``, and must not be modified.
 
     Warns:
         UserWarning: The counts look divided by each cell's total or volume.
@@ -43,7 +43,7 @@ def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
 
 
 def counts_with_duplicate_names(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
-    """:func:`as_counts` where gene names may occur twice."""
+    """Return :func:`as_counts` where gene names may occur twice."""
     counts = checked_counts(adata, copy)
     if not counts.nnz:
         raise _all_zero(adata)
@@ -51,18 +51,18 @@ def counts_with_duplicate_names(adata: AnnData, *, copy: bool = True) -> sp.csr_
 
 
 def count_blocks(adata: AnnData, rows: int = BLOCK) -> Iterator[sp.csr_matrix]:
-    """The matrix of :func:`as_counts`, some rows after others.
+    """Yield the matrix of :func:`as_counts` in blocks of rows.
 
-    A file opened with ``backed="r"`` is read so, too, and never whole; but one that is stored by
-    columns (CSC) has no rows to read, and of a view AnnData gives all rows or none.
+    A file opened with ``backed="r"`` is read in blocks, too, and never as a whole; except a file
+    that is stored by columns (CSC), or a view, of which AnnData reads all rows or none.
 
     Args:
         adata: Cells or spots.
-        rows: Of a block, at most.
+        rows: Most rows of a block.
 
     Raises:
-        TypeError, ValueError: As :func:`as_counts`; of a backed file each block at its turn, and
-            that there are only zeros after the last.
+        TypeError, ValueError: As :func:`as_counts`; for a backed file, as each block is read, and
+            for only zeros after the last.
     """
     whole = not adata.isbacked or adata.is_view
     if whole or adata.file["X"].attrs.get("encoding-type") == "csc_matrix":
@@ -80,10 +80,10 @@ def count_blocks(adata: AnnData, rows: int = BLOCK) -> Iterator[sp.csr_matrix]:
 
 
 def check_unique(names: pd.Index) -> None:
-    """Whether each gene name of a file is there once.
+    """Check that gene names are unique.
 
     Raises:
-        ValueError: Some occur more often.
+        ValueError: Some are not.
     """
     if names.is_unique:
         return
@@ -96,22 +96,22 @@ def check_unique(names: pd.Index) -> None:
 
 
 def warn_if_row_numbers(names: Iterable[object]) -> None:
-    """Say so where genes have no names but 0, 1, 2, ..., which other files have for other genes.
+    """Warn where genes are named 0, 1, 2, ..., which mean other genes in other files.
 
     Warns:
-        UserWarning: They are row numbers.
+        UserWarning: The names are row numbers.
     """
     names = [str(name) for name in names]
     if names and all(name.isdecimal() for name in names) and max(map(int, names)) < 2 * len(names):
         warnings.warn(
             f"genes are named by numbers ({preview(names)}), as if by their place in a file: "
-            "genes of another file cannot be told apart; put their names into var_names",
+            "genes of another file cannot be matched; put their names into var_names",
             stacklevel=3,
         )
 
 
 def checked_counts(adata: AnnData, copy: bool) -> sp.csr_matrix:
-    """As :func:`counts_of_any_names`, of cells that may all be empty."""
+    """Return :func:`counts_with_duplicate_names` where all cells may be empty."""
     matrix = adata.X
     if matrix is None:
         raise ValueError(missing_counts_message(adata.layers))
@@ -133,7 +133,7 @@ def checked_counts(adata: AnnData, copy: bool) -> sp.csr_matrix:
 
 
 def missing_counts_message(layers: Iterable[str]) -> str:
-    """What to say where there is no ``X``."""
+    """Return the error message for an AnnData without ``X``."""
     names = sorted(layers)
     if not names:
         return "X is empty (None); put the counts there, or name features in obsm"
@@ -164,7 +164,7 @@ def _csr(matrix: Any, copy: bool) -> sp.csr_matrix:
 
 
 def tidy(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """Without doubles and explicit zeros, columns sorted; a copy only where there are any."""
+    """Return a matrix without duplicates and explicit zeros, sorted; a copy only if needed."""
     if matrix.has_canonical_format and matrix.data.all():
         return matrix
     matrix = matrix.copy()  # in place would change what the user's matrix shares

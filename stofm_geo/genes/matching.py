@@ -1,4 +1,4 @@
-"""Which human gene each gene of an AnnData is."""
+"""Matching of genes to human Ensembl ids."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from stofm_geo.genes.gene_table import ORGANISMS, GeneTable
 from stofm_geo.genes.identifiers import GeneNames, gene_names, with_dashes, without_copy_number
 
 Table = GeneTable | str | Path | Sequence[str | Path]
-_MIXED = 0.05  # of the genes that tell their species: two species, not a stray name
+_MIXED = 0.05  # of the genes of known species: two species, not a stray name
 _ENOUGH = 0.6  # of the genes with Ensembl ids, to do without tables for the others
 _EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class GeneMatch:
-    """Which human gene each gene is.
+    """Human Ensembl id of each gene.
 
     Attributes:
         organism: ``"human"`` or ``"mouse"``.
         names: ``var_names``, ``[G]``.
         ids: Human Ensembl ids, ``""`` where none was found, ``[G]``.
-        share_of_genes: Share of the genes that have one.
-        share_of_counts: Share of all counts that are of these.
-        unmatched: Names of the others, those with most counts first.
+        share_of_genes: Fraction of the genes that have one.
+        share_of_counts: Fraction of all counts that are of these.
+        unmatched: Names of the others, in descending order of their counts.
     """
 
     organism: str
@@ -46,39 +46,38 @@ class GeneMatch:
     def __str__(self) -> str:
         matched = np.flatnonzero(self.ids != "")
         named = [f"{self.names[i]} -> {self.ids[i]}" for i in matched]
-        said = (
+        text = (
             f"{len(matched)} of {len(self.ids)} {self.organism} genes "
             f"({self.share_of_genes:.0%}, with {self.share_of_counts:.0%} of the counts) "
             f"have a human Ensembl id"
         )
         if named:
-            said += f" ({preview(named, _EXAMPLES)})"
+            text += f" ({preview(named, _EXAMPLES)})"
         if self.unmatched:
-            said += f"; those without, most counted first: {preview(self.unmatched, _EXAMPLES)}"
-        return said
+            text += f"; those without, most counted first: {preview(self.unmatched, _EXAMPLES)}"
+        return text
 
 
 def match_genes(adata: AnnData, organism: str = "auto", table: Table | None = None) -> GeneMatch:
-    """Find the human Ensembl id of each gene, and change nothing.
+    """Find the human Ensembl id of each gene, without changing ``adata``.
 
-    Names are looked for in ``var_names`` and the usual columns of ``var`` (``ensembl_id``,
-    ``gene_ids``, ``gene_symbol``, ``gene_name``, ``feature_name`` and the like). A gene's Ensembl
-    id, from wherever, comes first; then its symbols, place by place. Human Ensembl ids are taken
-    as they are, without their versions; mouse genes become their human orthologs
-    (:class:`GeneTable` says which).
+    Names are taken from ``var_names`` and the usual columns of ``var`` (``ensembl_id``,
+    ``gene_ids``, ``gene_symbol``, ``gene_name``, ``feature_name`` and the like). An Ensembl id
+    takes precedence; then symbols, source by source. Human Ensembl ids are kept, without their
+    versions; mouse genes are mapped to their human orthologs (:class:`GeneTable`).
 
     Args:
         adata: Raw counts in ``X``.
-        organism: Whose genes they are; ``"auto"`` (default): what most Ensembl ids, prefixes of
-            genomes, and symbols that only one species has tell.
-        table: A :class:`GeneTable`, or files for :meth:`GeneTable.read`; ``None`` (default):
+        organism: Organism of the genes. ``"auto"`` (default): that of most Ensembl ids, prefixes of
+            genomes, and symbols that only one species has.
+        table: A :class:`GeneTable`, or files for :meth:`GeneTable.read`. ``None`` (default):
             :meth:`GeneTable.installed`. Human Ensembl ids need none.
 
     Raises:
         ImportError: There are symbols or mouse genes, and no tables.
-        TypeError: ``table`` is something else, or ``X`` is not numeric.
-        ValueError: Names are numbers, of two species or of none that is known, or the counts are
-            unfit (see :func:`as_counts`).
+        TypeError: ``table`` has the wrong type, or ``X`` is not numeric.
+        ValueError: Names are numbers, of two species or of no known one, or the counts are invalid
+            (see :func:`as_counts`).
     """
     return match_counts(adata, counts_with_duplicate_names(adata, copy=False), organism, table)
 
@@ -86,11 +85,11 @@ def match_genes(adata: AnnData, organism: str = "auto", table: Table | None = No
 def match_counts(
     adata: AnnData, counts: sp.csr_matrix, organism: str, table: Table | None
 ) -> GeneMatch:
-    """:func:`match_genes` where the counts are read already."""
+    """Match genes as :func:`match_genes` does, with counts that are read already."""
     if organism not in ("auto", *ORGANISMS):
         raise ValueError(f"organism must be 'auto', 'human' or 'mouse'; found {organism!r}")
     names = gene_names(adata)
-    if organism == "auto" and names.organism.all():  # as prefixes tell, without tables
+    if organism == "auto" and names.organism.all():  # by prefixes, without tables
         organism = _organism(adata, names, GeneTable())
     tables = _tables(names, organism, table)
     if organism == "auto":
@@ -138,12 +137,12 @@ def _tables(names: GeneNames, organism: str, table: Table | None) -> GeneTable:
 
 
 def _organism(adata: AnnData, names: GeneNames, tables: GeneTable) -> str:
-    told = names.organism.copy()
+    known_organism = names.organism.copy()
     for symbols in names.symbols:
         known = [np.array([s in tables.symbols(o) for s in symbols], bool) for o in ORGANISMS]
         for i, organism in enumerate(ORGANISMS):
-            told[(told == "") & known[i] & ~known[1 - i]] = organism
-    found = {organism: adata.var_names[told == organism] for organism in ORGANISMS}
+            known_organism[(known_organism == "") & known[i] & ~known[1 - i]] = organism
+    found = {organism: adata.var_names[known_organism == organism] for organism in ORGANISMS}
     count = {organism: len(genes) for organism, genes in found.items()}
     if not any(count.values()):
         raise ValueError(
@@ -153,16 +152,16 @@ def _organism(adata: AnnData, names: GeneNames, tables: GeneTable) -> str:
             "var_names, or give the organism if the case alone is off"
         )
     if min(count.values()) > _MIXED * sum(count.values()):
-        said = [f"{len(genes)} {name} ({preview(genes)})" for name, genes in found.items()]
+        text = [f"{len(genes)} {name} ({preview(genes)})" for name, genes in found.items()]
         raise ValueError(
-            f"genes of two species: {' and '.join(said)}; split them first, and harmonize each "
+            f"genes of two species: {' and '.join(text)}; split them first, and harmonize each "
             "part by itself: adata[cells, genes].copy()"
         )
     return max(count, key=lambda organism: count[organism])
 
 
 def _human_ids(names: GeneNames, organism: str, tables: GeneTable) -> np.ndarray:
-    """Of the genes that are not told to be another organism's; ``""`` where there is none."""
+    """Return human ids, ``""`` where there is none or the gene is of another organism."""
     own = (names.organism == organism) | (names.organism == "")
     ids = np.where(own, names.ids, "")
     if organism == "mouse":

@@ -19,22 +19,22 @@ _BINS = int(np.ceil(np.log(_MOST / _LEAST) / np.log(_RATIO))) + 1
 
 
 def corpus_medians(slices: Iterable[AnnData]) -> dict[str, float]:
-    r"""Of each gene, the median of its values above zero, per 10 000 of a cell.
+    r"""Compute the median of each gene's values above zero, per 10 000 counts of a cell.
 
     A value is :math:`10^4 \, c_g / \sum_{g'} c_{g'}`, the sum over all genes of the file. Values
-    are counted in bins whose ends are a ratio of 1.019 apart, from 0.0001 on (less counts as
-    that); each of the two values in the middle is taken for the geometric middle of its bin, so
-    the median found is within :math:`\sqrt{1.019} - 1 < 1\,\%` of the true one. Memory is 4 KB a
-    gene, however many cells there are.
+    are counted in bins whose bounds have a ratio of 1.019, from 0.0001 on (smaller values are
+    clamped). Each of the two middle values is replaced by the geometric middle of its bin, so the
+    result is within :math:`\sqrt{1.019} - 1 < 1\,\%` of the exact median. Memory is 4 KB a gene,
+    for any number of cells.
 
     Args:
-        slices: One after another, in memory or backed; each is read in blocks of rows.
+        slices: Slices, in memory or backed; each is read in blocks of rows.
 
     Returns:
-        By Ensembl id, sorted; genes without counts are left out.
+        Medians by Ensembl id, sorted; genes without counts are left out.
 
     Raises:
-        KeyError, TypeError, ValueError: Counts or gene names that do not fit; or none at all.
+        KeyError, TypeError, ValueError: Invalid counts or gene names; or there are none at all.
     """
     row: dict[str, int] = {}
     counted = np.zeros((0, _BINS), dtype=np.uint32)
@@ -71,7 +71,7 @@ def _count(indptr, indices, data, rows, counted):  # type: ignore[no-untyped-def
 
 
 def _medians(counted: np.ndarray) -> np.ndarray:
-    """Of each row of bins; 0 where there is nothing in them."""
+    """Return the median of each row of bins; 0 for an empty row."""
     middle = _LEAST * _RATIO ** (np.arange(_BINS) + 0.5)
     medians = np.zeros(len(counted))
     for i, bins in enumerate(counted):

@@ -1,4 +1,4 @@
-"""An encoder for any panel: a cell as the sum of its genes' embeddings, learned from scratch."""
+"""Encoder for any gene panel: a cell as the sum of learned embeddings of its genes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LEAST, _FEW = 0.2, 0.6  # of the counts; below them an error, a warning
 
 
 class PanelEncoder(nn.Module):
-    r"""Cell vectors from learned gene embeddings; panels of all sizes share them.
+    r"""Cell vectors from learned gene embeddings, which panels of all sizes share.
 
     .. math::
         h_i = \tfrac1{\sqrt k} \textstyle\sum_{j=1}^k t_{ij} \sum_g U_{gj} \, e_g, \qquad
@@ -33,27 +33,27 @@ class PanelEncoder(nn.Module):
     with :math:`t_i` the components of the cell in its slice
     (:class:`~stofm_geo.genes.components.Components`) and :math:`U` the slice's principal axes. So a
     cell is the sum of its genes' embeddings :math:`e_g`, weighted by their expression, where the
-    embeddings are projected onto what the genes of the slice do together: the noise of a thousand
-    genes, each on its own, does not drown what a few dozen components tell. The components'
-    embeddings are taken halfway to an isometry: what training found to be noise stays small, but a
-    panel that it hardly knows is not flattened.
+    embeddings are projected onto the principal axes of the slice: this removes most of the noise of
+    single genes. The embeddings of the components are transformed halfway to an isometry:
+    directions that training found to be noise stay small, but those of a panel with few known genes
+    are not flattened.
 
-    Genes that the encoder does not know are left out before shares are taken, as if the panel
-    lacked them; genes that a slice lacks add nothing, as if they were average. A cell without
-    counts gets the vector of an average cell.
+    Genes that the encoder does not know are left out before fractions are computed, as if the panel
+    lacked them; genes that a slice lacks contribute nothing, as if they were average. A cell
+    without counts has the vector of an average cell.
 
     Args:
         genes: Names of the genes, as in ``var_names``; human Ensembl ids after
             :func:`~stofm_geo.genes.harmonize`.
-        out_channels: Size of a gene's and of a cell's vector (default 85).
+        out_channels: Size of the vector of a gene and of a cell (default 85).
         hidden_channels: Width of the MLP (default 256).
-        n_components: :math:`k`, components of a slice that cells are described by (default 50).
-        technologies: Names of technologies, each with a token :math:`t` that is learned. A slice
-            names its own in ``uns["technology"]``; without a name, or with one that is not known,
-            :math:`t = 0` (default none).
+        n_components: :math:`k`, number of components of a slice (default 50).
+        technologies: Names of technologies, each with a learned token :math:`t`. The technology of
+            a slice is ``uns["technology"]``; if it is missing or unknown, :math:`t = 0` (default
+            none).
 
     Raises:
-        ValueError: Genes or technologies are named twice, or there are no genes.
+        ValueError: Genes or technologies occur twice, or there are no genes.
     """
 
     key = None
@@ -86,7 +86,7 @@ class PanelEncoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start from a random projection of the components, which keeps their distances."""
+        """Reset all learnable parameters, to a random projection of the components."""
         nn.init.normal_(self.embedding)
         nn.init.zeros_(self.technology.weight)
         self.wide.reset_parameters()
@@ -95,24 +95,24 @@ class PanelEncoder(nn.Module):
 
     @property
     def module(self) -> PanelEncoder:
-        """The encoder itself: it is trained with the network."""
+        """Return the encoder itself, which is trained with the network."""
         return self
 
     @classmethod
     def from_slices(cls, slices: Sequence[AnnData], **sizes: int) -> PanelEncoder:
-        """An untrained encoder of all genes and technologies that these slices have."""
+        """Return an untrained encoder of all genes and technologies in the slices."""
         genes = sorted(set().union(*(part.var_names for part in slices)))
         named = {str(part.uns[Keys.TECHNOLOGY]) for part in slices if Keys.TECHNOLOGY in part.uns}
         return cls(genes, technologies=sorted(named), **sizes)
 
     def known_counts(self, adata: AnnData) -> sp.csr_matrix:
-        """Counts of the genes that the encoder knows, ``[n, G]`` float32.
+        """Return the counts of the encoder's genes, ``[n, G]`` float32.
 
-        Columns are the encoder's genes.
+        Columns are in the order of :attr:`genes`.
 
         Raises:
-            ValueError: Counts that do not fit (see :func:`~stofm_geo.genes.as_counts`), or of
-                which the encoder knows less than a fifth.
+            ValueError: Counts are invalid (see :func:`~stofm_geo.genes.as_counts`), or less than a
+                fifth of them are of known genes.
         """
         counts = as_counts(adata, copy=False)
         column = self.genes.get_indexer(adata.var_names)
@@ -139,34 +139,34 @@ class PanelEncoder(nn.Module):
     def forward(
         self, t: Tensor, panel: Tensor, loadings: Tensor, technology: Tensor | int = 0
     ) -> Tensor:
-        """Vectors ``[n, out_channels]`` of cells of one slice.
+        """Compute the vectors ``[n, out_channels]`` of cells of one slice.
 
         Args:
             t: Their components, ``[n, k]``.
-            panel: Numbers of the slice's genes, ``[P]``.
+            panel: Indices of the slice's genes, ``[P]``.
             loadings: From values of genes to components, ``[P, k]``.
-            technology: Number of the technology, ``[n]`` or one for all; 0 for none.
+            technology: Index of the technology, ``[n]`` or one for all; 0 for none.
         """
         return self.refine(t @ self.component_embeddings(panel, loadings), technology)
 
     def component_embeddings(self, panel: Tensor, loadings: Tensor) -> Tensor:
-        """Embeddings of a slice's components, ``[k, out_channels]``."""
+        """Compute the embeddings of a slice's components, ``[k, out_channels]``."""
         axes = unit_axes(loadings) @ self.embedding[panel]
         return _halfway_to_isometry(axes) @ axes
 
     def refine(self, h: Tensor, technology: Tensor | int = 0) -> Tensor:
-        """What :meth:`forward` does after the sums ``h``."""
+        """Compute the vectors ``x`` from the sums ``h``, as :meth:`forward` does."""
         token = self.technology(torch.as_tensor(technology, device=h.device))
         return h + self.narrow(F.gelu(self.wide(self.norm(h) + token)))
 
     def technology_index(self, adata: AnnData) -> int:
-        """Number of the technology that ``uns["technology"]`` names; 0 for none or a new one."""
+        """Return the index of the technology in ``uns["technology"]``; 0 if missing or unknown."""
         name = str(adata.uns.get(Keys.TECHNOLOGY, ""))
         return self.technologies.index(name) + 1 if name in self.technologies else 0
 
     @torch.no_grad()
     def transform(self, adata: AnnData) -> np.ndarray:
-        """Vectors ``[n, out_channels]`` float32 of the counts in ``X``, all of one slice.
+        """Compute the vectors ``[n, out_channels]`` float32 of the counts in ``X``, of one slice.
 
         Raises:
             ValueError: As :meth:`known_counts`.
@@ -185,7 +185,7 @@ class PanelEncoder(nn.Module):
         return vectors
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Settings from which an encoder of this form is made; weights are in the state dict."""
+        """Return the settings that rebuild the encoder; its weights are in the state dict."""
         settings = {
             "kind": "panel",
             "genes": self.genes.tolist(),
@@ -202,9 +202,9 @@ class PanelEncoder(nn.Module):
 
 @torch.no_grad()
 def _halfway_to_isometry(axes: Tensor) -> Tensor:
-    """What turns ``axes`` of singular values ``s`` into those of their roots, ``[k, k]``.
+    """Return the matrix ``[k, k]`` that replaces the singular values of ``axes`` by their roots.
 
-    Without gradients, which have no bounds where singular values are alike.
+    It has no gradients, which are unbounded where singular values are equal.
     """
     square, vectors = torch.linalg.eigh(axes @ axes.t())
     square = square.clamp_min(1e-6 * square[-1].clamp_min(1e-12))  # rows of zeros stay zeros
@@ -212,9 +212,9 @@ def _halfway_to_isometry(axes: Tensor) -> Tensor:
 
 
 def unit_axes(loadings: Tensor) -> Tensor:
-    """Principal axes ``[k, P]`` of loadings ``[P, k]``, their squares summing to 1 over all.
+    """Return principal axes ``[k, P]`` of loadings ``[P, k]``, with squares that sum to 1 over all.
 
-    Columns of zeros, which fill up, stay zeros.
+    Padding columns of zeros stay zeros.
     """
     length = loadings.norm(dim=0)
     there = length > 0

@@ -35,8 +35,8 @@ class RankEncoder(nn.Module):
 
     Args:
         bert: A Hugging Face ``BertModel`` without pooling.
-        projection: From its hidden size to the vectors'.
-        vocabulary: What tokens mean.
+        projection: From its hidden size to that of the vectors.
+        vocabulary: Tokens of genes.
     """
 
     def __init__(self, bert: nn.Module, projection: nn.Linear, vocabulary: Vocabulary) -> None:
@@ -52,8 +52,8 @@ class RankEncoder(nn.Module):
 
         Raises:
             ImportError: ``transformers`` is not installed.
-            FileNotFoundError: A file is not there.
-            ValueError: A file cannot be read, or they do not fit each other.
+            FileNotFoundError: A file does not exist.
+            ValueError: A file cannot be read, or the files do not match.
         """
         folder = Path(folder)
         recover_folder(folder)
@@ -81,14 +81,14 @@ class RankEncoder(nn.Module):
 
     @property
     def out_channels(self) -> int:
-        """Length of a cell's vector."""
+        """Return the size of a cell's vector."""
         return self.projection.out_features
 
     def save(self, folder: str | Path) -> None:
-        """Write what :meth:`from_folder` reads, the vocabulary left out; all or nothing.
+        """Write what :meth:`from_folder` reads, without the vocabulary; atomically.
 
         Args:
-            folder: Made if it is not there; replaced if it holds a cell encoder alone.
+            folder: Created if it does not exist; replaced if it holds a cell encoder only.
 
         Raises:
             FileExistsError: It holds something else.
@@ -98,44 +98,44 @@ class RankEncoder(nn.Module):
             self.write(temporary)
 
     def write(self, folder: Path) -> None:
-        """:meth:`save` into a folder that is there."""
+        """Write the files of :meth:`save` into an existing folder."""
         with hugging_face.suppress_output():
             self.bert.save_pretrained(folder / BERT)
         torch.save(self.projection.state_dict(), folder / PROJECTION)
 
     def weights_hash(self) -> str:
-        """First 12 digits of the SHA-256 over all weights."""
+        """Return the first 12 digits of the SHA-256 over all weights."""
         return weights_hash(self.state_dict())[:12]
 
     @property
     def vectors_key(self) -> str:
-        """Key in ``obsm`` of the vectors these weights make: ``X_cell_<hash of them>``."""
+        """Return the key in ``obsm`` of vectors by these weights: ``X_cell_<hash>``."""
         return f"X_cell_{self.weights_hash()}"
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """``[B, T]`` tokens, ``mask`` 1 where they are no padding, to ``[B, out_channels]``."""
+        """Compute vectors ``[B, out_channels]`` of tokens ``[B, T]``; ``mask`` is 0 for padding."""
         hidden = self.bert(tokens, attention_mask=mask).last_hidden_state
         return self.project(hidden[:, 0])
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Hidden states ``[B, hidden_size]`` of ``<cls>`` to vectors ``[B, out_channels]``."""
+        """Project states ``[B, hidden_size]`` of ``<cls>`` to vectors ``[B, out_channels]``."""
         return F.normalize(self.projection(hidden).float(), dim=-1)
 
     def annotate(
         self, adata: AnnData, key_added: str | None = None, *, progress: bool = False
     ) -> None:
-        """Write :meth:`transform`'s vectors into ``adata.obsm``, in place.
+        """Write the vectors of :meth:`transform` to ``adata.obsm``, in place.
 
-        Where vectors of the right shape lie under the default key already, they are the same
-        weights', and nothing is done; under a key of your own they are always made anew.
+        Vectors of the right shape under the default key are of the same weights, and are kept;
+        those under a key of your own are always recomputed.
 
         Args:
             adata: Counts in ``X`` and Ensembl ids.
             key_added: Key in ``obsm``; ``None``: :attr:`vectors_key`.
-            progress: Show a bar.
+            progress: Show a progress bar.
 
         Raises:
-            KeyError, TypeError, ValueError: Counts or gene names that do not fit.
+            KeyError, TypeError, ValueError: Invalid counts or gene names.
         """
         key = key_added or self.vectors_key
         shape = adata.n_obs, self.out_channels
@@ -144,20 +144,22 @@ class RankEncoder(nn.Module):
         adata.obsm[key] = self.transform(adata, progress=progress)
 
     def transform(self, adata: AnnData, *, progress: bool = False) -> np.ndarray:
-        """Vectors ``[n, out_channels]`` float32 of the counts in ``X``.
+        """Compute the vectors ``[n, out_channels]`` float32 of the counts in ``X``.
 
-        Cells are read a block of rows at a time, so that a file opened with ``backed="r"`` is
-        never in memory as a whole. A cell none of whose counts has a token gets the vector of
-        ``<cls>`` alone. The BERT runs in bfloat16 on GPUs that have it, else in float32.
+        Cells are read in blocks of rows, so that a file opened with ``backed="r"`` is never in
+        memory as a whole. A cell without counts of genes with tokens gets the vector of ``<cls>``.
+        The BERT runs in bfloat16 on GPUs that support it, else in float32.
 
         Args:
             adata: Counts in ``X`` and Ensembl ids.
-            progress: Show a bar.
+            progress: Show a progress bar.
 
         Raises:
-            KeyError, TypeError: Counts or gene names that do not fit.
-            ValueError: Likewise; or less than 20 % of the counts are of genes with tokens. A
-                warning below 60 %.
+            KeyError, TypeError: Invalid counts or gene names.
+            ValueError: Likewise; or less than 20 % of the counts are of genes with tokens.
+
+        Warns:
+            UserWarning: Less than 60 % of the counts are of genes with tokens.
         """
         check_matches(adata, self.vocabulary)
         device = self.projection.weight.device
@@ -184,18 +186,20 @@ class RankEncoder(nn.Module):
         if empty:
             warnings.warn(
                 f"{empty} of {len(vectors)} cells have no counts of genes with tokens and get "
-                f"the vector of {CLS} alone",
+                f"the vector of {CLS}",
                 stacklevel=2,
             )
         return vectors
 
 
 def check_matches(adata: AnnData, vocabulary: Vocabulary) -> None:
-    """Whether enough of the counts are of genes that have tokens; one pass over ``X``.
+    """Check that enough of the counts are of genes that have tokens; one pass over ``X``.
 
     Raises:
-        KeyError, TypeError, ValueError: Counts or gene names that do not fit; below 20 %. A
-            warning below 60 %.
+        KeyError, TypeError, ValueError: Invalid counts or gene names; or less than 20 %.
+
+    Warns:
+        UserWarning: Less than 60 %.
     """
     genes = ensembl_ids(adata)
     total = np.zeros(len(genes))
@@ -216,11 +220,15 @@ def check_matches(adata: AnnData, vocabulary: Vocabulary) -> None:
 
 
 def read_projection(file: Path) -> nn.Linear:
-    """From a state dict; nothing but tensors is unpickled."""
+    """Read a linear layer from a state dict; only tensors are unpickled.
+
+    Raises:
+        ValueError: It is not a linear layer.
+    """
     state = read_torch(file)
     weight = state.get("weight")
     if weight is None or weight.dim() != 2 or not weight.numel():
-        raise ValueError(f"{file}: is no linear layer")
+        raise ValueError(f"{file}: is not a linear layer")
     with torch.device("meta"):
         check_shapes(nn.Linear(weight.size(1), weight.size(0)).state_dict(), state)
     projection = nn.Linear(weight.size(1), weight.size(0))
@@ -229,14 +237,14 @@ def read_projection(file: Path) -> nn.Linear:
 
 
 def pad(cells: Sequence[Tensor], padding: int) -> tuple[Tensor, Tensor]:
-    """Tokens of cells as one ``[B, T]``, and a mask that is 1 where they are no padding."""
+    """Return tokens of cells as one ``[B, T]``, and a mask that is 0 for padding."""
     padded = pad_sequence(list(cells), True, padding)
     length = torch.tensor([len(cell) for cell in cells])
     return padded, (torch.arange(padded.size(1)) < length[:, None]).long()
 
 
 def _batches(lengths: np.ndarray) -> list[np.ndarray]:
-    """Rows of cells of like length, as many as a batch of tokens holds, the longest first."""
+    """Return rows of cells of similar length, as many as a batch of tokens holds, longest first."""
     order = np.argsort(-lengths, kind="stable")
     found, start = [], 0
     while start < len(order):

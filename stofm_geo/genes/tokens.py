@@ -1,4 +1,4 @@
-"""Rank-value encoding: a cell as the list of its genes, the most unusual amount first."""
+"""Rank-value encoding: a cell as the list of its genes, by expression relative to the median."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ MAX_LENGTH = 2048  # of the published cell encoder
 def token_blocks(
     adata: AnnData, vocabulary: Vocabulary, max_length: int = MAX_LENGTH, rows: int = BLOCK
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """:func:`rank_tokens` of some cells after others, so that a backed file is never read whole.
+    """Yield :func:`rank_tokens` by blocks of cells, so that a backed file is never read as a whole.
 
     Args:
         adata: Counts in ``X`` and Ensembl ids; in memory or opened with ``backed="r"``.
         vocabulary: Tokens and medians.
-        max_length: Most tokens of a cell, ``<cls>`` counted.
-        rows: Cells of a block, at most.
+        max_length: Most tokens of a cell, with ``<cls>``.
+        rows: Most cells of a block.
 
     Yields:
-        Tokens and where each cell's start, of a block.
+        Tokens of a block, and the start of each cell's.
 
     Raises:
-        KeyError, TypeError, ValueError: Counts or gene names that do not fit.
+        KeyError, TypeError, ValueError: Invalid counts or gene names.
     """
     genes = ensembl_ids(adata)
     for counts in count_blocks(adata, rows):
@@ -46,21 +46,21 @@ def rank_tokens(
     vocabulary: Vocabulary,
     max_length: int = MAX_LENGTH,
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""Tokens of all cells.
+    r"""Return the tokens of all cells.
 
     Genes are sorted by :math:`10^4 \, c_g / (\sum_{g'} c_{g'} \, m_g)`, largest first, ties by
-    their order in the file; ``<cls>`` comes in front, and what is longer than ``max_length`` is
-    cut (Theodoris et al. 2023; arXiv 2507.11588). The sum goes over all genes of the file, also
-    those without a token.
+    their order in the file; ``<cls>`` comes first, and the list is cut at ``max_length`` (Theodoris
+    et al. 2023; arXiv 2507.11588). The sum is over all genes of the file, also those without a
+    token.
 
     Args:
         counts: ``[n, G]``, without explicit zeros.
         genes: Ensembl ids ``[G]``.
         vocabulary: Tokens and medians.
-        max_length: Most tokens of a cell, ``<cls>`` counted.
+        max_length: Most tokens of a cell, with ``<cls>``.
 
     Returns:
-        Tokens of one cell after another ``[T]`` int32, and where each cell's start ``[n + 1]``.
+        Tokens of one cell after another ``[T]`` int32, and the start of each cell's ``[n + 1]``.
 
     Raises:
         ValueError: No gene has a token.

@@ -1,4 +1,4 @@
-"""Which genes have tokens, and what counts as an ordinary amount of each."""
+"""Tokens and median expression of genes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _HASH = "vocabulary_sha256"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens and medians of genes by Ensembl id, as rank-value encoding needs them.
+    """Tokens and medians of genes by Ensembl id, for rank-value encoding.
 
     Attributes:
         tokens: Token of each gene and of the special ``<pad>``, ``<mask>`` and ``<cls>``.
-        medians: Of each gene, the median of its counts where it is found, per 10 000 of a cell.
-        orthologs: Human id of a mouse id; mouse genes that are not in it have no token.
+        medians: Median of each gene's counts above zero, per 10 000 counts of a cell.
+        orthologs: Human id of a mouse id; other mouse genes have no token.
     """
 
     tokens: dict[str, int]
@@ -48,16 +48,16 @@ class Vocabulary:
     def from_pickles(cls, folder: str | Path) -> Vocabulary:
         """Read the published dictionaries of Geneformer, which are pickles.
 
-        Nothing but dictionaries, strings and numbers is unpickled; anything else is refused before
-        it runs.
+        Only dictionaries, strings and numbers are unpickled; anything else is rejected before it
+        runs.
 
         Args:
-            folder: With ``token_dictionary.pkl`` and ``gene_median_dictionary.pkl``; of
-                ``mouseid2humanid.pkl``, too, if mice are to be read.
+            folder: With ``token_dictionary.pkl`` and ``gene_median_dictionary.pkl``; and with
+                ``mouseid2humanid.pkl`` for mouse genes.
 
         Raises:
-            FileNotFoundError: A file is not there.
-            ValueError: A file is no dictionary, is damaged or holds more than data.
+            FileNotFoundError: A file does not exist.
+            ValueError: A file is not a dictionary, is damaged or holds more than data.
         """
         folder = Path(folder)
         tokens, medians = (read_pickle(folder / name) for name in (TOKENS, MEDIANS))
@@ -106,7 +106,7 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path: str | Path) -> Vocabulary:
-        """A JSON file, a folder with ``vocabulary.json``, or one with Geneformer's dictionaries.
+        """Read a JSON file, a folder with ``vocabulary.json``, or one with Geneformer's files.
 
         Raises:
             FileNotFoundError: There is none.
@@ -119,27 +119,27 @@ class Vocabulary:
 
     @classmethod
     def from_corpus(cls, slices: Iterable[AnnData]) -> Vocabulary:
-        r"""Every gene that a corpus has counts of.
+        r"""Compute the vocabulary of all genes with counts in a corpus.
 
-        The median of a gene is that of its values above zero of
-        :math:`10^4 \, c_g / \sum_{g'} c_{g'}` (Theodoris et al. 2023), found in one pass to
-        within 1 % (see :func:`~stofm_geo.genes.medians.corpus_medians`). Tokens are in the order
-        of Geneformer: ``<pad>`` 0, ``<mask>`` 1, the genes by name, ``<cls>`` last. Ids are
-        taken as they are, mouse genes as mouse genes.
+        The median of a gene is that of its values above zero of :math:`10^4 \, c_g / \sum_{g'}
+        c_{g'}` (Theodoris et al. 2023), computed in one pass to within 1 % (see
+        :func:`~stofm_geo.genes.medians.corpus_medians`). Tokens are in the order of Geneformer:
+        ``<pad>`` 0, ``<mask>`` 1, the genes by name, ``<cls>`` last. Mouse ids are kept, not mapped
+        to human ones.
 
         Args:
-            slices: Counts in ``X`` and Ensembl ids, one after another; in memory or opened with
-                ``backed="r"``, and then read a block of rows at a time.
+            slices: Counts in ``X`` and Ensembl ids; in memory or opened with ``backed="r"``, and
+                then read in blocks of rows.
 
         Raises:
-            KeyError, TypeError, ValueError: Counts or gene names that do not fit, or none.
+            KeyError, TypeError, ValueError: Invalid counts or gene names, or there are none.
         """
         medians = corpus_medians(slices)
         names = [PAD, MASK, *medians, CLS]
         return cls({name: token for token, name in enumerate(names)}, medians)
 
     def lookup(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Token and median of each of some Ensembl ids; -1 and NaN where there is none.
+        """Return token and median of each Ensembl id; -1 and NaN where there is none.
 
         Args:
             genes: ``[G]`` strings, human or mouse.
@@ -151,7 +151,7 @@ class Vocabulary:
 
     @cached_property
     def _genes(self) -> tuple[pd.Index, np.ndarray, np.ndarray]:
-        """Names, tokens and medians of the genes that have both."""
+        """Return names, tokens and medians of the genes that have both."""
         names = [gene for gene in self.tokens if gene in self.medians]
         token = np.array([self.tokens[gene] for gene in names] or [-1], dtype=np.int64)
         median = np.array([self.medians[gene] for gene in names] or [np.nan], dtype=np.float64)
@@ -161,21 +161,21 @@ class Vocabulary:
 def _check(
     tokens: dict[Any, Any], medians: dict[Any, Any], orthologs: dict[Any, Any], files: list[Path]
 ) -> None:
-    """Whether dictionaries hold what they should; ``files`` is where each of them is from.
+    """Check the content of the dictionaries; ``files`` are their sources.
 
     Raises:
-        ValueError: They do not.
+        ValueError: It is invalid.
     """
     most = 10 * len(tokens) + 1000  # memory is taken for all tokens below the greatest
     fit = (
-        ("tokens that are no whole numbers", tokens, lambda t: type(t) is int and t >= 0),
+        ("tokens that are not integers", tokens, lambda t: type(t) is int and t >= 0),
         (f"tokens of {most} or more for {len(tokens)} genes", tokens, lambda t: t < most),
         ("medians that are not above zero", medians, _above_zero),
-        ("orthologs that are no names", orthologs, lambda human: type(human) is str),
+        ("orthologs that are not names", orthologs, lambda human: type(human) is str),
     )
     for file, values in zip(files, (tokens, medians, orthologs), strict=True):
         if strange := [gene for gene in values if type(gene) is not str]:
-            raise ValueError(f"{file}: holds names that are no text ({preview(strange)})")
+            raise ValueError(f"{file}: holds names that are not text ({preview(strange)})")
     where = dict(zip(map(id, (tokens, medians, orthologs)), files, strict=True))
     for what, values, fits in fit:
         if unfit := [gene for gene, value in values.items() if not fits(value)]:
@@ -189,7 +189,7 @@ def _above_zero(value: object) -> bool:
 
 
 def read_pickle(file: Path) -> dict[Any, Any]:
-    """A dictionary of strings and numbers.
+    """Read a dictionary of strings and numbers.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -204,7 +204,7 @@ def read_pickle(file: Path) -> dict[Any, Any]:
         with file.open("rb") as stream:
             values = _DataUnpickler(stream).load()
     except _Refused as error:
-        raise ValueError(f"{file}: refused, nothing of it was run: {error}") from error
+        raise ValueError(f"{file}: rejected, nothing of it was run: {error}") from error
     except Exception as error:  # pickle raises a dozen kinds for a damaged file
         raise ValueError(f"{file}: cannot be read as a pickle ({error})") from error
     if not isinstance(values, dict):
@@ -239,10 +239,10 @@ def _dispatch() -> dict[int, Any]:
 
 
 class _DataUnpickler(pickle._Unpickler):
-    """Makes one dictionary of strings, numbers and NumPy's numbers, and calls nothing else.
+    """Unpickler of one dictionary of strings, numbers and NumPy's numbers; it calls nothing.
 
-    Python's own, which is slower than C's by a second in a million genes: it lets containers be
-    refused as they come. Nested in each other, a few bytes are more than any memory.
+    Based on Python's own, which is slower than C's by a second in a million genes: it lets
+    containers be rejected as they come. Nested containers of a few bytes could exhaust the memory.
     """
 
     dispatch = _dispatch()
@@ -253,7 +253,7 @@ class _DataUnpickler(pickle._Unpickler):
             return _scalar
         if (module, name) == ("numpy", "dtype"):
             return _dtype
-        raise _Refused(f"it asks for {module}.{name}, and may hold dict, str, int and float only")
+        raise _Refused(f"it refers to {module}.{name}, and may hold dict, str, int and float only")
 
 
 def _dtype(kind: str, *flags: Any) -> np.dtype:
@@ -265,5 +265,5 @@ def _dtype(kind: str, *flags: Any) -> np.dtype:
 
 def _scalar(kind: np.dtype, raw: bytes) -> Any:
     if not isinstance(kind, np.dtype) or kind.kind not in "biuf" or len(raw) != kind.itemsize:
-        raise _Refused("it holds a NumPy value that is no number")
+        raise _Refused("it holds a NumPy value that is not a number")
     return np.frombuffer(raw, dtype=kind)[0].item()

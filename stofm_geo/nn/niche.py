@@ -13,7 +13,7 @@ def niche_features(x: Tensor, edge_index: Tensor, visible: Tensor | None = None)
         n_i = \big[\, x_i \;\Vert\; (\hat A x)_i \;\Vert\; 2 (\hat A^2 x)_i \,\big]
 
     with :math:`\hat A` the mean over neighbours, as in SIGN (arXiv 2004.11198). The factor 2
-    compensates the smaller variance of the wider mean.
+    compensates that wider means are smaller.
 
     Args:
         x: Node features ``[N, F]``.

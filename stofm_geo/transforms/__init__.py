@@ -1,8 +1,8 @@
-"""Macro and micro scale as PyG transforms; none changes its input.
+"""PyG transforms of tissue graphs; none changes its input.
 
-A batch (``data.batch``, with or without ``ptr``) gives what its graphs give one by one, with the
-same random numbers, and ``to_data_list`` takes it apart. Positions are ``[N, 2]`` and finite for
-cells; whole numbers and half precision become the default dtype.
+A batch (``data.batch``, with or without ``ptr``) is transformed like its graphs one by one, with
+the same random numbers, and ``to_data_list`` separates it again. Positions are ``[N, 2]`` and
+finite for cells; integers and half precision are converted to the default dtype.
 """
 
 from stofm_geo.transforms.hetero import HeteroView

@@ -1,4 +1,4 @@
-"""Transforms of one graph, and what they make of a batch: the batch of what its graphs become."""
+"""Transforms that are defined on one graph, and their application to batches."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from stofm_geo.transforms._validation import check_data, check_pos
 
 
 class GraphTransform(BaseTransform):
-    """A transform that is written for one graph; a batch it takes apart and puts together again.
+    """A transform defined on one graph, which is applied to each graph of a batch.
 
-    Batches are told by ``data.batch``, with or without ``ptr``, sorted or not.
+    A batch is recognised by ``data.batch``, with or without ``ptr``, sorted or not.
     """
 
     uses_pos: ClassVar[bool] = True
 
     @abstractmethod
     def transform_graph(self, data: Data) -> Data:
-        """Transform one graph, a copy already."""
+        """Transform one graph, which is a copy already."""
 
     def forward(self, data: Data) -> Data:
         """Return the transformed graph, or the batch of the transformed graphs."""
@@ -38,17 +38,16 @@ class GraphTransform(BaseTransform):
         return graphs.merge([self.transform_graph(copy.copy(graph)) for graph in graphs.bare])
 
     def check(self, data: Data) -> None:
-        """Check ``data``, a copy already, and make its positions floats."""
+        """Check ``data``, which is a copy already, and convert its positions to floating point."""
         check_data(data, type(self).__name__)
         if self.uses_pos:
             data.pos = check_pos(data)
 
 
 class BatchGraphs:
-    """The graphs of a batch.
+    """The graphs of a batch, and their merging into it.
 
-    Nodes and edges are sorted by graph once, so the time does not depend on how many graphs there
-    are beyond that of their making.
+    Nodes and edges are sorted by graph once, so the time hardly depends on the number of graphs.
 
     Args:
         data: With ``batch``.
@@ -57,8 +56,8 @@ class BatchGraphs:
         ValueError: ``batch`` does not number the nodes' graphs, or an edge joins two graphs.
 
     Attributes:
-        rows: Numbers in ``data`` of the nodes of each graph, ascending.
-        bare: The graphs with what is of a node or of an edge, and nothing else.
+        rows: Indices in ``data`` of the nodes of each graph, ascending.
+        bare: The graphs with their node and edge attributes only.
     """
 
     def __init__(self, data: Data) -> None:
@@ -108,7 +107,7 @@ class BatchGraphs:
         return type(self.data).__bases__[-1] if isinstance(self.data, Batch) else type(self.data)
 
     def _parts(self, key: str, order: Tensor | slice, sizes: list[int]) -> list[Tensor]:
-        """What ``data[key]`` is of each graph."""
+        """Return ``data[key]`` of each graph."""
         value = self.data[key]
         dim = self.data.__cat_dim__(key, value)
         if not isinstance(order, slice):
@@ -120,7 +119,7 @@ class BatchGraphs:
         return list(parts)
 
     def complete(self) -> list[Data]:
-        """The graphs with all they have; what a batch does not tell apart, each has whole."""
+        """Return the graphs with all attributes; those without slices are copied to each graph."""
         stored = {key: self.slices[key] for key in self.others if key in self.slices}
         for number, graph in enumerate(self.bare):
             if stored:
@@ -133,7 +132,7 @@ class BatchGraphs:
         return self.bare
 
     def merge(self, results: list[Data]) -> Data:
-        """Put into the batch what a transform made of each graph of :attr:`bare`.
+        """Merge the transformed graphs of :attr:`bare` into the batch.
 
         Nodes keep their order. New nodes, which come last in their graphs, do so in a sorted batch,
         too; in one that is not sorted, they come last of all.
@@ -165,7 +164,7 @@ class BatchGraphs:
         return data
 
     def _changes(self, results: list[Data], sizes: list[int]) -> dict[str, list[Tensor | None]]:
-        """What is no longer as in :attr:`bare`, by name, a value a graph; ``None``: removed."""
+        """Return attributes that differ from :attr:`bare`, by graph (``None``: removed)."""
         pairs = list(zip(self.bare, results, strict=True))
         changed = {
             key: None
@@ -178,7 +177,7 @@ class BatchGraphs:
         return {key: [after.get(key) for after in results] for key in changed}
 
     def _restore_order(self, joined: dict[str, Tensor], sizes: list[int]) -> None:
-        """Nodes as they were in the batch, new ones last; edges sorted by destination."""
+        """Restore the order of nodes in the batch, new ones last; sort edges by destination."""
         numbers, end = [], self.data.num_nodes
         for rows, size in zip(self.rows, sizes, strict=True):
             new = torch.arange(end, end + size - len(rows), device=rows.device)
@@ -198,7 +197,7 @@ class BatchGraphs:
             joined.update(zip(of_edge, attributes, strict=True))
 
     def _resize(self, sizes: list[int], ptr: Tensor) -> None:
-        """Tell how many nodes graphs have, and renumber whatever else names nodes."""
+        """Update the numbers of nodes, and all other attributes that contain node indices."""
         data = self.data
         if "num_nodes" in data:
             data.num_nodes = sum(sizes)
@@ -215,7 +214,7 @@ class BatchGraphs:
                 self.increments = {**self.increments, key: ptr[:-1]}
 
     def _update_slices(self, values: dict[str, list[Tensor]], ptr: Tensor) -> None:
-        """Keep what ``to_data_list`` and ``follow_batch`` need."""
+        """Update what ``to_data_list`` and ``follow_batch`` need."""
         data = self.data
         slices = {key: value for key, value in self.slices.items() if key in data}
         increments = {key: value for key, value in self.increments.items() if key in data}
@@ -232,17 +231,17 @@ class BatchGraphs:
 
 
 def _numbers(sizes: Tensor) -> Tensor:
-    """The number of each item's graph, for graphs of these sizes."""
+    """Return the index of each item's graph, for graphs of these sizes."""
     return torch.arange(len(sizes)).repeat_interleave(sizes)
 
 
 def _is_like(added: object, ptr: Tensor) -> bool:
-    """Whether a batch adds to an attribute what it adds to ``edge_index``: it names nodes."""
+    """Return whether an attribute has the increments of ``edge_index``: it holds node indices."""
     return isinstance(added, Tensor) and bool(added.any()) and added.equal(ptr)
 
 
 def _check_batch(data: Data) -> Tensor:
-    """The number of each node's graph, ``[num_nodes]`` int64."""
+    """Return the index of each node's graph, ``[num_nodes]`` int64."""
     batch, n = data.batch, data.num_nodes
     whole = isinstance(batch, Tensor) and not (batch.is_floating_point() or batch.is_complex())
     if not whole or batch.shape != (n,):
@@ -256,7 +255,7 @@ def _check_batch(data: Data) -> Tensor:
 
 
 def _check_edges(edge_index: Tensor, batch: Tensor) -> None:
-    """Each edge lies in one graph."""
+    """Check that each edge lies within one graph."""
     src, dst = edge_index
     across = (batch[src] != batch[dst]).nonzero().view(-1)
     if len(across):

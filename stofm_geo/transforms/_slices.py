@@ -1,4 +1,4 @@
-"""What several transforms ask of a graph: which nodes are cells, and of which slice."""
+"""Cells and slices of a graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stofm_geo._keys import NodeType
 
 
 def cell_mask(data: Data) -> Tensor:
-    """``[num_nodes]`` bool: cells, as opposed to virtual nodes. All, if there are none."""
+    """Return which nodes are cells, ``[num_nodes]`` bool; all, if there are no virtual nodes."""
     if "node_type" in data:
         return data.node_type == NodeType.CELL
     device = next((value.device for _, value in data if isinstance(value, Tensor)), None)
@@ -18,11 +18,11 @@ def cell_mask(data: Data) -> Tensor:
 
 
 def rows_by_slice(data: Data, nodes: Tensor | None = None) -> list[Tensor]:
-    """Indices of the nodes of each slice, ascending; one entry where there is no ``slice_id``.
+    """Return the indices of the nodes of each slice, ascending; one slice without ``slice_id``.
 
     Args:
         data: One graph.
-        nodes: Which nodes; ``None``: the cells. Slices without any are left out.
+        nodes: Which nodes. ``None``: the cells. Slices without any are left out.
     """
     if nodes is None:
         nodes = cell_mask(data).nonzero().view(-1)
@@ -36,7 +36,7 @@ def rows_by_slice(data: Data, nodes: Tensor | None = None) -> list[Tensor]:
 
 
 def edges_by_slice(data: Data, slices: list[Tensor]) -> list[Tensor]:
-    """Indices of the edges inside each of these sets of nodes, in the order of ``edge_index``."""
+    """Return the indices of the edges inside each of these sets of nodes, in order."""
     src, dst = data.edge_index
     if len(slices) == 1:
         here = torch.zeros(data.num_nodes, dtype=torch.bool, device=src.device)
@@ -51,14 +51,14 @@ def edges_by_slice(data: Data, slices: list[Tensor]) -> list[Tensor]:
 
 
 def group(number: Tensor, count: int = 0) -> tuple[Tensor | slice, list[int]]:
-    """Sort what is numbered from 0, in time that does not depend on how many groups there are.
+    """Sort items by group, in time that does not depend on the number of groups.
 
     Args:
-        number: Of the group of each item, ``[n]``.
-        count: Groups, where the last may be empty.
+        number: Group of each item, from 0, ``[n]``.
+        count: Number of groups, where the last may be empty.
 
     Returns:
-        An index that puts the items in order, group by group, and how many each group has.
+        An index that sorts the items by group, and the size of each group.
     """
     in_order = bool((number[1:] >= number[:-1]).all())
     order = slice(None) if in_order else number.argsort(stable=True)
@@ -66,14 +66,14 @@ def group(number: Tensor, count: int = 0) -> tuple[Tensor | slice, list[int]]:
 
 
 def edge_keys(data: Data) -> list[str]:
-    """Names of the tensors that hold something of each edge, ``edge_index`` among them."""
+    """Return the names of the edge attributes that are tensors, ``edge_index`` included."""
     if data.edge_index is None:
         return []
     return [key for key, value in data if isinstance(value, Tensor) and data.is_edge_attr(key)]
 
 
 def drop_edge_attributes(data: Data) -> None:
-    """Remove what belonged to edges that are about to be replaced: ``edge_attr``, ``edge_*``."""
+    """Remove attributes of edges that are about to be replaced: ``edge_attr``, ``edge_*``."""
     for key in ["edge_attr", *edge_keys(data)]:
         if key.startswith("edge_") and key != "edge_index":
             data[key] = None

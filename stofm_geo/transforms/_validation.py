@@ -1,4 +1,4 @@
-"""What transforms need of a graph, checked before they start."""
+"""Checks of the input of transforms."""
 
 from __future__ import annotations
 
@@ -11,27 +11,35 @@ from stofm_geo.transforms._slices import cell_mask
 
 
 def check_data(data: object, name: str) -> None:
-    """A ``Data`` or a batch of them, for the transform ``name``."""
+    """Check that ``data`` is a ``Data`` or a batch of them, for the transform ``name``.
+
+    Raises:
+        TypeError: It is something else.
+    """
     if not isinstance(data, Data):
         raise TypeError(f"{name} takes a Data or a Batch of them; found {type(data).__name__}")
 
 
 def check_attribute(data: Data, key: str, name: str, fix: str) -> None:
-    """``data[key]`` is there."""
+    """Check that ``data[key]`` exists.
+
+    Raises:
+        ValueError: It does not.
+    """
     if key not in data:
         raise ValueError(f"{name} needs data.{key}; {fix}")
 
 
 def check_pos(data: Data) -> Tensor:
-    """``data.pos`` in floating point, float32 or wider, ``[num_nodes, 2]``, finite for cells.
+    """Return ``data.pos`` in float32 or wider, ``[num_nodes, 2]``, finite for cells.
 
-    Whole numbers and half precision become the default dtype, which holds what a transform makes
-    of them. A virtual node may be without a place (NaN), as CLS is in some models.
+    Integers and half precision are converted to the default dtype. A virtual node may have no
+    position (NaN), as CLS has in some models.
 
     Raises:
         TypeError: It does not hold real numbers.
-        ValueError: It is missing, has another shape, is NaN or infinite for a cell, or holds whole
-            numbers that the default dtype cannot.
+        ValueError: It is missing, has another shape, is NaN or infinite for a cell, or holds
+            integers that the default dtype cannot represent.
     """
     pos = data.pos
     if pos is None:

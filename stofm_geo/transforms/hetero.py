@@ -1,4 +1,4 @@
-"""The hetero view: cells and virtual cells as node types of their own."""
+"""Conversion to a heterogeneous graph of cells and virtual cells."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _NAMES = {NodeType.CELL: "cell", NodeType.MACRO: "macro"}
 
 @functional_transform("hetero_view")
 class HeteroView(GraphTransform):
-    """A graph with virtual nodes (:class:`MacroNodes`) as ``HeteroData``, for ``HeteroConv``.
+    """Convert a graph with virtual nodes (:class:`MacroNodes`) to ``HeteroData``.
 
-    Node types are ``"cell"`` and ``"macro"``, edge types ``("cell", "to", "cell")``,
-    ``("cell", "to", "macro")``, ``("macro", "to", "cell")`` and ``("macro", "to", "macro")``. CLS,
-    which has no place, is left out. What was of a node or of an edge goes with it, in the same
-    order; ``cluster`` becomes, of a cell, the index of its virtual node in ``"macro"``, and
-    ``cluster_size`` is of ``"macro"`` alone. A batch becomes the ``Batch`` of its graphs' views.
+    Node types are ``"cell"`` and ``"macro"``, edge types ``("cell", "to", "cell")``, ``("cell",
+    "to", "macro")``, ``("macro", "to", "cell")`` and ``("macro", "to", "macro")``. CLS is left out.
+    Node and edge attributes are split by type, in the same order; ``cluster`` of a cell becomes the
+    index of its virtual node in ``"macro"``, and only ``"macro"`` has ``cluster_size``. A batch
+    becomes the ``Batch`` of its converted graphs.
 
     Raises:
         ValueError: ``data`` has no virtual nodes.
@@ -35,7 +35,7 @@ class HeteroView(GraphTransform):
             raise ValueError("HeteroView needs virtual nodes; run MacroNodes() first")
 
     def forward(self, data: Data) -> HeteroData:
-        """Return the view, or the batch of views."""
+        """Return the converted graph, or the batch of converted graphs."""
         self.check(data)
         if "batch" not in data:
             return self.transform_graph(data)

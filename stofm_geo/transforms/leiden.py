@@ -1,4 +1,4 @@
-"""Leiden communities, the same for the same input."""
+"""Deterministic Leiden clustering."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def leiden(
     resolution: float = 1.0,
     seed: int = 0,
 ) -> np.ndarray:
-    """Communities of largest modularity (Traag et al. 2019), numbered from 0.
+    """Return the communities of largest modularity (Traag et al. 2019), numbered from 0.
 
     Args:
         n: Number of nodes.
         pairs: Undirected edges, each once, ``[E, 2]``.
-        weights: Of the edges, ``[E]``; ``None``: all 1.
-        resolution: Higher gives more communities.
-        seed: Of the order in which nodes are tried.
+        weights: Weights of the edges, ``[E]``; ``None``: all 1.
+        resolution: Higher values give more communities.
+        seed: Random seed of the order in which nodes are visited.
 
     Returns:
         ``[n]`` int64.

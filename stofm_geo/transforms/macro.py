@@ -1,4 +1,4 @@
-"""The macro scale: a slice's clusters as virtual nodes, and one CLS node."""
+"""Macro scale of a slice: its clusters as virtual nodes, and one CLS node."""
 
 from __future__ import annotations
 
@@ -31,28 +31,29 @@ _EDGES = 2**18
 
 @functional_transform("macro_nodes")
 class MacroNodes(GraphTransform):
-    """Add one CLS node and one virtual node a cluster to each slice, joined to all its cells.
+    """Add to each slice a CLS node and one virtual node per cluster, joined to all its cells.
 
-    Clusters are Leiden communities of the neighbour graph, its edges weighted by how alike the
-    surroundings of two cells are; communities beyond ``max_nodes`` are merged by the likeness of
-    their mean features (Ward). Only features and the graph enter, never coordinates, so a turned
-    slice has the same clusters. A virtual node lies at its cells' mean position and has their mean
-    feature; CLS lies at the slice's mean position and has feature 0. Whole-number features become
-    floats. A graph without cells stays without nodes.
+    Clusters are Leiden communities of the neighbour graph, with edges weighted by the similarity of
+    the neighbourhoods of their ends. Communities beyond ``max_nodes`` are merged by the similarity
+    of their mean features (Ward). Clusters depend on features and the graph only, not on
+    coordinates, so they are invariant to rotation. A virtual node has the mean position and the
+    mean feature of its cells; CLS has the mean position of the slice and feature 0. Integer
+    features are converted to floating point. A graph without cells stays without nodes.
 
-    The new nodes come after the cells, a slice's CLS before its virtual cells. Sets
-    ``data.node_type`` (:class:`~stofm_geo._keys.NodeType` codes), ``data.cluster`` (for a cell the
-    index of its virtual node in its graph, else -1) and ``data.cluster_size`` (for a virtual cell
-    the number of its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where there,
-    ``n_id`` (by -1) and ``slice_id``. Every virtual node is also joined to the others.
+    The new nodes come after the cells, the CLS of a slice before its virtual cells. Sets
+    ``data.node_type`` (:class:`~stofm_geo._keys.NodeType` codes), ``data.cluster`` (of a cell, the
+    index of its virtual node in its graph, else -1) and ``data.cluster_size`` (of a virtual cell,
+    the number of its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where present,
+    ``n_id`` (by -1) and ``slice_id``. Virtual nodes are also joined to each other.
 
     Args:
-        resolution: Of the Leiden modularity; higher gives more clusters (default 1).
-        max_nodes: Most virtual nodes a slice gets, CLS not counted (default 16).
-        seed: Of the Leiden algorithm (default 0).
-        join: Whether the new nodes get their edges, two for each cell and virtual node (default).
-            Of a large slice they fill memory; cut it first, and join its pieces
-            (:class:`JoinMacroNodes`).
+        resolution: Resolution of the Leiden modularity; higher values give more clusters (default
+            1).
+        max_nodes: Most virtual nodes of a slice, without CLS (default 16).
+        seed: Random seed of the Leiden algorithm (default 0).
+        join: Whether to add the edges of the new nodes, two for each cell and virtual node
+            (default). For a large slice they need much memory: cut it first, and join the
+            sub-slices (:class:`JoinMacroNodes`).
 
     Raises:
         ValueError: ``data`` has no ``x`` or ``edge_index``, or has virtual nodes already.
@@ -110,7 +111,7 @@ class MacroNodes(GraphTransform):
         return JoinMacroNodes()(data) if self.join else data
 
     def cluster(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        """Cluster numbers from 0 for the cells of one slice, ``[n]``; all on the CPU."""
+        """Return the cluster of each cell of one slice, numbered from 0, ``[n]``; on the CPU."""
         n = len(x)
         src, dst = edge_index
         smoothed, weight = _edge_similarity(x[:, :_COLUMNS].double(), src, dst)
@@ -127,7 +128,7 @@ class MacroNodes(GraphTransform):
         return torch.from_numpy(np.unique(label, return_inverse=True)[1]).view(-1)
 
     def _merge(self, smoothed: Tensor, label: Tensor) -> np.ndarray:
-        """The merged cluster of each community."""
+        """Return the merged cluster of each community."""
         mean = scatter(smoothed, label, reduce="mean").numpy()
         return AgglomerativeClustering(n_clusters=self.max_nodes).fit_predict(mean)
 
@@ -136,7 +137,7 @@ class MacroNodes(GraphTransform):
 
 
 def _edges_of(data: Data, slices: list[Tensor]) -> list[Tensor]:
-    """The edges of each slice, its nodes numbered from 0."""
+    """Return the edges of each slice, its nodes numbered from 0."""
     if len(slices) == 1:
         return [data.edge_index]
     local_index = torch.empty(data.num_nodes, dtype=torch.long, device=data.edge_index.device)
@@ -146,13 +147,13 @@ def _edges_of(data: Data, slices: list[Tensor]) -> list[Tensor]:
 
 
 def _means(values: Tensor, label: Tensor) -> Tensor:
-    """Mean of the values of each label; in half precision, sums would overflow."""
+    """Return the mean of the values of each label; in half precision, sums would overflow."""
     wide = values.to(torch.promote_types(values.dtype, torch.float32))
     return scatter(wide, label, reduce="mean").to(values.dtype)
 
 
 def _edge_similarity(x: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
-    """Each cell's surroundings ``[n, F]``, and how alike those of an edge's ends are, ``[E]``."""
+    """Return each cell's smoothed features ``[n, F]``, and the similarity along edges ``[E]``."""
     # Surroundings: the mean over a cell and its neighbours, which tames the counting noise.
     # A sparse matrix, and then a few edges at a time: no tensor of edges x features.
     near = sp.csr_matrix((np.ones(len(src)), (dst.numpy(), src.numpy())), shape=(len(x), len(x)))
@@ -168,8 +169,8 @@ def _edge_similarity(x: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tenso
 class JoinMacroNodes(GraphTransform):
     """Join each virtual node to all cells of its slice, and to its other virtual nodes.
 
-    What is left to do after ``MacroNodes(join=False)``; in a piece of a slice
-    (:class:`SubSlices`), virtual nodes are joined to the piece's cells.
+    This completes ``MacroNodes(join=False)``. In a sub-slice (:class:`SubSlices`), virtual nodes
+    are joined to its cells.
 
     Raises:
         ValueError: ``data`` has no virtual nodes, or they have edges already.
@@ -198,7 +199,7 @@ class JoinMacroNodes(GraphTransform):
 
 
 def _macro_edges(cells: Tensor, virtual: Tensor) -> Tensor:
-    """Edges between all cells and all virtual nodes, and among the virtual, both directions."""
+    """Return edges between all cells and all virtual nodes, and among these, in both directions."""
     there = torch.cartesian_prod(cells, virtual).t()
     among = torch.cartesian_prod(virtual, virtual).t().reshape(2, -1)
     return torch.cat([there, there.flip(0), among[:, among[0] != among[1]]], dim=1)

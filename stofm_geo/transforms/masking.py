@@ -1,4 +1,4 @@
-"""Hide cells, so that a model can be asked for them."""
+"""Masking of cells for pre-training."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from stofm_geo.transforms._validation import check_attribute
 
 @functional_transform("mask_cells")
 class MaskCells(GraphTransform):
-    """Hide the features of some cells, and of the virtual nodes what came from them.
+    """Mask the features of some cells, and remove them from the means of virtual nodes.
 
-    Sets ``data.x_target`` (the features before) and ``data.mask`` (bool, the hidden cells, whose
-    ``x`` is 0; a model puts its own token there). A virtual node's feature becomes the mean over
-    its other cells, so that it gives nothing away. Where ``data.core_mask`` is there, only core
-    cells are hidden.
+    Sets ``data.x_target`` (the original features) and ``data.mask`` (bool, the masked cells, whose
+    ``x`` is 0; a model may put a mask token there). The feature of a virtual node becomes the mean
+    over its other cells, so that it does not leak the masked ones. Where ``data.core_mask`` exists,
+    only core cells are masked.
 
     Args:
-        p: Share of the cells that are hidden (default 0.12, as published).
+        p: Fraction of the cells that are masked (default 0.12, as published).
 
     Raises:
         ValueError: ``data`` has no ``x``.

@@ -1,7 +1,7 @@
-"""Neighbour search in the plane. Ties are kept, so that turning a lattice changes no graph.
+"""Neighbour search in the plane. Ties are kept, so that rotating a lattice changes no graph.
 
-scipy's trees do the search; PyG's own ``knn_graph`` needs a compiled package that PyPI does not
-have. torch-cluster takes over for positions on a GPU where it is installed.
+SciPy's trees do the search; PyG's own ``knn_graph`` needs a compiled package that PyPI does not
+have. Positions on a GPU are searched by torch-cluster, if that is installed.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ except (ImportError, OSError) as error:  # OSError: built for another version of
     _NO_CLUSTER = f"torch-cluster cannot be imported ({error}); pip install 'stofm-geo[ext]'"
 
 # Two distances closer than this (relative) are one distance: on a lattice, many neighbours are
-# equally far, and rounding would otherwise choose among them anew for every rotation.
+# equally far, and rounding would otherwise choose among them differently for every rotation.
 TIE = 1e-4
 # Heights of a triangle and widths of a slice below this (relative to their length) are rounding.
 _FLAT = 1e-6
-# Room for ties in the first query; rows with more ask again.
+# Room for ties in the first query; rows with more are queried again.
 _SPARE = 8
 # More neighbours than this on average is a wrong unit or unplaced cells, and would fill memory.
 _MAX_MEAN_DEGREE = 1000
 
 
 def gpu_search_unavailable() -> str | None:
-    """Why positions on a GPU are searched on the CPU, or ``None`` where they are not."""
+    """Return why positions on a GPU are searched on the CPU, or ``None`` where they are not."""
     return _NO_CLUSTER if torch_cluster is None else None
 
 
 def knn(pos: Tensor, k: int) -> Tensor:
-    """Join every point to its ``k`` nearest and to all that are as near as the last of them.
+    """Join every point to its ``k`` nearest, and to all that are as near as the last of them.
 
     Args:
         pos: ``[n, 2]`` positions.
-        k: Neighbours, the point itself not counted; at most ``n - 1`` are found.
+        k: Number of neighbours, without the point itself; at most ``n - 1`` are found.
 
     Returns:
-        ``[2, E]`` undirected edges (both directions present), sorted by destination.
+        ``[2, E]`` undirected edges (both directions), sorted by destination.
 
     Raises:
-        ValueError: So many cells share a place that the graph would not fit in memory.
+        ValueError: So many cells share a position that the graph would not fit in memory.
     """
     n = len(pos)
     k = min(k, n - 1)
@@ -54,7 +54,7 @@ def knn(pos: Tensor, k: int) -> Tensor:
 
 
 def _nearest(pos: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the edges of :func:`knn`, not both directions yet."""
+    """Return sources and destinations of the edges of :func:`knn`, in one direction."""
     n = len(pos)
     width = min(k + 1 + _SPARE, n)
     if pos.is_cuda and torch_cluster is not None:
@@ -72,7 +72,7 @@ def _nearest(pos: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def radius(pos: Tensor, r: float) -> Tensor:
-    """Join all pairs of points not further apart than ``r``; returns as :func:`knn`."""
+    """Join all pairs of points not farther apart than ``r``; returns as :func:`knn`."""
     if len(pos) == 0:
         return torch.empty(2, 0, dtype=torch.long, device=pos.device)
     reach = np.full(len(pos), r * (1 + TIE))
@@ -83,10 +83,10 @@ def radius(pos: Tensor, r: float) -> Tensor:
 def delaunay(pos: Tensor) -> Tensor:
     """Join the pairs that *every* Delaunay triangulation joins; returns as :func:`knn`.
 
-    On a lattice the triangulation is not unique: the diagonals of a square are equally good.
-    Edges between triangles of one circumcircle are dropped, which leaves the edges dual to the
-    Voronoi diagram. Points at one place are joined to each other and share their neighbours;
-    points on one line are joined to the next.
+    On a lattice the triangulation is not unique: both diagonals of a square are valid. Edges
+    between triangles of one circumcircle are dropped, which leaves the edges dual to the Voronoi
+    diagram. Points at one position are joined to each other and share their neighbours; points on
+    one line are joined to the next.
     """
     if len(pos) < 2:
         return torch.empty(2, 0, dtype=torch.long, device=pos.device)
@@ -108,7 +108,7 @@ def delaunay(pos: Tensor) -> Tensor:
 
 
 def spacing(pos: Tensor, neighbour: int = 6) -> float:
-    """Median distance to the 6th nearest other point, places counted once; 0 if there is one."""
+    """Return the median distance to the 6th nearest distinct position; 0 if there is only one."""
     sites = unique_positions(_numpy(pos))
     if len(sites) < 2:
         return 0.0
@@ -118,7 +118,7 @@ def spacing(pos: Tensor, neighbour: int = 6) -> float:
 
 
 def unique_positions(pos: np.ndarray) -> np.ndarray:
-    """The places ``[m, 2]`` of points ``[n, 2]``, each once, by x, then y."""
+    """Return the distinct rows ``[m, 2]`` of points ``[n, 2]``, sorted by x, then y."""
     # As np.unique(axis=0), whose sort of compound values takes ten times as long.
     pos = pos[np.lexsort((pos[:, 1], pos[:, 0]))]
     return pos[np.append(True, (pos[1:] != pos[:-1]).any(axis=1))[: len(pos)]]
@@ -129,7 +129,7 @@ def _numpy(pos: Tensor) -> np.ndarray:
 
 
 def _query_tree(pos: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distances and numbers ``[n, width]`` of the nearest of each point, itself included."""
+    """Return distances and indices ``[n, width]`` of the nearest of each point, itself included."""
     tree = cKDTree(pos)
     # Cells come in no spatial order; leaf by leaf, what a query touches is in the cache already.
     leafwise = tree.indices
@@ -147,7 +147,7 @@ def _query_cluster(pos: Tensor, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ball(pos: np.ndarray, reach: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All points within ``reach`` of the points ``rows``, as (found, row)."""
+    """Return all points within ``reach`` of the points ``rows``, as (found, row)."""
     tree = cKDTree(pos)
     count = tree.query_ball_point(pos[rows], reach, workers=-1, return_length=True)
     _check_degree(count.sum(), len(pos))
@@ -165,7 +165,7 @@ def _check_degree(edges: int, n: int) -> None:
 
 
 def _site_pairs(sites: np.ndarray) -> np.ndarray:
-    """Index pairs ``[P, 2]`` (one direction) of distinct, centred sites."""
+    """Return index pairs ``[P, 2]`` (one direction) of distinct, centred sites."""
     _, width, axes = np.linalg.svd(sites, full_matrices=False)
     if len(sites) < 3 or width[1] <= _FLAT * width[0]:  # all on one line, but for rounding
         order = np.argsort(sites @ axes[0], kind="stable")
@@ -174,7 +174,7 @@ def _site_pairs(sites: np.ndarray) -> np.ndarray:
     triangles, adjacent = mesh.simplices, mesh.neighbors
     centre, circumradius, flat = _circumcircles(sites, triangles)
     pairs = triangles[:, [[1, 2], [2, 0], [0, 1]]]  # [T, 3, 2]: the edge across from corner c
-    # An edge between two triangles of one circumcircle is a matter of taste. Flat triangles lie
+    # An edge between two triangles of one circumcircle is ambiguous. Flat triangles lie
     # along a straight outline and come and go with rounding; they neither give nor take edges.
     gap = np.linalg.norm(centre[:, None] - centre[adjacent], axis=-1)
     real = (adjacent >= 0) & ~flat[adjacent]
@@ -185,7 +185,7 @@ def _site_pairs(sites: np.ndarray) -> np.ndarray:
 def _circumcircles(
     sites: np.ndarray, triangles: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre ``[T, 2]`` and radius ``[T]`` of each triangle's circle, and whether it is flat."""
+    """Return centre ``[T, 2]`` and radius ``[T]`` of each circumcircle, and whether it is flat."""
     a, b, c = (sites[triangles[:, i]] for i in range(3))
     u, v = b - a, c - a
     uu, vv, ww = (u**2).sum(1), (v**2).sum(1), ((v - u) ** 2).sum(1)
@@ -199,7 +199,7 @@ def _circumcircles(
 
 
 def _undirected(src: np.ndarray, dst: np.ndarray, n: int, device: torch.device) -> Tensor:
-    """Both directions, without loops and doubles, sorted by destination, then source."""
+    """Return both directions, without loops and duplicates, sorted by destination, then source."""
     other = src != dst
     src, dst = src[other].astype(np.int64), dst[other].astype(np.int64)
     code = np.sort(np.concatenate([dst * n + src, src * n + dst]))

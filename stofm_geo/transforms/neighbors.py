@@ -1,4 +1,4 @@
-"""Neighbour graphs of cells: k nearest, radius, Delaunay. One transform a kind."""
+"""Neighbour graphs of cells: k nearest neighbours, radius and Delaunay."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from stofm_geo.transforms._validation import check_attribute
 
 
 class _CellGraph(GraphTransform):
-    """Replace the cell-cell edges of ``data``, slice by slice; edges of virtual nodes stay."""
+    """Replace the cell-cell edges of ``data``, slice by slice; keep the edges of virtual nodes."""
 
     @abstractmethod
     def search(self, pos: Tensor) -> Tensor:
-        """Edges ``[2, E]`` of points ``[n, 2]``, undirected."""
+        """Return the undirected edges ``[2, E]`` of points ``[n, 2]``."""
 
     def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
@@ -52,16 +52,16 @@ class _CellGraph(GraphTransform):
 class SpatialKNN(_CellGraph):
     """Join each cell to its ``k`` nearest, and to every cell that is as near as the last of them.
 
-    Keeping ties makes the graph of a lattice (Visium, ST) independent of its rotation. The graph
-    is undirected: a pair is joined if either is among the nearest of the other.
+    Keeping ties makes the graph of a lattice (Visium, ST) invariant to rotation. The graph is
+    undirected: a pair is joined if either is among the nearest of the other.
 
     Args:
-        k: Neighbours of a cell, itself not counted (default 12). A slice with fewer cells joins
-            them all.
+        k: Neighbours of a cell, without itself (default 12). A slice with fewer cells joins them
+            all.
 
     Raises:
-        ValueError: ``k`` is not a positive whole number, or so many cells share one position that
-            the graph would not fit in memory.
+        ValueError: ``k`` is not a positive integer, or so many cells share one position that the
+            graph would not fit in memory.
     """
 
     def __init__(self, k: int = 12) -> None:
@@ -78,11 +78,11 @@ class SpatialKNN(_CellGraph):
 
 @functional_transform("spatial_radius")
 class SpatialRadius(_CellGraph):
-    """Join all pairs of cells not further apart than ``r``.
+    """Join all pairs of cells not farther apart than ``r``.
 
     Args:
         r: Distance in the units of ``data.pos``: micrometres, say, or, after
-            :class:`NormalizePositions`, typical cell spacings.
+            :class:`NormalizePositions`, cell spacings.
 
     Raises:
         ValueError: ``r`` is not positive, or joins more than 1 000 cells to a cell on average.
@@ -104,10 +104,10 @@ class SpatialRadius(_CellGraph):
 class SpatialDelaunay(_CellGraph):
     """Join the cells that every Delaunay triangulation of the slice joins.
 
-    Where four or more cells lie on one empty circle the triangulation is a matter of taste; the
-    edges inside that circle are left out, so that turning a lattice changes nothing. Cells at one
-    place are joined to each other and share their neighbours. Follow with
-    :class:`PruneLongEdges` to cut the long edges along the outline and across holes.
+    Where four or more cells lie on one empty circle the triangulation is not unique; edges inside
+    that circle are left out, so that rotating a lattice changes nothing. Cells at one position are
+    joined to each other and share their neighbours. Follow with :class:`PruneLongEdges` to drop the
+    long edges along the outline and across holes.
     """
 
     def search(self, pos: Tensor) -> Tensor:
@@ -117,10 +117,10 @@ class SpatialDelaunay(_CellGraph):
 
 @functional_transform("prune_long_edges")
 class PruneLongEdges(GraphTransform):
-    """Drop cell-cell edges much longer than usual: across holes, tears and the outline.
+    """Drop cell-cell edges that are much longer than usual: across holes, tears and the outline.
 
     Args:
-        factor: Edges longer than ``factor`` times the median edge length of their slice go
+        factor: Edges longer than ``factor`` times the median edge length of their slice are dropped
             (default 3).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Transforms of positions: their unit, random rigid motions, and noise to be undone."""
+"""Transforms of positions: normalisation, random rigid motions, and noise for pre-training."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from stofm_geo.transforms._slices import cell_mask, rows_by_slice
 
 @functional_transform("normalize_positions")
 class NormalizePositions(GraphTransform):
-    """Centre each slice at its mean position and measure it in cell spacings.
+    """Centre each slice at its mean position and scale it to cell spacings.
 
-    One unit is the median distance from a cell to its 6th nearest, so that micrometres, pixels
-    and lattice steps mean the same to a model, and so that turning the slice turns the result and
-    changes no length. (The published model divides by the diagonal of the bounding box, which
-    depends on how the slice lies; ``models.official`` has that.)
+    One unit is the median distance from a cell to its 6th nearest, so that micrometres, pixels and
+    lattice steps mean the same to a model, and the scale is invariant to rotation. (The published
+    model divides by the diagonal of the bounding box, which depends on orientation;
+    ``models.official`` has that.)
 
     Raises:
-        ValueError: All cells of a slice are at one place, or ``data`` has virtual nodes already.
+        ValueError: All cells of a slice are at one position, or ``data`` has virtual nodes already.
     """
 
     def check(self, data: Data) -> None:
@@ -40,8 +40,8 @@ class NormalizePositions(GraphTransform):
             unit = neighbor_search.spacing(pos[rows])
             if len(rows) > 1 and unit == 0:
                 raise ValueError(
-                    f"all {len(rows)} cells of a slice are at one place; "
-                    "a slice needs cells at two places or more"
+                    f"all {len(rows)} cells of a slice are at one position; "
+                    "a slice needs two distinct positions or more"
                 )
             centre = pos[rows].double().mean(dim=0)
             pos[rows] = ((pos[rows].double() - centre) / (unit or 1.0)).to(pos.dtype)
@@ -51,12 +51,12 @@ class NormalizePositions(GraphTransform):
 
 @functional_transform("random_se2")
 class RandomSE2(GraphTransform):
-    """Turn and shift all positions together, at random: an augmentation, and a test of invariance.
+    """Rotate and translate all positions at random: an augmentation, and a test of invariance.
 
-    Each graph of a batch is moved on its own.
+    Each graph of a batch is moved independently.
 
     Args:
-        shift: Standard deviation of the shift in x and y, in the units of ``data.pos``
+        shift: Standard deviation of the translation in x and y, in the units of ``data.pos``
             (default 1).
     """
 
@@ -80,15 +80,15 @@ class RandomSE2(GraphTransform):
 
 @functional_transform("perturb_positions")
 class PerturbPositions(GraphTransform):
-    """Move some cells at random; a model shall tell from their features where they belong.
+    """Move some cells at random, for models that predict true distances from features.
 
-    Sets ``data.pos_target`` (the positions before) and ``data.moved`` (bool). Build the neighbour
-    graph *afterwards*: a graph of the true positions would give the answer away. Where
-    ``data.core_mask`` is there, only core cells move.
+    Sets ``data.pos_target`` (the original positions) and ``data.moved`` (bool). Build the neighbour
+    graph *afterwards*: a graph of the true positions would leak them. Where ``data.core_mask``
+    exists, only core cells move.
 
     Args:
-        p: Share of the cells that move (default 0.12, as published).
-        sigma: Standard deviation of the move in x and in y, in the units of ``data.pos``
+        p: Fraction of the cells that move (default 0.12, as published).
+        sigma: Standard deviation of the noise in x and in y, in the units of ``data.pos``
             (default 5: after :class:`NormalizePositions`, five cell spacings, as published).
     """
 

@@ -1,4 +1,4 @@
-"""The micro scale: compact pieces of a slice, each cell core in one, with their surroundings."""
+"""Micro scale of a slice: compact sub-slices with a halo; each cell is core in one of them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from stofm_geo.transforms._validation import check_attribute, check_data, check_
 
 @functional_transform("sub_slices")
 class SubSlices(BaseTransform):
-    """Cut each slice into pieces of equal size (a cell more or less), compact in space.
+    """Cut each slice into compact sub-slices of equal size (up to one cell).
 
-    A slice is halved across its longest extent, again and again. The direction of a cut runs
-    between two far-apart cells, so the pieces turn with the tissue; on a lattice, equally far
-    cells are told apart by their row number. Each cell is *core* in exactly one piece. The
-    *halo* around the core gives border cells the neighbours they have in the whole slice. All
-    virtual nodes of the slice (:class:`MacroNodes`) are in every piece.
+    A slice is halved recursively across its longest extent. The direction of a cut is that between
+    two far-apart cells, so the cuts rotate with the tissue; on a lattice, ties between equally far
+    cells are broken by row. Each cell is *core* in exactly one sub-slice. The *halo* around the
+    core gives border cells the neighbours that they have in the whole slice. All virtual nodes of
+    the slice (:class:`MacroNodes`) are in every sub-slice.
 
     Returns a ``list[Data]``; each has the induced edges, ``core_mask`` (bool) and ``n_id`` (the
-    node's number in ``data``, or ``data.n_id`` where that is set). Of a batch, they are the pieces
-    of its first graph, then those of the next; a piece has no ``batch``.
+    index of the node in ``data``, or ``data.n_id`` where that exists). Of a batch, these are the
+    sub-slices of its first graph, then those of the next, without ``batch``.
 
     Args:
-        num_cells: Most core cells of a piece (default 1000); pieces have at least half as many
+        num_cells: Most core cells of a sub-slice (default 1000); it has at least half as many
             unless the slice is smaller.
         halo: Width of the halo in edges (default 1); 0 for none.
 
@@ -51,15 +51,15 @@ class SubSlices(BaseTransform):
         self.halo = halo
 
     def forward(self, data: Data) -> list[Data]:
-        """Return the pieces."""
+        """Return the sub-slices."""
         return list(self.lazily(data))
 
     def lazily(self, data: Data, transform: Callable[[Data], Data] | None = None) -> Sequence[Data]:
-        """The same pieces, each cut when it is asked for: memory is that of one.
+        """Return the same sub-slices as a sequence that cuts each on access, to save memory.
 
         Args:
             data: As for the call.
-            transform: Of each piece, once cut.
+            transform: Transform of each sub-slice, once cut.
         """
         check_data(data, type(self).__name__)
         check_attribute(data, "edge_index", type(self).__name__, "run SpatialKNN() first")
@@ -85,7 +85,7 @@ class SubSlices(BaseTransform):
 
 
 class SubSliceSequence(Sequence[Data]):
-    """What :meth:`SubSlices.lazily` returns."""
+    """Sequence of sub-slices that are cut on access (:meth:`SubSlices.lazily`)."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class SubSliceSequence(Sequence[Data]):
 
 
 class _SubgraphCutter:
-    """Cuts pieces out of one graph, each at the cost of that piece alone."""
+    """Cut sub-slices out of one graph, each at the cost of that sub-slice only."""
 
     def __init__(self, data: Data) -> None:
         self.data = data
@@ -120,11 +120,11 @@ class _SubgraphCutter:
         count = torch.bincount(owner, minlength=data.num_nodes)
         self.ptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
         self.virtual = (~self.is_cell).nonzero().view(-1)
-        # Number of a node in the piece at hand, -1 outside; one more, so that -1 stays -1.
+        # Index of a node in the current sub-slice, -1 outside; one more, so that -1 stays -1.
         self.local_index = torch.full((data.num_nodes + 1,), -1, device=src.device)
 
     def cut(self, core: Tensor, halo: int) -> Data:
-        """The piece with these core cells."""
+        """Return the sub-slice with these core cells."""
         data = self.data
         cells = core
         for _ in range(halo):
@@ -160,7 +160,7 @@ class _SubgraphCutter:
         return sub_slice
 
     def _owned(self, cells: Tensor) -> Tensor:
-        """Numbers of the edges that belong to these cells."""
+        """Return the indices of the edges that belong to these cells."""
         start, count = self.ptr[cells], self.ptr[cells + 1] - self.ptr[cells]
         first = count.cumsum(0) - count
         within = torch.arange(int(count.sum()), device=cells.device)
@@ -168,7 +168,7 @@ class _SubgraphCutter:
 
 
 def _split_rows(pos: np.ndarray, most: int) -> list[np.ndarray]:
-    """Row numbers of each part, ascending; sizes differ by one at most."""
+    """Return the rows of each sub-slice, ascending; sizes differ by one at most."""
     parts = []
     todo = [(np.arange(len(pos)), math.ceil(len(pos) / most))]
     while todo:
@@ -184,7 +184,7 @@ def _split_rows(pos: np.ndarray, most: int) -> list[np.ndarray]:
 
 
 def _order_along_longest(pos: np.ndarray) -> np.ndarray:
-    """Order of points along the line between two far ends, ties across it, then by row."""
+    """Return the order of points along the line between two far ends, ties by row."""
     centred = pos - pos.mean(axis=0)
     start = centred[_first_of_farthest(np.linalg.norm(centred, axis=1))]
     end = centred[_first_of_farthest(np.linalg.norm(centred - start, axis=1))]
@@ -204,7 +204,7 @@ def _first_of_farthest(distance: np.ndarray) -> int:
 
 
 def _groups(value: np.ndarray, tie: float) -> np.ndarray:
-    """Number the values in ascending order; neighbours closer than ``tie`` share a number."""
+    """Return the rank of each value; neighbours closer than ``tie`` share a rank."""
     order = np.argsort(value, kind="stable")
     step = np.diff(value[order], prepend=value[order[0]]) > tie
     number = np.empty(len(value), dtype=np.int64)

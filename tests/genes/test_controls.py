@@ -77,11 +77,11 @@ def test_a_model_is_as_if_there_were_none(encoder) -> None:
     tissue = toy_tissue(300, 40)
     small = dict(hidden_channels=16, heads=2, num_layers=1, n_components=6, out_channels=24)
     controls = with_controls(tissue)
-    with pytest.warns(UserWarning, match=r"5 of 45 features are no genes .*\(BLANK_0001, Neg"):
+    with pytest.warns(UserWarning, match=r"5 of 45 features are not genes .*\(BLANK_0001, Neg"):
         model = SToFM(encoder=encoder, **small).fit(controls, max_steps=2, progress=False)
     alone = SToFM(encoder=encoder, **small).fit(tissue, max_steps=2, progress=False)
     assert model.weights_hash() == alone.weights_hash()
-    with pytest.warns(UserWarning, match="5 of 45 features are no genes"):
+    with pytest.warns(UserWarning, match="5 of 45 features are not genes"):
         model.embed(controls)
     alone.embed(tissue)
     np.testing.assert_array_equal(controls.obsm["X_stofm"], tissue.obsm["X_stofm"])
@@ -89,7 +89,7 @@ def test_a_model_is_as_if_there_were_none(encoder) -> None:
 
 def test_components_of_an_anndata_are_of_its_genes() -> None:
     tissue = toy_tissue(300, 40)
-    with pytest.warns(UserWarning, match="5 of 45 features are no genes"):
+    with pytest.warns(UserWarning, match="5 of 45 features are not genes"):
         found = PCAFeatures(6).fit([with_controls(tissue)])
     assert found.genes.tolist() == tissue.var_names.tolist()
     expected = PCAFeatures(6).fit([tissue]).transform(tissue)
@@ -114,7 +114,7 @@ def test_a_model_that_knows_controls_still_gets_them(monkeypatch) -> None:
 def test_controls_are_not_imputed() -> None:
     tissue = toy_tissue(300, 40)
     panel = tissue[:, :30].copy()
-    with pytest.warns(UserWarning, match="5 of 45 features are no genes"):
+    with pytest.warns(UserWarning, match="5 of 45 features are not genes"):
         tl.impute(panel, with_controls(tissue))
     assert list(panel.obsm["stofm_imputed"]) == list(tissue.var_names[30:])
     found = panel.obsm["stofm_imputed"].copy()
@@ -134,7 +134,7 @@ def test_a_corpus_has_no_controls(tmp_path) -> None:
     tissue = toy_tissue(300, 40)
     with_controls(tissue).write_h5ad(tmp_path / "a.h5ad")
     (which,) = slices_of(find_sources([tmp_path / "a.h5ad"], organism="none")[0])
-    with pytest.warns(UserWarning, match="5 of 45 features are no genes"):
+    with pytest.warns(UserWarning, match="5 of 45 features are not genes"):
         own = read_slice(which)
     assert own.genes.tolist() == sorted(tissue.var_names)
     expected = tissue[own.row, own.genes].X.toarray()

@@ -63,7 +63,7 @@ def test_what_is_more_than_data_is_refused(tmp_path, monkeypatch, hostile, proto
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "token_dictionary.pkl"
     file.write_bytes(pickle.dumps(hostile, protocol))
-    with pytest.raises(ValueError, match="refused, nothing of it was run"):
+    with pytest.raises(ValueError, match="rejected, nothing of it was run"):
         read_pickle(file)
     assert not (tmp_path / "hostile-was-here").exists()
 
@@ -72,7 +72,7 @@ def test_what_is_no_dictionary_is_named(folder) -> None:
     file = folder / "token_dictionary.pkl"
     whole = file.read_bytes()
     for content, message in (
-        (pickle.dumps([1, 2]), "refused, nothing of it was run: it holds lists"),
+        (pickle.dumps([1, 2]), "rejected, nothing of it was run: it holds lists"),
         (whole[:30], "cannot be read as a pickle"),
         (pickle.dumps({"ENSG1": 2}), "has no '<pad>'"),
     ):
@@ -125,16 +125,16 @@ def test_every_changed_number_is_told(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tokens": [1]}, "is no vocabulary; it needs tokens, medians, orthologs"),
-        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": 1.5}}, r"no whole numbers \(A\)"),
-        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": True}}, r"no whole numbers \(A\)"),
-        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": -1}}, r"no whole numbers \(A\)"),
+        ({"tokens": [1]}, "is not a vocabulary; it needs tokens, medians, orthologs"),
+        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": 1.5}}, r"not integers \(A\)"),
+        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": True}}, r"not integers \(A\)"),
+        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": -1}}, r"not integers \(A\)"),
         ({"tokens": {"<pad>": 0, "<cls>": 1, "A": 1}}, "two genes one token"),
         ({"tokens": {"A": 0}}, "has no <pad>, <cls> among its tokens"),
         ({"medians": {"A": 0}}, r"not above zero \(A\)"),
         ({"medians": {"A": float("nan")}}, r"not above zero \(A\)"),
         ({"medians": {"A": "1"}}, r"not above zero \(A\)"),
-        ({"orthologs": {"M": 1}}, r"no names \(M\)"),
+        ({"orthologs": {"M": 1}}, r"not names \(M\)"),
     ],
 )
 def test_unfit_json_is_named(tmp_path, change: dict, message: str) -> None:

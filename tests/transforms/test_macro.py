@@ -144,7 +144,7 @@ def test_sorting_anew_changes_nothing_in_the_slices_frame(make_slice, places, pl
     results = []
     for one in (adata, adata[order].copy()):
         [part] = split_slices(one)
-        data = slice_graph(part, PCAFeatures(5).fit([part]))
+        data = slice_graph(part, PCAFeatures(5).fit([part.adata]))
         results.append(Compose([SpatialKNN(6), MacroNodes(max_nodes=4)])(data))
     first, second = results
     for key in ("x", "pos", "edge_index", "cluster", "node_type"):
