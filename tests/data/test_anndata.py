@@ -145,7 +145,7 @@ def test_the_fix_in_the_message_works(adata: AnnData) -> None:
 
 
 def test_missing_slice_key_and_missing_slices(adata: AnnData) -> None:
-    with pytest.raises(KeyError, match=r"obs has no 'batch'; it has .* name the column"):
+    with pytest.raises(KeyError, match=r"obs has no 'batch'; it has .* name the slice column"):
         from_anndata(adata, slice_key="batch")
     adata.obs.loc[adata.obs_names[:4], "section"] = np.nan
     with pytest.raises(ValueError, match=r"obs\['section'\] is missing for 4 of 30 cells"):

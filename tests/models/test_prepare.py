@@ -34,7 +34,7 @@ def calls(monkeypatch) -> Counter:
 
         monkeypatch.setattr(owner, name, counting)
 
-    count(SpatialKNN, "of_graph", lambda args: args[1].num_nodes)
+    count(SpatialKNN, "transform_graph", lambda args: args[1].num_nodes)
     count(MacroNodes, "cluster", lambda args: len(args[1]))
     count(PCAFeatures, "transform", lambda args: args[1].n_obs)
     count(slices, "canonical_pose", lambda args: len(args[1]))

@@ -148,7 +148,7 @@ def test_unsure_is_said_where_the_best_is_improbable(annotator, second) -> None:
     best = adata.obsm["stofm_label_probability"].max(axis=1)
     assert ((adata.obs["stofm_label"] == "unsure") == (best < 0.9)).all()
     assert 0 < (best < 0.9).sum() < len(best)
-    with pytest.raises(ValueError, match="unsure must be a share"):
+    with pytest.raises(ValueError, match="unsure must be a fraction"):
         annotator.predict(adata, unsure=2)
 
 
@@ -298,7 +298,7 @@ def test_what_is_held_out_leaves_two_labels(model, first) -> None:
         (None, dict(steps=3), TypeError, "there is no option steps; there are method, held_out"),
         (None, dict(method="magic"), ValueError, "method must be"),
         (None, dict(task="tissue"), ValueError, "task must be"),
-        (None, dict(unsure=2), ValueError, "unsure must be a share"),
+        (None, dict(unsure=2), ValueError, "unsure must be a fraction"),
         ([], {}, ValueError, "reference is an empty list"),
         ("folder", {}, TypeError, "reference: an AnnData is needed; found str"),
     ],

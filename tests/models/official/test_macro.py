@@ -62,5 +62,5 @@ def test_bad_input_is_named(tissue) -> None:
         macro_nodes(pos, features[:5])
     with pytest.raises(ValueError, match="features hold NaN"):
         macro_nodes(pos, features * np.nan)
-    with pytest.raises(ValueError, match="alpha must be a share"):
+    with pytest.raises(ValueError, match="alpha must be a fraction"):
         macro_nodes(pos, features, alpha=2)

@@ -83,7 +83,7 @@ def test_a_seed_gives_the_same_puzzle(piece) -> None:
 
 
 def test_shares_out_of_range_are_named() -> None:
-    with pytest.raises(ValueError, match="mask_share must be a share"):
+    with pytest.raises(ValueError, match="mask_share must be a fraction"):
         Objectives(mask_share=1.2)
     with pytest.raises(ValueError, match=r"move_share and move_kept sum to 1\.1"):
         Objectives(move_share=0.9, move_kept=0.2)
