@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections.abc import Iterable
@@ -16,61 +15,23 @@ from anndata import AnnData
 from stofm_geo._names import read_names
 from stofm_geo._positions import xy_columns, xy_pair
 from stofm_geo._sparse import check_sparse
-from stofm_geo._validation import preview
+from stofm_geo._validation import check_key, listed, preview
 
 _FARTHEST = 1e100  # of a position
 _LEAST_OF_SECTION = 13  # cells of a section, on average
 
 
-def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bool = False) -> None:
-    """A finite number above zero (or at least zero)."""
-    kind = Integral if whole else Real
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a {'whole ' if whole else ''}number; found {value!r}")
-    number = float(value)  # type: ignore[arg-type]
-    if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
-        least = "zero or more" if or_zero else "above zero"
-        raise ValueError(f"{name} must be {least}; found {value!r}")
-
-
-def check_share(name: str, value: object) -> None:
-    """A share between 0 and 1."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number; found {value!r}")
-    if not 0 <= float(value) <= 1:
-        raise ValueError(f"{name} must be a share between 0 and 1; found {value!r}")
-
-
-def examples(names: object, most: int = 3) -> str:
-    """The first few names, for a message."""
-    names = [str(name) for name in names]  # type: ignore[attr-defined]
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def listed(names: Iterable[object]) -> list[str] | str:
-    """All names for a message, sorted; columns of pandas may be called by numbers, too."""
-    return sorted(map(str, names)) or "nothing"
-
-
-def check_key(name: str, key: object) -> None:
-    """A key to write under that a file can hold, too: a slash would be a group in it."""
-    if not isinstance(key, str):
-        raise TypeError(f"{name} must be a name; found {key!r}")
-    if not key or "/" in key or key in ("_index", ".", ".."):
-        raise ValueError(f"{name} must be a name without '/', that files can hold; found {key!r}")
-
-
 def check_target(adata: AnnData, key_added: object, **read: str | None) -> None:
-    """Whether results can be written into ``adata``, and replace nothing that they are made of.
+    """Check that results can be written to ``adata`` without replacing their input.
 
     Args:
-        adata: Where they are written.
+        adata: Where results are written.
         key_added: Key in ``obs`` or ``obsm``, and often in ``uns``.
-        read: Keys that are read there, by the name of the argument.
+        read: Keys of the input, by the name of the argument.
 
     Raises:
-        TypeError, ValueError: As :func:`check_key`; the key is one of those that are read, or
-            ``"spatial"``; or ``adata`` is a part of a file that is not in memory.
+        TypeError, ValueError: As :func:`check_key`; or the key is one of the input, or
+            ``"spatial"``; or ``adata`` is a view of a backed file.
     """
     check_key("key_added", key_added)
     for name, key in {**read, "the usual spatial_key": "spatial"}.items():
@@ -136,7 +97,7 @@ def check_obsm(
     """
     if key not in adata.obsm:
         raise KeyError(f"obsm has no {key!r}; it has {listed(adata.obsm)}; {fix}")
-    values = numbers_of(adata.obsm[key], key, fix)
+    values = numeric_array(adata.obsm[key], key, fix)
     if not (as_is and values.dtype.kind == "f"):
         values = values.astype(np.float64)
     check_finite(values, adata, key)
@@ -185,7 +146,7 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
     if key not in adata.obsm:
         raise KeyError(
             f"obsm has no {key!r}; it has {listed(adata.obsm)}; store the cells' x "
-            f"and y there{_in_obs(adata, key)}, or name another key{_elsewhere(adata)}"
+            f"and y there{_in_obs(adata, key)}, or name another key{_likely_key(adata)}"
         )
     if isinstance(table := adata.obsm[key], pd.DataFrame):
         positions = xy_columns(table, key).to_numpy()
@@ -209,12 +170,12 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
 
 
 def _sections_first(positions: np.ndarray, key: str) -> str:
-    """What to say where the first column is that of sections, as z, y, x of an image are."""
+    """Return advice for a message if the first column seems to be that of sections (z, y, x)."""
     values = [len(np.unique(column)) for column in positions[:, :3].T]
     if values[0] > len(positions) / _LEAST_OF_SECTION or values[0] * 2 > min(values[1:]):
         return ""
     return (
-        f", but the first has {values[0]} different values alone, as z of sections has; if the "
+        f", but the first has {values[0]} different values only, as z of sections has; if the "
         f"columns are z, y, x: adata.obsm[{key!r}] = adata.obsm[{key!r}][:, [2, 1, 0]]"
     )
 
@@ -227,8 +188,8 @@ def _in_obs(adata: AnnData, key: str) -> str:
     return f" (adata.obsm[{key!r}] = adata.obs[{list(pair)}].to_numpy())"
 
 
-def _elsewhere(adata: AnnData) -> str:
-    """The key under which the positions seem to be, as converters from R name it."""
+def _likely_key(adata: AnnData) -> str:
+    """Return advice for a message: the key that seems to hold positions, if there is one."""
     usual = [key for key in adata.obsm if re.search("spatial|coord", key, re.IGNORECASE)]
     return f": spatial_key={usual[0]!r} (--spatial-key {usual[0]})" if usual else ""
 
@@ -242,8 +203,8 @@ def check_slice_key(obs: pd.DataFrame, key: str) -> pd.Categorical:
     """
     if key not in obs:
         raise KeyError(
-            f"obs has no {key!r}; it has {listed(obs)}; name the column that tells slices "
-            "apart, or leave the key out where all cells are one slice"
+            f"obs has no {key!r}; it has {listed(obs)}; name the slice column, "
+            "or leave the key out where all cells are one slice"
         )
     names = pd.Series(read_names(obs[key]), dtype=object)
     if (missing := int(names.isna().sum())) > 0:
@@ -252,33 +213,3 @@ def check_slice_key(obs: pd.DataFrame, key: str) -> pd.Categorical:
             "are missing, too); fill it in, or leave those cells out"
         )
     return pd.Categorical(names, categories=sorted(names.unique()))
-
-
-def check_made(values: np.ndarray, name: str, what: str) -> None:
-    """Check that what a model has made of cells are numbers; finite weights can overflow."""
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"{name}: {what} of this model are NaN or infinite; its weights are too large, or "
-            "damaged: take the model from a copy"
-        )
-
-
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Put ``name`` (a file, a slice) before the errors and warnings of what runs inside."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        try:
-            yield
-        except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-            ours = type(error) in (FileNotFoundError, KeyError, TypeError, ValueError)
-            if not ours or len(error.args) != 1:
-                raise
-            raise type(error)(f"{name}: {error.args[0]}") from error
-    for warning in caught:
-        if type(warning.message) is UserWarning:
-            warnings.warn(f"{name}: {warning.message}", stacklevel=4)
-        else:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )

@@ -1,4 +1,4 @@
-"""Names for weights and for settings that change when they do."""
+"""Hashes of weights and of settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stofm_geo._checks import examples
+from stofm_geo._validation import preview
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -23,27 +23,27 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def with_hash(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return what goes into a JSON file, with the SHA-256 of all of it under ``key``."""
+    """Return the content of a JSON file with its SHA-256 under ``key``."""
     return {**values, key: _hash_of(values, key)}
 
 
 def check_hash(values: Mapping[str, Any], key: str, known: Collection[str], file: Path) -> None:
-    """Check that a JSON file holds what :func:`with_hash` was given.
+    """Check that a JSON file holds what :func:`with_hash` returned.
 
-    A file without a hash passes: it was written by hand, or before there was one. So a name that
-    is not known is refused: it may be what has become of ``key``.
+    A file without a hash passes: it was written by hand or by an older version. So unknown names
+    are rejected: one may be a damaged ``key``.
 
     Args:
-        values: Its contents.
+        values: Content of the file.
         key: Name of the hash.
-        known: All other names that there may be.
-        file: What messages call it.
+        known: All other valid names.
+        file: Name in messages.
 
     Raises:
-        ValueError: It holds something else.
+        ValueError: The content differs, or has unknown names.
     """
     if strange := sorted(set(values) - {key, *known}):
-        raise ValueError(f"{file}: has {examples(strange)}, which is not known; remove it")
+        raise ValueError(f"{file}: has {preview(strange)}, which is not known; remove it")
     if key in values and values[key] != _hash_of(values, key):
         raise ValueError(
             f"{file}: is not what was written; take it from a copy, or remove {key!r} from it if "
@@ -52,6 +52,6 @@ def check_hash(values: Mapping[str, Any], key: str, known: Collection[str], file
 
 
 def _hash_of(values: Mapping[str, Any], key: str) -> str:
-    """SHA-256 of all but ``key``; the same after it was written and read."""
+    """Return the SHA-256 of all but ``key``; invariant to writing and reading."""
     rest = {name: value for name, value in values.items() if name != key}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

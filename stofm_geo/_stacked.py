@@ -205,25 +205,25 @@ def _check_unnamed(adata: AnnData, positions: np.ndarray, within: np.ndarray) ->
 def _of_depth(
     adata: AnnData, positions: np.ndarray, spatial_key: str, within: np.ndarray
 ) -> str | None:
-    """What to say of sections on top of each other that a third column of positions tells apart."""
+    """Return a message if the third column of positions separates sections on top of each other."""
     given = adata.obsm[spatial_key]
     if isinstance(given, pd.DataFrame) or given.shape[1] < 3:
         return None
     code, depths = pd.factorize(np.asarray(given[:, 2]).ravel())
-    if not 1 < len(depths) <= adata.n_obs / _LEAST or not stacked(positions, code, within):
+    if not 1 < len(depths) <= adata.n_obs / _LEAST or not are_stacked(positions, code, within):
         return None
     array = f"adata.obsm[{spatial_key!r}]"
     return (
-        f"the third column of obsm[{spatial_key!r}] tells {len(depths)} sections apart that lie on "
-        "top of each other, but they are taken as one; tell them apart: adata.obs['slice_id'] = "
+        f"the third column of obsm[{spatial_key!r}] separates {len(depths)} sections that lie on "
+        "top of each other, but they are treated as one; separate them: adata.obs['slice_id'] = "
         f"{array}[:, 2].astype(str), and give slice_key='slice_id' (--slice-key slice_id)"
     )
 
 
-def _said(adata: AnnData, key: str, spatial_key: str, slice_key: str | None) -> str:
-    taken = "all cells are taken as one" if slice_key is None else f"slice_key is {slice_key!r}"
-    said = (
-        f"obs[{key!r}] tells {len(_names(adata, key))} slices apart that lie on top of each other "
+def _message(adata: AnnData, key: str, spatial_key: str, slice_key: str | None) -> str:
+    taken = "all cells are treated as one" if slice_key is None else f"slice_key is {slice_key!r}"
+    message = (
+        f"obs[{key!r}] separates {len(_names(adata, key))} slices that lie on top of each other "
         f"in obsm[{spatial_key!r}], but {taken}; give slice_key={key!r} (--slice-key {key})"
     )
     for other in adata.obsm:

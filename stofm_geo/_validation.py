@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
+
+import numpy as np
 
 
 def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bool = False) -> None:
@@ -50,6 +52,11 @@ def preview(names: object, most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def listed(names: Iterable[object]) -> list[str] | str:
+    """Return all names as text, sorted, for a message; names of pandas columns may be numbers."""
+    return sorted(map(str, names)) or "nothing"
+
+
 def check_key(name: str, key: object) -> None:
     """Check that ``key`` is a name that h5ad and zarr files can store, without ``/``.
 
@@ -63,6 +70,24 @@ def check_key(name: str, key: object) -> None:
         raise ValueError(f"{name} must be a name without '/', that files can hold; found {key!r}")
 
 
+def check_model_output(values: np.ndarray, name: str, what: str) -> None:
+    """Check that the output of a model is finite; finite weights can overflow.
+
+    Args:
+        values: Output of the model.
+        name: Prefix of the error message.
+        what: Name of the values in the error message.
+
+    Raises:
+        ValueError: Values are NaN or infinite.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{name}: {what} of this model are NaN or infinite; its weights are too large, or "
+            "damaged: take the model from a copy"
+        )
+
+
 @contextmanager
 def error_context(name: str) -> Iterator[None]:
     """Prefix errors and warnings raised within the context by ``name`` (a file, a slice)."""
@@ -70,9 +95,10 @@ def error_context(name: str) -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         try:
             yield
-        except (KeyError, TypeError, ValueError) as error:
-            if type(error) not in (KeyError, TypeError, ValueError) or not error.args:
-                raise  # not one of ours
+        except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+            ours = type(error) in (FileNotFoundError, KeyError, TypeError, ValueError)
+            if not ours or len(error.args) != 1:
+                raise
             raise type(error)(f"{name}: {error.args[0]}") from error
     for warning in caught:
         if type(warning.message) is UserWarning:

@@ -66,7 +66,7 @@ def read_torch(file: Path) -> dict[str, Tensor]:
 
 
 def _check_archive(file: Path) -> None:
-    """Compare the checksums of a zip archive, as ``torch.save`` writes; PyTorch leaves them.
+    """Check the checksums of a zip archive, as written by ``torch.save``; PyTorch does not.
 
     Raises:
         ValueError: One differs, or the archive cannot be read.
@@ -77,7 +77,7 @@ def _check_archive(file: Path) -> None:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
     except Exception as error:  # zipfile raises a dozen kinds
-        raise ValueError(f"{file}: cannot be read as weights alone ({error})") from error
+        raise ValueError(f"{file}: cannot be read as weights ({error})") from error
     if damaged is not None:
         raise ValueError(
             f"{file}: is damaged, the checksum of {damaged} in it differs; take it from a copy"

@@ -29,7 +29,7 @@ def told(cells: ad.AnnData, key: str | None = None, beside: bool = False) -> lis
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         positions = np.asarray(cells.obsm["spatial"])[:, :2]
-        own_slice_key(cells, positions, "spatial", key, beside=beside)
+        resolve_slice_key(cells, positions, "spatial", key, beside=beside)
     return [str(warning.message) for warning in caught]
 
 

@@ -79,10 +79,10 @@ def embed(
     Writes obsm["X_stofm"] (n x 256, float32), obs["stofm_domain"] and uns["stofm"] into a copy of
     each file.
     """
-    from stofm_geo._checks import listed
     from stofm_geo._files import check_folder
     from stofm_geo._files import targets as targets_of
     from stofm_geo._names import read_names
+    from stofm_geo._validation import listed
     from stofm_geo.data import prepare_for_writing, read_slice_file
     from stofm_geo.pl import check_picture
 

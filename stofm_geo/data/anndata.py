@@ -9,10 +9,11 @@ from anndata import AnnData
 from torch import Tensor
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positions, check_slice_key, listed
+from stofm_geo._anndata_checks import check_positions, check_slice_key
 from stofm_geo._keys import Keys
 from stofm_geo._sparse import check_sparse
 from stofm_geo._stacked import resolve_slice_key
+from stofm_geo._validation import listed
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures
 
 

@@ -9,7 +9,7 @@ import h5py
 from anndata import AnnData
 
 from stofm_geo._files import atomic_path, check_name
-from stofm_geo._storable import mend
+from stofm_geo._storable import make_storable
 from stofm_geo.data.stores import ElsewhereError, check_hdf5, unreadable
 
 

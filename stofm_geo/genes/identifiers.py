@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from stofm_geo._checks import examples, listed
+from stofm_geo._validation import listed, preview
 from stofm_geo.genes.gene_table import ORGANISMS
 
 _COLUMNS = ("ensembl_id", "gene_ids", "gene_id", "ensembl", "feature_id")
@@ -47,7 +47,7 @@ def ensembl_ids(adata: AnnData) -> np.ndarray:
         if len(names) and np.char.startswith(names, "ENS").mean() >= _LEAST:
             return np.char.partition(names, ".")[:, 0]
     raise KeyError(
-        f"no Ensembl ids: var_names are {examples(adata.var_names)}, and var has "
+        f"no Ensembl ids: var_names are {preview(adata.var_names)}, and var has "
         f"{listed(adata.var)}; put them into var['ensembl_id'], or let "
         "stofm_geo.genes.harmonize(adata) find them from symbols"
     )
@@ -122,6 +122,6 @@ def _check_not_numbers(
         looked = f" and var[{', '.join(map(repr, usual))}]" if usual else ""
         raise ValueError(
             f"var_names{looked} name no genes but numbers or nothing "
-            f"({examples(adata.var_names)}): row numbers, or Entrez ids? put symbols or Ensembl "
+            f"({preview(adata.var_names)}): row numbers, or Entrez ids? put symbols or Ensembl "
             f"ids into var_names; var has {listed(adata.var)}"
         )

@@ -11,9 +11,9 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import examples, listed
-from stofm_geo.genes.controls import are_genes
-from stofm_geo.genes.counts import counts_of_any_names
+from stofm_geo._validation import listed, preview
+from stofm_geo.genes.controls import gene_mask
+from stofm_geo.genes.counts import counts_with_duplicate_names
 from stofm_geo.genes.gene_table import ORGANISMS, GeneTable
 from stofm_geo.genes.identifiers import GeneNames, gene_names, with_dashes, without_copy_number
 
@@ -147,7 +147,7 @@ def _organism(adata: AnnData, names: GeneNames, tables: GeneTable) -> str:
     if not any(count.values()):
         raise ValueError(
             f"no name is a known gene of human or mouse as it is written: var_names are "
-            f"{examples(adata.var_names, _EXAMPLES)}, and var has "
+            f"{preview(adata.var_names, _EXAMPLES)}, and var has "
             f"{listed(adata.var)}; put symbols or Ensembl ids into "
             "var_names, or give the organism if the case alone is off"
         )

@@ -17,6 +17,7 @@ from anndata import AnnData
 
 from stofm_geo._files import atomic_path, read_json
 from stofm_geo._hash import check_hash, with_hash
+from stofm_geo._validation import preview
 from stofm_geo.genes.medians import corpus_medians
 
 TOKENS, MEDIANS, ORTHOLOGS = (
@@ -72,12 +73,11 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, file: str | Path) -> Vocabulary:
-        """Read what :meth:`to_json` has written, or the like without its checksum.
+        """Read a file of :meth:`to_json`, or one like it without a checksum.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no vocabulary, is not what was written, or holds something unfit, and
-                what.
+            ValueError: It is not a vocabulary, was changed, or holds invalid values.
         """
         file = Path(file)
         if not file.is_file():
@@ -93,9 +93,7 @@ class Vocabulary:
         return cls(tokens, {gene: float(m) for gene, m in medians.items()}, orthologs)
 
     def to_json(self, file: str | Path) -> None:
-        """Write all of it and a checksum; nothing need be unpickled to read it.
-
-        The same vocabulary gives the same bytes.
+        """Write vocabulary and checksum as JSON, which is read without unpickling; deterministic.
 
         Raises:
             OSError: The file cannot be written.

@@ -13,10 +13,10 @@ from anndata import AnnData
 from huggingface_hub import ModelHubMixin
 from torch.utils.data import ConcatDataset
 
-from stofm_geo._checks import check_made, check_positive, check_target
+from stofm_geo._anndata_checks import check_target
 from stofm_geo._files import atomic_folder
 from stofm_geo._keys import Keys
-from stofm_geo._validation import check_key, check_positive
+from stofm_geo._validation import check_model_output, check_positive
 from stofm_geo._version import __version__
 from stofm_geo.data import TissueSlice
 from stofm_geo.genes import CellFeatures, Vocabulary
@@ -273,7 +273,7 @@ class SToFM(ModelHubMixin):
                 # Each cell is core in one sub-slice.
                 rows = piece.n_id[piece.core_mask].cpu().numpy()
                 vectors[rows] = z[piece.core_mask].cpu().numpy()
-        check_made(vectors, tissue.name, "embeddings")
+        check_model_output(vectors, tissue.name, "embeddings")
         adata.obsm[key_added] = vectors
         adata.uns[Keys.UNS] = self._provenance(tissue.slices)
 

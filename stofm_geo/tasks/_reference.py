@@ -8,9 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import check_anndata, examples, listed, naming
+from stofm_geo._anndata_checks import check_anndata
 from stofm_geo._keys import Keys
-from stofm_geo._validation import preview
+from stofm_geo._validation import error_context, listed, preview
 from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
 from stofm_geo.genes.counts import as_counts, warn_if_row_numbers
 from stofm_geo.genes.harmonize import harmonize
@@ -59,13 +59,13 @@ def shared_genes(
 def _side(adata: AnnData, name: str, organism: str | None) -> AnnData:
     """Harmonized, and without control probes and other features that are no genes."""
     check_anndata(adata, name)
-    with naming(name):
+    with error_context(name):
         if adata.n_obs == 0:
             raise ValueError("there are no cells")
         if organism is not None:
             adata = harmonize(adata, organism)
-        genes = are_genes(adata.var)
-        warn_of_controls(adata.var, genes)
+        genes = gene_mask(adata.var)
+        warn_of_left_out_controls(adata.var, genes)
     return adata if genes.all() else adata[:, genes]
 
 
@@ -85,7 +85,7 @@ def check_spatial_key(key: str, *adatas: AnnData) -> None:
 
 def counts_of(adata: AnnData, genes: np.ndarray, name: str) -> sp.csr_matrix:
     """Checked counts of these genes, ``[n, len(genes)]`` float32; messages call a side by name."""
-    with naming(name):
+    with error_context(name):
         counts = as_counts(adata, copy=False)
     return sp.csr_matrix(counts[:, adata.var_names.get_indexer(genes)])
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from anndata import AnnData
 
-from stofm_geo._checks import check_anndata, check_anndatas, check_share, check_target, examples
+from stofm_geo._anndata_checks import check_anndata, check_anndatas, check_target
 from stofm_geo._keys import Keys
-from stofm_geo._validation import check_fraction, check_key, preview
+from stofm_geo._validation import check_fraction, preview
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.annotation import Annotator
 from stofm_geo.tasks.labels import labels_to_learn
@@ -55,7 +55,7 @@ def annotate(
         ImportError: ``method="lora"`` without peft.
     """
     keys = {"spatial_key": spatial_key, "slice_key": slice_key}
-    check_share("unsure", unsure)
+    check_fraction("unsure", unsure)
     check_anndata(adata, "adata")
     check_target(adata, key_added, **keys)
     if strange := sorted(set(options) - set(_OPTIONS)):

@@ -15,18 +15,12 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch_geometric.data import Data
 
-from stofm_geo._checks import (
-    check_made,
-    check_positions,
-    check_share,
-    check_target,
-    naming,
-)
-from stofm_geo._colors import own_colors
+from stofm_geo._anndata_checks import check_positions, check_target
+from stofm_geo._colors import default_colors
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
-from stofm_geo._validation import check_fraction, check_key
+from stofm_geo._validation import check_fraction, check_model_output, error_context
 from stofm_geo._version import __version__
 from stofm_geo._weights import check_shapes
 from stofm_geo.data import SubSliceDataset, TissueSlice
@@ -164,7 +158,7 @@ class Annotator(nn.Module):
             KeyError, TypeError, ValueError: Input that does not fit, a slice of another organism or
                 panel among it; the message says what.
         """
-        check_share("unsure", unsure)
+        check_fraction("unsure", unsure)
         keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
         tissue = self.model.prepared(adata, **keys)
         read = {"spatial_key": tissue.spatial_key, "slice_key": tissue.slice_key}
@@ -247,7 +241,7 @@ class Annotator(nn.Module):
         found = np.full((tissue.adata.n_obs, len(self.classes)), np.nan, dtype=np.float32)
         for subslices in tissue.subslices(self.model.state.encoder):
             part, values = subslices.part, self.survey(subslices)
-            with naming(part.name):
+            with error_context(part.name):
                 found[part.row] = self._logits(values).softmax(dim=1).cpu().numpy()
             if self.task == "region" and len(part.empty):
                 pos = check_positions(tissue.adata, tissue.spatial_key)
@@ -268,7 +262,7 @@ class Annotator(nn.Module):
         ways = self.read.ways(values)
         each = [self.head(x) / self.temperature for x in ways]
         for logits in each:
-            check_made(logits.cpu().numpy(), "annotator", "logits")
+            check_model_output(logits.cpu().numpy(), "annotator", "logits")
         if len(ways) == 1:
             return each[0]
         surer = _entropy(each[1]) < _entropy(each[0])

@@ -9,18 +9,11 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._checks import (
-    check_positions,
-    check_positive,
-    check_slice_key,
-    check_target,
-    examples,
-    naming,
-)
+from stofm_geo._anndata_checks import check_positions, check_slice_key, check_target
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import resolve_slice_key
 from stofm_geo._storable import storable_frame
-from stofm_geo._validation import check_key, check_positive, preview
+from stofm_geo._validation import check_positive, error_context, preview
 from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions
 from stofm_geo.tasks._reference import (
     HERE,
@@ -108,10 +101,10 @@ def deconvolve(
     some = informative(cells[rows], code[rows], len(names), _GENES)
     genes, cells = genes[some], cells[rows][:, some]
     labelled, code = labelled[rows], code[rows]
-    with naming(THERE):
+    with error_context(THERE):
         pos = check_positions(labelled, spatial_key) if spatial_key in labelled.obsm else None
         if pos is not None:
-            slice_key = own_slice_key(labelled, pos, spatial_key, slice_key)
+            slice_key = resolve_slice_key(labelled, pos, spatial_key, slice_key)
         places = _places(labelled, slice_key)
     counts = counts_of(spots, genes, HERE).toarray().astype(np.float64)
     full = counts.any(axis=1)
@@ -167,7 +160,7 @@ def _with_counts(labels: np.ndarray, full: np.ndarray) -> np.ndarray:
     if lost := sorted({name for name in labels if name} - {name for name in kept if name}):
         warnings.warn(
             f"the reference: no cell of {len(lost)} types has counts of the shared genes "
-            f"({examples(lost)}); they are left out",
+            f"({preview(lost)}); they are left out",
             stacklevel=3,
         )
     return kept

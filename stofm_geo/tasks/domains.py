@@ -17,20 +17,18 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import kneighbors_graph
 from torch_geometric.data import Data
 
-from stofm_geo._checks import (
+from stofm_geo._anndata_checks import (
     check_anndatas,
     check_obsm,
     check_positions,
-    check_positive,
     check_slice_key,
     check_target,
-    examples,
 )
-from stofm_geo._colors import own_color
+from stofm_geo._colors import default_color
 from stofm_geo._keys import Keys
 from stofm_geo._linalg import BLOCK, principal_axes
 from stofm_geo._stacked import resolve_slice_key
-from stofm_geo._validation import check_key, check_positive, preview
+from stofm_geo._validation import check_positive, preview
 from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.transforms import SpatialKNN
 from stofm_geo.transforms.leiden import leiden

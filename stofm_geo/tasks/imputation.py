@@ -14,11 +14,11 @@ from anndata import AnnData
 from sklearn.cluster import KMeans
 from torch_geometric.data import Data
 
-from stofm_geo._checks import check_positions, check_slice_key, check_target, examples, naming
+from stofm_geo._anndata_checks import check_positions, check_slice_key, check_target
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import resolve_slice_key
 from stofm_geo._storable import storable_frame
-from stofm_geo._validation import check_key, preview
+from stofm_geo._validation import error_context, preview
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche_features
 from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations
@@ -211,7 +211,7 @@ def _niches(
     cells: AnnData, name: str, z: np.ndarray, spatial_key: str, slice_key: str | None
 ) -> np.ndarray:
     """Features beside their means over one and two steps on the tissue, ``[n, 3 F]``."""
-    with naming(name):
+    with error_context(name):
         pos = check_positions(cells, spatial_key)
         slices = _slices(cells, pos, spatial_key, slice_key)
     data = Data(pos=torch.from_numpy(pos), slice_id=torch.from_numpy(slices))
@@ -223,7 +223,7 @@ def _blocks(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | No
     """Contiguous blocks of each slice, or, without positions, of kinds mixed evenly, ``[n]``."""
     if spatial_key not in cells.obsm:
         return np.arange(len(z)) % _BLOCKS
-    with naming(THERE):
+    with error_context(THERE):
         pos = check_positions(cells, spatial_key)
         slices = _slices(cells, pos, spatial_key, slice_key)
     block = np.zeros(len(z), dtype=np.int64)

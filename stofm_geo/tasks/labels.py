@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from stofm_geo._checks import check_anndata, examples, listed
+from stofm_geo._anndata_checks import check_anndata
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
-from stofm_geo._validation import preview
+from stofm_geo._validation import listed, preview
 
 
 def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stofm_geo._checks import check_positive, naming
+from stofm_geo._validation import check_positive, error_context
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
@@ -117,7 +117,7 @@ def _naming_settings(args: list[str]) -> Iterator[None]:
     """Put the files of settings before the errors of what they make."""
     files = [file for option, file in pairwise(args) if option in _CONFIG]
     files += [word.split("=", 1)[1] for word in args if word.startswith(_CONFIG[0] + "=")]
-    with naming(", ".join(files)) if files else nullcontext():
+    with error_context(", ".join(files)) if files else nullcontext():
         try:
             yield
         except Exception as error:  # jsonargparse, Lightning and PyTorch raise a dozen kinds

@@ -10,7 +10,7 @@ from anndata import AnnData, read_h5ad
 
 from stofm_geo.genes import as_counts
 from stofm_geo.genes import counts as module
-from stofm_geo.genes.counts import checked_counts, count_blocks, warn_of_row_numbers
+from stofm_geo.genes.counts import checked_counts, count_blocks, warn_if_row_numbers
 
 COUNTS = np.random.default_rng(0).poisson(0.7, (20, 9))
 

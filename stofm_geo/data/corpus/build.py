@@ -15,7 +15,13 @@ import filelock
 import numpy as np
 import scipy.sparse as sp
 
-from stofm_geo._files import atomic_path, check_writable, full_disk, naming_full_disk, read_json
+from stofm_geo._files import (
+    atomic_path,
+    check_writable,
+    explain_full_disk,
+    full_disk_errno,
+    read_json,
+)
 from stofm_geo._hash import with_hash
 from stofm_geo._keys import Keys, NodeType
 from stofm_geo._linalg import BLOCK
@@ -248,7 +254,7 @@ def _write(task: _Task) -> dict[str, Any]:
     with work_folder(target) as made:
         write_slice(made, records(), Common.of(cut).to_bytes(), own.genes, attributes)
         (sha256, size), head = checksum(made), head_of(made)
-        put(made, target)
+        replace_path(made, target)
     content = _content(own)
     sums = {"bytes": size, "sha256": sha256, HEAD: head, "content": content}
     return {**known, "nodes": nodes, **sums}

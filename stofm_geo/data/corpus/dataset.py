@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torch_geometric.data import Data
 
-from stofm_geo._checks import examples
+from stofm_geo._validation import preview
 from stofm_geo.data.corpus.index import HEAD, SLICES, checksum_of, read_index
 from stofm_geo.data.corpus.records import decode
 from stofm_geo.data.corpus.store import SliceStore

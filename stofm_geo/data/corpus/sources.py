@@ -19,17 +19,17 @@ import zarr
 from anndata import AnnData
 from anndata.io import read_elem
 
-from stofm_geo._checks import check_positions, check_slice_key, examples, listed, naming
+from stofm_geo._anndata_checks import check_positions, check_slice_key
 from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
 from stofm_geo._stacked import is_usual, resolve_slice_key
-from stofm_geo._validation import error_context, preview
+from stofm_geo._validation import error_context, listed, preview
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
 from stofm_geo.data.files import read_slice_file
 from stofm_geo.data.slices import check_enough, checked_pose
 from stofm_geo.data.stores import ElsewhereError, check_zarr, unreadable
-from stofm_geo.genes.controls import are_genes, warn_of_controls
-from stofm_geo.genes.counts import check_unique, no_counts
+from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
+from stofm_geo.genes.counts import check_unique, missing_counts_message
 from stofm_geo.genes.harmonize import human_genes
 
 _COLUMNS = ("path", "slice", "technology", "organism")  # of a manifest

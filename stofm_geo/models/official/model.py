@@ -12,19 +12,12 @@ from anndata import AnnData
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
-from stofm_geo._checks import (
-    check_anndata,
-    check_made,
-    check_obsm,
-    check_positions,
-    check_target,
-    naming,
-)
+from stofm_geo._anndata_checks import check_anndata, check_obsm, check_positions, check_target
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
 from stofm_geo._stacked import resolve_slice_key
-from stofm_geo._validation import check_key, error_context
+from stofm_geo._validation import check_model_output, error_context
 from stofm_geo._version import __version__
 from stofm_geo.data.slices import check_enough, slice_rows, with_counts
 from stofm_geo.genes import RankEncoder, Vocabulary, as_counts
@@ -109,7 +102,7 @@ class OfficialSToFM(nn.Module):
         """
         check_anndata(adata, name)
         check_target(adata, key_added, spatial_key=spatial_key, use_rep=use_rep)
-        with naming(name):
+        with error_context(name):
             if adata.n_obs == 0:
                 raise ValueError("there are no cells")
             positions = check_positions(adata, spatial_key)
@@ -128,7 +121,7 @@ class OfficialSToFM(nn.Module):
                 macro = macro_nodes(pos, x, alpha, resolution)
                 pieces = iter_subslices(pos, x, *macro, cells_per_subslice)
                 made[rows] = self.embed_subslices(pieces, len(rows))
-        check_made(made, name, "embeddings")
+        check_model_output(made, name, "embeddings")
         adata.obsm[key_added] = made
         adata.uns[Keys.UNS] = {
             "version": __version__,
