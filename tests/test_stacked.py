@@ -148,7 +148,7 @@ def test_sections_in_a_third_column() -> None:
     depth = np.c_[cells.obsm["spatial"], cells.obs["number"] * 10.0]
     cells.obsm["spatial"] = depth
     (message,) = [text for text in told(cells) if "third column" in text]
-    assert "tells 2 sections apart" in message and "[:, 2].astype(str)" in message
+    assert "separates 2 sections" in message and "[:, 2].astype(str)" in message
     cells.obs["slice_id"] = cells.obsm["spatial"][:, 2].astype(str)  # as the message says
     assert not [text for text in told(cells, "slice_id") if "third column" in text]
     for thickness in (np.zeros(600), np.random.default_rng(0).uniform(0, 10, 600)):
