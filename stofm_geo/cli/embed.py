@@ -79,8 +79,7 @@ def embed(
     Writes obsm["X_stofm"] (n x 256, float32), obs["stofm_domain"] and uns["stofm"] into a copy of
     each file.
     """
-    from stofm_geo._files import check_folder
-    from stofm_geo._files import targets as targets_of
+    from stofm_geo._files import check_folder, output_paths
     from stofm_geo._names import read_names
     from stofm_geo._validation import listed
     from stofm_geo.data import prepare_for_writing, read_slice_file
@@ -98,7 +97,7 @@ def embed(
             f"--label-key is {label_key!r}, where the domains are written: they would be scored by "
             "themselves; rename the column that has the labels"
         )
-    targets = targets_of(slices, output)
+    targets = output_paths(slices, output)
     if plot is not None:
         check_picture(plot)
     if vocabulary is not None and not (model or "").startswith(_OFFICIAL):
