@@ -33,13 +33,15 @@ def principal_axes(
         The mean ``[columns]``, the axes ``[n_components, columns]`` and their variances
         ``[n_components]``, float64, in descending order of variance.
     """
-    count, total, gram = 0, 0.0, 0.0
+    count = 0
+    total: np.ndarray | float = 0.0
+    gram: np.ndarray | float = 0.0
     for block in blocks:
         block = block.astype(np.float64)
         count += len(block)
         total = total + block.sum(axis=0)
         gram = gram + block.T @ block
-    mean = total / count
+    mean = np.asarray(total / count)
     covariance = (gram - count * np.outer(mean, mean)) / (count - 1)
     variance, axes = np.linalg.eigh(covariance)
     variance, axes = variance[::-1][:n_components].clip(0), axes.T[::-1][:n_components]
@@ -101,7 +103,7 @@ def sqrt_fractions(counts: Counts) -> Counts:
     Args:
         counts: ``[n, G]``. Sums of sparse counts are taken in single precision.
     """
-    if sp.issparse(counts):
+    if isinstance(counts, (sp.spmatrix, sp.sparray)):
         total = (counts @ np.ones(counts.shape[1])).astype(np.float32)
         fractions = counts.data / np.repeat(total, np.diff(counts.indptr))
         return sp.csr_matrix(

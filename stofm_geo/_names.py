@@ -41,7 +41,8 @@ def read_names(values: pd.Series | Iterable[object], what: str | None = None) ->
     if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
         column = pd.Series(values)
         of_category = _plain(column.cat.categories)
-        names = np.append(of_category, None)[column.cat.codes.to_numpy()]
+        missing = np.array([None], dtype=object)  # code -1
+        names = np.concatenate([of_category, missing])[column.cat.codes.to_numpy()]
     else:
         names = _plain(values)
     words = pd.Series(names, dtype=object).isin(MISSING_WORDS).to_numpy()
@@ -78,5 +79,5 @@ def _text(value: object) -> str | None:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
-        return str(int(value))
+        return str(int(value))  # type: ignore[call-overload]
     return str(value)

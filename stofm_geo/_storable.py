@@ -30,9 +30,9 @@ def storable_names(names: Iterable[object], taken_by_index: object = None) -> li
         names: Names of columns or keys.
         taken_by_index: Name of the index, which no column may have.
     """
-    names = [str(name) for name in names]
-    taken, found = set(names), []
-    for name in names:
+    texts = [str(name) for name in names]
+    taken, found = set(texts), []
+    for name in texts:
         new = name.replace("/", "_").replace("\0", "_")
         new = f"{new}_" if new in (*_RESERVED, taken_by_index) else new
         if new != name:

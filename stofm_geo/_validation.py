@@ -27,7 +27,7 @@ def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bo
     kind = Integral if whole else Real
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{name} must be a {'whole ' if whole else ''}number; found {value!r}")
-    number = float(value)  # type: ignore[arg-type]
+    number = float(value)
     if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
         least = "zero or more" if or_zero else "above zero"
         raise ValueError(f"{name} must be {least}; found {value!r}")

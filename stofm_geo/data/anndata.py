@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -54,14 +56,15 @@ def from_anndata(
     if adata.n_obs == 0:
         raise ValueError("there are no cells")
     pos = check_positions(adata, spatial_key)
+    encoder: Any = features
     if features is None:
-        features = PCAFeatures()
+        encoder = PCAFeatures()
     elif isinstance(features, str):
-        features = ObsmFeatures(features)
-    if not hasattr(features, "out_channels"):
-        features = features.fit([adata])
+        encoder = ObsmFeatures(features)
+    if not hasattr(encoder, "out_channels"):
+        encoder = encoder.fit([adata])
     data = Data(
-        x=torch.from_numpy(features.transform(adata)),
+        x=torch.from_numpy(encoder.transform(adata)),
         pos=torch.from_numpy(pos),
         n_id=torch.arange(adata.n_obs),
     )

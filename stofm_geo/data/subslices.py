@@ -76,7 +76,7 @@ class SubSliceDataset(Sequence[Data]):
     def __len__(self) -> int:
         return len(self._cuts)
 
-    def __getitem__(self, index: int) -> Data:
+    def __getitem__(self, index: int) -> Data:  # type: ignore[override]
         piece = self._cuts[index]
         if self._components is None:
             return piece

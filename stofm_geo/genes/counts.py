@@ -101,10 +101,10 @@ def warn_if_row_numbers(names: Iterable[object]) -> None:
     Warns:
         UserWarning: The names are row numbers.
     """
-    names = [str(name) for name in names]
-    if names and all(name.isdecimal() for name in names) and max(map(int, names)) < 2 * len(names):
+    texts = [str(name) for name in names]
+    if texts and all(text.isdecimal() for text in texts) and max(map(int, texts)) < 2 * len(texts):
         warnings.warn(
-            f"genes are named by numbers ({preview(names)}), as if by their place in a file: "
+            f"genes are named by numbers ({preview(texts)}), as if by their place in a file: "
             "genes of another file cannot be matched; put their names into var_names",
             stacklevel=3,
         )

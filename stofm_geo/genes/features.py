@@ -32,13 +32,17 @@ class CellFeatures(Protocol):
         module: The encoder itself if it is trained with the network, else ``None``.
     """
 
-    out_channels: int
-    genes: Collection[str] | None
-    key: str | None
-    module: PanelEncoder | None
+    @property
+    def out_channels(self) -> int: ...  # noqa: D102
 
-    def fit(self, slices: list[AnnData]) -> CellFeatures:
-        """Fit to slices; return the encoder."""
+    @property
+    def genes(self) -> Collection[str] | None: ...  # noqa: D102
+
+    @property
+    def key(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def module(self) -> PanelEncoder | None: ...  # noqa: D102
 
     def transform(self, adata: AnnData) -> np.ndarray:
         """Return the vectors ``[n, out_channels]`` float32."""

@@ -212,7 +212,8 @@ def _rename_own_species(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _symbols(parts: list[pd.DataFrame], organism: str) -> dict[str, str]:
     gene, symbol = f"{organism}_id", f"{organism}_symbol"
-    approved, older = [], {"previous": [], "alias": []}
+    approved: list[pd.DataFrame] = []
+    older: dict[str, list[pd.DataFrame]] = {"previous": [], "alias": []}
     for source, part in enumerate(parts):
         if not {gene, symbol} <= {*part}:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ class RankEncoder(nn.Module):
         projection: From its hidden size to that of the vectors.
         vocabulary: Tokens of genes.
     """
+
+    bert: Any  # a transformers.BertModel, whose package is an extra
 
     def __init__(self, bert: nn.Module, projection: nn.Linear, vocabulary: Vocabulary) -> None:
         super().__init__()

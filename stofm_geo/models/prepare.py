@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from anndata import AnnData
@@ -91,7 +92,7 @@ class PreparedTissue:
         return self._made[1]
 
 
-Tissues = AnnData | PreparedTissue | Sequence[AnnData | PreparedTissue]
+Tissues: TypeAlias = AnnData | PreparedTissue | Sequence[AnnData | PreparedTissue]
 
 
 def list_of(tissues: Tissues, name: str = "adata") -> list[AnnData] | list[PreparedTissue]:

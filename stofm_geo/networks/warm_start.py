@@ -28,7 +28,7 @@ def warm_start(encoder: PanelEncoder, slices: Sequence[tuple[Tensor, Tensor]]) -
             (:class:`~stofm_geo.data.SubSliceDataset`).
     """
     with torch.no_grad():
-        encoder.embedding *= _SMALL
+        encoder.embedding.mul_(_SMALL)
     decoder = encoder.embedding.detach().clone().requires_grad_()
     weights = [encoder.embedding, decoder]
     optimizer = torch.optim.Adam(weights, _RATE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -163,7 +163,7 @@ class BatchGraphs:
             self._update_slices(values, ptr)
         return data
 
-    def _changes(self, results: list[Data], sizes: list[int]) -> dict[str, list[Tensor | None]]:
+    def _changes(self, results: list[Data], sizes: list[int]) -> dict[str, list[Any]]:
         """Return attributes that differ from :attr:`bare`, by graph (``None``: removed)."""
         pairs = list(zip(self.bare, results, strict=True))
         changed = {

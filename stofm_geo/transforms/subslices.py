@@ -100,7 +100,7 @@ class SubSliceSequence(Sequence[Data]):
     def __len__(self) -> int:
         return len(self.cuts)
 
-    def __getitem__(self, index: int) -> Data:
+    def __getitem__(self, index: int) -> Data:  # type: ignore[override]
         cutter, core = self.cuts[index]
         sub_slice = cutter.cut(core, self.halo)
         return sub_slice if self.transform is None else self.transform(sub_slice)
@@ -194,8 +194,8 @@ def _order_along_longest(pos: np.ndarray) -> np.ndarray:
         return np.arange(len(pos))
     axis = axis / length
     tie = neighbor_search.TIE * length / math.sqrt(len(pos))
-    along = _groups(centred @ axis, tie)
-    across = _groups(centred @ np.array([-axis[1], axis[0]]), tie)
+    along = _groups(centred @ axis, float(tie))
+    across = _groups(centred @ np.array([-axis[1], axis[0]]), float(tie))
     return np.lexsort((across, along))  # stable: by row where both are equal
 
 

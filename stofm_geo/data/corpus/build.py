@@ -133,7 +133,8 @@ def _build(
     told: Callable[[str], None],
 ) -> list[tuple[str, str]]:
     clear_leftovers(folder / SLICES)  # of a build that was killed
-    tasks, failed = {}, {}
+    tasks: dict[str, _Task] = {}
+    failed: dict[str, str] = {}
     for source in sources:
         try:
             stamp = _stamp(Path(source.path))
@@ -159,14 +160,17 @@ def _build(
         told(f"{i}/{len(open_)} {label}: {result['cells']} cells, {len(result['nodes'])} pieces")
         for warning in result["warnings"]:
             warnings.warn(warning, stacklevel=3)
-    slices, first = [], {}
-    for name in sorted(name for name, one in found.items() if one is not None):
-        content = found[name].pop("content")
+    slices: list[dict[str, Any]] = []
+    first: dict[str, str] = {}
+    for name, one in sorted(found.items()):
+        if one is None:
+            continue
+        content = one.pop("content")
         if content in first:
             failed[tasks[name].which.label] = f"has the same cells as {first[content]}"
         else:
             first[content] = tasks[name].which.label
-            slices.append(found[name])
+            slices.append(one)
     with atomic_path(folder / FAILED) as file, file.open("w", newline="") as stream:
         csv.writer(stream).writerows([("slice", "reason"), *sorted(failed.items())])
     if not slices:

@@ -27,6 +27,9 @@ class CorpusLoader(DataLoader):
         options: Others of ``DataLoader``.
     """
 
+    dataset: CorpusDataset
+    batch_sampler: BudgetBatchSampler
+
     def __init__(
         self,
         dataset: CorpusDataset,
@@ -42,7 +45,7 @@ class CorpusLoader(DataLoader):
             **options,
         )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # When the first batch is asked for: an epoch may be set after the iterator was made.
         where = self.batch_sampler
         if where.position >= len(where):

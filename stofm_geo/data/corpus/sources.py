@@ -235,7 +235,7 @@ def _opened(path: str) -> Iterator[_Table]:
 def _of_zarr(path: str) -> _Table:
     try:
         check_zarr(Path(path))
-        file = zarr.open_group(path, mode="r")
+        file: Any = zarr.open_group(path, mode="r")  # whose members may be groups or arrays
         if missing := [name for name in ("obs", "var") if name not in file]:
             raise ElsewhereError(f"{path}: has no {preview(missing)}; is it of AnnData?")
         _check_x(path, "X" in file, file.get("layers", ()))

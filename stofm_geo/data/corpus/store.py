@@ -74,8 +74,10 @@ def write_slice(
 
 def _write(group: zarr.Group, name: str, values: np.ndarray) -> None:
     shape = values.shape
-    group.create_array(name, shape=shape, chunks=shape, dtype=values.dtype, compressors=_CODEC)
-    group[name][:] = values
+    array = group.create_array(
+        name, shape=shape, chunks=shape, dtype=values.dtype, compressors=_CODEC
+    )
+    array[:] = values
 
 
 class SliceStore:
@@ -97,7 +99,7 @@ class SliceStore:
         check_zarr(folder)
         if head is not None and head_of(folder) != head:
             raise ValueError("it is not what was written")
-        group = zarr.open_group(folder, mode="r")
+        group: Any = zarr.open_group(folder, mode="r")  # whose members may be groups or arrays
         self._records = group["records"]
         self._lengths = group["lengths"][:]
         self.genes = read_genes(folder)
@@ -111,7 +113,8 @@ class SliceStore:
 def read_genes(folder: Path) -> list[str]:
     """Names of the genes of a slice."""
     check_zarr(folder)
-    return zarr.open_array(folder, path="genes", mode="r")[:].tobytes().decode().split("\n")
+    stored: Any = zarr.open_array(folder, path="genes", mode="r")
+    return stored[:].tobytes().decode().split("\n")
 
 
 def checksum(folder: Path) -> tuple[str, int]:

@@ -65,7 +65,8 @@ def _start() -> None:
 
 def _end_with_parent() -> None:
     """A parent that is killed cannot tell, and a worker would wait for it for ever."""
-    multiprocessing.parent_process().join()
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
     os._exit(1)
 
 
