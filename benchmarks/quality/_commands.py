@@ -269,7 +269,7 @@ COMMANDS = {
         _pretrain,
         {"run/checkpoints/last.ckpt": _checkpoint, "run/model": _model},
         {
-            "reading": "stofm_geo.data.corpus.loader:CorpusDataModule.setup",
+            "reading": "stofm_geo.training.corpus_data:CorpusDataModule.setup",
             "fitting": _STEP,
         },
         trains=True,

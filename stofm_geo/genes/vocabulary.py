@@ -84,7 +84,7 @@ class Vocabulary:
             raise FileNotFoundError(f"{file}: no such file; Vocabulary.to_json writes one")
         values = read_json(file)
         if not isinstance(values, dict) or any(type(values.get(p)) is not dict for p in _PARTS):
-            raise ValueError(f"{file}: is no vocabulary; it needs {', '.join(_PARTS)}")
+            raise ValueError(f"{file}: is not a vocabulary; it needs {', '.join(_PARTS)}")
         check_hash(values, _HASH, _PARTS, file)
         tokens, medians, orthologs = (values[part] for part in _PARTS)
         _check(tokens, medians, orthologs, [file] * 3)

@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from stofm_geo._files import atomic_path
+from stofm_geo._replace import clear_leftovers
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -39,6 +40,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             ValueError: It cannot be read.
         """
+        # A run that has ended already writes no more, which would remove them.
+        clear_leftovers(Path(path).parent)
         try:
             return super().load_checkpoint(path, *args, **kwargs)
         except Exception as error:  # of zip archives, pickle and torch, a dozen kinds

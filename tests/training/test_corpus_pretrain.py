@@ -312,6 +312,14 @@ def test_the_command_writes_whole_checkpoints(corpus, tmp_path) -> None:
     assert isinstance(cli.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
 
 
+def test_reading_a_checkpoint_removes_what_a_killed_run_left_beside_it(tmp_path) -> None:
+    writer, file = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    writer.save_checkpoint({"a": 1}, file)
+    (tmp_path / ".stofm-geo-killed").mkdir()
+    assert writer.load_checkpoint(file, weights_only=True) == {"a": 1}
+    assert [found.name for found in tmp_path.iterdir()] == ["last.ckpt"]
+
+
 def test_a_checkpoint_cut_short_is_told(corpus, undisturbed, tmp_path) -> None:
     file = tmp_path / "checkpoints" / "last.ckpt"
     file.parent.mkdir()
