@@ -42,7 +42,7 @@ def read_torch(file: Path) -> dict[str, Tensor]:
         ValueError: It cannot be read, is not a state dict of tensors, or values are not finite.
     """
     if file.exists() and not file.is_file():
-        raise ValueError(f"{file}: is no file")
+        raise ValueError(f"{file}: is not a file")
     _check_archive(file)
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True)
