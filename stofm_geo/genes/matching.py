@@ -149,7 +149,7 @@ def _organism(adata: AnnData, names: GeneNames, tables: GeneTable) -> str:
             f"no name is a known gene of human or mouse as it is written: var_names are "
             f"{preview(adata.var_names, _EXAMPLES)}, and var has "
             f"{listed(adata.var)}; put symbols or Ensembl ids into "
-            "var_names, or give the organism if the case alone is off"
+            "var_names, or give the organism if only the case is wrong"
         )
     if min(count.values()) > _MIXED * sum(count.values()):
         text = [f"{len(genes)} {name} ({preview(genes)})" for name, genes in found.items()]
