@@ -72,7 +72,9 @@ def register_model(
         raise TypeError("give solve, a function of a problem and a seed, or layer, one of a width")
     if unknown := set(kinds) - set(MAIN):
         raise ValueError(f"kinds must be of {', '.join(MAIN)}; found {sorted(unknown)}")
-    solve = solve or Trained(partial(Stack, layer))
+    if layer is not None:
+        solve = Trained(partial(Stack, layer))
+    assert solve is not None
     MODELS.add(name, Model(solve, tuple(kinds), seeded, needs))
 
 

@@ -39,7 +39,7 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
         impute(test[0], problem.train[0], problem.names)
         return [test[0].obsm["stofm_imputed"].to_numpy(dtype=float)], {}
     model = SToFM().fit(problem.train or test, max_steps=steps, seed=seed, progress=False)
-    record = {"parameters": count(model.network), "steps": steps}
+    record = {"parameters": count(model.state.network), "steps": steps}
     if problem.kind == "vectors":
         return [_embedded(model, part) for part in test], record
     annotator = fine_tune(
@@ -53,7 +53,7 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
 def mini(problem: Problem, seed: int) -> Answer:
     """The model that comes with the library, on a slice as it is."""
     model = SToFM.from_pretrained("stofm-geo-mini")
-    record = {"parameters": count(model.network)}
+    record = {"parameters": count(model.state.network)}
     return [_embedded(model, part.copy()) for part in problem.test], record
 
 

@@ -65,16 +65,16 @@ def run(
     for name, value in (("seeds", seeds), ("jobs", jobs)):
         check_positive(name, value, whole=True)
     check_positive("limit", limit)
-    for name, value in (("tasks", tasks), ("models", models), ("datasets", datasets)):
-        if isinstance(value, str):
-            raise TypeError(f"{name} must be a list of names; found the string {value!r}")
+    for name, names in (("tasks", tasks), ("models", models), ("datasets", datasets)):
+        if isinstance(names, str):
+            raise TypeError(f"{name} must be a list of names; found the string {names!r}")
     if getattr(current_process(), "_inheriting", False):
         raise RuntimeError('put benchmark.run under if __name__ == "__main__":')
     output, data = Path(output), None if data is None else Path(data)
     if data is not None and not data.is_dir():
         raise FileNotFoundError(f"{data}: there is no such folder of data")
-    load = [Path(file) for file in load]
-    run_files(load)
+    files = [Path(file) for file in load]
+    run_files(files)
     file = output / FILE
     done = set()
     if file.exists():
@@ -95,7 +95,7 @@ def run(
             every.append(cell)
     say(f"{len(every)} cells to run, {there} more are there")
     idle: SimpleQueue[Worker] = SimpleQueue()
-    workers = [Worker(data, load, limit) for _ in range(min(jobs, max(len(every), 1)))]
+    workers = [Worker(data, files, limit) for _ in range(min(jobs, max(len(every), 1)))]
     lock = Lock()
 
     def work(cell: Cell) -> None:
@@ -142,9 +142,9 @@ def rerun(
     """
     if missing := [key for key in KEYS if key not in row]:
         raise KeyError(f"the row has no {', '.join(missing)}; take one that run has written")
-    load = [Path(file) for file in load]
-    run_files(load)
-    worker = Worker(None if data is None else Path(data), load, limit)
+    files = [Path(file) for file in load]
+    run_files(files)
+    worker = Worker(None if data is None else Path(data), files, limit)
     try:
         new = worker.ask({key: row[key] for key in KEYS})
     finally:
@@ -179,11 +179,11 @@ def _plan(
             yield failed(error, model=name)
             continue
         if model.needs and find_spec(model.needs) is None:
-            reason = ImportError(f"needs {model.needs}, which is not installed")
+            absent = ImportError(f"needs {model.needs}, which is not installed")
             if models is None:
-                say(f"{name}: left out, {reason}")
+                say(f"{name}: left out, {absent}")
             else:
-                yield failed(reason, model=name)
+                yield failed(absent, model=name)
             continue
         usable[name] = model
     table, used = [], set()

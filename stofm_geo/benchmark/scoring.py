@@ -10,12 +10,12 @@ from scipy.stats import rankdata
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from stofm_geo.benchmark.clusterings import CLUSTERINGS, SEEDS, components, of_library
-from stofm_geo.benchmark.problems import Problem
+from stofm_geo.benchmark.problems import Kind, Problem
 from stofm_geo.tasks._blends import correlations
 from stofm_geo.tasks.metrics import scores
 
 # What the tables show of each kind, and whether more is better.
-MAIN = {
+MAIN: dict[Kind, tuple[str, bool]] = {
     "classes": ("macro_f1", True),
     "vectors": ("ari", True),
     "shares": ("rmse", False),

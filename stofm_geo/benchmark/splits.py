@@ -66,7 +66,8 @@ def at_random(part: AnnData, key: str) -> tuple[Problem, list[np.ndarray]]:
     """
     label = labels_of(part, key)
     test = np.random.default_rng(0).random(part.n_obs) < _RANDOM_TEST
-    train = labelled(part, np.where(test, None, label))
+    hidden = np.array(None, dtype=object)
+    train = labelled(part, np.where(test, hidden, label))
     known = test & (label != None)  # noqa: E711 - of an array
     return _finish([train], [bare(part)], [label], apart=False, asked=[known])
 

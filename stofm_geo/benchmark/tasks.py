@@ -131,9 +131,8 @@ def genes(slices: Slices, dataset: str) -> Iterator[Case]:
     """A fifth of the genes at a time, from another slice, or of STARmap from its other half."""
 
     def sides() -> tuple[AnnData, AnnData]:
-        if _IMPUTED[dataset]:
-            source, target = (slices[name] for name in _IMPUTED[dataset])
-            return source, target
+        if names := _IMPUTED[dataset]:
+            return slices[names[0]], slices[names[1]]
         (whole,) = slices.values()
         pos = whole.obsm["spatial"] - whole.obsm["spatial"].mean(axis=0)
         across = pos @ np.linalg.svd(pos, full_matrices=False)[2][1]  # the short side

@@ -124,10 +124,10 @@ def _fit(
     steps: int,
     seed: int,
 ) -> tuple[float, int]:
-    """Train; the least loss on what is not shown, if anything, and after how many steps it was."""
-    shown = torch.from_numpy(shown)
-    held_out = ~shown
-    pieces = [piece for piece in data.train if _known(data, piece, shown).any()]
+    """Train; return the least loss on what is not shown, if anything, and its step."""
+    train_mask = torch.from_numpy(shown)
+    held_out = ~train_mask
+    pieces = [piece for piece in data.train if _known(data, piece, train_mask).any()]
     loss = _loss(kind, data)
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=_DECAY)
     best, at = np.inf, 1
@@ -136,7 +136,7 @@ def _fit(
         net.train()
         piece = pieces[int(torch.randint(len(pieces), (), generator=draw))]
         hidden = _hide(kind, piece, draw)
-        use = _asked(data, piece, shown, hidden)
+        use = _asked(data, piece, train_mask, hidden)
         optimizer.zero_grad()
         loss(net(piece, hidden)[use], data.target[piece.row[use]]).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)

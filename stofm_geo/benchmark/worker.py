@@ -56,7 +56,7 @@ class Worker:
         Raises:
             RuntimeError: No process can be started.
         """
-        self._start()
+        process = self._start()
         try:
             self._pipe.recv()  # ready: reading libraries is none of the cell's time
         except (EOFError, ConnectionError) as error:
@@ -70,9 +70,9 @@ class Worker:
                 return self._pipe.recv()
             reason = f"TimeoutError: it took more than {self.limit:g} s"
         except (EOFError, ConnectionError):
-            self._process.join()
-            reason = f"RuntimeError: its process ended with {self._process.exitcode}"
-        self._process.kill()
+            process.join()
+            reason = f"RuntimeError: its process ended with {process.exitcode}"
+        process.kill()
         self.stop()
         return {**cell, "status": "failed", "reason": reason, **environment()}
 
@@ -85,9 +85,9 @@ class Worker:
             self._process.join()
             self._process = None
 
-    def _start(self) -> None:
+    def _start(self) -> mp.process.BaseProcess:
         if self._process is not None:
-            return
+            return self._process
         context = mp.get_context("spawn")
         self._pipe, other = context.Pipe()
         process = context.Process(target=_serve, args=(other, self.data, self.load), daemon=True)
@@ -102,6 +102,7 @@ class Worker:
                 os.environ |= before
         other.close()
         self._process = process
+        return process
 
 
 def _serve(pipe: Any, data: Path | None, load: Sequence[Path]) -> None:
@@ -167,9 +168,9 @@ def answer(cell: Cell, data: Path | None) -> Cell:
     except Exception as error:  # of any model: the next one goes on
         row |= {"status": "failed", "reason": _told(error)}
     row |= environment()
-    model = MODELS.get(cell["model"])
-    if model and model.needs:
-        names = metadata.packages_distributions().get(model.needs, [])
+    needs = MODELS[cell["model"]].needs if cell["model"] in MODELS else None
+    if needs:
+        names = metadata.packages_distributions().get(needs, [])
         row["versions"] = row["versions"] | {name: metadata.version(name) for name in names}
     return row
 
