@@ -196,7 +196,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _found(task: _Task) -> dict[str, Any] | None:
-    """What is known of a slice that is done already."""
+    """Return the record of a slice that is built already, else ``None``."""
     if not (task.folder / task.which.folder).is_dir():
         return None
     try:
@@ -265,7 +265,7 @@ def _write(task: _Task) -> dict[str, Any]:
 
 
 def _content(own: ReadSlice) -> str:
-    """A name for the cells, however they were turned, sorted and filed."""
+    """Return a hash of the cells that does not depend on pose, row order or file."""
     digest = hashlib.sha256("\n".join(own.genes).encode())
     digest.update(np.ascontiguousarray(own.pos).tobytes())
     for start in range(0, own.counts.shape[0], BLOCK):

@@ -79,7 +79,7 @@ class BudgetBatchSampler(Sampler[list[int]]):
             self.epoch, self.position = epoch, 0
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, for this process."""
+        """Return the number of batches of a whole epoch, for this process."""
         return self.batches // self.world
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -87,7 +87,7 @@ class BudgetBatchSampler(Sampler[list[int]]):
         return iter([batch.tolist() for batch in mine[self.position :]])
 
     def all_batches(self) -> list[np.ndarray]:
-        """The epoch's batches, of all processes."""
+        """Return the batches of the epoch, of all processes."""
         count = len(self.num_nodes)
         order = np.arange(count)
         if self.shuffle:
@@ -103,7 +103,7 @@ class BudgetBatchSampler(Sampler[list[int]]):
         return np.split(order, cuts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is, and of what; ``rank`` is each process' own."""
+        """Return the position and the settings; without ``rank``, which differs by process."""
         return {
             "epoch": self.epoch,
             "position": self.position,

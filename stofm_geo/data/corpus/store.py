@@ -106,24 +106,24 @@ class SliceStore:
         self.common = Common.from_bytes(group["common"][:].tobytes())
 
     def record(self, index: int) -> bytes:
-        """The bytes of a piece."""
+        """Return the record of a sub-slice."""
         return self._records[index, : self._lengths[index]].tobytes()
 
 
 def read_genes(folder: Path) -> list[str]:
-    """Names of the genes of a slice."""
+    """Return the gene names of a slice."""
     check_zarr(folder)
     stored: Any = zarr.open_array(folder, path="genes", mode="r")
     return stored[:].tobytes().decode().split("\n")
 
 
 def checksum(folder: Path) -> tuple[str, int]:
-    """SHA-256 over the names and contents of a folder's files, and their bytes."""
+    """Return the SHA-256 of the names and contents of a folder's files, and their total size."""
     return _checksum(folder, [file for file in folder.rglob("*") if file.is_file()])
 
 
 def head_of(folder: Path) -> str:
-    """SHA-256 as :func:`checksum` over all files of a slice but the chunks of its records."""
+    """Return the SHA-256, as :func:`checksum`, of all files except the chunks of the records."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     chunks = folder / "records" / "c"
     return _checksum(folder, [file for file in files if not file.is_relative_to(chunks)])[0]
