@@ -134,7 +134,7 @@ def save_adapted(encoder: RankEncoder, record: dict[str, Any], folder: str | Pat
 def _start(
     init: str | Path | None, vocabulary: Vocabulary, settings: AdaptationConfig
 ) -> tuple[RankEncoder, nn.Module]:
-    """An encoder and the head of masked-language modelling."""
+    """Make the encoder and the head of masked-language modelling."""
     library = hugging_face.transformers()
     tokens = max(vocabulary.tokens.values()) + 1
     projection = None
@@ -175,7 +175,7 @@ def _start(
 
 
 def _read(folder: Path, vocabulary: Vocabulary) -> tuple[Any, nn.Linear | None]:
-    """A BERT with its head, and a projection where there is one."""
+    """Read a BERT with its head, and a projection where there is one."""
     if (folder / FILE).is_file() and Vocabulary.from_json(folder / FILE) != vocabulary:
         raise ValueError(f"{folder}: has a {FILE} of its own, which is another one; name that")
     bert = folder / BERT if (folder / BERT).is_dir() else folder
@@ -193,7 +193,7 @@ def _read(folder: Path, vocabulary: Vocabulary) -> tuple[Any, nn.Linear | None]:
 def _cells(
     slices: Iterable[AnnData], vocabulary: Vocabulary, most: int, names: list[str] | None
 ) -> list[Tensor]:
-    """Tokens of each cell that has a gene with one."""
+    """Return the tokens of each cell that has a gene with a token."""
     cells: list[Tensor] = []
     for i, adata in enumerate(slices):
         with error_context(names[i] if names else f"slice {i}"):

@@ -66,11 +66,11 @@ class CorpusDataModule(L.LightningDataModule):
         self.val = CorpusDataset(folder, self.held_out, transform, seed)
 
     def train_dataloader(self) -> CorpusLoader:
-        """Batches of an epoch, for this process."""
+        """Return the training batches of an epoch, for this process."""
         return CorpusLoader(self.train, self._batches(self.train, True), self.workers)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Batches of the slices that are held out; none where there are none."""
+        """Return the batches of the held-out slices; an empty list without such slices."""
         if not self.held_out:
             return []
         sampler = self._batches(self.val, False)
@@ -88,6 +88,6 @@ class CorpusDataModule(L.LightningDataModule):
 
 
 def _share(names: list[str], share: float, seed: int) -> list[str]:
-    """A share of the names, drawn so that new ones displace few."""
+    """Draw a share of the names such that adding names changes few of those drawn."""
     drawn = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     return drawn[: max(round(share * len(names)), 1) if share else 0]

@@ -49,7 +49,7 @@ class Pretraining(L.LightningModule):
         return niches[0] + self.config.distance_weight * distances[0]
 
     def _mean(self, loss: Loss) -> tuple[Tensor, Tensor]:
-        """Error and plain error; over ranks, gradients are averaged after this."""
+        """Return mean error and mean baseline error; gradients are averaged over ranks later."""
         count = self.trainer.strategy.reduce(loss.count.clone(), reduce_op="mean").clamp_min(1)
         return loss.error / count, loss.plain / count
 

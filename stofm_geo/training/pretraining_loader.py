@@ -25,7 +25,7 @@ class _Puzzles(Dataset):
 
 
 def pretraining_loader(pieces: Sequence[Data], config: SToFMConfig, steps: int) -> DataLoader:
-    """A loader of ``steps`` puzzles of pieces drawn at random, one a step."""
+    """Return a loader of ``steps`` masked sub-slices, drawn at random, one per step."""
     dataset = _Puzzles(pieces, config)
     sampler = RandomSampler(dataset, replacement=True, num_samples=steps)
     return DataLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate_subslices)

@@ -30,7 +30,7 @@ class Objectives(NamedTuple):
 
     @classmethod
     def of(cls, config: SToFMConfig) -> Objectives:
-        """Those that the settings name."""
+        """Return the objectives that a configuration names."""
         if config.objectives == "official":
             return cls(PublishedPuzzle(config), cell_loss, pair_loss)
         return cls(NichePuzzle(config), niche_loss, distance_loss)

@@ -38,7 +38,7 @@ class NichePuzzle:
         )
 
     def __call__(self, piece: Data) -> Data:
-        """A new puzzle; ``piece`` stays as it is. Drawn with torch's generator."""
+        """Return a masked copy of ``piece``, drawn with PyTorch's global generator."""
         piece = copy.copy(piece)
         # Two edges of halo, so that the niches of a piece's border cells are those of the slice.
         piece.niche = niche_features(piece.x, cell_edges(piece))
@@ -46,10 +46,12 @@ class NichePuzzle:
 
 
 def niche_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
-    """Of the core cells' niches; plain is the guess by averages over what is visible.
+    """Return the squared error of the core cells' niche features.
+
+    The baseline predicts the averages over the visible cells.
 
     Args:
-        network: Made ``z``.
+        network: The network that made ``z``.
         data: A puzzle or a batch of them.
         z: Embeddings ``[num_nodes, out_channels]``.
     """
@@ -63,12 +65,12 @@ def niche_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
 
 
 def distance_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
-    """Of ``log(1 + distance)`` between the ends of edges of which one was moved.
+    """Return the squared error of ``log(1 + distance)`` along edges with a moved end.
 
-    Plain is to believe what is seen.
+    The baseline is the distance between the perturbed positions.
 
     Args:
-        network: Made ``pair``.
+        network: The network that made ``pair``.
         data: A puzzle or a batch of them.
         pair: The last layer's pair state, ``[num_edges, heads]``.
     """

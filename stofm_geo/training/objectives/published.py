@@ -49,7 +49,7 @@ class PublishedPuzzle:
         )
 
     def __call__(self, piece: Data) -> Data:
-        """A new puzzle; ``piece`` stays as it is. Drawn with torch's generator."""
+        """Return a masked copy of ``piece``, drawn with PyTorch's global generator."""
         puzzle = copy.copy(piece)
         puzzle.x_true = piece.x
         puzzle = self.transform(puzzle)
@@ -61,10 +61,12 @@ class PublishedPuzzle:
 
 
 def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
-    """``1 - cosine`` of the cells that are asked for; plain is the mean of visible neighbours.
+    """Return ``1 - cosine`` between predicted and true features of the target cells.
+
+    The baseline predicts the mean of the visible neighbours.
 
     Args:
-        network: Made ``z``; with a ``cell_head``.
+        network: The network that made ``z``, with a ``cell_head``.
         data: A puzzle or a batch of them.
         z: Embeddings ``[num_nodes, out_channels]``.
     """
@@ -76,12 +78,12 @@ def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
 
 
 def pair_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
-    """Of the distance between neighbours of which one is measured, in cell spacings.
+    """Return the squared error of distances, in cell spacings, along edges with a target end.
 
-    Plain is to believe what is seen.
+    The baseline is the distance between the perturbed positions.
 
     Args:
-        network: Made ``pair``.
+        network: The network that made ``pair``.
         data: A puzzle or a batch of them.
         pair: The last layer's pair state, ``[num_edges, heads]``.
     """
