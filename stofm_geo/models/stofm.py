@@ -331,7 +331,7 @@ class SToFM(ModelHubMixin):
         return official.load(folder, attention, vocabulary=vocabulary)
 
     def check_features(self, key: str | None) -> None:
-        """Whether the model takes ``obsm[key]``, or counts where ``key`` is ``None``.
+        """Check that the model takes ``obsm[key]``, or counts where ``key`` is ``None``.
 
         Raises:
             ValueError: It takes something else.
@@ -343,7 +343,7 @@ class SToFM(ModelHubMixin):
             raise ValueError(f"the model was trained for {takes}, not for {asked}")
 
     def weights_hash(self) -> str:
-        """SHA-256 over names, shapes and bytes of all weights, features included."""
+        """Return the SHA-256 of names, shapes and bytes of all weights, the encoder's included."""
         return self.state.weights_hash()
 
     def _provenance(self, slices: list[TissueSlice]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Layer(nn.Module):
         self.activation_dropout = nn.Dropout(config.activation_dropout)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each ``[N, H, C]``."""
+        """Return queries, keys and values, each ``[N, H, C]``."""
         q, k, v = (
             project(x).unflatten(1, (self.heads, -1))
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -101,7 +101,7 @@ class Layer(nn.Module):
         return q, k, v
 
     def update(self, x: Tensor, attended: Tensor) -> Tensor:
-        """New vectors ``[N, D]`` from the old and what was attended to, ``[N, H, C]``."""
+        """Return new vectors ``[N, D]`` from the old ones and the attended values ``[N, H, C]``."""
         x = self.self_attn_layer_norm(x + self.dropout(self.out_proj(attended.flatten(1))))
         hidden = self.activation_dropout(self.activation(self.fc1(x)))
         return self.final_layer_norm(x + self.dropout(self.fc2(hidden)))
@@ -226,11 +226,11 @@ class OfficialNetwork(nn.Module):
         return sloped + (value - sloped).detach()
 
     def _elsewhere(self, like: Tensor) -> Tensor:
-        """The bias of a pair whose distance is not told ``[H]``."""
+        """Return the bias of a pair of unknown distance, ``[H]``."""
         return self.gaussian(like.new_full((1,), NOT_TOLD))[0]
 
     def _bias_of(self, pairs: Tensor, data: Data, bias: Tensor, elsewhere: Tensor) -> Tensor:
-        """The radial bias of any pairs ``[2, P]``, from that of the edges."""
+        """Return the radial bias of any pairs ``[2, P]``, from that of the edges."""
         n = data.num_nodes
         if data.batch is not None and (data.batch[pairs[0]] != data.batch[pairs[1]]).any():
             raise ValueError("return_pairs joins nodes of different sub-slices")
@@ -242,12 +242,12 @@ class OfficialNetwork(nn.Module):
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:
-    """``[N, H, C]`` each to ``[N, H, C']``, in memory heads first, as attention wants them."""
+    """Concatenate ``[N, H, C]`` to ``[N, H, C']``, stored heads first for attention."""
     return torch.cat([part.transpose(0, 1) for part in parts], dim=2).transpose(0, 1)
 
 
 def _heads_first(values: Tensor) -> Tensor:
-    """The same ``[E, H]``, in memory heads first."""
+    """Return the same ``[E, H]``, stored heads first."""
     return values.t().contiguous().t()
 
 

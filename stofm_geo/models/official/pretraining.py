@@ -91,7 +91,7 @@ def puzzle(
 
 
 def losses(network: OfficialNetwork, data: Data) -> tuple[Tensor, Tensor]:
-    """Of hidden cells (1 - cosine) and of distances (mean squared error), each a mean.
+    """Return the mean losses of masked cells (1 - cosine) and distances (squared error).
 
     Args:
         network: With its heads.
@@ -112,7 +112,7 @@ def losses(network: OfficialNetwork, data: Data) -> tuple[Tensor, Tensor]:
 def _drawn(
     cell: Tensor, share: float, kept: float, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Nodes that are changed, and these with those that are asked for as they are; ``[N]``."""
+    """Return masks ``[N]`` of changed nodes, and of these with unchanged target nodes."""
     cells = cell.nonzero()[:, 0]
     order = cells[torch.randperm(len(cells), generator=generator).to(cells.device)]
     first = int(share * len(cells))
@@ -123,7 +123,7 @@ def _drawn(
 
 
 def _told_anew(data: Data, moved: Tensor) -> tuple[Tensor, Tensor]:
-    """Edges and distances, those of moved cells to and from all nodes."""
+    """Return edges and distances, with those of moved cells to and from all nodes."""
     src, dst = data.edge_index
     still = ~(moved[src] | moved[dst])
     everyone = torch.arange(data.num_nodes, device=moved.device)
