@@ -100,7 +100,7 @@ def flash(problem: Problem, seed: int) -> Answer:
 
 
 def neighbours(problem: Problem, seed: int, k: int, metric: str) -> Answer:
-    """The mean of the ``k`` nearest cells of the reference.
+    """Predict the mean of the ``k`` nearest cells of the reference.
 
     Args:
         problem: Of genes.

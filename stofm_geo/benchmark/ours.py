@@ -17,7 +17,7 @@ Answer = tuple[list[np.ndarray], dict[str, Any]]
 
 
 def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) -> Answer:
-    """What a user would run.
+    """Run SToFM as a user would.
 
     Classes: a model is fitted to the training slices, without their labels, and fine-tuned by
     ``method``. Vectors: it is fitted to the slice. Shares and values: ``tl.deconvolve`` and
@@ -51,7 +51,7 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
 
 
 def mini(problem: Problem, seed: int) -> Answer:
-    """The model that comes with the library, on a slice as it is."""
+    """Embed with the model installed with the library, without training."""
     model = SToFM.from_pretrained("stofm-geo-mini")
     record = {"parameters": count(model.network)}
     return [_embedded(model, part.copy()) for part in problem.test], record

@@ -59,7 +59,7 @@ class Problem:
             self.asked = [np.ones(one.n_obs, dtype=bool) for one in self.test]
 
     def digest(self) -> str:
-        """A hash of what is asked: cells, genes, labels that are shown, cells that are scored."""
+        """Return a hash of cells, genes, training labels and scored cells."""
         found = hashlib.sha256(repr((self.kind, self.names)).encode())
         for part in (*self.train, *self.test):
             for names in (part.obs_names, part.var_names, part.obs.get(LABEL, [])):

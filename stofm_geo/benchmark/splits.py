@@ -18,7 +18,7 @@ _LEAST = 500  # cells of a slice whose blocks hold enough of each label
 
 
 def bare(part: AnnData, rows: np.ndarray | None = None) -> AnnData:
-    """Counts, positions and group of a slice, or of some of its cells; no labels."""
+    """Return counts, positions and group of a slice, or some of its cells; no labels."""
     part = part if rows is None else part[rows]
     obs = pd.DataFrame({GROUP: part.obs[GROUP].astype(str)}, index=part.obs_names)
     out = AnnData(part.X.copy(), obs=obs, var=pd.DataFrame(index=part.var_names))
@@ -27,7 +27,7 @@ def bare(part: AnnData, rows: np.ndarray | None = None) -> AnnData:
 
 
 def labelled(part: AnnData, label: np.ndarray, rows: np.ndarray | None = None) -> AnnData:
-    """The same with labels ``[n]`` (``None`` for none), those of ``rows``."""
+    """Return the same with labels ``[n]`` (``None`` for none), those of ``rows``."""
     out = bare(part, rows)
     out.obs[LABEL] = pd.Series(label if rows is None else label[rows], out.obs_names, dtype=object)
     return out
@@ -49,7 +49,7 @@ def held_out(slices: Slices, key: str, group: str) -> tuple[Problem, list[np.nda
 
 
 def in_blocks(part: AnnData, key: str, fold: int) -> tuple[Problem, list[np.ndarray]]:
-    """A third of a slice's blocks of 200 cells from the others, which are cut out of the slice."""
+    """Hold out a third of a slice's blocks of 200 cells, as a slice of their own."""
     label, block = labels_of(part, key), contiguous_blocks(part.obsm["spatial"][:, :2])
     part = part.copy()
     part.obs[GROUP] = [f"block {b}" for b in block]
@@ -60,7 +60,7 @@ def in_blocks(part: AnnData, key: str, fold: int) -> tuple[Problem, list[np.ndar
 
 
 def at_random(part: AnnData, key: str) -> tuple[Problem, list[np.ndarray]]:
-    """A fifth of a slice's cells, drawn one by one: their neighbours are training cells.
+    """Hold out a random fifth of a slice's cells: their neighbours are training cells.
 
     What many papers report. All cells are in the graph, those of the test without their label.
     """

@@ -128,7 +128,7 @@ _GENE_FOLDS = 5
 
 
 def genes(slices: Slices, dataset: str) -> Iterator[Case]:
-    """A fifth of the genes at a time, from another slice, or of STARmap from its other half."""
+    """Impute a fifth of the genes from another slice, or for STARmap from its other half."""
 
     def sides() -> tuple[AnnData, AnnData]:
         if _IMPUTED[dataset]:

@@ -51,7 +51,7 @@ class Net(nn.Module):
 
 
 def width_of(body: Callable[[int], nn.Module], sizes: tuple[int, int]) -> int:
-    """The multiple of 8 whose network is nearest to :data:`PARAMETERS`."""
+    """Return the multiple of 8 whose network is nearest to :data:`PARAMETERS`."""
 
     def gap(units: int) -> int:
         return count(Net(body, sizes, units * HEADS)) - PARAMETERS

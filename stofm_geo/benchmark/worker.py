@@ -51,7 +51,7 @@ class Worker:
         self._process: mp.process.BaseProcess | None = None
 
     def ask(self, cell: Cell) -> Cell:
-        """The cell's row.
+        """Run a cell and return its row.
 
         Raises:
             RuntimeError: No process can be started.
@@ -193,7 +193,7 @@ def _slices(dataset: str, data: Path | None) -> Slices:
 
 
 def cases(task: str, dataset: str, data: Path | None) -> dict[str, Case]:
-    """What a task asks of a data set, by name of the split."""
+    """Return the splits of a task on a data set by name."""
     return {case.name: case for case in TASKS[task].cases(_slices(dataset, data), dataset)}
 
 
