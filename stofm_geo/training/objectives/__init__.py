@@ -11,8 +11,8 @@ from torch_geometric.data import Data
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.training.objectives.loss import Loss
-from stofm_geo.training.objectives.niches import NichePuzzle, distance_loss, niche_loss
-from stofm_geo.training.objectives.published import PublishedPuzzle, cell_loss, pair_loss
+from stofm_geo.training.objectives.niches import NicheMasking, distance_loss, niche_loss
+from stofm_geo.training.objectives.published import OfficialMasking, cell_loss, pair_loss
 
 
 class Objectives(NamedTuple):
@@ -32,5 +32,5 @@ class Objectives(NamedTuple):
     def of(cls, config: SToFMConfig) -> Objectives:
         """Return the objectives that a configuration names."""
         if config.objectives == "official":
-            return cls(PublishedPuzzle(config), cell_loss, pair_loss)
-        return cls(NichePuzzle(config), niche_loss, distance_loss)
+            return cls(OfficialMasking(config), cell_loss, pair_loss)
+        return cls(NicheMasking(config), niche_loss, distance_loss)

@@ -17,7 +17,7 @@ from stofm_geo.training.objectives.loss import Loss
 from stofm_geo.transforms import MaskCells, PerturbPositions, SpatialKNN
 
 
-class NichePuzzle:
+class NicheMasking:
     """Makes a puzzle of a piece (:class:`~stofm_geo.data.SubSliceDataset`), another one each time.
 
     Sets ``niche``, what core cells are asked for, from the piece as it is. Then some cells are

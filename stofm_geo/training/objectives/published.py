@@ -30,7 +30,7 @@ from stofm_geo.transforms import MaskCells, PerturbPositions
 _KEPT = 0.03  # of the cells, that are asked for as they are
 
 
-class PublishedPuzzle:
+class OfficialMasking:
     """Makes a puzzle of a piece (:class:`~stofm_geo.data.SubSliceDataset`), another one each time.
 
     Sets ``x_true`` ``[N, F]``; ``asked`` ``[N]``, the cells to be guessed; ``measured`` ``[N]``,
