@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from stofm_geo._validation import check_fraction, check_positive
-from stofm_geo.models.official.slices import NOT_TOLD
+from stofm_geo.models.official.slices import UNKNOWN_DISTANCE
 from stofm_geo.nn import GaussianRadial
 from stofm_geo.nn.tabulated import tabulated
 from stofm_geo.ops import EdgeGraph, dense_attention, edge_attention
@@ -164,7 +164,7 @@ class OfficialNetwork(nn.Module):
         bias = first_bias = self._bias(distance)
         x = self.embedding_layer(data.x) + self.token_type_embeddings(data.node_type)
         x, queries, keys = self.dropout(x), [], []
-        elsewhere = self._elsewhere(distance)
+        elsewhere = self._default_bias(distance)
         if self.attention == "slice":
             bias = _heads_first(bias)
         for layer in self.layers:
@@ -225,11 +225,11 @@ class OfficialNetwork(nn.Module):
         sloped = tabulated(self.gaussian, distance, _TOLERANCE)
         return sloped + (value - sloped).detach()
 
-    def _elsewhere(self, like: Tensor) -> Tensor:
+    def _default_bias(self, like: Tensor) -> Tensor:
         """Return the bias of a pair of unknown distance, ``[H]``."""
-        return self.gaussian(like.new_full((1,), NOT_TOLD))[0]
+        return self.gaussian(like.new_full((1,), UNKNOWN_DISTANCE))[0]
 
-    def _bias_of(self, pairs: Tensor, data: Data, bias: Tensor, elsewhere: Tensor) -> Tensor:
+    def _bias_of(self, pairs: Tensor, data: Data, bias: Tensor, default_bias: Tensor) -> Tensor:
         """Return the radial bias of any pairs ``[2, P]``, from that of the edges."""
         n = data.num_nodes
         if data.batch is not None and (data.batch[pairs[0]] != data.batch[pairs[1]]).any():
@@ -238,7 +238,7 @@ class OfficialNetwork(nn.Module):
         wanted = pairs[1] * n + pairs[0]
         place = torch.searchsorted(code, wanted).clamp_max(len(code) - 1)
         told = (code[place] == wanted)[:, None]
-        return torch.where(told, bias[order[place]], elsewhere)
+        return torch.where(told, bias[order[place]], default_bias)
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:

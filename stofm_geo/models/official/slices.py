@@ -18,7 +18,7 @@ from torch_geometric.data import Data
 from stofm_geo._keys import NodeType
 from stofm_geo._validation import check_positive
 
-NOT_TOLD = 100.0  # stands for every distance that is not told
+UNKNOWN_DISTANCE = 100.0  # stands for every distance that is not told
 _AHEAD = 16  # sub-slices that are made at once
 NEIGHBORS = 50  # nearest nodes whose distance is told, the node itself counted
 
@@ -133,7 +133,7 @@ def iter_subslices(
     def made(rows: np.ndarray) -> Data:
         own = torch.from_numpy(rows)
         nodes = np.concatenate([first_pos, pos[rows]])
-        edge_index, distance = told_pairs(nodes, special)
+        edge_index, distance = known_distance_pairs(nodes, special)
         return Data(
             x=torch.cat([first_x, x[own]]),
             pos=torch.from_numpy(nodes),
@@ -149,7 +149,7 @@ def iter_subslices(
             yield from pool.map(made, parts[start : start + _AHEAD])
 
 
-def told_pairs(pos: np.ndarray, special: int) -> tuple[Tensor, Tensor]:
+def known_distance_pairs(pos: np.ndarray, special: int) -> tuple[Tensor, Tensor]:
     """Return the pairs of nodes with a known distance, ``[2, E]``, and the distances ``[E]``.
 
     The first ``special`` nodes are CLS and the virtual cells.
