@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.training.objectives import Loss, Objectives
-from stofm_geo.training.trainer import one_cycle
+from stofm_geo.training.trainer import adamw_one_cycle
 
 
 class Pretraining(L.LightningModule):
@@ -55,4 +55,4 @@ class Pretraining(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """See ``LightningModule``."""
-        return one_cycle(self, self.config.learning_rate, self.config.weight_decay)
+        return adamw_one_cycle(self, self.config.learning_rate, self.config.weight_decay)

@@ -85,7 +85,7 @@ def schedule_steps(module: L.LightningModule) -> int:
     return max(int(module.trainer.estimated_stepping_batches), _RISE + 1)
 
 
-def one_cycle(module: L.LightningModule, rate: float, weight_decay: float) -> dict[str, Any]:
+def adamw_one_cycle(module: L.LightningModule, rate: float, weight_decay: float) -> dict[str, Any]:
     """Return AdamW on all trainable weights with a one-cycle schedule over all trainer steps.
 
     Args:

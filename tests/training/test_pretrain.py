@@ -18,7 +18,7 @@ from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives.niches import distance_loss, niche_loss
 from stofm_geo.training.pretraining_loader import pretraining_loader
-from stofm_geo.training.trainer import one_cycle
+from stofm_geo.training.trainer import adamw_one_cycle
 from stofm_geo.transforms import SpatialKNN
 
 SETTINGS = SToFMConfig(hidden_channels=32, heads=4, num_layers=2, n_components=8, k=8)
@@ -155,7 +155,7 @@ def test_niches_of_core_cells_are_those_of_the_whole_slice() -> None:
 def test_any_number_of_steps_has_a_schedule(steps: int) -> None:
     module = torch.nn.Linear(2, 2)
     module.trainer = SimpleNamespace(estimated_stepping_batches=steps)
-    made = one_cycle(module, 1e-3, 0.0)
+    made = adamw_one_cycle(module, 1e-3, 0.0)
     rates = []
     for _ in range(steps):  # as a trainer does, once after the last step, too
         rates.append(made["lr_scheduler"]["scheduler"].get_last_lr()[0])

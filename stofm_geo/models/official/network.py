@@ -164,7 +164,7 @@ class OfficialNetwork(nn.Module):
         bias = first_bias = self._bias(distance)
         x = self.embedding_layer(data.x) + self.token_type_embeddings(data.node_type)
         x, queries, keys = self.dropout(x), [], []
-        elsewhere = self._default_bias(distance)
+        default_bias = self._default_bias(distance)
         if self.attention == "slice":
             bias = _heads_first(bias)
         for layer in self.layers:
@@ -177,7 +177,7 @@ class OfficialNetwork(nn.Module):
                     _side_by_side(keys),
                     v,
                     bias,
-                    elsewhere,
+                    default_bias,
                     graph,
                     ptr,
                     scale=q.size(2) ** -0.5,
@@ -188,7 +188,7 @@ class OfficialNetwork(nn.Module):
             x = layer.update(x, attended)
         if return_pairs is None:
             return x
-        bias = self._bias_of(return_pairs, data, first_bias, elsewhere)
+        bias = self._bias_of(return_pairs, data, first_bias, default_bias)
         # All layers' products of each pair as one product; of attention, the logits alone.
         q = _side_by_side(queries) * len(queries) ** 0.5
         pairs = EdgeGraph(return_pairs, data.num_nodes)
