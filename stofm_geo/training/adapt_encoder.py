@@ -74,13 +74,13 @@ def adapt_encoder(
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
     """
     from stofm_geo.training.adaptation import Adaptation
-    from stofm_geo.training.trainer import run, seeded
+    from stofm_geo.training.trainer import fit_module, seed_context
 
     settings = settings or AdaptationConfig()
     check_positive("max_steps", max_steps, whole=True)
     if MASK not in vocabulary.tokens:
         raise ValueError(f"the vocabulary has no {MASK!r}, which hidden genes are shown as")
-    with seeded(seed):
+    with seed_context(seed):
         module = Adaptation(*_start(init, vocabulary, settings), settings)
         cells = _cells(slices, vocabulary, settings.max_length, names)
         order = torch.randperm(len(cells)).tolist()
@@ -95,7 +95,7 @@ def adapt_encoder(
             collate_fn=lambda batch: pad(batch, vocabulary.tokens[PAD]),
         )
         # The trainer keeps modes as they are, and in that of evaluation nothing is dropped.
-        run(module.train(), loader, max_steps=max_steps, progress=progress)
+        fit_module(module.train(), loader, max_steps=max_steps, progress=progress)
         after = module.cpu().held_out_losses(held_out, seed)
     record = {
         "library": "stofm_geo",

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
 from stofm_geo.data import SubSliceDataset
-from stofm_geo.training.trainer import run
+from stofm_geo.training.trainer import fit_module
 
 if TYPE_CHECKING:
     from stofm_geo.tasks.annotation import Annotator
@@ -129,7 +129,7 @@ def train(module: FineTuning, max_steps: int, progress: bool) -> None:
     """Train for at most ``max_steps`` steps, with early stopping on the held-out loss."""
     module.train()  # dropout, too; models rest without it
     stop = EarlyStopping(FineTuning.MONITOR, patience=_PATIENCE)
-    run(
+    fit_module(
         module,
         _batches(module.slices, module.shown, max_steps),
         max_steps=max_steps,

@@ -23,14 +23,14 @@ _RISE = 2  # steps up to the highest rate, at least
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seed_context(seed: int) -> Iterator[None]:
     """Seed all random generators in this context and restore their states afterwards."""
     with isolate_rng():
         L.seed_everything(seed, verbose=False)
         yield
 
 
-def run(
+def fit_module(
     module: L.LightningModule,
     loader: Any,
     *,
