@@ -107,19 +107,19 @@ class SToFMNetwork(nn.Module):
         h = _times(data.x, data, self.encoder.component_embeddings)
         return self.encoder.refine(h, data.technology[of])
 
-    def estimates(self, z: Tensor, data: Data) -> Tensor:
-        """Decode embeddings into the space in which the niche loss is computed (:meth:`asked`)."""
+    def decode_niche(self, z: Tensor, data: Data) -> Tensor:
+        """Decode embeddings into the space in which the niche loss is computed (:meth:`niche_target`)."""
         if self.encoder is None:
             return z
         parts = z[:, : 3 * self.in_channels].view(len(z), 3, -1)
-        return _times(parts, data, self.reads).flatten(1)
+        return _times(parts, data, self.component_decoder).flatten(1)
 
-    def cells(self, z: Tensor, data: Data) -> Tensor:
+    def predict_features(self, z: Tensor, data: Data) -> Tensor:
         """Predict the features ``data.x`` from embeddings, ``[num_nodes, F]``."""
         found = self.cell_head(z)
-        return found if self.encoder is None else _times(found, data, self.reads)
+        return found if self.encoder is None else _times(found, data, self.component_decoder)
 
-    def reads(self, panel: Tensor, loadings: Tensor) -> Tensor:
+    def component_decoder(self, panel: Tensor, loadings: Tensor) -> Tensor:
         """Return the matrix from features to the components of a slice, ``[F, components]``.
 
         It is the pseudo-inverse of the embeddings of the components, so that it inverts the
@@ -131,8 +131,8 @@ class SToFMNetwork(nn.Module):
         ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
         return torch.linalg.solve(gram + ridge, axes).t()
 
-    def asked(self, niches: Tensor) -> Tensor:
-        """Map niche features of ``data.x`` into the space of :meth:`estimates`."""
+    def niche_target(self, niches: Tensor) -> Tensor:
+        """Map niche features of ``data.x`` into the space of :meth:`decode_niche`."""
         return niches @ self.basis if self.encoder is None else niches
 
 

@@ -56,11 +56,11 @@ def niche_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
         z: Embeddings ``[num_nodes, out_channels]``.
     """
     core = data.core_mask
-    true = network.asked(data.niche[core])
+    true = network.niche_target(data.niche[core])
     with torch.no_grad():
-        averages = network.asked(niche_features(data.x, cell_edges(data), ~data.mask)[core])
+        averages = network.niche_target(niche_features(data.x, cell_edges(data), ~data.mask)[core])
         plain = (averages - true).square().sum()
-    error = (network.estimates(z, data)[core] - true).square().sum()
+    error = (network.decode_niche(z, data)[core] - true).square().sum()
     return Loss(error, plain, torch.tensor(float(true.numel()), device=z.device))
 
 

@@ -72,7 +72,7 @@ def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
     """
     true = data.x_true[data.asked]
     near = niche_features(data.x, cell_edges(data), ~data.mask)[data.asked].chunk(3, dim=1)[1]
-    found = network.cells(z, data)[data.asked]
+    found = network.predict_features(z, data)[data.asked]
     error, plain = (1 - F.cosine_similarity(guess, true) for guess in (found, near))
     return Loss(error.sum(), plain.sum(), data.asked.sum().float())
 

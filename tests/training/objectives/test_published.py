@@ -57,7 +57,7 @@ def test_losses_against_their_formulas(asked) -> None:
     z, pair = network(puzzle)
     loss = cell_loss(network, puzzle, z)
     rows = puzzle.asked.nonzero().view(-1)
-    found = network.cells(z, puzzle)[rows]
+    found = network.predict_features(z, puzzle)[rows]
     cosine = (F.normalize(found) * F.normalize(puzzle.x_true[rows])).sum(dim=1)
     torch.testing.assert_close(loss.error, (1 - cosine).sum())
     assert loss.count == len(rows)
