@@ -65,14 +65,14 @@ def puzzle(
 
     Returns:
         A copy with the features hidden and the edges of moved cells anew; ``x_true`` ``[N, F]``;
-        ``asked`` ``[N]``, the cells to be guessed; ``pair_index`` ``[2, P]``, the pairs of cells
+        ``target_mask`` ``[N]``, the cells to be guessed; ``pair_index`` ``[2, P]``, the pairs of cells
         whose distance is to be guessed, and ``pair_distance`` ``[P]``.
     """
     o = objectives or Objectives()
     made = copy.copy(data)
     cell = data.node_type == NodeType.CELL
     hidden, asked = _drawn(cell, o.mask_share, o.mask_kept, generator)
-    made.x_true, made.asked = data.x, asked
+    made.x_true, made.target_mask = data.x, asked
     made.x = data.x.masked_fill(hidden[:, None], o.mask_value)
 
     moved, far = _drawn(cell, o.move_share, o.move_kept, generator)
@@ -103,9 +103,9 @@ def losses(network: OfficialNetwork, data: Data) -> tuple[Tensor, Tensor]:
     if network.lm_head is None or network.pair_head is None:
         raise ValueError("the network has no heads of pre-training; make it with heads=True")
     z, logits = network(data, data.pair_index)
-    guess = F.normalize(network.lm_head(z[data.asked]), dim=-1)
+    guess = F.normalize(network.lm_head(z[data.target_mask]), dim=-1)
     same = guess.new_ones(len(guess))
-    hidden = F.cosine_embedding_loss(guess, data.x_true[data.asked], same)
+    hidden = F.cosine_embedding_loss(guess, data.x_true[data.target_mask], same)
     return hidden, F.mse_loss(network.pair_head(logits).squeeze(1), data.pair_distance)
 
 

@@ -33,7 +33,7 @@ _KEPT = 0.03  # of the cells, that are asked for as they are
 class OfficialMasking:
     """Makes a puzzle of a piece (:class:`~stofm_geo.data.SubSliceDataset`), another one each time.
 
-    Sets ``x_true`` ``[N, F]``; ``asked`` ``[N]``, the cells to be guessed; ``measured`` ``[N]``,
+    Sets ``x_true`` ``[N, F]``; ``target_mask`` ``[N]``, the cells to be guessed; ``distance_mask`` ``[N]``,
     those whose distances are.
 
     Args:
@@ -53,7 +53,7 @@ class OfficialMasking:
         puzzle = copy.copy(piece)
         puzzle.x_true = piece.x
         puzzle = self.transform(puzzle)
-        puzzle.asked, puzzle.measured = (
+        puzzle.target_mask, puzzle.distance_mask = (
             changed | (puzzle.core_mask & (torch.rand(len(changed)) < _KEPT))
             for changed in (puzzle.mask, puzzle.moved)
         )
@@ -70,11 +70,11 @@ def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
         data: A puzzle or a batch of them.
         z: Embeddings ``[num_nodes, out_channels]``.
     """
-    true = data.x_true[data.asked]
-    near = niche_features(data.x, cell_edges(data), ~data.mask)[data.asked].chunk(3, dim=1)[1]
-    found = network.predict_features(z, data)[data.asked]
+    true = data.x_true[data.target_mask]
+    near = niche_features(data.x, cell_edges(data), ~data.mask)[data.target_mask].chunk(3, dim=1)[1]
+    found = network.predict_features(z, data)[data.target_mask]
     error, plain = (1 - F.cosine_similarity(guess, true) for guess in (found, near))
-    return Loss(error.sum(), plain.sum(), data.asked.sum().float())
+    return Loss(error.sum(), plain.sum(), data.target_mask.sum().float())
 
 
 def pair_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
@@ -89,7 +89,7 @@ def pair_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
     """
     src, dst = data.edge_index
     cells = data.node_type == NodeType.CELL
-    asked = (data.measured[src] | data.measured[dst]) & cells[src] & cells[dst]
+    asked = (data.distance_mask[src] | data.distance_mask[dst]) & cells[src] & cells[dst]
     src, dst = src[asked], dst[asked]
     true = (data.pos_target[src] - data.pos_target[dst]).norm(dim=1).float()
     seen = (data.pos[src] - data.pos[dst]).norm(dim=1).float()

@@ -44,8 +44,10 @@ def test_shares_and_what_stays(asked) -> None:
     _, piece, puzzle = asked
     cells = int((piece.node_type == NodeType.CELL).sum())
     assert 0.07 < puzzle.mask.sum() / cells < 0.17
-    assert 0.005 < (puzzle.asked & ~puzzle.mask).sum() / cells < 0.06
-    assert (puzzle.asked | ~puzzle.mask).all() and (puzzle.measured | ~puzzle.moved).all()
+    assert 0.005 < (puzzle.target_mask & ~puzzle.mask).sum() / cells < 0.06
+    assert (puzzle.target_mask | ~puzzle.mask).all() and (
+        puzzle.distance_mask | ~puzzle.moved
+    ).all()
     torch.testing.assert_close(puzzle.x_true, piece.x)
     # As published, neighbours are those before the move.
     assert torch.equal(puzzle.edge_index, piece.edge_index)
@@ -56,7 +58,7 @@ def test_losses_against_their_formulas(asked) -> None:
     network, _, puzzle = asked
     z, pair = network(puzzle)
     loss = cell_loss(network, puzzle, z)
-    rows = puzzle.asked.nonzero().view(-1)
+    rows = puzzle.target_mask.nonzero().view(-1)
     found = network.predict_features(z, puzzle)[rows]
     cosine = (F.normalize(found) * F.normalize(puzzle.x_true[rows])).sum(dim=1)
     torch.testing.assert_close(loss.error, (1 - cosine).sum())
@@ -64,7 +66,7 @@ def test_losses_against_their_formulas(asked) -> None:
 
     loss = pair_loss(network, puzzle, pair)
     edges = cell_edges(puzzle)
-    wanted = puzzle.measured[edges].any(dim=0)
+    wanted = puzzle.distance_mask[edges].any(dim=0)
     true = (puzzle.pos_target[edges[0]] - puzzle.pos_target[edges[1]]).norm(dim=1)[wanted]
     seen = (puzzle.pos[edges[0]] - puzzle.pos[edges[1]]).norm(dim=1)[wanted]
     assert loss.count == wanted.sum()
