@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
-from stofm_geo.training.objectives import Loss, Objectives
+from stofm_geo.training.objectives import Loss, PretrainingObjective
 from stofm_geo.training.trainer import adamw_one_cycle
 
 
@@ -33,7 +33,7 @@ class Pretraining(L.LightningModule):
         super().__init__()
         self.network = network
         self.config = config
-        self.objectives = Objectives.of(config)
+        self.objectives = PretrainingObjective.from_config(config)
         self.losses: deque[Tensor] = deque(maxlen=50)
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:

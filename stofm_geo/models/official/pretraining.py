@@ -17,7 +17,7 @@ from stofm_geo.models.official.network import OfficialNetwork
 
 
 @dataclass(frozen=True)
-class Objectives:
+class OfficialMaskingConfig:
     """What is hidden and moved; the defaults are the published constants.
 
     Attributes:
@@ -51,7 +51,9 @@ class Objectives:
 
 
 def puzzle(
-    data: Data, objectives: Objectives | None = None, generator: torch.Generator | None = None
+    data: Data,
+    objectives: OfficialMaskingConfig | None = None,
+    generator: torch.Generator | None = None,
 ) -> Data:
     """Hide some cells of a sub-slice and move others.
 
@@ -68,7 +70,7 @@ def puzzle(
         ``target_mask`` ``[N]``, the cells to be guessed; ``pair_index`` ``[2, P]``, the pairs of cells
         whose distance is to be guessed, and ``pair_distance`` ``[P]``.
     """
-    o = objectives or Objectives()
+    o = objectives or OfficialMaskingConfig()
     made = copy.copy(data)
     cell = data.node_type == NodeType.CELL
     hidden, asked = _drawn(cell, o.mask_share, o.mask_kept, generator)

@@ -15,7 +15,7 @@ from stofm_geo.training.objectives.niches import NicheMasking, distance_loss, ni
 from stofm_geo.training.objectives.published import OfficialMasking, cell_loss, pair_loss
 
 
-class Objectives(NamedTuple):
+class PretrainingObjective(NamedTuple):
     """A kind of puzzle and its losses.
 
     Attributes:
@@ -29,7 +29,7 @@ class Objectives(NamedTuple):
     distance_loss: Callable[[SToFMNetwork, Data, Tensor], Loss]
 
     @classmethod
-    def of(cls, config: SToFMConfig) -> Objectives:
+    def from_config(cls, config: SToFMConfig) -> PretrainingObjective:
         """Return the objectives that a configuration names."""
         if config.objectives == "official":
             return cls(OfficialMasking(config), cell_loss, pair_loss)

@@ -13,7 +13,7 @@ from stofm_geo.datasets import toy_tissue
 from stofm_geo.models.prepare import make_encoder
 from stofm_geo.networks import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
-from stofm_geo.training.objectives import Objectives
+from stofm_geo.training.objectives import PretrainingObjective
 from stofm_geo.training.objectives.published import cell_loss, pair_loss
 from stofm_geo.training.pretraining_loader import pretraining_loader
 
@@ -83,6 +83,6 @@ def test_training_lowers_both() -> None:
 
 
 def test_the_settings_name_them() -> None:
-    assert Objectives.of(SToFMConfig()).niche_loss is not cell_loss
+    assert PretrainingObjective.from_config(SToFMConfig()).niche_loss is not cell_loss
     with pytest.raises(ValueError, match="objectives must be 'niches' or 'official'"):
         SToFMConfig(objectives="published")
