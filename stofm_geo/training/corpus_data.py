@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
 from stofm_geo._validation import check_fraction, check_positive
-from stofm_geo.data.corpus import BudgetBatchSampler, CorpusDataset, CorpusLoader, read_index
+from stofm_geo.data.corpus import CorpusDataset, CorpusLoader, NodeBudgetBatchSampler, read_index
 from stofm_geo.data.subslices import collate_subslices
 
 
@@ -78,11 +78,11 @@ class CorpusDataModule(L.LightningDataModule):
             self.val, batch_sampler=sampler, num_workers=self.workers, collate_fn=collate_subslices
         )
 
-    def _batches(self, dataset: CorpusDataset, shuffle: bool) -> BudgetBatchSampler:
+    def _batches(self, dataset: CorpusDataset, shuffle: bool) -> NodeBudgetBatchSampler:
         rank, world = 0, 1
         if self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
-        return BudgetBatchSampler(
+        return NodeBudgetBatchSampler(
             dataset.num_nodes, self.node_budget, self.seed, rank, world, shuffle
         )
 

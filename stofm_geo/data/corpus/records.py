@@ -29,7 +29,7 @@ _VIRTUAL = ("x", "pos", "node_type", "cluster_size")  # what is known of virtual
 
 
 @dataclass
-class Common:
+class SliceHeader:
     """What the pieces of a slice share.
 
     Attributes:
@@ -47,7 +47,7 @@ class Common:
     cluster_size: Tensor
 
     @classmethod
-    def of(cls, own: PanelSlice) -> Common:
+    def from_slice(cls, own: PanelSlice) -> SliceHeader:
         """Return the header of a slice."""
         n, data = own.counts.shape[0], own.data
         return cls(own.components, *(data[name][n:] for name in _VIRTUAL))
@@ -66,7 +66,7 @@ class Common:
         )
 
     @classmethod
-    def from_bytes(cls, stored: bytes) -> Common:
+    def from_bytes(cls, stored: bytes) -> SliceHeader:
         """Read the bytes of :meth:`to_bytes`."""
         of = load(stored)
         return cls(
@@ -105,7 +105,7 @@ def encode(piece: Data, counts: sp.csr_matrix) -> bytes:
     )
 
 
-def decode(record: bytes, common: Common, number: np.ndarray, technology: int) -> Data:
+def decode(record: bytes, common: SliceHeader, number: np.ndarray, technology: int) -> Data:
     """Decode a record to a sub-slice, as in :class:`~stofm_geo.data.SubSliceDataset`.
 
     Args:

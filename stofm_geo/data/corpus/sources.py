@@ -90,7 +90,7 @@ class Slice:
 
 
 @dataclass
-class ReadSlice:
+class CorpusSlice:
     """A slice, checked, in its own frame.
 
     Attributes:
@@ -284,7 +284,7 @@ def slices_of(source: Source) -> list[Slice]:
         return [Slice(source, key, name) for name in ([only] if only else names)]
 
 
-def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int = 1) -> ReadSlice:
+def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int = 1) -> CorpusSlice:
     """Read one slice, and of ``X`` its rows alone.
 
     Raises:
@@ -323,7 +323,7 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
             counts, pos, rows = counts.of(full), pos[full], rows[full]
         order, pos, unit = checked_pose(counts, pos, min_cells)
         counts.order = order
-    return ReadSlice(counts, genes, pos, rows[order], unit, technology, report)
+    return CorpusSlice(counts, genes, pos, rows[order], unit, technology, report)
 
 
 def _genes(

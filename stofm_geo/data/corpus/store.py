@@ -25,7 +25,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from stofm_geo.data.corpus.records import Common
+from stofm_geo.data.corpus.records import SliceHeader
 from stofm_geo.data.stores import check_zarr
 
 _SHARD = 64 * 2**20  # bytes, before compression; it is held in memory while it is written
@@ -103,7 +103,7 @@ class SliceStore:
         self._records = group["records"]
         self._lengths = group["lengths"][:]
         self.genes = read_genes(folder)
-        self.common = Common.from_bytes(group["common"][:].tobytes())
+        self.common = SliceHeader.from_bytes(group["common"][:].tobytes())
 
     def record(self, index: int) -> bytes:
         """Return the record of a sub-slice."""
