@@ -29,8 +29,8 @@ from stofm_geo._replace import clear_leftovers, replace_path, work_folder
 from stofm_geo._validation import check_positive, error_context
 from stofm_geo._version import __version__
 from stofm_geo.data.corpus import workers as pool
+from stofm_geo.data.corpus.codec import SliceHeader, encode
 from stofm_geo.data.corpus.index import FAILED, FORMAT, HASH, HEAD, INDEX, SLICES
-from stofm_geo.data.corpus.records import SliceHeader, encode
 from stofm_geo.data.corpus.sources import CorpusSlice, Slice, Source, read_slice, slices_of
 from stofm_geo.data.corpus.store import checksum, head_of, read_genes, write_slice
 from stofm_geo.data.panel_slice import PanelSlice

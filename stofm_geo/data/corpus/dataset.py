@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Data
 
 from stofm_geo._validation import preview
+from stofm_geo.data.corpus.codec import decode
 from stofm_geo.data.corpus.index import HEAD, SLICES, checksum_of, read_index
-from stofm_geo.data.corpus.records import decode
 from stofm_geo.data.corpus.store import SliceStore
 
 _CACHE = 128 * 2**20  # bytes that opened slices may take, in each process

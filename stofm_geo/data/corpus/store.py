@@ -1,6 +1,6 @@
 """One slice of a corpus on disk: a zarr (version 3) group of which a piece is one range of bytes.
 
-``records`` is ``uint8 [pieces, longest]``, a row a piece (:mod:`~stofm_geo.data.corpus.records`),
+``records`` is ``uint8 [pieces, longest]``, a row a piece (:mod:`~stofm_geo.data.corpus.codec`),
 filled up with zeros. A row is one inner chunk of a *shard*: compressed by itself, and found by the
 shard's index. So a piece is one contiguous read, while a slice of a thousand pieces is few files.
 A column a tensor would be easier to look at, but a piece would then be ten reads, of ragged arrays
@@ -25,7 +25,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from stofm_geo.data.corpus.records import SliceHeader
+from stofm_geo.data.corpus.codec import SliceHeader
 from stofm_geo.data.stores import check_zarr
 
 _SHARD = 64 * 2**20  # bytes, before compression; it is held in memory while it is written
