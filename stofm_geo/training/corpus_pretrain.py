@@ -132,7 +132,7 @@ class CorpusPretraining(Pretraining):
         ):
             if loss.count > 0:
                 self.held_out[name].update(loss.error / loss.count, loss.count)
-                self.held_out[f"{name}_plain"].update(loss.plain / loss.count, loss.count)
+                self.held_out[f"{name}_plain"].update(loss.baseline / loss.count, loss.count)
         self.spread.update(z[batch.core_mask])
 
     def on_validation_epoch_end(self) -> None:

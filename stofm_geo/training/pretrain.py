@@ -51,7 +51,7 @@ class Pretraining(L.LightningModule):
     def _mean(self, loss: Loss) -> tuple[Tensor, Tensor]:
         """Return mean error and mean baseline error; gradients are averaged over ranks later."""
         count = self.trainer.strategy.reduce(loss.count.clone(), reduce_op="mean").clamp_min(1)
-        return loss.error / count, loss.plain / count
+        return loss.error / count, loss.baseline / count
 
     def configure_optimizers(self) -> dict:
         """See ``LightningModule``."""

@@ -108,7 +108,7 @@ def test_losses_have_gradients_and_baselines(pieces, network) -> None:
     niches, distances = niche_loss(network, puzzle, z), distance_loss(network, puzzle, pair)
     assert niches.error.item() == pytest.approx(niches.plain.item())  # before training
     assert niches.count == puzzle.core_mask.sum() * 256 and distances.count > 0
-    assert distances.plain > 0
+    assert distances.baseline > 0
     (niches.error + distances.error).backward()
     assert network.project.weight.grad.abs().sum() > 0
     assert network.transformer.blocks[0].attention.geometry.radial.mean.grad.abs().sum() > 0

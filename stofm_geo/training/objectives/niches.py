@@ -59,9 +59,9 @@ def niche_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
     true = network.niche_target(data.niche[core])
     with torch.no_grad():
         averages = network.niche_target(niche_features(data.x, cell_edges(data), ~data.mask)[core])
-        plain = (averages - true).square().sum()
+        baseline = (averages - true).square().sum()
     error = (network.decode_niche(z, data)[core] - true).square().sum()
-    return Loss(error, plain, torch.tensor(float(true.numel()), device=z.device))
+    return Loss(error, baseline, torch.tensor(float(true.numel()), device=z.device))
 
 
 def distance_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:

@@ -73,8 +73,8 @@ def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
     true = data.x_true[data.target_mask]
     near = niche_features(data.x, cell_edges(data), ~data.mask)[data.target_mask].chunk(3, dim=1)[1]
     found = network.predict_features(z, data)[data.target_mask]
-    error, plain = (1 - F.cosine_similarity(guess, true) for guess in (found, near))
-    return Loss(error.sum(), plain.sum(), data.target_mask.sum().float())
+    error, baseline = (1 - F.cosine_similarity(guess, true) for guess in (found, near))
+    return Loss(error.sum(), baseline.sum(), data.target_mask.sum().float())
 
 
 def pair_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:

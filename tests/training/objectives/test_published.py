@@ -70,7 +70,9 @@ def test_losses_against_their_formulas(asked) -> None:
     true = (puzzle.pos_target[edges[0]] - puzzle.pos_target[edges[1]]).norm(dim=1)[wanted]
     seen = (puzzle.pos[edges[0]] - puzzle.pos[edges[1]]).norm(dim=1)[wanted]
     assert loss.count == wanted.sum()
-    torch.testing.assert_close(loss.plain, (seen - true).square().sum().float(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        loss.baseline, (seen - true).square().sum().float(), rtol=1e-4, atol=0
+    )
 
 
 def test_training_lowers_both() -> None:
