@@ -16,7 +16,7 @@ from stofm_geo.benchmark.peers import PEERS
 from stofm_geo.benchmark.problems import Kind, Problem
 from stofm_geo.benchmark.registry import Registry
 from stofm_geo.benchmark.scoring import MAIN
-from stofm_geo.benchmark.trained import Trained
+from stofm_geo.benchmark.trained import GraphLayerModel
 
 Solve = Callable[[Problem, int], tuple[list[np.ndarray], dict[str, Any]]]
 
@@ -59,7 +59,7 @@ def register_model(
         layer: Instead: makes a layer of a width, ``forward(x, edge_index, pos)`` from
             ``[N, width]`` to ``[N, width]``. Three of them, as wide as makes
             300 000 parameters, are trained as all others are
-            (:class:`~stofm_geo.benchmark.trained.Trained`).
+            (:class:`~stofm_geo.benchmark.trained.GraphLayerModel`).
         kinds: Of the problems it answers (default: all).
         seeded: Whether the seed matters.
         needs: A module that must be importable.
@@ -72,7 +72,7 @@ def register_model(
         raise TypeError("give solve, a function of a problem and a seed, or layer, one of a width")
     if unknown := set(kinds) - set(MAIN):
         raise ValueError(f"kinds must be of {', '.join(MAIN)}; found {sorted(unknown)}")
-    solve = solve or Trained(partial(Stack, layer))
+    solve = solve or GraphLayerModel(partial(Stack, layer))
     MODELS.add(name, Model(solve, tuple(kinds), seeded, needs))
 
 
@@ -84,10 +84,10 @@ for _name, _solve in baselines.LINEAR.items():
     register_model(_name, _solve, seeded=False)
 for _name, _layer in LAYERS.items():
     register_model(_name, layer=_layer)
-register_model("SE2Transformer", Trained(_body(vectors=False)))
-register_model("SE2Transformer (vectors)", Trained(_body(vectors=True)))
-register_model("SE2Transformer (macro nodes)", Trained(_body(vectors=False), macro=True))
-register_model("SE2Transformer (no halo)", Trained(_body(vectors=False), halo=0))
+register_model("SE2Transformer", GraphLayerModel(_body(vectors=False)))
+register_model("SE2Transformer (vectors)", GraphLayerModel(_body(vectors=True)))
+register_model("SE2Transformer (macro nodes)", GraphLayerModel(_body(vectors=False), macro=True))
+register_model("SE2Transformer (no halo)", GraphLayerModel(_body(vectors=False), halo=0))
 register_model("SToFM", ours.stofm)
 register_model(
     "SToFM (not pre-trained)", partial(ours.stofm, steps=1), kinds=("classes", "vectors")

@@ -70,7 +70,7 @@ class Problem:
 
 
 @dataclass
-class Case:
+class Split:
     """A problem, made when it is asked for, and what tells how good an answer is.
 
     Attributes:

@@ -72,7 +72,7 @@ def count(net: nn.Module) -> int:
 
 
 @dataclass(frozen=True)
-class Trained:
+class GraphLayerModel:
     """A model of any problem: a body of layers, trained on pieces of the training slices.
 
     Learning rate (two) and number of steps (up to 120) are those that do best on a quarter of the

@@ -108,7 +108,10 @@ class SToFMNetwork(nn.Module):
         return self.encoder.refine(h, data.technology[of])
 
     def decode_niche(self, z: Tensor, data: Data) -> Tensor:
-        """Decode embeddings into the space in which the niche loss is computed (:meth:`niche_target`)."""
+        """Decode embeddings into the space in which the niche loss is computed.
+
+        See :meth:`niche_target`.
+        """
         if self.encoder is None:
             return z
         parts = z[:, : 3 * self.in_channels].view(len(z), 3, -1)

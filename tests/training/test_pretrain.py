@@ -106,7 +106,7 @@ def test_losses_have_gradients_and_baselines(pieces, network) -> None:
     puzzle = next(iter(pretraining_loader(pieces, SETTINGS, 1)))
     z, pair = network(puzzle)
     niches, distances = niche_loss(network, puzzle, z), distance_loss(network, puzzle, pair)
-    assert niches.error.item() == pytest.approx(niches.plain.item())  # before training
+    assert niches.error.item() == pytest.approx(niches.baseline.item())  # before training
     assert niches.count == puzzle.core_mask.sum() * 256 and distances.count > 0
     assert distances.baseline > 0
     (niches.error + distances.error).backward()

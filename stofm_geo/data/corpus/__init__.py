@@ -17,9 +17,9 @@ from stofm_geo.data.corpus.sampler import NodeBudgetBatchSampler
 from stofm_geo.data.corpus.sources import Source, find_sources, read_manifest
 
 __all__ = [
-    "NodeBudgetBatchSampler",
     "CorpusDataset",
     "CorpusLoader",
+    "NodeBudgetBatchSampler",
     "Source",
     "build",
     "find_sources",

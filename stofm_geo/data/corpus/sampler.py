@@ -51,7 +51,7 @@ class NodeBudgetBatchSampler(Sampler[list[int]]):
         check_positive("num_replicas", num_replicas, whole=True)
         check_positive("seed", seed, whole=True, or_zero=True)
         if not 0 <= rank < num_replicas:
-            raise ValueError(f"rank must be from 0 to {world - 1}; found {rank}")
+            raise ValueError(f"rank must be from 0 to {num_replicas - 1}; found {rank}")
         self.num_nodes = np.asarray(num_nodes, dtype=np.int64)
         self.node_budget, self.seed, self.shuffle = node_budget, seed, shuffle
         self.rank, self.num_replicas = rank, num_replicas
