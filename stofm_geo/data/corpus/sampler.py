@@ -14,18 +14,18 @@ from stofm_geo._validation import check_positive
 class NodeBudgetBatchSampler(Sampler[list[int]]):
     """Batches of pieces whose nodes together are within a budget.
 
-    The pieces of all slices are shuffled anew each epoch, and cut into batches that follow each
-    other and are about equally large. How many batches there are is the same in all epochs (a
-    trainer asks once) and a multiple of the number of processes, of which each takes every
-    ``num_replicas``-th; no piece is left out, none is seen twice. That, and no batch being too large,
-    costs some of the budget: batches have ``node_budget`` less the largest piece, on average.
+    Each epoch shuffles the pieces of all slices and cuts them into consecutive batches of about
+    equal size. The number of batches is the same in all epochs (a trainer reads it once) and a
+    multiple of ``num_replicas``; each process takes every ``num_replicas``-th batch. No piece is
+    left out or repeated, and no batch exceeds the budget. So a batch has about ``node_budget``
+    minus the largest piece, on average.
 
     Args:
         num_nodes: Of each piece.
         node_budget: Most nodes of a batch.
         seed: Of the shuffling; with the epoch, it determines the batches (default 0).
         rank: This process' number (default 0).
-        num_replicas: How many processes there are (default 1).
+        num_replicas: Number of processes (default 1).
         shuffle: Whether pieces are shuffled; otherwise they come as they are (default True).
 
     Attributes:

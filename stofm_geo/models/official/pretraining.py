@@ -57,8 +57,8 @@ def puzzle(
 ) -> Data:
     """Hide some cells of a sub-slice and move others.
 
-    A moved cell is told its distance to every node, which gives away that it was moved; so it is
-    published, and so the weights have learned.
+    A moved cell has a known distance to every node, which reveals that it was moved. This is the
+    published scheme, with which the published weights were trained.
 
     Args:
         data: Of :func:`~stofm_geo.models.official.subslices`.
@@ -66,9 +66,9 @@ def puzzle(
         generator: Of what is drawn; ``None``: PyTorch's global one.
 
     Returns:
-        A copy with the features hidden and the edges of moved cells anew; ``x_true`` ``[N, F]``;
-        ``target_mask`` ``[N]``, the cells to be guessed; ``pair_index`` ``[2, P]``, the pairs of cells
-        whose distance is to be guessed, and ``pair_distance`` ``[P]``.
+        A copy with masked features and new edges of the moved cells; ``x_true`` ``[N, F]``;
+        ``target_mask`` ``[N]``, the cells to predict; ``pair_index`` ``[2, P]``, the pairs of cells
+        whose distance is to be predicted, and ``pair_distance`` ``[P]``.
     """
     o = objectives or OfficialMaskingConfig()
     made = copy.copy(data)

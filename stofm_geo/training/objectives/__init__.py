@@ -1,4 +1,4 @@
-"""What training asks for: a puzzle made of a piece, and two losses of what is said to it."""
+"""Pre-training objectives: a masking of sub-slices and two losses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from stofm_geo.training.objectives.published import OfficialMasking, cell_loss, 
 
 
 class PretrainingObjective(NamedTuple):
-    """A kind of puzzle and its losses.
+    """A masking of sub-slices and its losses.
 
     Attributes:
-        puzzle: Makes puzzles of pieces (:class:`~stofm_geo.data.SubSliceDataset`).
-        niche_loss: Of the network, a puzzle and its embeddings.
-        distance_loss: Of the network, a puzzle and its pair states.
+        puzzle: Masks a sub-slice (:class:`~stofm_geo.data.SubSliceDataset`).
+        niche_loss: From network, masked sub-slice and embeddings to the loss.
+        distance_loss: From network, masked sub-slice and pair states to the loss.
     """
 
     puzzle: Callable[[Data], Data]

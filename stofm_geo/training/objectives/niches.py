@@ -1,4 +1,4 @@
-"""Our objectives, which nothing leaks into: niches of hidden cells, distances of moved ones."""
+"""Objectives without leaks: niches of masked cells, distances of moved cells."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from stofm_geo.transforms import MaskCells, PerturbPositions, SpatialKNN
 
 
 class NicheMasking:
-    """Makes a puzzle of a piece (:class:`~stofm_geo.data.SubSliceDataset`), another one each time.
+    """Random perturbation and masking of a :class:`~stofm_geo.data.SubSliceDataset` item.
 
-    Sets ``niche``, what core cells are asked for, from the piece as it is. Then some cells are
-    moved, the graph is that of the moved positions (the true one would tell), and some cells are
-    hidden.
+    Sets ``niche``, the target of core cells, from the unchanged sub-slice. Then it moves some
+    cells, builds the graph of the moved positions (the true one would leak them), and masks some
+    cells.
 
     Args:
         config: Shares, and how far cells are moved.

@@ -1,13 +1,13 @@
 """The published objectives on our graphs: vectors of hidden cells, and distances of moved ones.
 
-Of a sub-slice's cells some are hidden and a few more asked for as they are, by the cosine of what a
-head makes of the embedding with the cell's own features. Some are moved far, and a few more
-measured as they are: a head makes distances to neighbours of their pair states, by the squared
-error. The neighbours stay those before the move, which tells what was moved; so it is published
-(arXiv 2507.11588), and why :mod:`~stofm_geo.training.objectives.niches` asks otherwise.
+Some cells of a sub-slice are masked, and a few more are targets without a mask: a head predicts
+their features from the embedding, with a cosine loss. Some cells are moved far, and a few more are
+targets without a move: a head predicts distances to neighbours from pair states, with a squared
+error. Edges are those before the move, as published (arXiv 2507.11588), which reveals what was
+moved; :mod:`~stofm_geo.training.objectives.niches` avoids that.
 
-Two things are not as published: a hidden cell is a learned token, not the number -100, and its
-features are taken out of the means that virtual cells have.
+Two things differ from the publication: a masked cell is a learned token, not the number -100, and
+its features are left out of the means of macro nodes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives.loss import Loss
 from stofm_geo.transforms import MaskCells, PerturbPositions
 
-_KEPT = 0.03  # of the cells, that are asked for as they are
+_KEPT = 0.03  # share of the cells that are targets, though unchanged
 
 
 class OfficialMasking:
-    """Makes a puzzle of a piece (:class:`~stofm_geo.data.SubSliceDataset`), another one each time.
+    """Random masking and perturbation of a :class:`~stofm_geo.data.SubSliceDataset` item.
 
-    Sets ``x_true`` ``[N, F]``; ``target_mask`` ``[N]``, the cells to be guessed; ``distance_mask`` ``[N]``,
-    those whose distances are.
+    Sets ``x_true`` ``[N, F]``; ``target_mask`` ``[N]``, the cells to predict; ``distance_mask``
+    ``[N]``, the cells whose distances are to be predicted.
 
     Args:
         config: Shares, and how far cells are moved.
