@@ -43,7 +43,7 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
     if problem.kind == "vectors":
         return [_embedded(model, part) for part in test], record
     annotator = fine_tune(
-        model, problem.train, LABEL, method, task=problem.about, seed=seed, progress=False
+        model, problem.train, LABEL, method, task=problem.label_level, seed=seed, progress=False
     )
     for part in test:
         annotator.predict(part, key_added="found")

@@ -45,7 +45,9 @@ def held_out(slices: Slices, key: str, group: str) -> tuple[Problem, list[np.nda
     slices = {name: part[:, shared] for name, part in slices.items()}
     train = [labelled(p, labels_of(p, key)) for name, p in slices.items() if not inside[name]]
     test = [p for name, p in slices.items() if inside[name]]
-    return _finish(train, [bare(p) for p in test], [labels_of(p, key) for p in test], apart=True)
+    return _finish(
+        train, [bare(p) for p in test], [labels_of(p, key) for p in test], leak_free=True
+    )
 
 
 def in_blocks(part: AnnData, key: str, fold: int) -> tuple[Problem, list[np.ndarray]]:
@@ -56,7 +58,7 @@ def in_blocks(part: AnnData, key: str, fold: int) -> tuple[Problem, list[np.ndar
     test = folds(block, np.zeros(len(block), dtype=int), _FOLDS, seed=0)[fold]
     rows = np.flatnonzero(test)
     train = labelled(part, label, np.flatnonzero(~test))
-    return _finish([train], [bare(part, rows)], [label[rows]], apart=True)
+    return _finish([train], [bare(part, rows)], [label[rows]], leak_free=True)
 
 
 def at_random(part: AnnData, key: str) -> tuple[Problem, list[np.ndarray]]:
@@ -68,7 +70,7 @@ def at_random(part: AnnData, key: str) -> tuple[Problem, list[np.ndarray]]:
     test = np.random.default_rng(0).random(part.n_obs) < _RANDOM_TEST
     train = labelled(part, np.where(test, None, label))
     known = test & (label != None)  # noqa: E711 - of an array
-    return _finish([train], [bare(part)], [label], apart=False, asked=[known])
+    return _finish([train], [bare(part)], [label], leak_free=False, asked=[known])
 
 
 def each(slices: Slices, key: str) -> Iterator[tuple[str, str, Callable]]:
@@ -100,9 +102,9 @@ def _finish(
     test: list[AnnData],
     truth: list[np.ndarray],
     *,
-    apart: bool,
-    asked: list[np.ndarray] | None = None,
+    leak_free: bool,
+    scored_mask: list[np.ndarray] | None = None,
 ) -> tuple[Problem, list[np.ndarray]]:
     names = sorted({name for part in train for name in part.obs[LABEL].dropna()})
     asked = asked or [np.array([one is not None for one in label]) for label in truth]
-    return Problem("classes", train, test, names, asked, apart), truth
+    return Problem("classes", train, test, names, asked, leak_free), truth

@@ -60,7 +60,7 @@ def labels(slices: Slices, dataset: str, key: str) -> Iterator[Split]:
 
     def make(build: Callable) -> tuple[Problem, Callable]:
         problem, truth = build()
-        problem.about = key
+        problem.label_level = key
         return problem, partial(scoring.classes, problem, truth)
 
     for name, kind, build in each(slices, key):

@@ -152,7 +152,7 @@ def answer(cell: Cell, data: Path | None) -> Cell:
         problem, score = case.make()
         check_apart(problem)
         row["digest"], row["version"] = problem.digest(), TASKS[cell["task"]].version
-        row["apart"] = problem.apart
+        row["apart"] = problem.leak_free
         model = MODELS[cell["model"]]
         forget_peak()
         start = time.perf_counter()
