@@ -148,5 +148,5 @@ def embedded(
     embed: Callable[[list[AnnData], int], list[np.ndarray]],
     settings: str,
 ) -> Answer:
-    """Vectors of another method (:mod:`stofm_geo.benchmark.peers`)."""
+    """Vectors of another method (:mod:`stofm_geo.benchmark.external_methods`)."""
     return embed(problem.test, seed), {"settings": settings}

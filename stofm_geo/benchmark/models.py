@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from stofm_geo.benchmark import baselines, ours
+from stofm_geo.benchmark import baselines, stofm_models
+from stofm_geo.benchmark.external_methods import PEERS
 from stofm_geo.benchmark.layers import LAYERS, SE2, Layer, Stack
-from stofm_geo.benchmark.peers import PEERS
 from stofm_geo.benchmark.problems import Kind, Problem
 from stofm_geo.benchmark.registry import Registry
 from stofm_geo.benchmark.scoring import MAIN
@@ -88,14 +88,16 @@ register_model("SE2Transformer", GraphLayerModel(_body(vectors=False)))
 register_model("SE2Transformer (vectors)", GraphLayerModel(_body(vectors=True)))
 register_model("SE2Transformer (macro nodes)", GraphLayerModel(_body(vectors=False), macro=True))
 register_model("SE2Transformer (no halo)", GraphLayerModel(_body(vectors=False), halo=0))
-register_model("SToFM", ours.stofm)
+register_model("SToFM", stofm_models.stofm)
 register_model(
-    "SToFM (not pre-trained)", partial(ours.stofm, steps=1), kinds=("classes", "vectors")
+    "SToFM (not pre-trained)", partial(stofm_models.stofm, steps=1), kinds=("classes", "vectors")
 )
-register_model("SToFM (MLP)", partial(ours.stofm, method="mlp"), kinds=["classes"])
-register_model("SToFM (LoRA)", partial(ours.stofm, method="lora"), kinds=["classes"], needs="peft")
-register_model("SToFM (full)", partial(ours.stofm, method="full"), kinds=["classes"])
-register_model("stofm-geo-mini", ours.mini, kinds=["vectors"], seeded=False)
+register_model("SToFM (MLP)", partial(stofm_models.stofm, method="mlp"), kinds=["classes"])
+register_model(
+    "SToFM (LoRA)", partial(stofm_models.stofm, method="lora"), kinds=["classes"], needs="peft"
+)
+register_model("SToFM (full)", partial(stofm_models.stofm, method="full"), kinds=["classes"])
+register_model("stofm-geo-mini", stofm_models.mini, kinds=["vectors"], seeded=False)
 register_model("NNLS", baselines.least_squares, kinds=["shares"], seeded=False)
 register_model("flashdeconv", baselines.flash, kinds=["shares"], needs="flashdeconv")
 for _name, _peer in PEERS.items():

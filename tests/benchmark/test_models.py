@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stofm_geo import SToFM
-from stofm_geo.benchmark import DATASETS, MODELS, TASKS, ours, trained
+from stofm_geo.benchmark import DATASETS, MODELS, TASKS, stofm_models, trained
 from stofm_geo.benchmark.graphs import graphs
 from stofm_geo.benchmark.layers import Stack
 from stofm_geo.benchmark.problems import LABEL
@@ -34,9 +34,11 @@ def problems():
 def few_steps(monkeypatch) -> None:
     monkeypatch.setattr(trained, "STEPS", 10)
     monkeypatch.setattr(trained, "PARAMETERS", 5000)
-    fit, tune = SToFM.fit, ours.fine_tune
+    fit, tune = SToFM.fit, stofm_models.fine_tune
     monkeypatch.setattr(SToFM, "fit", lambda *a, **k: fit(*a, **(k | {"max_steps": 2})))
-    monkeypatch.setattr(ours, "fine_tune", lambda *a, **k: tune(*a, **(k | {"max_steps": 2})))
+    monkeypatch.setattr(
+        stofm_models, "fine_tune", lambda *a, **k: tune(*a, **(k | {"max_steps": 2}))
+    )
 
 
 def test_what_a_model_sees_has_no_truth(problems) -> None:
