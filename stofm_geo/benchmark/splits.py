@@ -70,7 +70,7 @@ def at_random(part: AnnData, key: str) -> tuple[Problem, list[np.ndarray]]:
     test = np.random.default_rng(0).random(part.n_obs) < _RANDOM_TEST
     train = labelled(part, np.where(test, None, label))
     known = test & (label != None)  # noqa: E711 - of an array
-    return _finish([train], [bare(part)], [label], leak_free=False, asked=[known])
+    return _finish([train], [bare(part)], [label], leak_free=False, scored_mask=[known])
 
 
 def each(slices: Slices, key: str) -> Iterator[tuple[str, str, Callable]]:
@@ -106,5 +106,5 @@ def _finish(
     scored_mask: list[np.ndarray] | None = None,
 ) -> tuple[Problem, list[np.ndarray]]:
     names = sorted({name for part in train for name in part.obs[LABEL].dropna()})
-    asked = asked or [np.array([one is not None for one in label]) for label in truth]
-    return Problem("classes", train, test, names, asked, leak_free), truth
+    scored_mask = scored_mask or [np.array([one is not None for one in label]) for label in truth]
+    return Problem("classes", train, test, names, scored_mask, leak_free), truth
