@@ -18,7 +18,7 @@ from stofm_geo.data.corpus import build, find_sources, summary
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.training.corpus_data import CorpusDataModule
 from stofm_geo.training.corpus_pretrain import DEFAULTS, CorpusPretraining
-from stofm_geo.training.objectives import Objectives
+from stofm_geo.training.objectives import PretrainingObjective
 
 WARM_UP = 2  # steps that are not counted
 
@@ -53,7 +53,7 @@ def built(sources: list[str], organism: str, folder: Path) -> dict[str, Any]:
 
 def loaded(folder: Path, node_budget: int, workers: int, epochs: int) -> dict[str, Any]:
     """Epochs as training loads them, nothing held out; the first opens the slices."""
-    given = {"workers": workers, "transform": Objectives.of(DEFAULTS).puzzle}
+    given = {"workers": workers, "transform": PretrainingObjective.from_config(DEFAULTS).puzzle}
     data = CorpusDataModule(folder, node_budget=node_budget, held_out=0, **given)
     loader, seconds, cpu = data.train_dataloader(), [], []
     for epoch in range(epochs):

@@ -16,7 +16,7 @@ import stofm_geo.transforms as T
 from benchmarks.speed._reference import published_model
 from stofm_geo.models.official import OfficialNetwork
 from stofm_geo.models.official.network import Config
-from stofm_geo.models.official.slices import NOT_TOLD, told_pairs
+from stofm_geo.models.official.slices import UNKNOWN_DISTANCE, known_distance_pairs
 from stofm_geo.nn import GaussianRadial, SE2Transformer
 
 LAYERS, CHANNELS, HEADS, GAUSSIANS = 4, 256, 8, 128
@@ -45,12 +45,12 @@ class Slice:
 
     def told(self) -> tuple[Tensor, Tensor]:
         """The published pairs with a distance of their own as edges, and these distances."""
-        return told_pairs(self.pos.double().numpy(), int((self.kind != CELL).sum()))
+        return known_distance_pairs(self.pos.double().numpy(), int((self.kind != CELL).sum()))
 
     def matrix(self) -> Tensor:
         """The published matrix of distances."""
         n, ((src, dst), distance) = len(self.pos), self.told()
-        return torch.full((n, n), NOT_TOLD).index_put((dst, src), distance)
+        return torch.full((n, n), UNKNOWN_DISTANCE).index_put((dst, src), distance)
 
 
 class Ours(nn.Module):

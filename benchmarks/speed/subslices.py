@@ -20,7 +20,7 @@ from benchmarks.speed._reference import published_extraction
 from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line, spread
 from benchmarks.speed._timing import interleaved
 from stofm_geo.models.official import subslices
-from stofm_geo.models.official.slices import NOT_TOLD, normalized
+from stofm_geo.models.official.slices import UNKNOWN_DISTANCE, normalized
 
 MACRO, CHANNELS = 49, 256
 
@@ -66,7 +66,7 @@ def compared(cells: int, rounds: int, extraction: ModuleType | None) -> dict[str
     if extraction is not None:
         works["published"] = lambda: published(extraction, given)
         for piece, other in zip(pieces, works["published"](), strict=True):
-            full = torch.full((piece.num_nodes, piece.num_nodes), NOT_TOLD)
+            full = torch.full((piece.num_nodes, piece.num_nodes), UNKNOWN_DISTANCE)
             full[piece.edge_index[1], piece.edge_index[0]] = piece.edge_attr
             if (gap := float((full - other["attn_bias"]).abs().max())) > 1e-4:
                 raise AssertionError(f"distances are off by {gap}")

@@ -9,7 +9,7 @@ Example:
 
 from stofm_geo.benchmark.datasets import DATASETS, Dataset, register_dataset
 from stofm_geo.benchmark.models import MODELS, Model, register_model
-from stofm_geo.benchmark.problems import Case, Problem, check_apart, leaks
+from stofm_geo.benchmark.problems import Problem, Split, check_apart, leaks
 from stofm_geo.benchmark.reporting import report
 from stofm_geo.benchmark.running import rerun, run
 from stofm_geo.benchmark.tasks import TASKS, Task, register_task
@@ -18,10 +18,10 @@ __all__ = [
     "DATASETS",
     "MODELS",
     "TASKS",
-    "Case",
     "Dataset",
     "Model",
     "Problem",
+    "Split",
     "Task",
     "check_apart",
     "leaks",

@@ -100,7 +100,7 @@ def flash(problem: Problem, seed: int) -> Answer:
 
 
 def neighbours(problem: Problem, seed: int, k: int, metric: str) -> Answer:
-    """The mean of the ``k`` nearest cells of the reference.
+    """Predict the mean of the ``k`` nearest cells of the reference.
 
     Args:
         problem: Of genes.
@@ -148,5 +148,5 @@ def embedded(
     embed: Callable[[list[AnnData], int], list[np.ndarray]],
     settings: str,
 ) -> Answer:
-    """Vectors of another method (:mod:`stofm_geo.benchmark.peers`)."""
+    """Vectors of another method (:mod:`stofm_geo.benchmark.external_methods`)."""
     return embed(problem.test, seed), {"settings": settings}

@@ -18,19 +18,19 @@ COMPONENTS, NEIGHBOURS = 30, 15
 
 
 def components(vectors: np.ndarray) -> np.ndarray:
-    """The first 30 principal components, ``[n, 30]``."""
+    """Return the first 30 principal components, ``[n, 30]``."""
     count = min(COMPONENTS, vectors.shape[1])
     return PCA(count, svd_solver="full").fit_transform(vectors.astype(np.float64))
 
 
 def of_kmeans(parts: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """A mixture of Gaussians with one covariance, as scikit-learn starts it: by one k-means."""
+    """Fit a Gaussian mixture with one covariance, initialised by k-means (scikit-learn)."""
     mixture = GaussianMixture(count, covariance_type="tied", random_state=seed)
     return mixture.fit_predict(parts)
 
 
 def of_ward(parts: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The same mixture, started by Ward's tree of the vectors; no seed."""
+    """Fit the same mixture, initialised by Ward's tree of the vectors; without a seed."""
     label = AgglomerativeClustering(count).fit_predict(parts)
     member = np.eye(count)[label]
     mean = (member / member.sum(axis=0)).T @ parts

@@ -39,7 +39,7 @@ class Dataset:
     synthetic: bool = False
 
     def read(self, folder: Path | None) -> Slices:
-        """The slices; names of cells are made unique by that of their slice.
+        """Read the slices; cell names get the name of their slice as prefix.
 
         Raises:
             FileNotFoundError: Files are not there, or are others.
@@ -102,7 +102,7 @@ def read(folder: Path, files: tuple[str, ...], group: str | None = None) -> Slic
 
 
 def each_once(path: Path) -> AnnData:
-    """A file without the cells that it marks as copies of others."""
+    """Read a file without the cells that it marks as duplicates."""
     adata = read_slice_file(path)
     if "is_duplicate" not in adata.obs:
         return adata

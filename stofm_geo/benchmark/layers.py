@@ -26,7 +26,7 @@ _VECTORS = 4  # channels of a head
 Layer = Callable[[int], nn.Module]
 
 
-class Without(nn.Module):
+class IgnorePositions(nn.Module):
     """A layer that does not look at positions, as one that is given them.
 
     Args:
@@ -42,7 +42,7 @@ class Without(nn.Module):
         return self.conv(x, edge_index)
 
 
-class Alone(nn.Module):
+class NodeMLP(nn.Module):
     """A node without its neighbours.
 
     Args:
@@ -111,11 +111,11 @@ class EGNN(MessagePassing):
 
 
 LAYERS: dict[str, Layer] = {
-    "MLP": Alone,
-    "GCN": lambda width: Without(GCNConv(width, width)),
-    "GraphSAGE": lambda width: Without(SAGEConv(width, width)),
-    "GATv2": lambda width: Without(GATv2Conv(width, width // HEADS, HEADS)),
-    "TransformerConv": lambda width: Without(TransformerConv(width, width // HEADS, HEADS)),
+    "MLP": NodeMLP,
+    "GCN": lambda width: IgnorePositions(GCNConv(width, width)),
+    "GraphSAGE": lambda width: IgnorePositions(SAGEConv(width, width)),
+    "GATv2": lambda width: IgnorePositions(GATv2Conv(width, width // HEADS, HEADS)),
+    "TransformerConv": lambda width: IgnorePositions(TransformerConv(width, width // HEADS, HEADS)),
     "GPS": GPS,
     "EGNN": EGNN,
     "SE2TransformerConv": lambda width: SE2TransformerConv(width, width // HEADS, HEADS),

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from stofm_geo.benchmark import baselines, ours
+from stofm_geo.benchmark import baselines, stofm_models
+from stofm_geo.benchmark.external_methods import PEERS
 from stofm_geo.benchmark.layers import LAYERS, SE2, Layer, Stack
-from stofm_geo.benchmark.peers import PEERS
 from stofm_geo.benchmark.problems import Kind, Problem
 from stofm_geo.benchmark.registry import Registry
 from stofm_geo.benchmark.scoring import MAIN
-from stofm_geo.benchmark.trained import Trained
+from stofm_geo.benchmark.trained import GraphLayerModel
 
 Solve = Callable[[Problem, int], tuple[list[np.ndarray], dict[str, Any]]]
 
@@ -59,7 +59,7 @@ def register_model(
         layer: Instead: makes a layer of a width, ``forward(x, edge_index, pos)`` from
             ``[N, width]`` to ``[N, width]``. Three of them, as wide as makes
             300 000 parameters, are trained as all others are
-            (:class:`~stofm_geo.benchmark.trained.Trained`).
+            (:class:`~stofm_geo.benchmark.trained.GraphLayerModel`).
         kinds: Of the problems it answers (default: all).
         seeded: Whether the seed matters.
         needs: A module that must be importable.
@@ -73,7 +73,7 @@ def register_model(
     if unknown := set(kinds) - set(MAIN):
         raise ValueError(f"kinds must be of {', '.join(MAIN)}; found {sorted(unknown)}")
     if layer is not None:
-        solve = Trained(partial(Stack, layer))
+        solve = GraphLayerModel(partial(Stack, layer))
     assert solve is not None
     MODELS.add(name, Model(solve, tuple(kinds), seeded, needs))
 
@@ -86,18 +86,20 @@ for _name, _solve in baselines.LINEAR.items():
     register_model(_name, _solve, seeded=False)
 for _name, _layer in LAYERS.items():
     register_model(_name, layer=_layer)
-register_model("SE2Transformer", Trained(_body(vectors=False)))
-register_model("SE2Transformer (vectors)", Trained(_body(vectors=True)))
-register_model("SE2Transformer (macro nodes)", Trained(_body(vectors=False), macro=True))
-register_model("SE2Transformer (no halo)", Trained(_body(vectors=False), halo=0))
-register_model("SToFM", ours.stofm)
+register_model("SE2Transformer", GraphLayerModel(_body(vectors=False)))
+register_model("SE2Transformer (vectors)", GraphLayerModel(_body(vectors=True)))
+register_model("SE2Transformer (macro nodes)", GraphLayerModel(_body(vectors=False), macro=True))
+register_model("SE2Transformer (no halo)", GraphLayerModel(_body(vectors=False), halo=0))
+register_model("SToFM", stofm_models.stofm)
 register_model(
-    "SToFM (not pre-trained)", partial(ours.stofm, steps=1), kinds=("classes", "vectors")
+    "SToFM (not pre-trained)", partial(stofm_models.stofm, steps=1), kinds=("classes", "vectors")
 )
-register_model("SToFM (MLP)", partial(ours.stofm, method="mlp"), kinds=["classes"])
-register_model("SToFM (LoRA)", partial(ours.stofm, method="lora"), kinds=["classes"], needs="peft")
-register_model("SToFM (full)", partial(ours.stofm, method="full"), kinds=["classes"])
-register_model("stofm-geo-mini", ours.mini, kinds=["vectors"], seeded=False)
+register_model("SToFM (MLP)", partial(stofm_models.stofm, method="mlp"), kinds=["classes"])
+register_model(
+    "SToFM (LoRA)", partial(stofm_models.stofm, method="lora"), kinds=["classes"], needs="peft"
+)
+register_model("SToFM (full)", partial(stofm_models.stofm, method="full"), kinds=["classes"])
+register_model("stofm-geo-mini", stofm_models.mini, kinds=["vectors"], seeded=False)
 register_model("NNLS", baselines.least_squares, kinds=["shares"], seeded=False)
 register_model("flashdeconv", baselines.flash, kinds=["shares"], needs="flashdeconv")
 for _name, _peer in PEERS.items():

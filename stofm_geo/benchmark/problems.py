@@ -39,9 +39,9 @@ class Problem:
             patient, animal, block, ... that a cell is of.
         test: Slices, alike; without labels.
         names: Classes, cell types or genes; of ``"vectors"``, there are as many as domains.
-        asked: Cells of ``test`` that are scored, ``[n]`` bool each.
-        apart: Whether no group is on both sides, and no training cell near a test cell.
-        about: Of ``"classes"``: whether a label is of the tissue or of the single cell.
+        scored_mask: Cells of ``test`` that are scored, ``[n]`` bool each.
+        leak_free: Whether no group is on both sides, and no training cell near a test cell.
+        label_level: Of ``"classes"``: whether a label is of the tissue or of the single cell.
         spot_side: Of ``"shares"``: the side of a square spot, in units of the positions.
     """
 
@@ -49,28 +49,28 @@ class Problem:
     train: list[AnnData]
     test: list[AnnData]
     names: list[str]
-    asked: list[np.ndarray] = field(default_factory=list)
-    apart: bool = True
-    about: Literal["region", "cell_type"] = "region"
+    scored_mask: list[np.ndarray] = field(default_factory=list)
+    leak_free: bool = True
+    label_level: Literal["region", "cell_type"] = "region"
     spot_side: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.asked:
-            self.asked = [np.ones(one.n_obs, dtype=bool) for one in self.test]
+        if not self.scored_mask:
+            self.scored_mask = [np.ones(one.n_obs, dtype=bool) for one in self.test]
 
     def digest(self) -> str:
-        """A hash of what is asked: cells, genes, labels that are shown, cells that are scored."""
+        """Return a hash of cells, genes, training labels and scored cells."""
         found = hashlib.sha256(repr((self.kind, self.names)).encode())
         for part in (*self.train, *self.test):
             for names in (part.obs_names, part.var_names, part.obs.get(LABEL, [])):
                 found.update("\n".join(map(str, names)).encode() + b"\0")
-        for asked in self.asked:
+        for asked in self.scored_mask:
             found.update(np.packbits(asked).tobytes())
         return found.hexdigest()[:16]
 
 
 @dataclass
-class Case:
+class Split:
     """A problem, made when it is asked for, and what tells how good an answer is.
 
     Attributes:
@@ -93,7 +93,7 @@ def leaks(problem: Problem, hops: int = HOPS) -> int:
         for name in part.obs_names[part.obs[LABEL].notna().to_numpy()]
     }
     count = 0
-    for part, asked in zip(problem.test, problem.asked, strict=True):
+    for part, asked in zip(problem.test, problem.scored_mask, strict=True):
         train = np.flatnonzero(part.obs_names.isin(shown) & ~asked)
         edges = SpatialKNN(NEIGHBOURS).search(torch.from_numpy(part.obsm["spatial"]).double())
         near = k_hop_subgraph(
@@ -120,21 +120,21 @@ def check_apart(problem: Problem) -> None:
     for part in (*problem.train, *problem.test):
         if GROUP not in part.obs:
             raise ValueError(f"a slice has no obs[{GROUP!r}]: the patient, block, ... of each cell")
-    if not problem.apart:
+    if not problem.leak_free:
         return
     train = {g for part in problem.train for g in part.obs.loc[part.obs[LABEL].notna(), GROUP]}
     test = {
         g
-        for part, asked in zip(problem.test, problem.asked, strict=True)
+        for part, asked in zip(problem.test, problem.scored_mask, strict=True)
         for g in part.obs.loc[asked, GROUP]
     }
     if both := sorted(map(str, train & test)):
         raise ValueError(
             f"the split leaks: {len(both)} groups are in training and in test ({both[0]}, ...); "
-            "hold out whole groups, or say apart=False"
+            "hold out whole groups, or set leak_free=False"
         )
     if near := leaks(problem):
         raise ValueError(
             f"the split leaks: {near} test cells have a training cell within {HOPS} edges; "
-            "give the test cells as slices of their own, or say apart=False"
+            "give the test cells as slices of their own, or set leak_free=False"
         )

@@ -53,7 +53,7 @@ def environment() -> dict[str, Any]:
 
 
 def key_of(row: dict[str, Any]) -> tuple:
-    """What tells a cell of the table from the others."""
+    """Return the key that identifies a cell of the table."""
     return tuple(row[key] for key in KEYS)
 
 

@@ -103,7 +103,7 @@ def _beside_real(frame: pd.DataFrame) -> pd.Series:
 
 
 def summary(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row a model: of each task, the mean over columns that count, as text and as numbers.
+    """Return one row per model with each task's mean over counted columns, text and numbers.
 
     Of a model without all of them, how many it has. Best first, by the mean rank over tasks, of
     models with the same tasks; those with most tasks first. A rank is among all models that have
@@ -129,7 +129,7 @@ def summary(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def main_of(frame: pd.DataFrame) -> tuple[str, bool]:
-    """The measure of a task that tables show, and whether more is better.
+    """Return the measure of a task that tables show, and whether more is better.
 
     Of a task whose scores are its own, the first; more is better.
     """
@@ -205,7 +205,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_costs(text: pd.DataFrame, rank: pd.Series, frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with ranks, times, memory and sizes."""
+    """Add ranks, times, memory and sizes to a table."""
     by = frame.groupby("model")
     text = text.assign(
         rank=rank,
@@ -221,7 +221,7 @@ def _with_costs(text: pd.DataFrame, rank: pd.Series, frame: pd.DataFrame) -> pd.
 
 
 def _others(frame: pd.DataFrame, mean: pd.DataFrame, measure: str) -> list[str]:
-    """The other scores of models that have all columns that count, means over these."""
+    """Return the other scores of complete models, means over the columns that count."""
     fair = frame[frame["counts"]]
     whole = mean[_columns(fair)].dropna().index
     names = [name for name in _scores(fair) if name != measure]
@@ -283,7 +283,7 @@ def _failures(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _paint(mean: pd.DataFrame, spread: pd.DataFrame, title: str, path: Path) -> None:
-    """A panel a column, a dot a model."""
+    """Draw one panel per column, one dot per model."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

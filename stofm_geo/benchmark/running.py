@@ -232,7 +232,7 @@ def _why_unused(dataset: str) -> Exception:
 
 
 def told(row: dict[str, Any]) -> str:
-    """A line about a row."""
+    """Return a line about a row."""
     where = ", ".join(str(row[key]) for key in KEYS[:4] if row[key]) + f", seed {row['seed']}"
     if row["status"] == "failed":
         return f"{where}: FAILED, {row['reason']}"

@@ -52,8 +52,8 @@ def classes(
     problem: Problem, truth: list[np.ndarray], answers: list[np.ndarray]
 ) -> dict[str, float]:
     """Labels ``[n]`` a slice: macro-F1 over the labels of the test, accuracy, ARI."""
-    right = np.concatenate([t[a] for t, a in zip(truth, problem.asked, strict=True)])
-    found = np.concatenate([t[a] for t, a in zip(answers, problem.asked, strict=True)])
+    right = np.concatenate([t[a] for t, a in zip(truth, problem.scored_mask, strict=True)])
+    found = np.concatenate([t[a] for t, a in zip(answers, problem.scored_mask, strict=True)])
     result = scores(right, found)
     return {name: result[name] for name in ("macro_f1", "accuracy", "ari")}
 
@@ -62,7 +62,7 @@ def vectors(
     problem: Problem, truth: list[np.ndarray], answers: list[np.ndarray]
 ) -> dict[str, float]:
     """ARI and NMI under each clustering, means over its seeds; and the means over clusterings."""
-    (part,), (known,), (right,), (z,) = problem.test, problem.asked, truth, answers
+    (part,), (known,), (right,), (z,) = problem.test, problem.scored_mask, truth, answers
     parts, pos, count = components(z), part.obsm["spatial"], len(problem.names)
     found = {
         name: [cluster(parts, count, seed) for seed in range(SEEDS[name])]

@@ -18,7 +18,7 @@ _LEAST = 500  # cells of a slice whose blocks hold enough of each label
 
 
 def bare(part: AnnData, rows: np.ndarray | None = None) -> AnnData:
-    """Counts, positions and group of a slice, or of some of its cells; no labels."""
+    """Return counts, positions and group of a slice, or some of its cells; no labels."""
     part = part if rows is None else part[rows]
     obs = pd.DataFrame({GROUP: part.obs[GROUP].astype(str)}, index=part.obs_names)
     out = AnnData(part.X.copy(), obs=obs, var=pd.DataFrame(index=part.var_names))
@@ -27,7 +27,7 @@ def bare(part: AnnData, rows: np.ndarray | None = None) -> AnnData:
 
 
 def labelled(part: AnnData, label: np.ndarray, rows: np.ndarray | None = None) -> AnnData:
-    """The same with labels ``[n]`` (``None`` for none), those of ``rows``."""
+    """Return the same with labels ``[n]`` (``None`` for none), those of ``rows``."""
     out = bare(part, rows)
     out.obs[LABEL] = pd.Series(label if rows is None else label[rows], out.obs_names, dtype=object)
     return out
@@ -45,22 +45,24 @@ def held_out(slices: Slices, key: str, group: str) -> tuple[Problem, list[np.nda
     slices = {name: part[:, shared] for name, part in slices.items()}
     train = [labelled(p, labels_of(p, key)) for name, p in slices.items() if not inside[name]]
     test = [p for name, p in slices.items() if inside[name]]
-    return _finish(train, [bare(p) for p in test], [labels_of(p, key) for p in test], apart=True)
+    return _finish(
+        train, [bare(p) for p in test], [labels_of(p, key) for p in test], leak_free=True
+    )
 
 
 def in_blocks(part: AnnData, key: str, fold: int) -> tuple[Problem, list[np.ndarray]]:
-    """A third of a slice's blocks of 200 cells from the others, which are cut out of the slice."""
+    """Hold out a third of a slice's blocks of 200 cells, as a slice of their own."""
     label, block = labels_of(part, key), contiguous_blocks(part.obsm["spatial"][:, :2])
     part = part.copy()
     part.obs[GROUP] = [f"block {b}" for b in block]
     test = folds(block, np.zeros(len(block), dtype=int), _FOLDS, seed=0)[fold]
     rows = np.flatnonzero(test)
     train = labelled(part, label, np.flatnonzero(~test))
-    return _finish([train], [bare(part, rows)], [label[rows]], apart=True)
+    return _finish([train], [bare(part, rows)], [label[rows]], leak_free=True)
 
 
 def at_random(part: AnnData, key: str) -> tuple[Problem, list[np.ndarray]]:
-    """A fifth of a slice's cells, drawn one by one: their neighbours are training cells.
+    """Hold out a random fifth of a slice's cells: their neighbours are training cells.
 
     What many papers report. All cells are in the graph, those of the test without their label.
     """
@@ -69,7 +71,7 @@ def at_random(part: AnnData, key: str) -> tuple[Problem, list[np.ndarray]]:
     hidden = np.array(None, dtype=object)
     train = labelled(part, np.where(test, hidden, label))
     known = test & (label != None)  # noqa: E711 - of an array
-    return _finish([train], [bare(part)], [label], apart=False, asked=[known])
+    return _finish([train], [bare(part)], [label], leak_free=False, scored_mask=[known])
 
 
 def each(slices: Slices, key: str) -> Iterator[tuple[str, str, Callable]]:
@@ -101,9 +103,9 @@ def _finish(
     test: list[AnnData],
     truth: list[np.ndarray],
     *,
-    apart: bool,
-    asked: list[np.ndarray] | None = None,
+    leak_free: bool,
+    scored_mask: list[np.ndarray] | None = None,
 ) -> tuple[Problem, list[np.ndarray]]:
     names = sorted({name for part in train for name in part.obs[LABEL].dropna()})
-    asked = asked or [np.array([one is not None for one in label]) for label in truth]
-    return Problem("classes", train, test, names, asked, apart), truth
+    scored_mask = scored_mask or [np.array([one is not None for one in label]) for label in truth]
+    return Problem("classes", train, test, names, scored_mask, leak_free), truth

@@ -12,7 +12,7 @@ from stofm_geo.benchmark.problems import LABEL
 
 
 def spots(part: AnnData, side: float, turn: float) -> tuple[AnnData, pd.DataFrame]:
-    """A slice's cells summed over squares, and the shares of their labels in each.
+    """Sum a slice's cells over squares; return spots and the shares of labels in each.
 
     Args:
         part: With ``obs["label"]``, all cells.

@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from stofm_geo.benchmark import scoring
 from stofm_geo.benchmark.datasets import Slices
-from stofm_geo.benchmark.problems import LABEL, Case, Kind, Problem
+from stofm_geo.benchmark.problems import LABEL, Kind, Problem, Split
 from stofm_geo.benchmark.registry import Registry
 from stofm_geo.benchmark.splits import bare, each, labelled, labels_of
 from stofm_geo.benchmark.spots import spots
@@ -31,7 +31,7 @@ class Task:
 
     kind: Kind
     datasets: tuple[str, ...]
-    cases: Callable[[Slices, str], Iterator[Case]]
+    cases: Callable[[Slices, str], Iterator[Split]]
     version: int = 1
 
 
@@ -42,7 +42,7 @@ def register_task(
     name: str,
     kind: Kind,
     datasets: Sequence[str],
-    cases: Callable[[Slices, str], Iterator[Case]],
+    cases: Callable[[Slices, str], Iterator[Split]],
     version: int = 1,
 ) -> None:
     """Make a task known to the suite; see :class:`Task`.
@@ -55,19 +55,19 @@ def register_task(
     TASKS.add(name, Task(kind, tuple(datasets), cases, version))
 
 
-def labels(slices: Slices, dataset: str, key: str) -> Iterator[Case]:
+def labels(slices: Slices, dataset: str, key: str) -> Iterator[Split]:
     """Labels ``obs[key]`` of what is held out."""
 
     def make(build: Callable) -> tuple[Problem, Callable]:
         problem, truth = build()
-        problem.about = key
+        problem.label_level = key
         return problem, partial(scoring.classes, problem, truth)
 
     for name, kind, build in each(slices, key):
-        yield Case(name, partial(make, build), kind)
+        yield Split(name, partial(make, build), kind)
 
 
-def domains(slices: Slices, dataset: str) -> Iterator[Case]:
+def domains(slices: Slices, dataset: str) -> Iterator[Split]:
     """Regions of each slice, without labels."""
 
     def make(part: AnnData) -> tuple[Problem, Callable]:
@@ -78,7 +78,7 @@ def domains(slices: Slices, dataset: str) -> Iterator[Case]:
         return problem, partial(scoring.vectors, problem, [truth])
 
     for name, part in slices.items():
-        yield Case(name, partial(make, part))
+        yield Split(name, partial(make, part))
 
 
 # Slices in turn reference and target, and the micrometres of a unit: a field of view of seqFISH,
@@ -92,7 +92,7 @@ _SIDES, _DEPTH, _FACTOR = (55, 100), 0.3, 0.5
 _TURN = 0.4  # radians: the squares lie along no axis
 
 
-def proportions(slices: Slices, dataset: str) -> Iterator[Case]:
+def proportions(slices: Slices, dataset: str) -> Iterator[Split]:
     """Cell types of pseudo-spots, from another slice's cells.
 
     ``other platform`` draws a factor for each gene (lognormal, 0.5) and keeps 30 % of the counts.
@@ -115,7 +115,7 @@ def proportions(slices: Slices, dataset: str) -> Iterator[Case]:
             for other in (False, True):
                 kind = f"{side} um" + ", other platform" * other
                 name = f"{names[0]} to {names[1]}, {kind}"
-                yield Case(name, partial(make, names, side, other), kind)
+                yield Split(name, partial(make, names, side, other), kind)
 
 
 _IMPUTED = {
@@ -127,8 +127,8 @@ _IMPUTED = {
 _GENE_FOLDS = 5
 
 
-def genes(slices: Slices, dataset: str) -> Iterator[Case]:
-    """A fifth of the genes at a time, from another slice, or of STARmap from its other half."""
+def genes(slices: Slices, dataset: str) -> Iterator[Split]:
+    """Impute a fifth of the genes from another slice, or for STARmap from its other half."""
 
     def sides() -> tuple[AnnData, AnnData]:
         if names := _IMPUTED[dataset]:
@@ -151,7 +151,7 @@ def genes(slices: Slices, dataset: str) -> Iterator[Case]:
         return problem, partial(scoring.values, problem, truth)
 
     for fold in range(_GENE_FOLDS):
-        yield Case(f"genes {fold}", partial(make, fold), "held-out genes")
+        yield Split(f"genes {fold}", partial(make, fold), "held-out genes")
 
 
 register_task(

@@ -51,7 +51,7 @@ class Net(nn.Module):
 
 
 def width_of(body: Callable[[int], nn.Module], sizes: tuple[int, int]) -> int:
-    """The multiple of 8 whose network is nearest to :data:`PARAMETERS`."""
+    """Return the multiple of 8 whose network is nearest to :data:`PARAMETERS`."""
 
     def gap(units: int) -> int:
         return count(Net(body, sizes, units * HEADS)) - PARAMETERS
@@ -72,7 +72,7 @@ def count(net: nn.Module) -> int:
 
 
 @dataclass(frozen=True)
-class Trained:
+class GraphLayerModel:
     """A model of any problem: a body of layers, trained on pieces of the training slices.
 
     Learning rate (two) and number of steps (up to 120) are those that do best on a quarter of the

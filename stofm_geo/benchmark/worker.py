@@ -21,7 +21,7 @@ import torch
 from stofm_geo.benchmark.datasets import DATASETS, Slices
 from stofm_geo.benchmark.memory import forget_peak, memory
 from stofm_geo.benchmark.models import MODELS
-from stofm_geo.benchmark.problems import Case, check_apart
+from stofm_geo.benchmark.problems import Split, check_apart
 from stofm_geo.benchmark.records import environment
 from stofm_geo.benchmark.scoring import check_answers
 from stofm_geo.benchmark.tasks import TASKS
@@ -51,7 +51,7 @@ class Worker:
         self._process: mp.process.BaseProcess | None = None
 
     def ask(self, cell: Cell) -> Cell:
-        """The cell's row.
+        """Run a cell and return its row.
 
         Raises:
             RuntimeError: No process can be started.
@@ -153,7 +153,7 @@ def answer(cell: Cell, data: Path | None) -> Cell:
         problem, score = case.make()
         check_apart(problem)
         row["digest"], row["version"] = problem.digest(), TASKS[cell["task"]].version
-        row["apart"] = problem.apart
+        row["apart"] = problem.leak_free
         model = MODELS[cell["model"]]
         forget_peak()
         start = time.perf_counter()
@@ -193,12 +193,12 @@ def _slices(dataset: str, data: Path | None) -> Slices:
     return DATASETS[dataset].read(data)
 
 
-def cases(task: str, dataset: str, data: Path | None) -> dict[str, Case]:
-    """What a task asks of a data set, by name of the split."""
+def cases(task: str, dataset: str, data: Path | None) -> dict[str, Split]:
+    """Return the splits of a task on a data set by name."""
     return {case.name: case for case in TASKS[task].cases(_slices(dataset, data), dataset)}
 
 
-def case_of(task: str, dataset: str, split: str, data: Path | None) -> Case:
+def case_of(task: str, dataset: str, split: str, data: Path | None) -> Split:
     """One of them.
 
     Raises:

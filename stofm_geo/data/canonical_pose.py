@@ -39,7 +39,7 @@ class CanonicalPose(NamedTuple):
 
 
 def canonical_pose(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> CanonicalPose:
-    """Order and pose of a slice, whatever the order and pose it came in.
+    """Return the canonical order and pose of a slice, independent of those of the input.
 
     Every cell gets a pseudo-random number from its row (counts or features). The cells weighted by
     it have a moment about the slice's centre, and the frame's x axis is the direction of that
@@ -77,7 +77,7 @@ def canonical_pose(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> Canonic
 
 
 def _row_keys(rows: sp.csr_matrix | np.ndarray) -> np.ndarray:
-    """A 64-bit number a row, of its values and their columns; the same for any storage."""
+    """Return a 64-bit hash of each row's values and columns; the same for any storage."""
     if sp.issparse(rows):
         rows = sp.csr_matrix(rows)
     column = _mix(np.arange(rows.shape[1], dtype=np.uint64))
@@ -92,7 +92,7 @@ def _row_keys(rows: sp.csr_matrix | np.ndarray) -> np.ndarray:
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64: every bit of the input changes every bit of the output."""
+    """Apply the finaliser of SplitMix64: every bit of the input changes every bit of the output."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -99,7 +99,7 @@ def split_slices(
 
 
 def _of_genes(adata: AnnData, known: Collection[str] | None) -> tuple[sp.csr_matrix, pd.Index]:
-    """Counts and names of genes, control probes left out unless a model knows them."""
+    """Return counts and gene names, without control probes unless a model knows them."""
     counts = as_counts(adata, copy=False)
     genes = gene_mask(adata.var)
     if known is not None and not genes.all():
@@ -156,7 +156,7 @@ def checked_pose(
 
 
 def check_enough(cells: int, min_cells: int) -> None:
-    """Whether there are cells (with counts) enough for a tissue graph.
+    """Check that there are enough cells (with counts) for a tissue graph.
 
     Raises:
         ValueError: There are less than ``min_cells``.
@@ -169,7 +169,7 @@ def check_enough(cells: int, min_cells: int) -> None:
 
 
 def check_sizes(adata: AnnData, slice_key: str, min_cells: int) -> None:
-    """:func:`check_enough` for all slices of an AnnData.
+    """Check that all slices of an AnnData have enough cells; see :func:`check_enough`.
 
     Raises:
         ValueError: Some have less than ``min_cells``: which, and how to drop them.
@@ -187,7 +187,7 @@ def check_sizes(adata: AnnData, slice_key: str, min_cells: int) -> None:
 
 
 def slice_rows(adata: AnnData, slice_key: str | None, name: str) -> dict[str, np.ndarray]:
-    """What messages call each slice, and the rows of its cells; all are one without a key."""
+    """Return the rows of each slice by its name in messages; all rows without a key."""
     if slice_key is None:
         return {name: np.arange(adata.n_obs)}
     code = check_slice_key(adata.obs, slice_key)

@@ -48,7 +48,7 @@ def unreadable(path: str | Path, error: Exception, as_what: str = "") -> ValueEr
 
 
 def check_hdf5(file: h5py.File) -> None:
-    """Whether all of an HDF5 file is in it, and the HDF5 library can be trusted with it.
+    """Check that an HDF5 file is self-contained and safe to read with the HDF5 library.
 
     Raises:
         ElsewhereError: It links to another file, or keeps numbers in one; the message says where.
@@ -87,7 +87,7 @@ def check_hdf5(file: h5py.File) -> None:
 
 
 def _check_attributes(item: h5py.HLObject) -> None:
-    """Whether no attribute is a list of any length, which AnnData has none of; they may crash."""
+    """Check that no attribute has variable length: AnnData writes none, and HDF5 may crash."""
     for number in range(h5py.h5a.get_num_attrs(item.id)):
         attribute = h5py.h5a.open(item.id, index=number)
         if attribute.get_type().get_class() == h5py.h5t.VLEN:
@@ -97,7 +97,7 @@ def _check_attributes(item: h5py.HLObject) -> None:
 
 @lru_cache
 def _heaps_are_whole(path: str, size: int, changed: int) -> bool:
-    """Whether the objects of each heap fill it; HDF5 2.0 steps from one to the next unchecked.
+    """Return whether the objects of each heap fill it, which HDF5 2.0 does not check.
 
     Args:
         path: The file.
@@ -129,7 +129,7 @@ def _is_whole(content: mmap.mmap, at: int, end: int) -> bool:
 
 
 def check_zarr(folder: Path) -> None:
-    """Whether all of a zarr folder is in it, and reading it runs nothing of its own.
+    """Check that a zarr folder is self-contained and that reading it runs no foreign code.
 
     Raises:
         ElsewhereError: A codec is not known as harmless, something links out of the folder or is no

@@ -1,4 +1,4 @@
-"""Whom one cell of a slice attends to."""
+"""The attention weights of one cell."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def attention_of(
     spatial_key: str = Keys.SPATIAL,
     slice_key: str | None = None,
 ) -> CellAttention:
-    """Whom a cell attends to, in the piece of its slice in which it is core.
+    """Return the attention weights of one cell over its neighbours and macro nodes.
 
     Args:
         model: Fitted, or pretrained.

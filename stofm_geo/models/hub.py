@@ -28,7 +28,7 @@ _PATIENCE = 3.0  # seconds for a connection
 
 
 def in_folder(folder: Path, written_by: str) -> tuple[Path, Path]:
-    """Configuration and weights in a folder.
+    """Return the paths of configuration and weights in a folder.
 
     Args:
         folder: Where they should be.
@@ -48,7 +48,7 @@ def in_folder(folder: Path, written_by: str) -> tuple[Path, Path]:
 
 
 def locate(name: str, hub: dict[str, Any]) -> tuple[Path, Path]:
-    """Configuration and weights of a :class:`~stofm_geo.SToFM`, here or fetched from the hub.
+    """Return the paths of a model's configuration and weights, local or from the hub.
 
     Args:
         name: A folder, a name of ``shipped.NAMES``, or a repository of the hub (owner/name).
@@ -78,7 +78,7 @@ def locate(name: str, hub: dict[str, Any]) -> tuple[Path, Path]:
 
 
 def _reachable() -> bool:
-    """Whether the hub, or the proxy on the way to it, takes connections."""
+    """Return whether the hub, or the proxy to it, accepts connections."""
     if constants.HF_HUB_OFFLINE:
         return False
     address = urlsplit(getproxies().get("https") or constants.ENDPOINT)

@@ -192,7 +192,7 @@ class SToFM(ModelHubMixin):
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         """
         from stofm_geo.training.pretrain import Pretraining
-        from stofm_geo.training.trainer import run, seeded
+        from stofm_geo.training.trainer import fit_module, seed_context
 
         check_positive("max_steps", max_steps, whole=True)
         given = list_of(adata)
@@ -206,7 +206,7 @@ class SToFM(ModelHubMixin):
             for one, name in zip(given, names, strict=True)
         ]
         slices = [part for tissue in tissues for part in tissue.slices]
-        with seeded(seed):
+        with seed_context(seed):
             encoder = make_encoder(self.config, tissues[0].use_rep, slices)
             for tissue in tissues:
                 tissue.drop_empty(encoder.genes)
@@ -216,7 +216,7 @@ class SToFM(ModelHubMixin):
             if encoder.module is not None:
                 warm_start(encoder.module, [own.panel for own in subslices])
             loader = pretraining_loader(ConcatDataset(subslices), self.config, max_steps)
-            run(module, loader, max_steps=max_steps, progress=progress)
+            fit_module(module, loader, max_steps=max_steps, progress=progress)
         self.network, self.encoder = network.cpu().eval(), encoder
         last = torch.stack([*module.losses]).cpu().mean(dim=0)
         self.training_record = {
@@ -331,7 +331,7 @@ class SToFM(ModelHubMixin):
         return official.load(folder, attention, vocabulary=vocabulary)
 
     def check_features(self, key: str | None) -> None:
-        """Whether the model takes ``obsm[key]``, or counts where ``key`` is ``None``.
+        """Check that the model takes ``obsm[key]``, or counts where ``key`` is ``None``.
 
         Raises:
             ValueError: It takes something else.
@@ -343,7 +343,7 @@ class SToFM(ModelHubMixin):
             raise ValueError(f"the model was trained for {takes}, not for {asked}")
 
     def weights_hash(self) -> str:
-        """SHA-256 over names, shapes and bytes of all weights, features included."""
+        """Return the SHA-256 of names, shapes and bytes of all weights, the encoder's included."""
         return self.state.weights_hash()
 
     def _provenance(self, slices: list[TissueSlice]) -> dict[str, Any]:

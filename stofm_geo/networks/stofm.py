@@ -87,11 +87,11 @@ class SToFMNetwork(nn.Module):
         return averages + self.project(x), pair
 
     def attention(self, data: Data) -> Tensor:
-        """How much each node attends to its sources: ``[num_layers, num_edges, heads]``."""
+        """Return the attention weights of each edge: ``[num_layers, num_edges, heads]``."""
         return self.transformer.attention(*self._nodes(self.features(data), data))
 
     def _nodes(self, features: Tensor, data: Data) -> tuple[Tensor, Tensor, Tensor]:
-        """What the transformer takes: node features ``[num_nodes, width]``, edges, positions."""
+        """Return the transformer's inputs: features ``[num_nodes, width]``, edges, positions."""
         x = self.embed_features(features)
         if "mask" in data:
             x = torch.where(data.mask[:, None], self.mask_token, x)
@@ -100,44 +100,47 @@ class SToFMNetwork(nn.Module):
         return x, data.edge_index, data.pos.masked_fill(placeless, torch.nan)
 
     def features(self, data: Data) -> Tensor:
-        """What is known of each node itself, ``[num_nodes, F]``."""
+        """Return the features of the nodes, ``[num_nodes, F]``."""
         if self.encoder is None:
             return data.x
         of = data.batch if "batch" in data else torch.zeros_like(data.node_type)
         h = _times(data.x, data, self.encoder.component_embeddings)
         return self.encoder.refine(h, data.technology[of])
 
-    def estimates(self, z: Tensor, data: Data) -> Tensor:
-        """What embeddings say of niches, to be compared with :meth:`asked`; of a batch."""
+    def decode_niche(self, z: Tensor, data: Data) -> Tensor:
+        """Decode embeddings into the space in which the niche loss is computed.
+
+        See :meth:`niche_target`.
+        """
         if self.encoder is None:
             return z
         parts = z[:, : 3 * self.in_channels].view(len(z), 3, -1)
-        return _times(parts, data, self.reads).flatten(1)
+        return _times(parts, data, self.component_decoder).flatten(1)
 
-    def cells(self, z: Tensor, data: Data) -> Tensor:
-        """What the head for cells says of their features ``data.x``, ``[num_nodes, F]``."""
+    def predict_features(self, z: Tensor, data: Data) -> Tensor:
+        """Predict the features ``data.x`` from embeddings, ``[num_nodes, F]``."""
         found = self.cell_head(z)
-        return found if self.encoder is None else _times(found, data, self.reads)
+        return found if self.encoder is None else _times(found, data, self.component_decoder)
 
-    def reads(self, panel: Tensor, loadings: Tensor) -> Tensor:
-        """What turns a feature into components of a slice, ``[F, components]``.
+    def component_decoder(self, panel: Tensor, loadings: Tensor) -> Tensor:
+        """Return the matrix from features to the components of a slice, ``[F, components]``.
 
-        The pseudo-inverse of their embeddings: what the encoder itself has made of components is
-        read as it was, of slices never seen, too. A ridge keeps directions that the embeddings
-        hardly tell apart from being blown up.
+        It is the pseudo-inverse of the embeddings of the components, so that it inverts the
+        encoder, also on new slices. A ridge limits the gain along directions in which the
+        embeddings hardly differ.
         """
         axes = self.encoder.component_embeddings(panel, loadings)
         gram = axes @ axes.t()
         ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
         return torch.linalg.solve(gram + ridge, axes).t()
 
-    def asked(self, niches: Tensor) -> Tensor:
-        """Niches of ``data.x``, as :meth:`estimates` gives them."""
+    def niche_target(self, niches: Tensor) -> Tensor:
+        """Map niche features of ``data.x`` into the space of :meth:`decode_niche`."""
         return niches @ self.basis if self.encoder is None else niches
 
 
 def _times(rows: Tensor, data: Data, matrix: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Rows of nodes ``[num_nodes, ..., a]``, each times its slice's ``matrix`` ``[a, b]``."""
+    """Multiply the rows of nodes ``[num_nodes, ..., a]`` by their slice's ``matrix`` ``[a, b]``."""
     if "ptr" not in data:
         return rows @ matrix(data.panel, data.loadings)
     parts = rows.split(data.ptr.diff().tolist())
@@ -146,6 +149,6 @@ def _times(rows: Tensor, data: Data, matrix: Callable[[Tensor, Tensor], Tensor])
 
 
 def cell_edges(data: Data) -> Tensor:
-    """The edges between cells, ``[2, E]``."""
+    """Return the edges between cells, ``[2, E]``."""
     cells = data.node_type == NodeType.CELL
     return data.edge_index[:, cells[data.edge_index].all(dim=0)]

@@ -253,9 +253,9 @@ class _Learning:
         progress: bool,
     ) -> FineTuning:
         from stofm_geo.training.finetune import FineTuning, train
-        from stofm_geo.training.trainer import seeded
+        from stofm_geo.training.trainer import seed_context
 
-        with seeded(self.seed):
+        with seed_context(self.seed):
             if method == "lora":
                 self.annotator.network = lora.added(self.annotator.network)
             module = FineTuning(

@@ -74,13 +74,13 @@ def adapt_encoder(
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
     """
     from stofm_geo.training.adaptation import Adaptation
-    from stofm_geo.training.trainer import run, seeded
+    from stofm_geo.training.trainer import fit_module, seed_context
 
     settings = settings or AdaptationConfig()
     check_positive("max_steps", max_steps, whole=True)
     if MASK not in vocabulary.tokens:
         raise ValueError(f"the vocabulary has no {MASK!r}, which hidden genes are shown as")
-    with seeded(seed):
+    with seed_context(seed):
         module = Adaptation(*_start(init, vocabulary, settings), settings)
         cells = _cells(slices, vocabulary, settings.max_length, names)
         order = torch.randperm(len(cells)).tolist()
@@ -95,7 +95,7 @@ def adapt_encoder(
             collate_fn=lambda batch: pad(batch, vocabulary.tokens[PAD]),
         )
         # The trainer keeps modes as they are, and in that of evaluation nothing is dropped.
-        run(module.train(), loader, max_steps=max_steps, progress=progress)
+        fit_module(module.train(), loader, max_steps=max_steps, progress=progress)
         after = module.cpu().held_out_losses(held_out, seed)
     record = {
         "library": "stofm_geo",
@@ -134,7 +134,7 @@ def save_adapted(encoder: RankEncoder, record: dict[str, Any], folder: str | Pat
 def _start(
     init: str | Path | None, vocabulary: Vocabulary, settings: AdaptationConfig
 ) -> tuple[RankEncoder, nn.Module]:
-    """An encoder and the head of masked-language modelling."""
+    """Make the encoder and the head of masked-language modelling."""
     library = hugging_face.transformers()
     tokens = max(vocabulary.tokens.values()) + 1
     projection = None
@@ -175,7 +175,7 @@ def _start(
 
 
 def _read(folder: Path, vocabulary: Vocabulary) -> tuple[Any, nn.Linear | None]:
-    """A BERT with its head, and a projection where there is one."""
+    """Read a BERT with its head, and a projection where there is one."""
     if (folder / FILE).is_file() and Vocabulary.from_json(folder / FILE) != vocabulary:
         raise ValueError(f"{folder}: has a {FILE} of its own, which is another one; name that")
     bert = folder / BERT if (folder / BERT).is_dir() else folder
@@ -193,7 +193,7 @@ def _read(folder: Path, vocabulary: Vocabulary) -> tuple[Any, nn.Linear | None]:
 def _cells(
     slices: Iterable[AnnData], vocabulary: Vocabulary, most: int, names: list[str] | None
 ) -> list[Tensor]:
-    """Tokens of each cell that has a gene with one."""
+    """Return the tokens of each cell that has a gene with a token."""
     cells: list[Tensor] = []
     for i, adata in enumerate(slices):
         with error_context(names[i] if names else f"slice {i}"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stofm_geo.genes.rank_encoder import RankEncoder, pad
 from stofm_geo.genes.vocabulary import CLS, MASK, PAD, Vocabulary
 from stofm_geo.training.adaptation_config import AdaptationConfig
-from stofm_geo.training.trainer import one_cycle
+from stofm_geo.training.trainer import adamw_one_cycle
 
 _HIDDEN, _OTHER = 0.8, 0.1  # of the genes to guess: shown as <mask>, and as any gene (BERT's)
 
@@ -97,7 +97,7 @@ class Adaptation(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """See ``LightningModule``."""
-        return one_cycle(self, self.settings.learning_rate, self.settings.weight_decay)
+        return adamw_one_cycle(self, self.settings.learning_rate, self.settings.weight_decay)
 
 
 def hide(

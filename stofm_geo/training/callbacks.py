@@ -43,7 +43,7 @@ class SaveBestModel(Callback):
                 pl_module.state().save(temporary)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on with."""
+        """Return the state that a resumed run continues with."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

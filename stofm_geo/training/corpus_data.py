@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
 from stofm_geo._validation import check_fraction, check_positive
-from stofm_geo.data.corpus import BudgetBatchSampler, CorpusDataset, CorpusLoader, read_index
+from stofm_geo.data.corpus import CorpusDataset, CorpusLoader, NodeBudgetBatchSampler, read_index
 from stofm_geo.data.subslices import collate_subslices
 
 
@@ -66,11 +66,11 @@ class CorpusDataModule(L.LightningDataModule):
         self.val = CorpusDataset(folder, self.held_out, transform, seed)
 
     def train_dataloader(self) -> CorpusLoader:
-        """Batches of an epoch, for this process."""
+        """Return the training batches of an epoch, for this process."""
         return CorpusLoader(self.train, self._batches(self.train, True), self.workers)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Batches of the slices that are held out; none where there are none."""
+        """Return the batches of the held-out slices; an empty list without such slices."""
         if not self.held_out:
             return []
         sampler = self._batches(self.val, False)
@@ -78,16 +78,16 @@ class CorpusDataModule(L.LightningDataModule):
             self.val, batch_sampler=sampler, num_workers=self.workers, collate_fn=collate_subslices
         )
 
-    def _batches(self, dataset: CorpusDataset, shuffle: bool) -> BudgetBatchSampler:
+    def _batches(self, dataset: CorpusDataset, shuffle: bool) -> NodeBudgetBatchSampler:
         rank, world = 0, 1
         if self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
-        return BudgetBatchSampler(
+        return NodeBudgetBatchSampler(
             dataset.num_nodes, self.node_budget, self.seed, rank, world, shuffle
         )
 
 
 def _share(names: list[str], share: float, seed: int) -> list[str]:
-    """A share of the names, drawn so that new ones displace few."""
+    """Draw a share of the names such that adding names changes few of those drawn."""
     drawn = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     return drawn[: max(round(share * len(names)), 1) if share else 0]

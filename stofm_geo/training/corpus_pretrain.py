@@ -132,7 +132,7 @@ class CorpusPretraining(Pretraining):
         ):
             if loss.count > 0:
                 self.held_out[name].update(loss.error / loss.count, loss.count)
-                self.held_out[f"{name}_plain"].update(loss.plain / loss.count, loss.count)
+                self.held_out[f"{name}_plain"].update(loss.baseline / loss.count, loss.count)
         self.spread.update(z[batch.core_mask])
 
     def on_validation_epoch_end(self) -> None:
@@ -193,6 +193,6 @@ class CorpusPretraining(Pretraining):
 
 
 def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Which settings are others than ``here``, for a message; ``""`` if none are."""
+    """Return the settings that differ from ``here``, for a message; ``""`` if none do."""
     names = [name for name in here if there.get(name) != here[name]]
     return ", ".join(f"{n}={there.get(n)!r} there, {here[n]!r} here" for n in names)

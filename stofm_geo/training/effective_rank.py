@@ -1,4 +1,4 @@
-"""Whether embeddings still differ: collapse is what self-supervision fails by."""
+"""A metric that detects collapsed embeddings, the usual failure of self-supervision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EffectiveRank(Metric):
         self.gram += z.t() @ z
 
     def compute(self) -> dict[str, Tensor]:
-        """``effective_rank``, and ``std``: the median of the columns' deviations; scalars."""
+        """Return ``effective_rank`` and ``std``, the median standard deviation of columns."""
         mean = self.total / self.count
         covariance = self.gram / self.count - torch.outer(mean, mean)
         share = torch.linalg.eigvalsh(covariance).clamp_min(0)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
 from stofm_geo.data import SubSliceDataset
-from stofm_geo.training.trainer import run
+from stofm_geo.training.trainer import fit_module
 
 if TYPE_CHECKING:
     from stofm_geo.tasks.annotation import Annotator
@@ -92,7 +92,7 @@ class FineTuning(L.LightningModule):
         return loss + self.penalty * annotator.head.weight.square().sum()
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
-        """Take stock of one slice."""
+        """Compute the vectors and moments of one slice."""
         values = self.annotator.survey(self.slices[batch])
         self.surveys[batch] = values
         self.moments[batch] = self.annotator.moments(values)
@@ -103,7 +103,7 @@ class FineTuning(L.LightningModule):
             )
 
     def on_validation_epoch_end(self) -> None:
-        """Note what is best."""
+        """Log the loss of the held-out cells and keep the best logits."""
         if self.held_out is None:
             return
         codes = torch.cat(self.held_out)
@@ -126,10 +126,10 @@ class FineTuning(L.LightningModule):
 
 
 def train(module: FineTuning, max_steps: int, progress: bool) -> None:
-    """Up to so many steps; fewer, if what is held out gets no better."""
+    """Train for at most ``max_steps`` steps, with early stopping on the held-out loss."""
     module.train()  # dropout, too; models rest without it
     stop = EarlyStopping(FineTuning.MONITOR, patience=_PATIENCE)
-    run(
+    fit_module(
         module,
         _batches(module.slices, module.shown, max_steps),
         max_steps=max_steps,
@@ -161,7 +161,7 @@ class _Labelled(torch.utils.data.Dataset):
 def _batches(
     slices: Sequence[SubSliceDataset], shown: Sequence[Tensor], max_steps: int
 ) -> DataLoader:
-    """Sub-slices, one at a time, all before any comes again."""
+    """Return a loader of single sub-slices that draws all before repeating any."""
     data = _Labelled(slices, shown)
     rounds = -(-max_steps // len(data))
     order = torch.cat([torch.randperm(len(data)) for _ in range(rounds)])[:max_steps]
@@ -169,7 +169,7 @@ def _batches(
 
 
 def _one_by_one(numbers: range) -> DataLoader:
-    """Numbers, as they are."""
+    """Return a loader of plain numbers, unbatched."""
     return DataLoader(numbers, batch_size=None, collate_fn=_as_is)
 
 

@@ -11,8 +11,8 @@ from torch_geometric.data import Data
 
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
-from stofm_geo.training.objectives import Loss, Objectives
-from stofm_geo.training.trainer import one_cycle
+from stofm_geo.training.objectives import Loss, PretrainingObjective
+from stofm_geo.training.trainer import adamw_one_cycle
 
 
 class Pretraining(L.LightningModule):
@@ -33,7 +33,7 @@ class Pretraining(L.LightningModule):
         super().__init__()
         self.network = network
         self.config = config
-        self.objectives = Objectives.of(config)
+        self.objectives = PretrainingObjective.from_config(config)
         self.losses: deque[Tensor] = deque(maxlen=50)
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
@@ -49,10 +49,10 @@ class Pretraining(L.LightningModule):
         return niches[0] + self.config.distance_weight * distances[0]
 
     def _mean(self, loss: Loss) -> tuple[Tensor, Tensor]:
-        """Error and plain error; over ranks, gradients are averaged after this."""
+        """Return mean error and mean baseline error; gradients are averaged over ranks later."""
         count = self.trainer.strategy.reduce(loss.count.clone(), reduce_op="mean").clamp_min(1)
-        return loss.error / count, loss.plain / count
+        return loss.error / count, loss.baseline / count
 
     def configure_optimizers(self) -> dict:
         """See ``LightningModule``."""
-        return one_cycle(self, self.config.learning_rate, self.config.weight_decay)
+        return adamw_one_cycle(self, self.config.learning_rate, self.config.weight_decay)

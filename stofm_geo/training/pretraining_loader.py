@@ -9,13 +9,13 @@ from torch_geometric.data import Data
 
 from stofm_geo.data.subslices import collate_subslices
 from stofm_geo.networks.config import SToFMConfig
-from stofm_geo.training.objectives import Objectives
+from stofm_geo.training.objectives import PretrainingObjective
 
 
 class _Puzzles(Dataset):
     def __init__(self, pieces: Sequence[Data], config: SToFMConfig) -> None:
         self.pieces = pieces
-        self.puzzle = Objectives.of(config).puzzle
+        self.puzzle = PretrainingObjective.from_config(config).puzzle
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -25,7 +25,7 @@ class _Puzzles(Dataset):
 
 
 def pretraining_loader(pieces: Sequence[Data], config: SToFMConfig, steps: int) -> DataLoader:
-    """A loader of ``steps`` puzzles of pieces drawn at random, one a step."""
+    """Return a loader of ``steps`` masked sub-slices, drawn at random, one per step."""
     dataset = _Puzzles(pieces, config)
     sampler = RandomSampler(dataset, replacement=True, num_samples=steps)
     return DataLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate_subslices)

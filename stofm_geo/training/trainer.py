@@ -23,14 +23,14 @@ _RISE = 2  # steps up to the highest rate, at least
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of this seed; afterwards those of before go on."""
+def seed_context(seed: int) -> Iterator[None]:
+    """Seed all random generators in this context and restore their states afterwards."""
     with isolate_rng():
         L.seed_everything(seed, verbose=False)
         yield
 
 
-def run(
+def fit_module(
     module: L.LightningModule,
     loader: Any,
     *,
@@ -81,16 +81,16 @@ def run(
 
 
 def schedule_steps(module: L.LightningModule) -> int:
-    """How many steps the schedule of a module has: those of its trainer, three at least."""
+    """Return the number of steps of the schedule: those of the trainer, at least three."""
     return max(int(module.trainer.estimated_stepping_batches), _RISE + 1)
 
 
-def one_cycle(module: L.LightningModule, rate: float, weight_decay: float) -> dict[str, Any]:
-    """AdamW of all that is trained, its rate up to ``rate`` and down over all steps of the trainer.
+def adamw_one_cycle(module: L.LightningModule, rate: float, weight_decay: float) -> dict[str, Any]:
+    """Return AdamW on all trainable weights with a one-cycle schedule over all trainer steps.
 
     Args:
         module: Fitted by a trainer that knows its number of steps.
-        rate: The highest.
+        rate: Peak learning rate.
         weight_decay: Of AdamW.
 
     Returns:

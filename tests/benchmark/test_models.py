@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from stofm_geo import SToFM
-from stofm_geo.benchmark import DATASETS, MODELS, TASKS, ours, trained
+from stofm_geo.benchmark import DATASETS, MODELS, TASKS, stofm_models, trained
 from stofm_geo.benchmark.graphs import graphs
 from stofm_geo.benchmark.layers import Stack
 from stofm_geo.benchmark.problems import LABEL
 from stofm_geo.benchmark.scoring import MAIN, check_answers
-from stofm_geo.benchmark.trained import Net, Trained, count, width_of
+from stofm_geo.benchmark.trained import GraphLayerModel, Net, count, width_of
 from stofm_geo.benchmark.worker import run_files
 
 ROOT = Path(__file__).parents[2]
@@ -34,9 +34,11 @@ def problems():
 def few_steps(monkeypatch) -> None:
     monkeypatch.setattr(trained, "STEPS", 10)
     monkeypatch.setattr(trained, "PARAMETERS", 5000)
-    fit, tune = SToFM.fit, ours.fine_tune
+    fit, tune = SToFM.fit, stofm_models.fine_tune
     monkeypatch.setattr(SToFM, "fit", lambda *a, **k: fit(*a, **(k | {"max_steps": 2})))
-    monkeypatch.setattr(ours, "fine_tune", lambda *a, **k: tune(*a, **(k | {"max_steps": 2})))
+    monkeypatch.setattr(
+        stofm_models, "fine_tune", lambda *a, **k: tune(*a, **(k | {"max_steps": 2}))
+    )
 
 
 def test_what_a_model_sees_has_no_truth(problems) -> None:
@@ -47,7 +49,7 @@ def test_what_a_model_sees_has_no_truth(problems) -> None:
                 assert not set(part.var_names) & set(problem.names)
 
 
-TRAINED = [name for name, model in MODELS.items() if isinstance(model.solve, Trained)]
+TRAINED = [name for name, model in MODELS.items() if isinstance(model.solve, GraphLayerModel)]
 OTHERS = [
     (name, kind)
     for name, model in MODELS.items()
@@ -153,4 +155,4 @@ class Odd(torch.nn.Module):
 def test_layers_that_give_something_else_are_told(problems, give, told) -> None:
     problem, _ = problems["classes"]
     with pytest.raises(ValueError, match=told):
-        Trained(partial(Stack, partial(Odd, give=give)))(problem, 0)
+        GraphLayerModel(partial(Stack, partial(Odd, give=give)))(problem, 0)

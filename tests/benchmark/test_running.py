@@ -41,7 +41,7 @@ def shows(slices, dataset):
         problem, score = case.make()
         problem.test[0].obs["label"] = "x"
         return problem, score
-    yield benchmark.Case("all", make)
+    yield benchmark.Split("all", make)
 
 benchmark.register_dataset("one slice", one)
 benchmark.register_dataset("gone", one, files={"gone.h5ad": None})

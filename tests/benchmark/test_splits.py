@@ -23,9 +23,9 @@ def check(task: str, dataset: str, folder: Path | None) -> None:
         problem, score = case.make()
         check_apart(problem)
         if "random" in case.name:
-            assert not problem.apart and leaks(problem) > 0.9 * problem.asked[0].sum()
+            assert not problem.leak_free and leaks(problem) > 0.9 * problem.scored_mask[0].sum()
         else:
-            assert problem.apart
+            assert problem.leak_free
         for part in (*problem.train, *problem.test):
             assert not set(part.obs) - {GROUP, LABEL}
         assert all(LABEL not in part.obs for part in problem.test)
@@ -52,7 +52,7 @@ def part():
 def test_planted_leaks_are_caught(part) -> None:
     label = labels_of(part, "region")
     random, _ = at_random(part, "region")
-    random.apart = True  # which it is not
+    random.leak_free = True  # which it is not
     with pytest.raises(ValueError, match="the split leaks: 1 groups are in training and in test"):
         check_apart(random)
     # Groups that differ, as if each cell were its own: the neighbours tell.

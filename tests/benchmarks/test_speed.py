@@ -204,8 +204,8 @@ def test_published_pairs(speed) -> None:
     there[dst, src] = True
     assert torch.equal(matrix, matrix.t()) and torch.equal(there, there.t())
     assert (matrix[0] == 0).all() and (matrix.diagonal() == 0).all()
-    assert (matrix[~there] == encoders.NOT_TOLD).all()
-    assert (matrix[there] < encoders.NOT_TOLD).all()
+    assert (matrix[~there] == encoders.UNKNOWN_DISTANCE).all()
+    assert (matrix[there] < encoders.UNKNOWN_DISTANCE).all()
     assert there[:5].all() and not there.all()
     assert len(src) == there.sum()
 

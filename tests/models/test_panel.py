@@ -81,9 +81,9 @@ def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> No
             torch.cat([network.features(one) for one in each]),
         )
         z = [torch.randn(one.num_nodes, 48) for one in each]
-        found = network.estimates(torch.cat(z), collate_subslices(each))
+        found = network.decode_niche(torch.cat(z), collate_subslices(each))
         expected = [
-            network.estimates(one, collate_subslices([data]))
+            network.decode_niche(one, collate_subslices([data]))
             for one, data in zip(z, each, strict=True)
         ]
         torch.testing.assert_close(found, torch.cat(expected))
@@ -93,7 +93,7 @@ def test_what_the_encoder_makes_is_read_as_it_was(piece, encoder) -> None:
     network = SToFMNetwork(16, SETTINGS, encoder)
     with torch.no_grad():
         h = piece.x @ encoder.component_embeddings(piece.panel, piece.loadings)
-        found = h @ network.reads(piece.panel, piece.loadings)
+        found = h @ network.component_decoder(piece.panel, piece.loadings)
     assert (found - piece.x).square().mean() < 1e-3 * piece.x.square().mean()
 
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from stofm_geo import SToFM
 from stofm_geo._hash import weights_hash
 from stofm_geo.cli import app
-from stofm_geo.data.corpus import BudgetBatchSampler, build, find_sources
+from stofm_geo.data.corpus import NodeBudgetBatchSampler, build, find_sources
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.networks import files
 from stofm_geo.nn import geometry
@@ -166,7 +166,7 @@ def test_kill_9(corpus, undisturbed, tmp_path) -> None:
     assert run(corpus, tmp_path) == undisturbed[1]
 
 
-class _Pairs(BudgetBatchSampler):
+class _Pairs(NodeBudgetBatchSampler):
     """The batches of two processes, joined for one."""
 
     def __init__(self, *args, **kwargs) -> None:
@@ -197,7 +197,7 @@ def test_two_ranks_are_one_with_twice_the_batch(corpus, tmp_path, monkeypatch) -
     two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     ranks = [sys.executable, "-m", "stofm_geo", "pretrain", *words(tmp_path / "two"), *two]
     subprocess.run(ranks, check=True, capture_output=True, timeout=300)
-    monkeypatch.setattr("stofm_geo.data.corpus.loader.BudgetBatchSampler", _Pairs)
+    monkeypatch.setattr("stofm_geo.data.corpus.loader.NodeBudgetBatchSampler", _Pairs)
     cli = command(words(tmp_path / "one"))
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     single, double = weights(tmp_path / "one"), weights(tmp_path / "two")

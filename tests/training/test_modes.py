@@ -17,7 +17,7 @@ from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.networks import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
-from stofm_geo.training.objectives import Objectives
+from stofm_geo.training.objectives import PretrainingObjective
 from stofm_geo.training.pretrain import Pretraining
 
 SETTINGS = SToFMConfig(
@@ -31,7 +31,10 @@ def batches() -> list[Data]:
     part = split_slices(toy_tissue(900, 40, seed=0))[0]
     (piece,) = SubSliceDataset(part, PCAFeatures(8).fit([part.adata]), **SETTINGS.subslice_options)
     torch.manual_seed(0)
-    made = [collate_subslices([Objectives.of(SETTINGS).puzzle(piece.clone())]) for _ in range(4)]
+    made = [
+        collate_subslices([PretrainingObjective.from_config(SETTINGS).puzzle(piece.clone())])
+        for _ in range(4)
+    ]
     assert all(batch.num_edges > 10_000 for batch in made)
     return made
 

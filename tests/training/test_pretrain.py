@@ -18,7 +18,7 @@ from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives.niches import distance_loss, niche_loss
 from stofm_geo.training.pretraining_loader import pretraining_loader
-from stofm_geo.training.trainer import one_cycle
+from stofm_geo.training.trainer import adamw_one_cycle
 from stofm_geo.transforms import SpatialKNN
 
 SETTINGS = SToFMConfig(hidden_channels=32, heads=4, num_layers=2, n_components=8, k=8)
@@ -106,9 +106,9 @@ def test_losses_have_gradients_and_baselines(pieces, network) -> None:
     puzzle = next(iter(pretraining_loader(pieces, SETTINGS, 1)))
     z, pair = network(puzzle)
     niches, distances = niche_loss(network, puzzle, z), distance_loss(network, puzzle, pair)
-    assert niches.error.item() == pytest.approx(niches.plain.item())  # before training
+    assert niches.error.item() == pytest.approx(niches.baseline.item())  # before training
     assert niches.count == puzzle.core_mask.sum() * 256 and distances.count > 0
-    assert distances.plain > 0
+    assert distances.baseline > 0
     (niches.error + distances.error).backward()
     assert network.project.weight.grad.abs().sum() > 0
     assert network.transformer.blocks[0].attention.geometry.radial.mean.grad.abs().sum() > 0
@@ -155,7 +155,7 @@ def test_niches_of_core_cells_are_those_of_the_whole_slice() -> None:
 def test_any_number_of_steps_has_a_schedule(steps: int) -> None:
     module = torch.nn.Linear(2, 2)
     module.trainer = SimpleNamespace(estimated_stepping_batches=steps)
-    made = one_cycle(module, 1e-3, 0.0)
+    made = adamw_one_cycle(module, 1e-3, 0.0)
     rates = []
     for _ in range(steps):  # as a trainer does, once after the last step, too
         rates.append(made["lr_scheduler"]["scheduler"].get_last_lr()[0])

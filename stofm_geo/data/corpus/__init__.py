@@ -13,13 +13,13 @@ from stofm_geo.data.corpus.build import build
 from stofm_geo.data.corpus.dataset import CorpusDataset
 from stofm_geo.data.corpus.index import read_index, summary, verify
 from stofm_geo.data.corpus.loader import CorpusLoader
-from stofm_geo.data.corpus.sampler import BudgetBatchSampler
+from stofm_geo.data.corpus.sampler import NodeBudgetBatchSampler
 from stofm_geo.data.corpus.sources import Source, find_sources, read_manifest
 
 __all__ = [
-    "BudgetBatchSampler",
     "CorpusDataset",
     "CorpusLoader",
+    "NodeBudgetBatchSampler",
     "Source",
     "build",
     "find_sources",

@@ -29,9 +29,9 @@ from stofm_geo._replace import clear_leftovers, replace_path, work_folder
 from stofm_geo._validation import check_positive, error_context
 from stofm_geo._version import __version__
 from stofm_geo.data.corpus import workers as pool
+from stofm_geo.data.corpus.codec import SliceHeader, encode
 from stofm_geo.data.corpus.index import FAILED, FORMAT, HASH, HEAD, INDEX, SLICES
-from stofm_geo.data.corpus.records import Common, encode
-from stofm_geo.data.corpus.sources import ReadSlice, Slice, Source, read_slice, slices_of
+from stofm_geo.data.corpus.sources import CorpusSlice, Slice, Source, read_slice, slices_of
 from stofm_geo.data.corpus.store import checksum, head_of, read_genes, write_slice
 from stofm_geo.data.panel_slice import PanelSlice
 
@@ -196,7 +196,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _found(task: _Task) -> dict[str, Any] | None:
-    """What is known of a slice that is done already."""
+    """Return the record of a slice that is built already, else ``None``."""
     if not (task.folder / task.which.folder).is_dir():
         return None
     try:
@@ -256,7 +256,7 @@ def _write(task: _Task) -> dict[str, Any]:
     target = task.folder / which.folder
     task.done.unlink(missing_ok=True)
     with work_folder(target) as made:
-        write_slice(made, records(), Common.of(cut).to_bytes(), own.genes, attributes)
+        write_slice(made, records(), SliceHeader.from_slice(cut).to_bytes(), own.genes, attributes)
         (sha256, size), head = checksum(made), head_of(made)
         replace_path(made, target)
     content = _content(own)
@@ -264,8 +264,8 @@ def _write(task: _Task) -> dict[str, Any]:
     return {**known, "nodes": nodes, **sums}
 
 
-def _content(own: ReadSlice) -> str:
-    """A name for the cells, however they were turned, sorted and filed."""
+def _content(own: CorpusSlice) -> str:
+    """Return a hash of the cells that does not depend on pose, row order or file."""
     digest = hashlib.sha256("\n".join(own.genes).encode())
     digest.update(np.ascontiguousarray(own.pos).tobytes())
     for start in range(0, own.counts.shape[0], BLOCK):

@@ -41,7 +41,7 @@ class SmallCounts:
         self.order: np.ndarray | None = None
 
     def __getitem__(self, rows: slice | np.ndarray) -> sp.csr_matrix:
-        """Counts of some cells, float32 CSR."""
+        """Return the counts of some cells, float32 CSR."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self.shape[0]))
         if self.order is not None:
@@ -58,17 +58,17 @@ class SmallCounts:
         return np.diff(self.ptr) > 0
 
     def of(self, rows: np.ndarray) -> SmallCounts:
-        """Counts of some cells, as small."""
+        """Return the counts of some cells in the same compact form."""
         starts = range(0, len(rows), BLOCK)
         blocks = (self[rows[start : start + BLOCK]] for start in starts)
         return SmallCounts(blocks, self.shape[1])
 
     def sums(self) -> sp.csr_matrix:
-        """Of each gene, ``[1, genes]``."""
+        """Return the sum of each gene, ``[1, genes]``."""
         return sp.csr_matrix(np.bincount(self.gene, self.value, minlength=self.shape[1])[None])
 
     def times(self, matrix: sp.csr_matrix) -> SmallCounts:
-        """The product with ``[genes, others]``."""
+        """Return the product with a matrix ``[genes, others]``."""
         starts = range(0, self.shape[0], BLOCK)
         blocks = (tidy(sp.csr_matrix(self[start : start + BLOCK] @ matrix)) for start in starts)
         return SmallCounts(blocks, matrix.shape[1])
@@ -96,7 +96,7 @@ class _Growing:
 
 
 def whole(values: np.ndarray) -> np.ndarray:
-    """Float32 counts in one or two bytes, where they are whole numbers that fit."""
+    """Convert float32 counts to one or two bytes, where they are whole numbers that fit."""
     for kind in (np.uint8, np.uint16):
         if not len(values) or values.max() <= np.iinfo(kind).max:
             small = values.astype(kind)
@@ -106,7 +106,7 @@ def whole(values: np.ndarray) -> np.ndarray:
 
 
 def read_counts(stored: Any, rows: np.ndarray, var: pd.DataFrame) -> SmallCounts:
-    """Counts of some cells, of a matrix that stays on disk.
+    """Read the counts of some cells from a matrix that stays on disk.
 
     Args:
         stored: ``X`` of an ``.h5ad`` or zarr: a group (sparse) or an array (dense).
@@ -146,7 +146,7 @@ def _blocks(stored: Any, rows: np.ndarray) -> Any:
 
 
 def _by_columns(matrix: Any, rows: np.ndarray) -> sp.csr_matrix:
-    """The rows of a matrix whose columns alone can be read one by one."""
+    """Read rows of a matrix that is stored by columns."""
     starts = range(0, matrix.shape[1], _COLUMNS)
     parts = []
     for start in starts:

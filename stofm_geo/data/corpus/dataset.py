@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Data
 
 from stofm_geo._validation import preview
+from stofm_geo.data.corpus.codec import decode
 from stofm_geo.data.corpus.index import HEAD, SLICES, checksum_of, read_index
-from stofm_geo.data.corpus.records import decode
 from stofm_geo.data.corpus.store import SliceStore
 
 _CACHE = 128 * 2**20  # bytes that opened slices may take, in each process
@@ -75,7 +75,7 @@ class CorpusDataset(Dataset):
         self._open: OrderedDict[int, tuple[SliceStore, np.ndarray]] = OrderedDict()
 
     def set_epoch(self, epoch: int) -> None:
-        """What ``transform`` draws is of this epoch."""
+        """Set the epoch, on which the random numbers of ``transform`` depend."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class CorpusDataset(Dataset):
             return self.transform(piece)
 
     def components(self) -> list[tuple[Tensor, Tensor]]:
-        """Of each slice, ``panel`` ``[P]`` and ``loadings`` ``[P, components]``."""
+        """Return ``panel`` ``[P]`` and ``loadings`` ``[P, components]`` of each slice."""
         found = []
         for of in range(len(self.slices)):
             store, number = self._opened(of)
@@ -112,11 +112,11 @@ class CorpusDataset(Dataset):
         return found
 
     def _number_of(self, one: dict[str, Any]) -> int:
-        """0 for a technology without a name, as in a panel encoder."""
+        """Return the number of a slice's technology; 0 without a name, as in a panel encoder."""
         return self.technologies.index(one["technology"]) + 1 if one["technology"] else 0
 
     def _opened(self, of: int) -> tuple[SliceStore, np.ndarray]:
-        """A slice and the numbers of its genes; those used last are kept open.
+        """Return a slice and the numbers of its genes; recently used slices stay open.
 
         Raises:
             OSError: It cannot be opened, or is not what was written.

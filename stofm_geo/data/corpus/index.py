@@ -23,7 +23,7 @@ INDEX, FAILED, SLICES = "corpus.json", "failed.csv", "slices"
 
 
 def read_index(folder: str | Path) -> dict[str, Any]:
-    """The contents of ``corpus.json``.
+    """Read ``corpus.json``.
 
     Returns:
         ``format``; ``settings`` of the pieces; ``genes``, names of all, sorted; ``technologies``,
@@ -58,12 +58,12 @@ def read_index(folder: str | Path) -> dict[str, Any]:
 
 
 def _misfit(values: dict[str, Any], kinds: dict[str, type]) -> str | None:
-    """The first name that is missing, or whose value is of another kind."""
+    """Return the first name that is missing or has a value of another type."""
     return next((name for name, kind in kinds.items() if type(values.get(name)) is not kind), None)
 
 
 def verify(folder: str | Path) -> list[str]:
-    """What is wrong with the files of a corpus, a line a slice; nothing if all are as written.
+    """Return one line for each slice whose files are damaged; empty if all are as written.
 
     Raises:
         FileNotFoundError, ValueError: As :func:`read_index`.
@@ -81,13 +81,13 @@ def verify(folder: str | Path) -> list[str]:
 
 
 def checksum_of(index: dict[str, Any]) -> str:
-    """SHA-256 of the checksums of all slices."""
+    """Return the SHA-256 of the checksums of all slices."""
     each = "\n".join(f"{one['folder']} {one['sha256']}" for one in index["slices"])
     return hashlib.sha256(each.encode()).hexdigest()
 
 
 def summary(folder: str | Path) -> list[dict[str, Any]]:
-    """Counts of a corpus, a row a technology and organism, and one of all.
+    """Return the size of a corpus by technology and organism, and in total.
 
     Returns:
         Rows with ``technology``, ``organism``, ``slices``, ``cells``, ``pieces``, ``genes`` (most

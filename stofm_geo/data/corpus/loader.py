@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
 from stofm_geo.data.corpus.dataset import CorpusDataset
-from stofm_geo.data.corpus.sampler import BudgetBatchSampler
+from stofm_geo.data.corpus.sampler import NodeBudgetBatchSampler
 from stofm_geo.data.subslices import collate_subslices
 
 
@@ -28,12 +28,12 @@ class CorpusLoader(DataLoader):
     """
 
     dataset: CorpusDataset
-    batch_sampler: BudgetBatchSampler
+    batch_sampler: NodeBudgetBatchSampler
 
     def __init__(
         self,
         dataset: CorpusDataset,
-        batch_sampler: BudgetBatchSampler,
+        batch_sampler: NodeBudgetBatchSampler,
         workers: int = 0,
         **options: Any,
     ) -> None:
@@ -56,9 +56,9 @@ class CorpusLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """See :meth:`BudgetBatchSampler.state_dict`."""
+        """See :meth:`NodeBudgetBatchSampler.state_dict`."""
         return self.batch_sampler.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See :meth:`BudgetBatchSampler.load_state_dict`."""
+        """See :meth:`NodeBudgetBatchSampler.load_state_dict`."""
         self.batch_sampler.load_state_dict(state_dict)

@@ -11,21 +11,21 @@ from torch.utils.data import Sampler
 from stofm_geo._validation import check_positive
 
 
-class BudgetBatchSampler(Sampler[list[int]]):
+class NodeBudgetBatchSampler(Sampler[list[int]]):
     """Batches of pieces whose nodes together are within a budget.
 
-    The pieces of all slices are shuffled anew each epoch, and cut into batches that follow each
-    other and are about equally large. How many batches there are is the same in all epochs (a
-    trainer asks once) and a multiple of the number of processes, of which each takes every
-    ``world``-th; no piece is left out, none is seen twice. That, and no batch being too large,
-    costs some of the budget: batches have ``node_budget`` less the largest piece, on average.
+    Each epoch shuffles the pieces of all slices and cuts them into consecutive batches of about
+    equal size. The number of batches is the same in all epochs (a trainer reads it once) and a
+    multiple of ``num_replicas``; each process takes every ``num_replicas``-th batch. No piece is
+    left out or repeated, and no batch exceeds the budget. So a batch has about ``node_budget``
+    minus the largest piece, on average.
 
     Args:
         num_nodes: Of each piece.
         node_budget: Most nodes of a batch.
         seed: Of the shuffling; with the epoch, it determines the batches (default 0).
         rank: This process' number (default 0).
-        world: How many processes there are (default 1).
+        num_replicas: Number of processes (default 1).
         shuffle: Whether pieces are shuffled; otherwise they come as they are (default True).
 
     Attributes:
@@ -44,21 +44,21 @@ class BudgetBatchSampler(Sampler[list[int]]):
         node_budget: int,
         seed: int = 0,
         rank: int = 0,
-        world: int = 1,
+        num_replicas: int = 1,
         shuffle: bool = True,
     ) -> None:
         check_positive("node_budget", node_budget, whole=True)
-        check_positive("world", world, whole=True)
+        check_positive("num_replicas", num_replicas, whole=True)
         check_positive("seed", seed, whole=True, or_zero=True)
-        if not 0 <= rank < world:
-            raise ValueError(f"rank must be from 0 to {world - 1}; found {rank}")
+        if not 0 <= rank < num_replicas:
+            raise ValueError(f"rank must be from 0 to {num_replicas - 1}; found {rank}")
         self.num_nodes = np.asarray(num_nodes, dtype=np.int64)
         self.node_budget, self.seed, self.shuffle = node_budget, seed, shuffle
-        self.rank, self.world = rank, world
+        self.rank, self.num_replicas = rank, num_replicas
         self.epoch = self.position = 0
         count = len(self.num_nodes)
-        if count < world:
-            raise ValueError(f"{count} pieces are too few for {world} processes")
+        if count < num_replicas:
+            raise ValueError(f"{count} pieces are too few for {num_replicas} processes")
         largest, total = int(self.num_nodes.max()), int(self.num_nodes.sum())
         if largest > node_budget:
             raise ValueError(
@@ -66,11 +66,11 @@ class BudgetBatchSampler(Sampler[list[int]]):
             )
         # Cut where total / batches is passed, a batch has a piece more than that at most.
         batches = min(-(-total // max(node_budget - largest, 1)), count)
-        self.batches = -(-batches // world) * world
+        self.batches = -(-batches // num_replicas) * num_replicas
         if self.batches > count:
             raise ValueError(
                 f"{count} pieces, {batches} batches within node_budget={node_budget} nodes, cannot "
-                f"be shared by {world} processes; raise node_budget, or use fewer processes"
+                f"be shared by {num_replicas} processes; raise node_budget, or use fewer processes"
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -79,15 +79,15 @@ class BudgetBatchSampler(Sampler[list[int]]):
             self.epoch, self.position = epoch, 0
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, for this process."""
-        return self.batches // self.world
+        """Return the number of batches of a whole epoch, for this process."""
+        return self.batches // self.num_replicas
 
     def __iter__(self) -> Iterator[list[int]]:
-        mine = self.all_batches()[self.rank :: self.world]
+        mine = self.all_batches()[self.rank :: self.num_replicas]
         return iter([batch.tolist() for batch in mine[self.position :]])
 
     def all_batches(self) -> list[np.ndarray]:
-        """The epoch's batches, of all processes."""
+        """Return the batches of the epoch, of all processes."""
         count = len(self.num_nodes)
         order = np.arange(count)
         if self.shuffle:
@@ -103,12 +103,12 @@ class BudgetBatchSampler(Sampler[list[int]]):
         return np.split(order, cuts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is, and of what; ``rank`` is each process' own."""
+        """Return the position and the settings; without ``rank``, which differs by process."""
         return {
             "epoch": self.epoch,
             "position": self.position,
             "seed": self.seed,
-            "world": self.world,
+            "world": self.num_replicas,
             "node_budget": self.node_budget,
             "nodes": int(self.num_nodes.sum()),
             "pieces": len(self.num_nodes),

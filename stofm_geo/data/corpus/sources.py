@@ -90,7 +90,7 @@ class Slice:
 
 
 @dataclass
-class ReadSlice:
+class CorpusSlice:
     """A slice, checked, in its own frame.
 
     Attributes:
@@ -113,7 +113,7 @@ class ReadSlice:
 
 
 def find_sources(paths: Sequence[str | Path], **given: Any) -> list[Source]:
-    """The tables that names stand for, each once.
+    """Return the tables at some paths, each once.
 
     Args:
         paths: ``.h5ad`` files; zarr folders of AnnData, or of SpatialData, whose ``tables`` are
@@ -153,7 +153,7 @@ def _tables(path: Path) -> Iterator[Path]:
 
 
 def read_manifest(path: str | Path, **given: Any) -> list[Source]:
-    """Sources of a CSV file with the columns path, slice, technology and organism.
+    """Read the sources in a CSV file: columns path, slice, technology and organism.
 
     All but ``path`` may be missing or empty. Names are relative to the file's folder.
 
@@ -211,7 +211,7 @@ class _Elements(Mapping):
 
 @contextmanager
 def _opened(path: str) -> Iterator[_Table]:
-    """A source, by the reader of all files of slices; zarr by what that reads its parts with.
+    """Open a source; the parts of a zarr folder are read on access.
 
     Raises:
         ValueError: It cannot be read.
@@ -253,7 +253,7 @@ def _check_x(path: str, there: bool, layers: Iterable[str]) -> None:
 
 
 def slices_of(source: Source) -> list[Slice]:
-    """The slices of a source.
+    """Return the slices of a source.
 
     Where none is named, the table of a SpatialData is taken apart by its ``region_key``, and all
     cells of another are one slice.
@@ -284,7 +284,7 @@ def slices_of(source: Source) -> list[Slice]:
         return [Slice(source, key, name) for name in ([only] if only else names)]
 
 
-def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int = 1) -> ReadSlice:
+def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int = 1) -> CorpusSlice:
     """Read one slice, and of ``X`` its rows alone.
 
     Raises:
@@ -323,13 +323,13 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
             counts, pos, rows = counts.of(full), pos[full], rows[full]
         order, pos, unit = checked_pose(counts, pos, min_cells)
         counts.order = order
-    return ReadSlice(counts, genes, pos, rows[order], unit, technology, report)
+    return CorpusSlice(counts, genes, pos, rows[order], unit, technology, report)
 
 
 def _genes(
     counts: SmallCounts, var: pd.DataFrame, organism: str
 ) -> tuple[SmallCounts, np.ndarray, dict[str, Any]]:
-    """Counts of human genes, or of those there are, sorted by name."""
+    """Return counts, gene names and a report; human genes, or all genes as they are, by name."""
     if organism != "none":
         totals = counts.sums()
         genes, _, sums, report = human_genes(AnnData(totals, var=var), totals, organism)

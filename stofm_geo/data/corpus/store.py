@@ -1,6 +1,6 @@
 """One slice of a corpus on disk: a zarr (version 3) group of which a piece is one range of bytes.
 
-``records`` is ``uint8 [pieces, longest]``, a row a piece (:mod:`~stofm_geo.data.corpus.records`),
+``records`` is ``uint8 [pieces, longest]``, a row a piece (:mod:`~stofm_geo.data.corpus.codec`),
 filled up with zeros. A row is one inner chunk of a *shard*: compressed by itself, and found by the
 shard's index. So a piece is one contiguous read, while a slice of a thousand pieces is few files.
 A column a tensor would be easier to look at, but a piece would then be ten reads, of ragged arrays
@@ -25,7 +25,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from stofm_geo.data.corpus.records import Common
+from stofm_geo.data.corpus.codec import SliceHeader
 from stofm_geo.data.stores import check_zarr
 
 _SHARD = 64 * 2**20  # bytes, before compression; it is held in memory while it is written
@@ -103,27 +103,27 @@ class SliceStore:
         self._records = group["records"]
         self._lengths = group["lengths"][:]
         self.genes = read_genes(folder)
-        self.common = Common.from_bytes(group["common"][:].tobytes())
+        self.common = SliceHeader.from_bytes(group["common"][:].tobytes())
 
     def record(self, index: int) -> bytes:
-        """The bytes of a piece."""
+        """Return the record of a sub-slice."""
         return self._records[index, : self._lengths[index]].tobytes()
 
 
 def read_genes(folder: Path) -> list[str]:
-    """Names of the genes of a slice."""
+    """Return the gene names of a slice."""
     check_zarr(folder)
     stored: Any = zarr.open_array(folder, path="genes", mode="r")
     return stored[:].tobytes().decode().split("\n")
 
 
 def checksum(folder: Path) -> tuple[str, int]:
-    """SHA-256 over the names and contents of a folder's files, and their bytes."""
+    """Return the SHA-256 of the names and contents of a folder's files, and their total size."""
     return _checksum(folder, [file for file in folder.rglob("*") if file.is_file()])
 
 
 def head_of(folder: Path) -> str:
-    """SHA-256 as :func:`checksum` over all files of a slice but the chunks of its records."""
+    """Return the SHA-256, as :func:`checksum`, of all files except the chunks of the records."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     chunks = folder / "records" / "c"
     return _checksum(folder, [file for file in files if not file.is_relative_to(chunks)])[0]

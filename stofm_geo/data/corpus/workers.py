@@ -21,7 +21,7 @@ DIED = "its process died; was there too little memory?"
 def each(
     work: Callable[[Any], Any], tasks: Sequence[Any], workers: int
 ) -> Iterator[tuple[Any, Any]]:
-    """Tasks and their results as they come; ``None`` where the process died.
+    """Yield tasks and their results as they complete; ``None`` where the process died.
 
     Args:
         work: A function of a module. What it raises ends all.
@@ -64,7 +64,7 @@ def _start() -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot tell, and a worker would wait for it for ever."""
+    """Exit when the parent process ends; otherwise a worker would wait forever."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
     os._exit(1)
@@ -72,7 +72,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums do not depend on how many threads there are."""
+    """Limit this process to one thread, so that sums do not depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

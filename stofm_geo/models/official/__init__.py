@@ -3,11 +3,11 @@
 from stofm_geo.models.official.macro import macro_nodes
 from stofm_geo.models.official.model import OfficialSToFM, load, save
 from stofm_geo.models.official.network import OfficialNetwork
-from stofm_geo.models.official.pretraining import Objectives, losses, puzzle
+from stofm_geo.models.official.pretraining import OfficialMaskingConfig, losses, puzzle
 from stofm_geo.models.official.slices import subslices
 
 __all__ = [
-    "Objectives",
+    "OfficialMaskingConfig",
     "OfficialNetwork",
     "OfficialSToFM",
     "load",

@@ -34,14 +34,14 @@ _TWO_DIMENSIONS = ("gaussian.scale", "gaussian.mean", "gaussian.std")  # there, 
 
 
 def published_name(name: str) -> str:
-    """The published name of one of our parameters."""
+    """Return the published name of a parameter."""
     name = _NAMES.get(name, name)
     name = re.sub(r"^layers\.", "encoder.layers.", name)
     return re.sub(r"\.([qkv]|out)_proj\.", r".self_attn.\1_proj.", name)
 
 
 def read(folder: str | Path, attention: str = "slice") -> OfficialNetwork:
-    """The network of a published checkpoint, in evaluation mode.
+    """Read the network of a published checkpoint, in evaluation mode.
 
     Args:
         folder: With ``config.json`` and ``se2transformer.pth``.
@@ -79,7 +79,7 @@ def read(folder: str | Path, attention: str = "slice") -> OfficialNetwork:
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """A state dict, the prefixes of its names gone; unpickled with tensors alone admitted.
+    """Read a state dict, without the prefixes of wrappers; only tensors are unpickled.
 
     Raises:
         ValueError: It is no state dict, or holds more than tensors.
@@ -88,7 +88,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
 
 
 def bare(name: str) -> str:
-    """A published name without the prefixes that wrappers have put before it."""
+    """Return a published name without the prefixes of wrappers."""
     return _PREFIXES.sub("", name)
 
 
@@ -112,7 +112,7 @@ def write(network: OfficialNetwork, folder: Path) -> None:
 
 
 def published_state(network: OfficialNetwork) -> dict[str, Tensor]:
-    """The state dict under published names and shapes."""
+    """Return the state dict with published names and shapes."""
     return {
         published_name(name): tensor.reshape(1, -1) if name in _TWO_DIMENSIONS else tensor
         for name, tensor in network.state_dict().items()
@@ -127,7 +127,7 @@ def _published_config(config: Config) -> dict[str, Any]:
 def fitting(
     stored: dict[str, Tensor], network: OfficialNetwork, file: str | Path
 ) -> dict[str, Tensor]:
-    """The stored tensors under our names; all that do not fit are told at once."""
+    """Return the stored tensors by our names; one error lists all that do not fit."""
     wanted = {published_name(name): name for name in network.state_dict()}
     shapes = {name: list(tensor.shape) for name, tensor in published_state(network).items()}
     problems = [f"missing: {name} {shapes[name]}" for name in shapes if name not in stored]

@@ -22,7 +22,7 @@ def macro_nodes(
     resolution: float = 1.0,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One virtual cell a community: mean position and mean feature of its cells.
+    """Return one macro node per community: mean position and mean features of its cells.
 
     Communities are Leiden's on a fuzzy graph (UMAP's) of each cell's 9 nearest, by two numbers a
     cell: ``alpha`` times its position plus ``1 - alpha`` times its two principal components, each

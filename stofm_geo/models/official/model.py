@@ -56,7 +56,7 @@ class OfficialSToFM(nn.Module):
         return self.network(data, return_pairs)
 
     def check_features(self, key: str | None) -> None:
-        """Whether cell vectors can be had, from ``obsm[key]`` or from counts.
+        """Check that cell vectors are available, from ``obsm[key]`` or from counts.
 
         Raises:
             ValueError: They cannot, and why.
@@ -136,7 +136,7 @@ class OfficialSToFM(nn.Module):
 
     @torch.inference_mode()
     def embed_subslices(self, pieces: Iterable[Data], cells: int) -> np.ndarray:
-        """Embeddings ``[cells, D]`` float32 of a slice, from its sub-slices."""
+        """Return the embeddings ``[cells, D]`` float32 of a slice from its sub-slices."""
         device = self.network.embedding_layer.weight.device
         made = np.empty((cells, self.network.config.embedding_dim), dtype=np.float32)
         self.eval()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from stofm_geo._validation import check_fraction, check_positive
-from stofm_geo.models.official.slices import NOT_TOLD
+from stofm_geo.models.official.slices import UNKNOWN_DISTANCE
 from stofm_geo.nn import GaussianRadial
 from stofm_geo.nn.tabulated import tabulated
 from stofm_geo.ops import EdgeGraph, dense_attention, edge_attention
@@ -93,7 +93,7 @@ class Layer(nn.Module):
         self.activation_dropout = nn.Dropout(config.activation_dropout)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each ``[N, H, C]``."""
+        """Return queries, keys and values, each ``[N, H, C]``."""
         q, k, v = (
             project(x).unflatten(1, (self.heads, -1))
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -101,7 +101,7 @@ class Layer(nn.Module):
         return q, k, v
 
     def update(self, x: Tensor, attended: Tensor) -> Tensor:
-        """New vectors ``[N, D]`` from the old and what was attended to, ``[N, H, C]``."""
+        """Return new vectors ``[N, D]`` from the old ones and the attended values ``[N, H, C]``."""
         x = self.self_attn_layer_norm(x + self.dropout(self.out_proj(attended.flatten(1))))
         hidden = self.activation_dropout(self.activation(self.fc1(x)))
         return self.final_layer_norm(x + self.dropout(self.fc2(hidden)))
@@ -164,7 +164,7 @@ class OfficialNetwork(nn.Module):
         bias = first_bias = self._bias(distance)
         x = self.embedding_layer(data.x) + self.token_type_embeddings(data.node_type)
         x, queries, keys = self.dropout(x), [], []
-        elsewhere = self._elsewhere(distance)
+        default_bias = self._default_bias(distance)
         if self.attention == "slice":
             bias = _heads_first(bias)
         for layer in self.layers:
@@ -177,7 +177,7 @@ class OfficialNetwork(nn.Module):
                     _side_by_side(keys),
                     v,
                     bias,
-                    elsewhere,
+                    default_bias,
                     graph,
                     ptr,
                     scale=q.size(2) ** -0.5,
@@ -188,7 +188,7 @@ class OfficialNetwork(nn.Module):
             x = layer.update(x, attended)
         if return_pairs is None:
             return x
-        bias = self._bias_of(return_pairs, data, first_bias, elsewhere)
+        bias = self._bias_of(return_pairs, data, first_bias, default_bias)
         # All layers' products of each pair as one product; of attention, the logits alone.
         q = _side_by_side(queries) * len(queries) ** 0.5
         pairs = EdgeGraph(return_pairs, data.num_nodes)
@@ -225,12 +225,12 @@ class OfficialNetwork(nn.Module):
         sloped = tabulated(self.gaussian, distance, _TOLERANCE)
         return sloped + (value - sloped).detach()
 
-    def _elsewhere(self, like: Tensor) -> Tensor:
-        """The bias of a pair whose distance is not told ``[H]``."""
-        return self.gaussian(like.new_full((1,), NOT_TOLD))[0]
+    def _default_bias(self, like: Tensor) -> Tensor:
+        """Return the bias of a pair of unknown distance, ``[H]``."""
+        return self.gaussian(like.new_full((1,), UNKNOWN_DISTANCE))[0]
 
-    def _bias_of(self, pairs: Tensor, data: Data, bias: Tensor, elsewhere: Tensor) -> Tensor:
-        """The radial bias of any pairs ``[2, P]``, from that of the edges."""
+    def _bias_of(self, pairs: Tensor, data: Data, bias: Tensor, default_bias: Tensor) -> Tensor:
+        """Return the radial bias of any pairs ``[2, P]``, from that of the edges."""
         n = data.num_nodes
         if data.batch is not None and (data.batch[pairs[0]] != data.batch[pairs[1]]).any():
             raise ValueError("return_pairs joins nodes of different sub-slices")
@@ -238,16 +238,16 @@ class OfficialNetwork(nn.Module):
         wanted = pairs[1] * n + pairs[0]
         place = torch.searchsorted(code, wanted).clamp_max(len(code) - 1)
         told = (code[place] == wanted)[:, None]
-        return torch.where(told, bias[order[place]], elsewhere)
+        return torch.where(told, bias[order[place]], default_bias)
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:
-    """``[N, H, C]`` each to ``[N, H, C']``, in memory heads first, as attention wants them."""
+    """Concatenate ``[N, H, C]`` to ``[N, H, C']``, stored heads first for attention."""
     return torch.cat([part.transpose(0, 1) for part in parts], dim=2).transpose(0, 1)
 
 
 def _heads_first(values: Tensor) -> Tensor:
-    """The same ``[E, H]``, in memory heads first."""
+    """Return the same ``[E, H]``, stored heads first."""
     return values.t().contiguous().t()
 
 

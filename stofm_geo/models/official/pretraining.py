@@ -17,7 +17,7 @@ from stofm_geo.models.official.network import OfficialNetwork
 
 
 @dataclass(frozen=True)
-class Objectives:
+class OfficialMaskingConfig:
     """What is hidden and moved; the defaults are the published constants.
 
     Attributes:
@@ -51,12 +51,14 @@ class Objectives:
 
 
 def puzzle(
-    data: Data, objectives: Objectives | None = None, generator: torch.Generator | None = None
+    data: Data,
+    objectives: OfficialMaskingConfig | None = None,
+    generator: torch.Generator | None = None,
 ) -> Data:
     """Hide some cells of a sub-slice and move others.
 
-    A moved cell is told its distance to every node, which gives away that it was moved; so it is
-    published, and so the weights have learned.
+    A moved cell has a known distance to every node, which reveals that it was moved. This is the
+    published scheme, with which the published weights were trained.
 
     Args:
         data: Of :func:`~stofm_geo.models.official.subslices`.
@@ -64,15 +66,15 @@ def puzzle(
         generator: Of what is drawn; ``None``: PyTorch's global one.
 
     Returns:
-        A copy with the features hidden and the edges of moved cells anew; ``x_true`` ``[N, F]``;
-        ``asked`` ``[N]``, the cells to be guessed; ``pair_index`` ``[2, P]``, the pairs of cells
-        whose distance is to be guessed, and ``pair_distance`` ``[P]``.
+        A copy with masked features and new edges of the moved cells; ``x_true`` ``[N, F]``;
+        ``target_mask`` ``[N]``, the cells to predict; ``pair_index`` ``[2, P]``, the pairs of cells
+        whose distance is to be predicted, and ``pair_distance`` ``[P]``.
     """
-    o = objectives or Objectives()
+    o = objectives or OfficialMaskingConfig()
     made = copy.copy(data)
     cell = data.node_type == NodeType.CELL
     hidden, asked = _drawn(cell, o.mask_share, o.mask_kept, generator)
-    made.x_true, made.asked = data.x, asked
+    made.x_true, made.target_mask = data.x, asked
     made.x = data.x.masked_fill(hidden[:, None], o.mask_value)
 
     moved, far = _drawn(cell, o.move_share, o.move_kept, generator)
@@ -91,7 +93,7 @@ def puzzle(
 
 
 def losses(network: OfficialNetwork, data: Data) -> tuple[Tensor, Tensor]:
-    """Of hidden cells (1 - cosine) and of distances (mean squared error), each a mean.
+    """Return the mean losses of masked cells (1 - cosine) and distances (squared error).
 
     Args:
         network: With its heads.
@@ -103,16 +105,16 @@ def losses(network: OfficialNetwork, data: Data) -> tuple[Tensor, Tensor]:
     if network.lm_head is None or network.pair_head is None:
         raise ValueError("the network has no heads of pre-training; make it with heads=True")
     z, logits = network(data, data.pair_index)
-    guess = F.normalize(network.lm_head(z[data.asked]), dim=-1)
+    guess = F.normalize(network.lm_head(z[data.target_mask]), dim=-1)
     same = guess.new_ones(len(guess))
-    hidden = F.cosine_embedding_loss(guess, data.x_true[data.asked], same)
+    hidden = F.cosine_embedding_loss(guess, data.x_true[data.target_mask], same)
     return hidden, F.mse_loss(network.pair_head(logits).squeeze(1), data.pair_distance)
 
 
 def _drawn(
     cell: Tensor, share: float, kept: float, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Nodes that are changed, and these with those that are asked for as they are; ``[N]``."""
+    """Return masks ``[N]`` of changed nodes, and of these with unchanged target nodes."""
     cells = cell.nonzero()[:, 0]
     order = cells[torch.randperm(len(cells), generator=generator).to(cells.device)]
     first = int(share * len(cells))
@@ -123,7 +125,7 @@ def _drawn(
 
 
 def _told_anew(data: Data, moved: Tensor) -> tuple[Tensor, Tensor]:
-    """Edges and distances, those of moved cells to and from all nodes."""
+    """Return edges and distances, with those of moved cells to and from all nodes."""
     src, dst = data.edge_index
     still = ~(moved[src] | moved[dst])
     everyone = torch.arange(data.num_nodes, device=moved.device)

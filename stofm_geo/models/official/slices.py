@@ -18,13 +18,13 @@ from torch_geometric.data import Data
 from stofm_geo._keys import NodeType
 from stofm_geo._validation import check_positive
 
-NOT_TOLD = 100.0  # stands for every distance that is not told
+UNKNOWN_DISTANCE = 100.0  # stands for every distance that is not told
 _AHEAD = 16  # sub-slices that are made at once
 NEIGHBORS = 50  # nearest nodes whose distance is told, the node itself counted
 
 
 def normalized(positions: np.ndarray) -> np.ndarray:
-    """Positions ``[n, 2]`` about the centre of their bounding box, its diagonal 100 long.
+    """Centre positions ``[n, 2]`` on their bounding box and scale its diagonal to 100.
 
     Raises:
         ValueError: No positions, not ``[n, 2]``, not finite, or all at one place.
@@ -42,7 +42,7 @@ def normalized(positions: np.ndarray) -> np.ndarray:
 
 
 def tiles(positions: np.ndarray, cells_per_subslice: int = 1000) -> list[np.ndarray]:
-    """Rows of the cells of each sub-slice: squares laid from the lower left, column by column.
+    """Return the rows of each sub-slice: squares from the lower left, column by column.
 
     A square with twice as many cells as asked, or more, is cut by row number.
 
@@ -116,7 +116,7 @@ def iter_subslices(
     macro_features: np.ndarray | Tensor,
     cells_per_subslice: int = 1000,
 ) -> Iterator[Data]:
-    """As :func:`subslices`, a few at a time, so that a large slice does not fill memory."""
+    """Yield the graphs of :func:`subslices`, a few at a time, to limit memory."""
     pos = normalized(positions)
     x = _features("features", features, pos)
     macro_pos = np.asarray(macro_positions, dtype=np.float64).reshape(-1, 2)
@@ -133,7 +133,7 @@ def iter_subslices(
     def made(rows: np.ndarray) -> Data:
         own = torch.from_numpy(rows)
         nodes = np.concatenate([first_pos, pos[rows]])
-        edge_index, distance = told_pairs(nodes, special)
+        edge_index, distance = known_distance_pairs(nodes, special)
         return Data(
             x=torch.cat([first_x, x[own]]),
             pos=torch.from_numpy(nodes),
@@ -149,8 +149,8 @@ def iter_subslices(
             yield from pool.map(made, parts[start : start + _AHEAD])
 
 
-def told_pairs(pos: np.ndarray, special: int) -> tuple[Tensor, Tensor]:
-    """Pairs of nodes with a distance of their own, ``[2, E]``, and the distances ``[E]``.
+def known_distance_pairs(pos: np.ndarray, special: int) -> tuple[Tensor, Tensor]:
+    """Return the pairs of nodes with a known distance, ``[2, E]``, and the distances ``[E]``.
 
     The first ``special`` nodes are CLS and the virtual cells.
     """

@@ -1,4 +1,4 @@
-"""What training asks for: a puzzle made of a piece, and two losses of what is said to it."""
+"""Pre-training objectives: a masking of sub-slices and two losses."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch_geometric.data import Data
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.training.objectives.loss import Loss
-from stofm_geo.training.objectives.niches import NichePuzzle, distance_loss, niche_loss
-from stofm_geo.training.objectives.published import PublishedPuzzle, cell_loss, pair_loss
+from stofm_geo.training.objectives.niches import NicheMasking, distance_loss, niche_loss
+from stofm_geo.training.objectives.published import OfficialMasking, cell_loss, pair_loss
 
 
-class Objectives(NamedTuple):
-    """A kind of puzzle and its losses.
+class PretrainingObjective(NamedTuple):
+    """A masking of sub-slices and its losses.
 
     Attributes:
-        puzzle: Makes puzzles of pieces (:class:`~stofm_geo.data.SubSliceDataset`).
-        niche_loss: Of the network, a puzzle and its embeddings.
-        distance_loss: Of the network, a puzzle and its pair states.
+        puzzle: Masks a sub-slice (:class:`~stofm_geo.data.SubSliceDataset`).
+        niche_loss: From network, masked sub-slice and embeddings to the loss.
+        distance_loss: From network, masked sub-slice and pair states to the loss.
     """
 
     puzzle: Callable[[Data], Data]
@@ -29,8 +29,8 @@ class Objectives(NamedTuple):
     distance_loss: Callable[[SToFMNetwork, Data, Tensor], Loss]
 
     @classmethod
-    def of(cls, config: SToFMConfig) -> Objectives:
-        """Those that the settings name."""
+    def from_config(cls, config: SToFMConfig) -> PretrainingObjective:
+        """Return the objectives that a configuration names."""
         if config.objectives == "official":
-            return cls(PublishedPuzzle(config), cell_loss, pair_loss)
-        return cls(NichePuzzle(config), niche_loss, distance_loss)
+            return cls(OfficialMasking(config), cell_loss, pair_loss)
+        return cls(NicheMasking(config), niche_loss, distance_loss)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 class Loss(NamedTuple):
-    """A sum of squared errors, that of guessing plainly, and over how many numbers."""
+    """A sum of squared errors, that of a baseline, and the number of values."""
 
     error: Tensor
-    plain: Tensor
+    baseline: Tensor
     count: Tensor

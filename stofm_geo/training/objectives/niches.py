@@ -1,4 +1,4 @@
-"""Our objectives, which nothing leaks into: niches of hidden cells, distances of moved ones."""
+"""Objectives without leaks: niches of masked cells, distances of moved cells."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from stofm_geo.training.objectives.loss import Loss
 from stofm_geo.transforms import MaskCells, PerturbPositions, SpatialKNN
 
 
-class NichePuzzle:
-    """Makes a puzzle of a piece (:class:`~stofm_geo.data.SubSliceDataset`), another one each time.
+class NicheMasking:
+    """Random perturbation and masking of a :class:`~stofm_geo.data.SubSliceDataset` item.
 
-    Sets ``niche``, what core cells are asked for, from the piece as it is. Then some cells are
-    moved, the graph is that of the moved positions (the true one would tell), and some cells are
-    hidden.
+    Sets ``niche``, the target of core cells, from the unchanged sub-slice. Then it moves some
+    cells, builds the graph of the moved positions (the true one would leak them), and masks some
+    cells.
 
     Args:
         config: Shares, and how far cells are moved.
@@ -38,7 +38,7 @@ class NichePuzzle:
         )
 
     def __call__(self, piece: Data) -> Data:
-        """A new puzzle; ``piece`` stays as it is. Drawn with torch's generator."""
+        """Return a masked copy of ``piece``, drawn with PyTorch's global generator."""
         piece = copy.copy(piece)
         # Two edges of halo, so that the niches of a piece's border cells are those of the slice.
         piece.niche = niche_features(piece.x, cell_edges(piece))
@@ -46,29 +46,31 @@ class NichePuzzle:
 
 
 def niche_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
-    """Of the core cells' niches; plain is the guess by averages over what is visible.
+    """Return the squared error of the core cells' niche features.
+
+    The baseline predicts the averages over the visible cells.
 
     Args:
-        network: Made ``z``.
+        network: The network that made ``z``.
         data: A puzzle or a batch of them.
         z: Embeddings ``[num_nodes, out_channels]``.
     """
     core = data.core_mask
-    true = network.asked(data.niche[core])
+    true = network.niche_target(data.niche[core])
     with torch.no_grad():
-        averages = network.asked(niche_features(data.x, cell_edges(data), ~data.mask)[core])
-        plain = (averages - true).square().sum()
-    error = (network.estimates(z, data)[core] - true).square().sum()
-    return Loss(error, plain, torch.tensor(float(true.numel()), device=z.device))
+        averages = network.niche_target(niche_features(data.x, cell_edges(data), ~data.mask)[core])
+        baseline = (averages - true).square().sum()
+    error = (network.decode_niche(z, data)[core] - true).square().sum()
+    return Loss(error, baseline, torch.tensor(float(true.numel()), device=z.device))
 
 
 def distance_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
-    """Of ``log(1 + distance)`` between the ends of edges of which one was moved.
+    """Return the squared error of ``log(1 + distance)`` along edges with a moved end.
 
-    Plain is to believe what is seen.
+    The baseline is the distance between the perturbed positions.
 
     Args:
-        network: Made ``pair``.
+        network: The network that made ``pair``.
         data: A puzzle or a batch of them.
         pair: The last layer's pair state, ``[num_edges, heads]``.
     """

@@ -1,13 +1,13 @@
 """The published objectives on our graphs: vectors of hidden cells, and distances of moved ones.
 
-Of a sub-slice's cells some are hidden and a few more asked for as they are, by the cosine of what a
-head makes of the embedding with the cell's own features. Some are moved far, and a few more
-measured as they are: a head makes distances to neighbours of their pair states, by the squared
-error. The neighbours stay those before the move, which tells what was moved; so it is published
-(arXiv 2507.11588), and why :mod:`~stofm_geo.training.objectives.niches` asks otherwise.
+Some cells of a sub-slice are masked, and a few more are targets without a mask: a head predicts
+their features from the embedding, with a cosine loss. Some cells are moved far, and a few more are
+targets without a move: a head predicts distances to neighbours from pair states, with a squared
+error. Edges are those before the move, as published (arXiv 2507.11588), which reveals what was
+moved; :mod:`~stofm_geo.training.objectives.niches` avoids that.
 
-Two things are not as published: a hidden cell is a learned token, not the number -100, and its
-features are taken out of the means that virtual cells have.
+Two things differ from the publication: a masked cell is a learned token, not the number -100, and
+its features are left out of the means of macro nodes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives.loss import Loss
 from stofm_geo.transforms import MaskCells, PerturbPositions
 
-_KEPT = 0.03  # of the cells, that are asked for as they are
+_KEPT = 0.03  # share of the cells that are targets, though unchanged
 
 
-class PublishedPuzzle:
-    """Makes a puzzle of a piece (:class:`~stofm_geo.data.SubSliceDataset`), another one each time.
+class OfficialMasking:
+    """Random masking and perturbation of a :class:`~stofm_geo.data.SubSliceDataset` item.
 
-    Sets ``x_true`` ``[N, F]``; ``asked`` ``[N]``, the cells to be guessed; ``measured`` ``[N]``,
-    those whose distances are.
+    Sets ``x_true`` ``[N, F]``; ``target_mask`` ``[N]``, the cells to predict; ``distance_mask``
+    ``[N]``, the cells whose distances are to be predicted.
 
     Args:
         config: Shares, and how far cells are moved.
@@ -49,11 +49,11 @@ class PublishedPuzzle:
         )
 
     def __call__(self, piece: Data) -> Data:
-        """A new puzzle; ``piece`` stays as it is. Drawn with torch's generator."""
+        """Return a masked copy of ``piece``, drawn with PyTorch's global generator."""
         puzzle = copy.copy(piece)
         puzzle.x_true = piece.x
         puzzle = self.transform(puzzle)
-        puzzle.asked, puzzle.measured = (
+        puzzle.target_mask, puzzle.distance_mask = (
             changed | (puzzle.core_mask & (torch.rand(len(changed)) < _KEPT))
             for changed in (puzzle.mask, puzzle.moved)
         )
@@ -61,33 +61,35 @@ class PublishedPuzzle:
 
 
 def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
-    """``1 - cosine`` of the cells that are asked for; plain is the mean of visible neighbours.
+    """Return ``1 - cosine`` between predicted and true features of the target cells.
+
+    The baseline predicts the mean of the visible neighbours.
 
     Args:
-        network: Made ``z``; with a ``cell_head``.
+        network: The network that made ``z``, with a ``cell_head``.
         data: A puzzle or a batch of them.
         z: Embeddings ``[num_nodes, out_channels]``.
     """
-    true = data.x_true[data.asked]
-    near = niche_features(data.x, cell_edges(data), ~data.mask)[data.asked].chunk(3, dim=1)[1]
-    found = network.cells(z, data)[data.asked]
-    error, plain = (1 - F.cosine_similarity(guess, true) for guess in (found, near))
-    return Loss(error.sum(), plain.sum(), data.asked.sum().float())
+    true = data.x_true[data.target_mask]
+    near = niche_features(data.x, cell_edges(data), ~data.mask)[data.target_mask].chunk(3, dim=1)[1]
+    found = network.predict_features(z, data)[data.target_mask]
+    error, baseline = (1 - F.cosine_similarity(guess, true) for guess in (found, near))
+    return Loss(error.sum(), baseline.sum(), data.target_mask.sum().float())
 
 
 def pair_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
-    """Of the distance between neighbours of which one is measured, in cell spacings.
+    """Return the squared error of distances, in cell spacings, along edges with a target end.
 
-    Plain is to believe what is seen.
+    The baseline is the distance between the perturbed positions.
 
     Args:
-        network: Made ``pair``.
+        network: The network that made ``pair``.
         data: A puzzle or a batch of them.
         pair: The last layer's pair state, ``[num_edges, heads]``.
     """
     src, dst = data.edge_index
     cells = data.node_type == NodeType.CELL
-    asked = (data.measured[src] | data.measured[dst]) & cells[src] & cells[dst]
+    asked = (data.distance_mask[src] | data.distance_mask[dst]) & cells[src] & cells[dst]
     src, dst = src[asked], dst[asked]
     true = (data.pos_target[src] - data.pos_target[dst]).norm(dim=1).float()
     seen = (data.pos[src] - data.pos[dst]).norm(dim=1).float()

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from stofm_geo.data.corpus import (
-    BudgetBatchSampler,
     CorpusDataset,
     CorpusLoader,
+    NodeBudgetBatchSampler,
 )
 from stofm_geo.training.corpus_data import CorpusDataModule
 from stofm_geo.transforms import PerturbPositions
@@ -27,13 +27,13 @@ def test_each_piece_once_an_epoch(count: int, world: int, budget: int) -> None:
     nodes = np.random.default_rng(0).integers(50, 130, count)
     if budget == 300 and (count, world) == (9, 8):
         with pytest.raises(ValueError, match=r"9 pieces, 9 batches .* cannot be shared by 8"):
-            BudgetBatchSampler(nodes, 130, world=world)
+            NodeBudgetBatchSampler(nodes, 130, num_replicas=world)
     lengths = set()
     orders = []
     for epoch in range(5):
         batches = []
         for rank in range(world):
-            sampler = BudgetBatchSampler(nodes, budget, seed=3, rank=rank, world=world)
+            sampler = NodeBudgetBatchSampler(nodes, budget, seed=3, rank=rank, num_replicas=world)
             sampler.set_epoch(epoch)
             mine = list(sampler)
             assert len(mine) == len(sampler)
@@ -48,14 +48,14 @@ def test_each_piece_once_an_epoch(count: int, world: int, budget: int) -> None:
 
 def test_settings_of_batches_are_checked() -> None:
     with pytest.raises(ValueError, match="3 pieces are too few for 4 processes"):
-        BudgetBatchSampler([5, 5, 5], 10, world=4)
+        NodeBudgetBatchSampler([5, 5, 5], 10, num_replicas=4)
     with pytest.raises(ValueError, match="node_budget=4 is too small: a piece has 5 nodes"):
-        BudgetBatchSampler([5, 5, 5], 4)
+        NodeBudgetBatchSampler([5, 5, 5], 4)
     with pytest.raises(ValueError, match="rank must be from 0 to 1; found 2"):
-        BudgetBatchSampler([5, 5, 5], 10, rank=2, world=2)
-    sampler = BudgetBatchSampler([5, 5, 5], 10)
+        NodeBudgetBatchSampler([5, 5, 5], 10, rank=2, num_replicas=2)
+    sampler = NodeBudgetBatchSampler([5, 5, 5], 10)
     with pytest.raises(ValueError, match="node_budget was 10 and is 12 now"):
-        BudgetBatchSampler([5, 5, 5], 12).load_state_dict(sampler.state_dict())
+        NodeBudgetBatchSampler([5, 5, 5], 12).load_state_dict(sampler.state_dict())
 
 
 MOVE = PerturbPositions(0.3, 1.0)  # a transform that draws, and a spawned worker can import
@@ -68,7 +68,7 @@ def seen(batches) -> list:
 def loader(corpus, workers: int = 0, **options) -> CorpusLoader:
     dataset = CorpusDataset(corpus, transform=MOVE, seed=5)
     return CorpusLoader(
-        dataset, BudgetBatchSampler(dataset.num_nodes, 400, seed=5), workers, **options
+        dataset, NodeBudgetBatchSampler(dataset.num_nodes, 400, seed=5), workers, **options
     )
 
 

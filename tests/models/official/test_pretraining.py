@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch_geometric.data import Batch, Data
 
-from stofm_geo.models.official import Objectives, losses, puzzle, subslices
+from stofm_geo.models.official import OfficialMaskingConfig, losses, puzzle, subslices
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def matrix(data: Data) -> torch.Tensor:
 def test_published_shares(piece) -> None:
     made = puzzle(piece, generator=torch.Generator().manual_seed(0))
     hidden = (made.x == -100).all(dim=1)
-    assert int(hidden.sum()) == 24 and int(made.asked.sum()) == 30  # 12 % and 3 % of 200
-    assert (made.asked | ~hidden).all() and (made.node_type[made.asked] == 0).all()
+    assert int(hidden.sum()) == 24 and int(made.target_mask.sum()) == 30  # 12 % and 3 % of 200
+    assert (made.target_mask | ~hidden).all() and (made.node_type[made.target_mask] == 0).all()
     assert torch.equal(made.x_true, piece.x) and torch.equal(made.x[~hidden], piece.x[~hidden])
     moved = (made.pos != piece.pos).any(dim=1)
     assert int(moved.sum()) == 24
@@ -78,12 +78,12 @@ def test_a_seed_gives_the_same_puzzle(piece) -> None:
     one, other = (puzzle(piece, generator=torch.Generator().manual_seed(3)) for _ in range(2))
     for key, value in one:
         assert torch.equal(value, other[key]), key
-    nothing = puzzle(piece, Objectives(0, 0, move_share=0, move_kept=0))
-    assert not nothing.asked.any() and torch.equal(nothing.edge_attr, piece.edge_attr)
+    nothing = puzzle(piece, OfficialMaskingConfig(0, 0, move_share=0, move_kept=0))
+    assert not nothing.target_mask.any() and torch.equal(nothing.edge_attr, piece.edge_attr)
 
 
 def test_shares_out_of_range_are_named() -> None:
     with pytest.raises(ValueError, match="mask_share must be a fraction"):
-        Objectives(mask_share=1.2)
+        OfficialMaskingConfig(mask_share=1.2)
     with pytest.raises(ValueError, match=r"move_share and move_kept sum to 1\.1"):
-        Objectives(move_share=0.9, move_kept=0.2)
+        OfficialMaskingConfig(move_share=0.9, move_kept=0.2)

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from stofm_geo.models.official import subslices
-from stofm_geo.models.official.slices import NOT_TOLD, normalized, tiles
+from stofm_geo.models.official.slices import UNKNOWN_DISTANCE, normalized, tiles
 
 
 def matrix(piece) -> torch.Tensor:
     """The distances of a sub-slice as the published code keeps them."""
-    full = torch.full((piece.num_nodes, piece.num_nodes), NOT_TOLD)
+    full = torch.full((piece.num_nodes, piece.num_nodes), UNKNOWN_DISTANCE)
     full[piece.edge_index[1], piece.edge_index[0]] = piece.edge_attr
     return full
 
@@ -83,7 +83,7 @@ def test_cells_at_one_place_are_not_told_of_each_other() -> None:
     pos = np.array([[0.0, 0], [0, 0], [1, 1], [2, 0]])
     (piece,) = subslices(pos, np.ones((4, 1)), np.empty((0, 2)), np.empty((0, 1)))
     full = matrix(piece)
-    assert full[1, 2] == full[2, 1] == NOT_TOLD
+    assert full[1, 2] == full[2, 1] == UNKNOWN_DISTANCE
     assert (full.diagonal() == 0).all() and (full[0] == 0).all()
 
 

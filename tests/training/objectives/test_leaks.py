@@ -53,7 +53,7 @@ def test_hidden_cells_are_not_known_better_than_the_mean(noise) -> None:
                 basis = model.network.basis
                 found = (z @ basis.t() / basis.square().sum(dim=1))[hidden][:, own]
             else:
-                found = model.network.estimates(z, puzzle)[hidden][:, own]
+                found = model.network.decode_niche(z, puzzle)[hidden][:, own]
             true = puzzle.niche[hidden][:, own]
             error += float((found - true).square().sum())
             variance += float((true - true.mean(dim=0)).square().sum())

@@ -13,7 +13,7 @@ from stofm_geo.datasets import toy_tissue
 from stofm_geo.models.prepare import make_encoder
 from stofm_geo.networks import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
-from stofm_geo.training.objectives import Objectives
+from stofm_geo.training.objectives import PretrainingObjective
 from stofm_geo.training.objectives.published import cell_loss, pair_loss
 from stofm_geo.training.pretraining_loader import pretraining_loader
 
@@ -44,8 +44,10 @@ def test_shares_and_what_stays(asked) -> None:
     _, piece, puzzle = asked
     cells = int((piece.node_type == NodeType.CELL).sum())
     assert 0.07 < puzzle.mask.sum() / cells < 0.17
-    assert 0.005 < (puzzle.asked & ~puzzle.mask).sum() / cells < 0.06
-    assert (puzzle.asked | ~puzzle.mask).all() and (puzzle.measured | ~puzzle.moved).all()
+    assert 0.005 < (puzzle.target_mask & ~puzzle.mask).sum() / cells < 0.06
+    assert (puzzle.target_mask | ~puzzle.mask).all() and (
+        puzzle.distance_mask | ~puzzle.moved
+    ).all()
     torch.testing.assert_close(puzzle.x_true, piece.x)
     # As published, neighbours are those before the move.
     assert torch.equal(puzzle.edge_index, piece.edge_index)
@@ -56,19 +58,21 @@ def test_losses_against_their_formulas(asked) -> None:
     network, _, puzzle = asked
     z, pair = network(puzzle)
     loss = cell_loss(network, puzzle, z)
-    rows = puzzle.asked.nonzero().view(-1)
-    found = network.cells(z, puzzle)[rows]
+    rows = puzzle.target_mask.nonzero().view(-1)
+    found = network.predict_features(z, puzzle)[rows]
     cosine = (F.normalize(found) * F.normalize(puzzle.x_true[rows])).sum(dim=1)
     torch.testing.assert_close(loss.error, (1 - cosine).sum())
     assert loss.count == len(rows)
 
     loss = pair_loss(network, puzzle, pair)
     edges = cell_edges(puzzle)
-    wanted = puzzle.measured[edges].any(dim=0)
+    wanted = puzzle.distance_mask[edges].any(dim=0)
     true = (puzzle.pos_target[edges[0]] - puzzle.pos_target[edges[1]]).norm(dim=1)[wanted]
     seen = (puzzle.pos[edges[0]] - puzzle.pos[edges[1]]).norm(dim=1)[wanted]
     assert loss.count == wanted.sum()
-    torch.testing.assert_close(loss.plain, (seen - true).square().sum().float(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        loss.baseline, (seen - true).square().sum().float(), rtol=1e-4, atol=0
+    )
 
 
 def test_training_lowers_both() -> None:
@@ -81,6 +85,6 @@ def test_training_lowers_both() -> None:
 
 
 def test_the_settings_name_them() -> None:
-    assert Objectives.of(SToFMConfig()).niche_loss is not cell_loss
+    assert PretrainingObjective.from_config(SToFMConfig()).niche_loss is not cell_loss
     with pytest.raises(ValueError, match="objectives must be 'niches' or 'official'"):
         SToFMConfig(objectives="published")

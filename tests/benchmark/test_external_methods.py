@@ -12,8 +12,8 @@ import pytest
 import torch
 from anndata import AnnData
 
-from stofm_geo.benchmark import peers
-from stofm_geo.benchmark.peers import PEERS
+from stofm_geo.benchmark import external_methods
+from stofm_geo.benchmark.external_methods import PEERS
 from stofm_geo.datasets import toy_tissue
 
 # Columns that methods would take for their own, were they handed on.
@@ -49,7 +49,7 @@ def test_methods_of_one_slice_refuse_others(name, count, tissue) -> None:
 def test_settings_tell_epochs_and_lines_tell_packages() -> None:
     for peer in PEERS.values():
         assert peer.install.startswith("pip install ")
-    for name, epochs in peers.EPOCHS.items():
+    for name, epochs in external_methods.EPOCHS.items():
         assert any(str(epochs) in p.settings for key, p in PEERS.items() if key.startswith(name))
 
 
@@ -58,8 +58,10 @@ def test_methods_embed_and_leave_no_trace(name, tissue, monkeypatch) -> None:
     peer = PEERS[name]
     if importlib.util.find_spec(peer.module) is None:
         pytest.skip(f"{peer.module} is not installed; {peer.install}")
-    for method in peers.EPOCHS:
-        monkeypatch.setitem(peers.EPOCHS, method, 3)  # Novae's schedule divides by all but two
+    for method in external_methods.EPOCHS:
+        monkeypatch.setitem(
+            external_methods.EPOCHS, method, 3
+        )  # Novae's schedule divides by all but two
     for column in MISLEADING:
         tissue.var[column] = np.arange(60) < 30
     before, environ = tissue.copy(), dict(os.environ)
@@ -79,10 +81,12 @@ def test_methods_embed_and_leave_no_trace(name, tissue, monkeypatch) -> None:
 
 
 def test_methods_of_several_slices_embed_each() -> None:
-    pytest.importorskip("novae", reason=f"novae is not installed; {peers.INSTALL['novae']}")
+    pytest.importorskip(
+        "novae", reason=f"novae is not installed; {external_methods.INSTALL['novae']}"
+    )
     both = toy_tissue(120, 60, 2)
     slices = [both[both.obs["slice_id"] == key].copy() for key in both.obs["slice_id"].unique()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(peers.EPOCHS, "Novae", 3)
-        found = peers.novae(slices, 0)
+        patch.setitem(external_methods.EPOCHS, "Novae", 3)
+        found = external_methods.novae(slices, 0)
     assert [vectors.shape for vectors in found] == [(60, 64), (60, 64)]

@@ -199,14 +199,14 @@ def _load(name: str, *modules: str) -> list[ModuleType]:
 
 
 def _only(slices: list[AnnData], name: str) -> AnnData:
-    """A copy of the one slice."""
+    """Return a copy of the only slice."""
     if len(slices) != 1:
         raise ValueError(f"{name} takes one slice at a time, not {len(slices)}")
     return _fresh(slices[0])
 
 
 def _fresh(adata: AnnData) -> AnnData:
-    """A copy with counts, names and positions only: methods take up columns that they find."""
+    """Return a copy with counts, names and positions only: methods use any columns."""
     fresh = AnnData(
         sp.csr_matrix(adata.X, dtype=np.float32, copy=True),
         var=pd.DataFrame(index=adata.var_names.astype(str)),

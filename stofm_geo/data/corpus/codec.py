@@ -29,7 +29,7 @@ _VIRTUAL = ("x", "pos", "node_type", "cluster_size")  # what is known of virtual
 
 
 @dataclass
-class Common:
+class SliceHeader:
     """What the pieces of a slice share.
 
     Attributes:
@@ -47,13 +47,13 @@ class Common:
     cluster_size: Tensor
 
     @classmethod
-    def of(cls, own: PanelSlice) -> Common:
-        """Of a slice."""
+    def from_slice(cls, own: PanelSlice) -> SliceHeader:
+        """Return the header of a slice."""
         n, data = own.counts.shape[0], own.data
         return cls(own.components, *(data[name][n:] for name in _VIRTUAL))
 
     def to_bytes(self) -> bytes:
-        """For :meth:`from_bytes`."""
+        """Return the bytes that :meth:`from_bytes` reads."""
         own = self.components
         return save(
             {
@@ -66,8 +66,8 @@ class Common:
         )
 
     @classmethod
-    def from_bytes(cls, stored: bytes) -> Common:
-        """What :meth:`to_bytes` gave."""
+    def from_bytes(cls, stored: bytes) -> SliceHeader:
+        """Read the bytes of :meth:`to_bytes`."""
         of = load(stored)
         return cls(
             Components(of["scale"][0], of["panel"].astype(np.int64), of["loadings"], of["centre"]),
@@ -76,12 +76,12 @@ class Common:
 
     @property
     def nbytes(self) -> int:
-        """About how much memory it takes."""
+        """Approximate size in memory, in bytes."""
         return self.components.loadings.nbytes + self.components.panel.nbytes
 
 
 def encode(piece: Data, counts: sp.csr_matrix) -> bytes:
-    """A piece of :attr:`~stofm_geo.data.panel_slice.PanelSlice.cuts` as a record.
+    """Encode a sub-slice of :attr:`~stofm_geo.data.panel_slice.PanelSlice.cuts` as a record.
 
     Args:
         piece: Its cells come first.
@@ -105,8 +105,8 @@ def encode(piece: Data, counts: sp.csr_matrix) -> bytes:
     )
 
 
-def decode(record: bytes, common: Common, number: np.ndarray, technology: int) -> Data:
-    """The piece of a record, as :class:`~stofm_geo.data.SubSliceDataset` gives it.
+def decode(record: bytes, common: SliceHeader, number: np.ndarray, technology: int) -> Data:
+    """Decode a record to a sub-slice, as in :class:`~stofm_geo.data.SubSliceDataset`.
 
     Args:
         record: Of :func:`encode`.
@@ -143,7 +143,7 @@ def _rows(value: np.ndarray, gene: np.ndarray, size: np.ndarray, width: int) -> 
 
 
 def _small(numbers: np.ndarray) -> np.ndarray:
-    """Whole numbers in as few bytes as they need."""
+    """Convert whole numbers to the smallest integer type that holds them."""
     low, high = (int(numbers.min()), int(numbers.max())) if numbers.size else (0, 0)
     kinds = (np.uint8, np.uint16, np.int32, np.int64)
     fit = (kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)

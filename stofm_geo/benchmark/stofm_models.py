@@ -17,7 +17,7 @@ Answer = tuple[list[np.ndarray], dict[str, Any]]
 
 
 def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) -> Answer:
-    """What a user would run.
+    """Run SToFM as a user would.
 
     Classes: a model is fitted to the training slices, without their labels, and fine-tuned by
     ``method``. Vectors: it is fitted to the slice. Shares and values: ``tl.deconvolve`` and
@@ -43,7 +43,7 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
     if problem.kind == "vectors":
         return [_embedded(model, part) for part in test], record
     annotator = fine_tune(
-        model, problem.train, LABEL, method, task=problem.about, seed=seed, progress=False
+        model, problem.train, LABEL, method, task=problem.label_level, seed=seed, progress=False
     )
     for part in test:
         annotator.predict(part, key_added="found")
@@ -51,7 +51,7 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
 
 
 def mini(problem: Problem, seed: int) -> Answer:
-    """The model that comes with the library, on a slice as it is."""
+    """Embed with the model installed with the library, without training."""
     model = SToFM.from_pretrained("stofm-geo-mini")
     record = {"parameters": count(model.state.network)}
     return [_embedded(model, part.copy()) for part in problem.test], record
