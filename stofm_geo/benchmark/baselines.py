@@ -18,8 +18,8 @@ from stofm_geo.benchmark.graphs import COMPONENTS, asked_genes, training
 from stofm_geo.benchmark.problems import LABEL, Problem
 from stofm_geo.benchmark.scoring import logs
 from stofm_geo.genes import PCAFeatures
-from stofm_geo.tasks._mixtures import to_shares
-from stofm_geo.tasks.probe import choose, learn
+from stofm_geo.tasks.annotation.probe import choose, learn
+from stofm_geo.tasks.deconvolution.poisson_mixture import to_shares
 from stofm_geo.tasks.splits import folds, tissue_groups
 
 Answer = tuple[list[np.ndarray], dict[str, Any]]

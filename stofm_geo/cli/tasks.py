@@ -74,8 +74,8 @@ def finetune(
     from stofm_geo._files import check_folder
     from stofm_geo.networks.files import FILES
     from stofm_geo.tasks import fine_tune
+    from stofm_geo.tasks.annotation.fine_tune import check_options
     from stofm_geo.tasks.labels import labels_to_learn
-    from stofm_geo.tasks.learning import check_options
 
     check_folder(output, FILES, make=True)
     check_options(method.value)

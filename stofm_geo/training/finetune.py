@@ -19,8 +19,8 @@ from stofm_geo.data import SubSliceDataset
 from stofm_geo.training.trainer import run
 
 if TYPE_CHECKING:
-    from stofm_geo.tasks.annotation import Annotator
-    from stofm_geo.tasks.reading import Moments
+    from stofm_geo.tasks.annotation.annotator import Annotator
+    from stofm_geo.tasks.annotation.standardization import Moments
 
 _CHECK, _PATIENCE = 10, 5  # steps from check to check, checks without a better one
 _LEAST_GAIN = 0.01  # of the loss: less is luck, and the network rather stays as it is

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.tasks._blends import Kinds, View, blend, correlations
+from stofm_geo.tasks.imputation.blending import Kinds, View, blend, correlations
 from stofm_geo.tl import impute
 
 KEY = "stofm_imputed"

@@ -10,7 +10,7 @@ import torch
 from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.tasks import fine_tune
-from stofm_geo.tasks.reading import Moments
+from stofm_geo.tasks.annotation.standardization import Moments
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from stofm_geo.tasks.calibration import label_of, temperature
+from stofm_geo.tasks.annotation.calibration import label_of, temperature
 from stofm_geo.tasks.metrics import calibration_error, coherence
 from stofm_geo.tasks.splits import contiguous_blocks, folds, tissue_groups
 

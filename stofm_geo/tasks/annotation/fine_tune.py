@@ -13,15 +13,15 @@ from stofm_geo._validation import check_positive
 from stofm_geo.data import SubSliceDataset
 from stofm_geo.models.prepare import PreparedTissue, Tissues, list_of
 from stofm_geo.models.stofm import SToFM
-from stofm_geo.tasks import lora, mlp
-from stofm_geo.tasks.annotation import Annotator
-from stofm_geo.tasks.calibration import temperature
+from stofm_geo.tasks.annotation import lora, mlp
+from stofm_geo.tasks.annotation.annotator import Annotator
+from stofm_geo.tasks.annotation.calibration import temperature
+from stofm_geo.tasks.annotation.neighborhoods import check_task
+from stofm_geo.tasks.annotation.probe import choose, learn
+from stofm_geo.tasks.annotation.standardization import Moments
 from stofm_geo.tasks.labels import balanced, codes_of, labels_to_learn
 from stofm_geo.tasks.metrics import scores
-from stofm_geo.tasks.probe import choose, learn
-from stofm_geo.tasks.reading import Moments
 from stofm_geo.tasks.splits import folds, tissue_groups
-from stofm_geo.tasks.surroundings import check_task
 
 if TYPE_CHECKING:
     from stofm_geo.training.finetune import FineTuning

@@ -30,12 +30,12 @@ from stofm_geo.models.stofm import SToFM
 from stofm_geo.networks import files
 from stofm_geo.networks.state import ModelState
 from stofm_geo.tasks._empty import nearest_full
-from stofm_geo.tasks.calibration import label_of
+from stofm_geo.tasks.annotation.calibration import label_of
+from stofm_geo.tasks.annotation.mlp import Classifier
+from stofm_geo.tasks.annotation.neighborhoods import around, cells, check_task, survey
+from stofm_geo.tasks.annotation.standardization import Moments, Reading
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
-from stofm_geo.tasks.mlp import Classifier
-from stofm_geo.tasks.reading import Moments, Reading
-from stofm_geo.tasks.surroundings import around, cells, check_task, survey
 
 _HEAD = "annotation."
 # A part of a slice lies as far from the classes either way; one of another patient, much further.
@@ -62,7 +62,7 @@ class Annotator(nn.Module):
         classes: Names of labels.
         task: ``"region"`` or ``"cell_type"``.
         absolute: Whether the classifier of regions also sees what differs between slices.
-        mlp: Whether it has a hidden layer (:mod:`stofm_geo.tasks.mlp`), or is linear.
+        mlp: Whether it has a hidden layer (:mod:`stofm_geo.tasks.annotation.mlp`), or is linear.
 
     Attributes:
         classes, task: As given.

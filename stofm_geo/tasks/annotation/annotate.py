@@ -10,9 +10,9 @@ from stofm_geo._anndata_checks import check_anndata, check_anndatas, check_targe
 from stofm_geo._keys import Keys
 from stofm_geo._validation import check_fraction, preview
 from stofm_geo.models.stofm import SToFM
-from stofm_geo.tasks.annotation import Annotator
+from stofm_geo.tasks.annotation.annotator import Annotator
+from stofm_geo.tasks.annotation.fine_tune import check_options, fine_tune
 from stofm_geo.tasks.labels import labels_to_learn
-from stofm_geo.tasks.learning import check_options, fine_tune
 
 _OPTIONS = ("method", "held_out", "max_steps", "progress")
 

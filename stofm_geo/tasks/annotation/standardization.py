@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stofm_geo.networks.stofm import SToFMNetwork
-from stofm_geo.tasks.surroundings import columns, reaches, units
+from stofm_geo.tasks.annotation.neighborhoods import columns, reaches, units
 
 _SMALL = 1e-6
 

@@ -14,7 +14,6 @@ from stofm_geo._keys import Keys
 from stofm_geo._stacked import resolve_slice_key
 from stofm_geo._storable import storable_frame
 from stofm_geo._validation import check_positive, error_context, preview
-from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions
 from stofm_geo.tasks._reference import (
     HERE,
     THERE,
@@ -23,7 +22,13 @@ from stofm_geo.tasks._reference import (
     row_order,
     shared_genes,
 )
-from stofm_geo.tasks._windows import features, read, windows
+from stofm_geo.tasks.deconvolution.poisson_mixture import (
+    informative,
+    mixture,
+    profiles,
+    proportions,
+)
+from stofm_geo.tasks.deconvolution.pseudospots import features, read, windows
 from stofm_geo.tasks.labels import classes_of, codes_of, read_labels
 
 _GENES = 1000  # those that tell types apart best

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stofm_geo.tasks.calibration import temperature
+from stofm_geo.tasks.annotation.calibration import temperature
 from stofm_geo.tasks.labels import balanced
 from stofm_geo.tasks.metrics import balanced_loss
 

@@ -21,7 +21,6 @@ from stofm_geo._storable import storable_frame
 from stofm_geo._validation import error_context, preview
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche_features
-from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations
 from stofm_geo.tasks._reference import (
     FEW,
     HERE,
@@ -31,6 +30,7 @@ from stofm_geo.tasks._reference import (
     row_order,
     shared_genes,
 )
+from stofm_geo.tasks.imputation.blending import BLENDS, Kinds, View, blend, correlations
 from stofm_geo.transforms import SpatialKNN
 
 _COMPONENTS, _NEIGHBOURS = 100, 12
