@@ -71,7 +71,7 @@ class FineTuning(L.LightningModule):
         self.class_weights = class_weights
         self.register_buffer("weight", torch.from_numpy(class_weights(every, count)).float())
         self.penalty = 0.5 / (strength * len(every))
-        self.surveys: dict[int, Tensor] = {}
+        self.embeddings: dict[int, Tensor] = {}
         self.moments: dict[int, Moments] = {}
         self.found: list[Tensor] = []
         self.best_loss, self.best_step = math.inf, 0
@@ -84,7 +84,7 @@ class FineTuning(L.LightningModule):
         own = annotator.vectors(piece)
         at = subslices.core_index(piece)
         codes = self.shown[number].to(at.device)[at]
-        values = torch.cat([own, self.surveys[number][at, own.shape[1] :]], dim=1)
+        values = torch.cat([own, self.embeddings[number][at, own.shape[1] :]], dim=1)
         known = codes >= 0
         logits = annotator.head(annotator.read(values[known], self.moments[number]))
         loss = F.cross_entropy(logits, codes[known], self.weight, reduction="sum") / known.sum()
@@ -93,8 +93,8 @@ class FineTuning(L.LightningModule):
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Take stock of one slice."""
-        values = self.annotator.survey(self.slices[batch])
-        self.surveys[batch] = values
+        values = self.annotator.embed_slice(self.slices[batch])
+        self.embeddings[batch] = values
         self.moments[batch] = self.annotator.moments(values)
         if self.held_out is not None:
             known = (self.held_out[batch] >= 0).to(values.device)

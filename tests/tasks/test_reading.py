@@ -28,7 +28,7 @@ def annotator(slices):
 
 def surveyed(annotator, adata) -> torch.Tensor:
     (tissue,) = annotator.tissues(adata)
-    return annotator.survey(tissue)
+    return annotator.embed_slice(tissue)
 
 
 def test_what_was_learned_from_reads_the_same_both_ways(annotator, slices) -> None:

@@ -32,7 +32,7 @@ from stofm_geo.networks.state import ModelState
 from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.tasks.annotation.calibration import label_of
 from stofm_geo.tasks.annotation.mlp import Classifier
-from stofm_geo.tasks.annotation.neighborhoods import around, cells, check_task, survey
+from stofm_geo.tasks.annotation.neighborhoods import cells, check_task, embed_slice, multi_hop_means
 from stofm_geo.tasks.annotation.standardization import Moments, Reading
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
@@ -91,10 +91,10 @@ class Annotator(nn.Module):
         with torch.random.fork_rng(devices=[]):  # these are replaced: the user's draws go on
             self.mlp, self.head = mlp, make(len(self.read.scale), len(classes))
 
-    def survey(self, tissue: SubSliceDataset) -> Tensor:
+    def embed_slice(self, tissue: SubSliceDataset) -> Tensor:
         """Vectors of all cells of a slice and what is around them, ``[n, D]``; no gradients."""
-        vectors = survey(self.network, tissue, self.task)
-        return torch.cat([vectors, around(vectors, tissue, self.task)], dim=1)
+        vectors = embed_slice(self.network, tissue, self.task)
+        return torch.cat([vectors, multi_hop_means(vectors, tissue, self.task)], dim=1)
 
     def vectors(self, piece: Data) -> Tensor:
         """Return the vectors of a piece's core cells, ``[n, width]``, with gradients."""
@@ -240,7 +240,7 @@ class Annotator(nn.Module):
         self.eval()
         found = np.full((tissue.adata.n_obs, len(self.classes)), np.nan, dtype=np.float32)
         for subslices in tissue.subslices(self.model.state.encoder):
-            part, values = subslices.part, self.survey(subslices)
+            part, values = subslices.part, self.embed_slice(subslices)
             with error_context(part.name):
                 found[part.row] = self._logits(values).softmax(dim=1).cpu().numpy()
             if self.task == "region" and len(part.empty):

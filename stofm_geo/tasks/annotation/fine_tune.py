@@ -141,9 +141,9 @@ class _Learning:
         self.annotator, self.slices, self.seed = annotator, slices, seed
         self.of_slice, self.codes = codes, np.concatenate(codes)
         self.ends = np.cumsum([len(code) for code in codes])[:-1]
-        surveys = [annotator.survey(tissue) for tissue in slices]
-        annotator.read.learn(torch.cat(surveys), annotator.network)
-        read = [annotator.read(values, Moments.of(values)) for values in surveys]
+        embedded = [annotator.embed_slice(tissue) for tissue in slices]
+        annotator.read.learn(torch.cat(embedded), annotator.network)
+        read = [annotator.read(values, Moments.of(values)) for values in embedded]
         self.x = torch.cat(read).numpy()
         self.groups = np.concatenate(tissue_groups([tissue.part.pos for tissue in slices]))
 

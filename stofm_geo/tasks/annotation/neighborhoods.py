@@ -43,7 +43,7 @@ def cells(network: SToFMNetwork, piece: Data, task: str) -> Tensor:
 
 
 @torch.no_grad()
-def survey(network: SToFMNetwork, tissue: SubSliceDataset, task: str) -> Tensor:
+def embed_slice(network: SToFMNetwork, tissue: SubSliceDataset, task: str) -> Tensor:
     """:func:`cells` of a whole slice, ``[n, width]``, on the network's device."""
     training, device = network.training, next(network.parameters()).device
     network.eval()
@@ -55,7 +55,7 @@ def survey(network: SToFMNetwork, tissue: SubSliceDataset, task: str) -> Tensor:
     return vectors
 
 
-def around(vectors: Tensor, tissue: SubSliceDataset, task: str) -> Tensor:
+def multi_hop_means(vectors: Tensor, tissue: SubSliceDataset, task: str) -> Tensor:
     """Means over 2, 4 and 8 steps on the graph beside each other, ``[n, 3 width]``.
 
     Nothing, ``[n, 0]``, for cell types.
@@ -70,27 +70,27 @@ def around(vectors: Tensor, tissue: SubSliceDataset, task: str) -> Tensor:
     return torch.from_numpy(np.concatenate(means, axis=1)).to(vectors)
 
 
-def columns(network: SToFMNetwork, task: str) -> Tensor:
-    """Weight of each column of vectors and what is :func:`around` them."""
+def column_weights(network: SToFMNetwork, task: str) -> Tensor:
+    """Weight of each column of vectors and what is :func:`multi_hop_means` them."""
     own = torch.ones(width(network, task) * (1 + len(_HOPS) * (task == "region")))
     if task != "region":
         own[network.in_channels :] = _NICHE
     return own
 
 
-def reaches(network: SToFMNetwork, task: str) -> list[Tensor]:
+def hop_masks(network: SToFMNetwork, task: str) -> list[Tensor]:
     """Columns of a classifier that looks 2 steps far, 4 steps, and 8, ``[D]`` bool each.
 
     For cell types, all of them.
     """
-    scale = columns(network, task)
+    scale = column_weights(network, task)
     if task != "region":
         return [torch.ones_like(scale, dtype=torch.bool)]
     size, place = width(network, task), torch.arange(len(scale))
     return [place < size * (2 + number) for number in range(len(_HOPS))]
 
 
-def units(network: SToFMNetwork, std: Tensor, task: str) -> Tensor:
+def column_scales(network: SToFMNetwork, std: Tensor, task: str) -> Tensor:
     """What columns are divided by, of their deviations: for regions, each by its own.
 
     For cell types, a cell's own features by one number, and its embedding by another: principal

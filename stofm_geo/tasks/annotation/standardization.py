@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stofm_geo.networks.stofm import SToFMNetwork
-from stofm_geo.tasks.annotation.neighborhoods import columns, reaches, units
+from stofm_geo.tasks.annotation.neighborhoods import column_scales, column_weights, hop_masks
 
 _SMALL = 1e-6
 
@@ -53,8 +53,8 @@ class Reading(nn.Module):
     def __init__(self, network: SToFMNetwork, task: str, absolute: bool, classes: int) -> None:
         super().__init__()
         self.task, self.absolute = task, absolute
-        scale = columns(network, task)
-        self.reach = reaches(network, task)
+        scale = column_weights(network, task)
+        self.reach = hop_masks(network, task)
         self.register_buffer("mean", torch.zeros_like(scale))
         self.register_buffer("std", torch.ones_like(scale))
         both = task == "region" and absolute
@@ -70,7 +70,7 @@ class Reading(nn.Module):
     def learn(self, values: Tensor, network: SToFMNetwork) -> None:
         """Note the moments of all that is learned from, ``[n, D]``."""
         self.mean, std = Moments.of(values)
-        self.std = units(network, std, self.task)
+        self.std = column_scales(network, std, self.task)
 
     def forward(self, values: Tensor, of_slice: Moments) -> Tensor:
         """Inputs ``[n, inputs]`` from vectors and what is around them, ``[n, D]``."""
