@@ -33,7 +33,7 @@ from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.tasks.annotation.calibration import label_of
 from stofm_geo.tasks.annotation.mlp import Classifier
 from stofm_geo.tasks.annotation.neighborhoods import cells, check_task, embed_slice, multi_hop_means
-from stofm_geo.tasks.annotation.standardization import Moments, Reading
+from stofm_geo.tasks.annotation.standardization import Moments, FeatureStandardizer
 from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
 
@@ -52,7 +52,7 @@ class Annotator(nn.Module):
 
     Of regions, all of it is standardised within each slice, which takes differences between slices
     away. Learned from several slices, the classifier also sees it standardised over all of them,
-    and learns what to trust. Learned from one, it reads a new slice both ways, and takes that of
+    and learns what to trust. Learned from one, it reads a new slice both candidates, and takes that of
     which it is surer, unless the slice then lies further from all it knows: the mean of a part of
     a tissue is not that of the whole. Of cell types, it is centred over all slices alone: how many
     cells there are of each differs between slices, and a slice's mean with it.
@@ -85,7 +85,7 @@ class Annotator(nn.Module):
         self.model, self.network = model, model.network
         self.classes, self.task, self.absolute = list(classes), task, absolute
         self.record: dict[str, Any] = {}
-        self.read = Reading(self.network, task, absolute, len(classes))
+        self.read = FeatureStandardizer(self.network, task, absolute, len(classes))
         self.register_buffer("temperature", torch.ones(()))
         make = Classifier if mlp else nn.Linear
         with torch.random.fork_rng(devices=[]):  # these are replaced: the user's draws go on
@@ -253,20 +253,22 @@ class Annotator(nn.Module):
         return found
 
     def _logits(self, values: Tensor) -> Tensor:
-        """Of a whole slice, ``[n, classes]``; of two ways to read it, in the one to be trusted.
+        """Of a whole slice, ``[n, classes]``; of two candidates to read it, in the one to be trusted.
 
         Read by the slice learned from, it must make the classifier surer (the mean entropy
         of its probabilities, by which Tent adapts: Wang et al., ICLR 2021, arXiv 2006.10726), and
         lie no further from the classes: far out, a classifier is sure of anything.
         """
-        ways = self.read.ways(values)
-        each = [self.head(x) / self.temperature for x in ways]
+        candidates = self.read.candidates(values)
+        each = [self.head(x) / self.temperature for x in candidates]
         for logits in each:
             check_model_output(logits.cpu().numpy(), "annotator", "logits")
-        if len(ways) == 1:
+        if len(candidates) == 1:
             return each[0]
         surer = _entropy(each[1]) < _entropy(each[0])
-        near = self.read.far(ways[1]) < _NO_FURTHER * self.read.far(ways[0])
+        near = self.read.centroid_distance(
+            candidates[1]
+        ) < _NO_FURTHER * self.read.centroid_distance(candidates[0])
         return each[1] if surer and near else each[0]
 
     def save(self, folder: str | Path) -> None:

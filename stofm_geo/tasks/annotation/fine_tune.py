@@ -142,7 +142,7 @@ class _Learning:
         self.of_slice, self.codes = codes, np.concatenate(codes)
         self.ends = np.cumsum([len(code) for code in codes])[:-1]
         embedded = [annotator.embed_slice(tissue) for tissue in slices]
-        annotator.read.learn(torch.cat(embedded), annotator.network)
+        annotator.read.fit(torch.cat(embedded), annotator.network)
         read = [annotator.read(values, Moments.of(values)) for values in embedded]
         self.x = torch.cat(read).numpy()
         self.groups = np.concatenate(tissue_groups([tissue.part.pos for tissue in slices]))
@@ -162,7 +162,9 @@ class _Learning:
         annotator.read.scale *= torch.from_numpy(used)
         self.x = self.x * used
         known = self.codes >= 0
-        annotator.read.place(torch.from_numpy(self.x[known]), torch.from_numpy(self.codes[known]))
+        annotator.read.fit_centroids(
+            torch.from_numpy(self.x[known]), torch.from_numpy(self.codes[known])
+        )
         annotator.record = {
             "method": method,
             "seed": self.seed,

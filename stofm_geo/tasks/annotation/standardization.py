@@ -30,7 +30,7 @@ class Moments(NamedTuple):
         return (values - self.mean) / self.std
 
 
-class Reading(nn.Module):
+class FeatureStandardizer(nn.Module):
     """What a classifier reads of vectors and what is around them.
 
     Args:
@@ -67,7 +67,7 @@ class Reading(nn.Module):
         """See the class."""
         return Moments(self.mean, self.std)
 
-    def learn(self, values: Tensor, network: SToFMNetwork) -> None:
+    def fit(self, values: Tensor, network: SToFMNetwork) -> None:
         """Note the moments of all that is learned from, ``[n, D]``."""
         self.mean, std = Moments.of(values)
         self.std = column_scales(network, std, self.task)
@@ -79,7 +79,7 @@ class Reading(nn.Module):
             parts.append(self.overall(values))
         return torch.cat(parts, dim=1) * self.scale
 
-    def ways(self, values: Tensor) -> list[Tensor]:
+    def candidates(self, values: Tensor) -> list[Tensor]:
         """Inputs of a whole slice: standardised within it; and, of regions learned from one slice,
         by that slice.
         """
@@ -92,13 +92,13 @@ class Reading(nn.Module):
         """Inputs by how far they look, ``[inputs]`` bool each."""
         return [used.repeat(len(self.scale) // len(used)).numpy() for used in self.reach]
 
-    def place(self, x: Tensor, codes: Tensor) -> None:
+    def fit_centroids(self, x: Tensor, codes: Tensor) -> None:
         """Note where classes lie among inputs ``[n, inputs]`` of cells of classes ``[n]``."""
         sums = torch.zeros_like(self.centres).index_add_(0, codes, x)
         self.centres = sums / codes.bincount(minlength=len(sums)).clamp_min(1)[:, None]
         self.within = (x - self.centres[codes]).std(dim=0, correction=0) + _SMALL
 
-    def far(self, x: Tensor) -> float:
+    def centroid_distance(self, x: Tensor) -> float:
         """Mean square distance of inputs from the nearest class, in deviations within classes."""
         distance = torch.cdist(x / self.within, self.centres / self.within)
         return float(distance.min(dim=1).values.square().mean())
