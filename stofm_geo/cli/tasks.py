@@ -75,12 +75,12 @@ def finetune(
     from stofm_geo.networks.files import FILES
     from stofm_geo.tasks import fine_tune
     from stofm_geo.tasks.annotation.fine_tune import check_options
-    from stofm_geo.tasks.labels import labels_to_learn
+    from stofm_geo.tasks.labels import training_labels
 
     check_folder(output, FILES, make=True)
     check_options(method.value)
     adatas, names = _read(slices), [str(path) for path in slices]
-    labels_to_learn(adatas, names, label_key)
+    training_labels(adatas, names, label_key)
     keys = {"spatial_key": spatial_key, "slice_key": slice_key}
     start = time.perf_counter()
     if model is None:

@@ -76,7 +76,7 @@ def classes_of(labels: Sequence[np.ndarray], key: str) -> list[str]:
     return found
 
 
-def labels_to_learn(
+def training_labels(
     adatas: Sequence[AnnData], names: Sequence[str], key: str
 ) -> tuple[list[np.ndarray], list[str]]:
     """Labels of each AnnData, and the classes that they name.
@@ -117,7 +117,7 @@ def unknown(labels: np.ndarray, classes: list[str]) -> list[str]:
     return sorted({label for label in labels if label is not None} - set(classes))
 
 
-def told_unknown(names: list[str], name: str) -> str:
+def unknown_labels_message(names: list[str], name: str) -> str:
     """What is said of :func:`unknown` labels."""
     return (
         f"{name}: the model was never shown {len(names)} of the labels ({preview(names)}); "

@@ -12,7 +12,7 @@ from stofm_geo._validation import check_fraction, preview
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.annotation.annotator import Annotator
 from stofm_geo.tasks.annotation.fine_tune import check_options, fine_tune
-from stofm_geo.tasks.labels import labels_to_learn
+from stofm_geo.tasks.labels import training_labels
 
 _OPTIONS = ("method", "held_out", "max_steps", "progress")
 
@@ -71,7 +71,7 @@ def annotate(
     labelled = check_anndatas(reference, "reference")
     names = [f"reference {i}" if len(labelled) > 1 else "reference" for i in range(len(labelled))]
     # Before a fit that takes a minute.
-    labels_to_learn(labelled, names, label_key)
+    training_labels(labelled, names, label_key)
     progress = options.pop("progress", True)
     check_options(task=task, seed=seed, **options)
     model = SToFM()

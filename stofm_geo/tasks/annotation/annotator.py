@@ -34,7 +34,7 @@ from stofm_geo.tasks.annotation.calibration import label_of
 from stofm_geo.tasks.annotation.mlp import Classifier
 from stofm_geo.tasks.annotation.neighborhoods import cells, check_task, embed_slice, multi_hop_means
 from stofm_geo.tasks.annotation.standardization import Moments, FeatureStandardizer
-from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
+from stofm_geo.tasks.labels import codes_of, read_labels, unknown_labels_message, unknown
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
 
 _HEAD = "annotation."
@@ -212,7 +212,7 @@ class Annotator(nn.Module):
         keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
         tissue = self.model.prepared(adata, **keys)
         if strange := unknown(truth, self.classes):
-            warnings.warn(told_unknown(strange, name), stacklevel=2)
+            warnings.warn(unknown_labels_message(strange, name), stacklevel=2)
         found = self._probabilities(tissue)
         told = ~np.isnan(found[:, 0])
         known, best = pd.notna(truth) & told, found.argmax(axis=1)

@@ -17,9 +17,9 @@ from stofm_geo.tasks.annotation import lora, mlp
 from stofm_geo.tasks.annotation.annotator import Annotator
 from stofm_geo.tasks.annotation.calibration import temperature
 from stofm_geo.tasks.annotation.neighborhoods import check_task
-from stofm_geo.tasks.annotation.probe import choose, learn
+from stofm_geo.tasks.annotation.probe import choose, fit_probe
 from stofm_geo.tasks.annotation.standardization import Moments
-from stofm_geo.tasks.labels import balanced, codes_of, labels_to_learn
+from stofm_geo.tasks.labels import balanced, codes_of, training_labels
 from stofm_geo.tasks.metrics import scores
 from stofm_geo.tasks.splits import folds, tissue_groups
 
@@ -88,7 +88,7 @@ def fine_tune(
     if names is None:
         names = [f"AnnData {i}" if len(given) > 1 else "AnnData" for i in range(len(given))]
     adatas = [one.adata if isinstance(one, PreparedTissue) else one for one in given]
-    labels, classes = labels_to_learn(adatas, names, label_key)
+    labels, classes = training_labels(adatas, names, label_key)
     slices, codes = [], []
     for one, label, name in zip(given, labels, names, strict=True):
         code = codes_of(label, classes)
@@ -99,7 +99,7 @@ def fine_tune(
                 slices.append(subslices)
                 codes.append(own)
     annotator = Annotator(model.copy(), classes, task, len(slices) > 1, method == "mlp")
-    return _Learning(annotator, slices, codes, seed).learn(method, held_out, max_steps, progress)
+    return _FineTuner(annotator, slices, codes, seed).fit(method, held_out, max_steps, progress)
 
 
 def check_options(
@@ -128,7 +128,7 @@ def check_options(
         lora.check_installed()
 
 
-class _Learning:
+class _FineTuner:
     """Slices and their labels, and what is done with them in turn."""
 
     def __init__(
@@ -147,7 +147,7 @@ class _Learning:
         self.x = torch.cat(read).numpy()
         self.groups = np.concatenate(tissue_groups([tissue.part.pos for tissue in slices]))
 
-    def learn(self, method: str, held_out: float, max_steps: int, progress: bool) -> Annotator:
+    def fit(self, method: str, held_out: float, max_steps: int, progress: bool) -> Annotator:
         annotator, count = self.annotator, len(self.annotator.classes)
         parts = folds(self.groups, self.codes, _FOLDS, self.seed)
         # Of the linear classifier, which tells of all other methods how much they add.
@@ -185,7 +185,7 @@ class _Learning:
                 "held_out": self._scores(rows, logits),
             }
             self._start(np.ones(len(self.codes), dtype=bool))
-            trained = mlp.learn(self.x[known], self.codes[known], count, self.seed)
+            trained = mlp.fit_hidden(self.x[known], self.codes[known], count, self.seed)
             annotator.head.hidden.load_state_dict(trained.state_dict())
             annotator.head.share.fill_(share)
         elif method != "probe":
@@ -230,7 +230,7 @@ class _Learning:
     def _start(self, shown: np.ndarray) -> None:
         """The classifier of the frozen network, by cells that are shown."""
         rows = np.flatnonzero(shown & (self.codes >= 0))
-        head = learn(self.x[rows], self.codes[rows], len(self.annotator.classes), self.strength)
+        head = fit_probe(self.x[rows], self.codes[rows], len(self.annotator.classes), self.strength)
         own = self.annotator.head
         own = own.linear if isinstance(own, mlp.Classifier) else own
         own.load_state_dict(head._asdict())

@@ -74,7 +74,7 @@ def choose_share(linear: np.ndarray, hidden: np.ndarray, codes: np.ndarray) -> f
     return min(_SHARES, key=loss)
 
 
-def learn(x: np.ndarray, codes: np.ndarray, count: int, seed: int) -> nn.Sequential:
+def fit_hidden(x: np.ndarray, codes: np.ndarray, count: int, seed: int) -> nn.Sequential:
     """The hidden layer's part, of cells ``[n, D]`` with a class each, ``[n]``; classes weigh alike.
 
     AdamW, 30 rounds of batches of 128; dropout of a half of what it sees and of the hidden layer
@@ -115,6 +115,6 @@ def out_of_fold(
         train, test = np.flatnonzero(~fold & (codes >= 0)), np.flatnonzero(fold & (codes >= 0))
         if len(np.unique(codes[train])) < 2:
             continue
-        net = learn(x[train], codes[train], count, seed)
+        net = fit_hidden(x[train], codes[train], count, seed)
         logits[test] = net(torch.from_numpy(x[test]).float()).double().numpy()
     return logits

@@ -42,7 +42,7 @@ class Weights(NamedTuple):
     bias: Tensor
 
 
-def learn(x: np.ndarray, codes: np.ndarray, count: int, strength: float) -> Weights:
+def fit_probe(x: np.ndarray, codes: np.ndarray, count: int, strength: float) -> Weights:
     """Logistic regression with balanced classes; all cells ``[n, D]`` have one, ``[n]``."""
     return _path(x, codes, count, [strength])[0]
 
