@@ -126,7 +126,7 @@ def predict(
     slice_key: options.SliceKey = None,
     spatial_key: options.SpatialKey = Keys.SPATIAL,
     key_added: Annotated[str, typer.Option(help="Column of obs to write.")] = Keys.LABEL,
-    unsure: Annotated[
+    min_probability: Annotated[
         float,
         typer.Option(
             help="Where the likeliest label is less probable, it is 'unsure'.", min=0, max=1
@@ -148,7 +148,9 @@ def predict(
     for adata, path in zip(adatas, slices, strict=True):
         prepare_for_writing(adata, str(path))
     for adata, path in zip(adatas, slices, strict=True):
-        annotator.predict(adata, key_added=key_added, unsure=unsure, name=str(path), **keys)
+        annotator.predict(
+            adata, key_added=key_added, min_probability=min_probability, name=str(path), **keys
+        )
         count = adata.obs[key_added].value_counts()
         told = ", ".join(f"{name} {cells}" for name, cells in count[count > 0].items())
         echo(f"{path}: {told}")

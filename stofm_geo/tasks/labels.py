@@ -68,7 +68,7 @@ def classes_of(labels: Sequence[np.ndarray], key: str) -> list[str]:
             "different classes",
             stacklevel=3,
         )
-    if Keys.UNSURE in found:
+    if Keys.UNASSIGNED in found:
         raise ValueError(
             f"obs[{key!r}] has a label {Keys.UNSURE!r}, which is what cells of uncertain label are "
             "called; leave those cells without a label (NaN), or rename it"

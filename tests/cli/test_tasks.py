@@ -52,11 +52,11 @@ def test_predict_and_evaluate(work, tmp_path) -> None:
     tuned = work / "tuned"
     code, text = run(
         *("predict", work / "b.h5ad", "--model", tuned, "-o", tmp_path / "b.h5ad"),
-        *("--unsure", 0.5, "--key-added", "layer"),
+        *("--min-probability", 0.5, "--key-added", "layer"),
     )
     assert code == 0 and "b.h5ad: L" in text, text
     adata = read_h5ad(tmp_path / "b.h5ad")
-    assert "unsure" in adata.obs["layer"].cat.categories
+    assert "unassigned" in adata.obs["layer"].cat.categories
     assert adata.obsm["layer_probability"].shape == (250, 6)
     scores = tmp_path / "scores.json"
     code, text = run(

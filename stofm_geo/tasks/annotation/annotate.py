@@ -24,7 +24,7 @@ def annotate(
     *,
     task: str = "region",
     key_added: str = Keys.LABEL,
-    unsure: float = 0.0,
+    min_probability: float = 0.0,
     spatial_key: str = Keys.SPATIAL,
     slice_key: str | None = None,
     seed: int = 0,
@@ -42,7 +42,7 @@ def annotate(
         task: ``"region"`` (default) or ``"cell_type"``.
         key_added: Column of ``obs``, categorical; ``obsm[key_added + "_probability"]`` has
             probabilities (:meth:`Annotator.predict`).
-        unsure: Where the likeliest label is less probable than this, it is ``"unsure"``
+        min_probability: Where the likeliest label is less probable than this, it is ``"unassigned"``
             (default 0: nowhere).
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart, in all AnnData.
@@ -55,7 +55,7 @@ def annotate(
         ImportError: ``method="lora"`` without peft.
     """
     keys = {"spatial_key": spatial_key, "slice_key": slice_key}
-    check_fraction("unsure", unsure)
+    check_fraction("min_probability", min_probability)
     check_anndata(adata, "adata")
     check_target(adata, key_added, **keys)
     if strange := sorted(set(options) - set(_OPTIONS)):
@@ -64,7 +64,7 @@ def annotate(
         if label_key is not None or options:
             given = ["label_key"] * (label_key is not None) + sorted(options)
             raise ValueError(f"an annotator has learned already; leave out {preview(given)}")
-        reference.predict(adata, key_added=key_added, unsure=unsure, **keys)
+        reference.predict(adata, key_added=key_added, min_probability=min_probability, **keys)
         return
     if label_key is None:
         raise ValueError("label_key is missing; name the column of the reference's obs with labels")
@@ -82,4 +82,4 @@ def annotate(
     model.fit([*tissues, asked], seed=seed, progress=progress)
     options |= {"task": task, "seed": seed, "progress": progress, "names": names}
     annotator = fine_tune(model, tissues, label_key, **options)
-    annotator.predict(asked, key_added=key_added, unsure=unsure)
+    annotator.predict(asked, key_added=key_added, min_probability=min_probability)

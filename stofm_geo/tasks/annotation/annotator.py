@@ -131,7 +131,7 @@ class Annotator(nn.Module):
         adata: AnnData | PreparedTissue,
         *,
         key_added: str = Keys.LABEL,
-        unsure: float = 0.0,
+        min_probability: float = 0.0,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
         name: str = "AnnData",
@@ -148,7 +148,7 @@ class Annotator(nn.Module):
             adata: Raw counts in ``X`` (or the ``obsm`` vectors the model was fitted on); or of
                 :meth:`stofm_geo.SToFM.prepare`, then the keys are those given there.
             key_added: Column of ``obs``.
-            unsure: Where the likeliest label is less probable than this, it is ``"unsure"``
+            min_probability: Where the likeliest label is less probable than this, it is ``"unassigned"``
                 (default 0: nowhere).
             spatial_key: Key in ``obsm`` of the positions.
             slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
@@ -158,21 +158,21 @@ class Annotator(nn.Module):
             KeyError, TypeError, ValueError: Input that does not fit, a slice of another organism or
                 panel among it; the message says what.
         """
-        check_fraction("unsure", unsure)
+        check_fraction("min_probability", min_probability)
         keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
         tissue = self.model.prepared(adata, **keys)
         read = {"spatial_key": tissue.spatial_key, "slice_key": tissue.slice_key}
         check_target(tissue.adata, key_added, **read)
         found, adata = self._probabilities(tissue), tissue.adata
-        names = [*self.classes, Keys.UNSURE] if unsure else self.classes
-        adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, unsure), names)
+        names = [*self.classes, Keys.UNASSIGNED] if min_probability else self.classes
+        adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, min_probability), names)
         colors = default_colors(names)
         adata.uns[f"{key_added}_colors"] = [colors[name] for name in names]
         adata.obsm[f"{key_added}_probability"] = found
         adata.uns[key_added] = {
             "classes": np.array(self.classes),
             "task": self.task,
-            "unsure": float(unsure),
+            "min_probability": float(min_probability),
             "temperature": float(self.temperature),
             "method": self.record["method"],
             "version": __version__,

@@ -28,12 +28,12 @@ def temperature(logits: np.ndarray, codes: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=_RANGE, method="bounded").x))
 
 
-def label_of(probability: np.ndarray, classes: list[str], unsure: float) -> np.ndarray:
-    """The likeliest label, ``[n]``; ``"unsure"`` where its probability is below ``unsure``.
+def label_of(probability: np.ndarray, classes: list[str], min_probability: float) -> np.ndarray:
+    """The likeliest label, ``[n]``; ``"unassigned"`` where its probability is below ``min_probability``.
 
     ``None`` where probabilities are NaN.
     """
     label = np.array(classes, dtype=object)[probability.argmax(axis=1)]
-    label[probability.max(axis=1) < unsure] = Keys.UNSURE
+    label[probability.max(axis=1) < min_probability] = Keys.UNASSIGNED
     label[np.isnan(probability).any(axis=1)] = None
     return label
