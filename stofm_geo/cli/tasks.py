@@ -129,7 +129,9 @@ def predict(
     min_probability: Annotated[
         float,
         typer.Option(
-            help="Where the likeliest label is less probable, it is 'unsure'.", min=0, max=1
+            help="Cells whose most probable label is less probable than this are 'unassigned'.",
+            min=0,
+            max=1,
         ),
     ] = 0.0,
 ) -> None:

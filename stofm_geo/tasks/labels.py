@@ -70,7 +70,7 @@ def classes_of(labels: Sequence[np.ndarray], key: str) -> list[str]:
         )
     if Keys.UNASSIGNED in found:
         raise ValueError(
-            f"obs[{key!r}] has a label {Keys.UNSURE!r}, which is what cells of uncertain label are "
+            f"obs[{key!r}] has a label {Keys.UNASSIGNED!r}, which is what cells of uncertain label are "
             "called; leave those cells without a label (NaN), or rename it"
         )
     return found

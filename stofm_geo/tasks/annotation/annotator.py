@@ -33,8 +33,8 @@ from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.tasks.annotation.calibration import label_of
 from stofm_geo.tasks.annotation.mlp import Classifier
 from stofm_geo.tasks.annotation.neighborhoods import cells, check_task, embed_slice, multi_hop_means
-from stofm_geo.tasks.annotation.standardization import Moments, FeatureStandardizer
-from stofm_geo.tasks.labels import codes_of, read_labels, unknown_labels_message, unknown
+from stofm_geo.tasks.annotation.standardization import FeatureStandardizer, Moments
+from stofm_geo.tasks.labels import codes_of, read_labels, unknown, unknown_labels_message
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
 
 _HEAD = "annotation."
