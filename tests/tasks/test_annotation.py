@@ -251,8 +251,8 @@ def test_slices_that_do_not_fit_are_refused(annotator, second) -> None:
     [
         (dict(method="magic"), "method must be 'probe', 'mlp', 'lora', 'full'; found 'magic'"),
         (dict(task="tissue"), "task must be 'region' or 'cell_type'; found 'tissue'"),
-        (dict(held_out=0), "held_out must be above zero"),
-        (dict(held_out=0.9), "held_out must be a half or less"),
+        (dict(validation_fraction=0), "validation_fraction must be above zero"),
+        (dict(validation_fraction=0.9), "validation_fraction must be at most 0.5"),
         (dict(max_steps=0), "max_steps must be above zero"),
         (dict(seed=-1), "seed must be zero or more"),
     ],

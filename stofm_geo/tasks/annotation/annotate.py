@@ -14,7 +14,7 @@ from stofm_geo.tasks.annotation.annotator import Annotator
 from stofm_geo.tasks.annotation.fine_tune import check_options, fine_tune
 from stofm_geo.tasks.labels import training_labels
 
-_OPTIONS = ("method", "held_out", "max_steps", "progress")
+_OPTIONS = ("method", "validation_fraction", "max_steps", "progress")
 
 
 def annotate(
@@ -47,7 +47,7 @@ def annotate(
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart, in all AnnData.
         seed: Of fit and fine-tuning.
-        options: Of :func:`stofm_geo.tasks.fine_tune`: ``method``, ``held_out``, ``max_steps``,
+        options: Of :func:`stofm_geo.tasks.fine_tune`: ``method``, ``validation_fraction``, ``max_steps``,
             ``progress``.
 
     Raises:

@@ -40,7 +40,7 @@ def fine_tune(
     task: str = "region",
     spatial_key: str = Keys.SPATIAL,
     slice_key: str | None = None,
-    held_out: float = 0.25,
+    validation_fraction: float = 0.25,
     max_steps: int = 300,
     seed: int = 0,
     progress: bool = True,
@@ -68,7 +68,7 @@ def fine_tune(
             ``"cell_type"``: it is its own.
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart; ``None``: one slice an AnnData.
-        held_out: Share of the slices or blocks by which training is stopped (default 0.25,
+        validation_fraction: Fraction of the slices or blocks used for early stopping (default 0.25,
             a half at most).
         max_steps: Training steps at most, one sub-slice each (default 300;
             of ``"lora"`` and ``"full"``).
@@ -83,7 +83,9 @@ def fine_tune(
             does not fit the model.
         ImportError: ``method="lora"`` without peft.
     """
-    check_options(method, task=task, held_out=held_out, max_steps=max_steps, seed=seed)
+    check_options(
+        method, task=task, validation_fraction=validation_fraction, max_steps=max_steps, seed=seed
+    )
     given = list_of(adata)
     if names is None:
         names = [f"AnnData {i}" if len(given) > 1 else "AnnData" for i in range(len(given))]
@@ -99,14 +101,16 @@ def fine_tune(
                 slices.append(subslices)
                 codes.append(own)
     annotator = Annotator(model.copy(), classes, task, len(slices) > 1, method == "mlp")
-    return _FineTuner(annotator, slices, codes, seed).fit(method, held_out, max_steps, progress)
+    return _FineTuner(annotator, slices, codes, seed).fit(
+        method, validation_fraction, max_steps, progress
+    )
 
 
 def check_options(
     method: str = "probe",
     *,
     task: str = "region",
-    held_out: float = 0.25,
+    validation_fraction: float = 0.25,
     max_steps: int = 300,
     seed: int = 0,
 ) -> None:
@@ -121,9 +125,9 @@ def check_options(
     check_task(task)
     check_positive("max_steps", max_steps, whole=True)
     check_positive("seed", seed, whole=True, or_zero=True)
-    check_positive("held_out", held_out)
-    if held_out > 0.5:
-        raise ValueError(f"held_out must be a half or less; found {held_out!r}")
+    check_positive("validation_fraction", validation_fraction)
+    if validation_fraction > 0.5:
+        raise ValueError(f"validation_fraction must be at most 0.5; found {validation_fraction!r}")
     if method == "lora":
         lora.check_installed()
 
@@ -147,7 +151,9 @@ class _FineTuner:
         self.x = torch.cat(read).numpy()
         self.groups = np.concatenate(tissue_groups([tissue.part.pos for tissue in slices]))
 
-    def fit(self, method: str, held_out: float, max_steps: int, progress: bool) -> Annotator:
+    def fit(
+        self, method: str, validation_fraction: float, max_steps: int, progress: bool
+    ) -> Annotator:
         annotator, count = self.annotator, len(self.annotator.classes)
         parts = folds(self.groups, self.codes, _FOLDS, self.seed)
         # Of the linear classifier, which tells of all other methods how much they add.
@@ -189,7 +195,7 @@ class _FineTuner:
             annotator.head.hidden.load_state_dict(trained.state_dict())
             annotator.head.share.fill_(share)
         elif method != "probe":
-            part = self._part(held_out)
+            part = self._part(validation_fraction)
             steps, before, logits, rows = self._until_best(method, part, max_steps, progress)
             annotator.record |= {
                 "steps": steps,
@@ -218,7 +224,7 @@ class _FineTuner:
         if left(part) < 2:
             raise ValueError(
                 f"wherever {share:.0%} of the tissue is held out, one label alone is left; give a "
-                "smaller held_out, label cells of more of the slice, or give more slices"
+                "smaller validation_fraction, label cells of more of the slice, or give more slices"
             )
         return part
 
