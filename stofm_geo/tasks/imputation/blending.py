@@ -21,7 +21,7 @@ _SHARPNESS = 4.0  # of their membership
 BLENDS = [(s, share) for s in range(len(_STRENGTHS)) for share in _SHARES]
 
 
-class View:
+class RidgeKnn:
     """One kind of features, from which cells of one side are told from those of the other.
 
     Args:
@@ -38,7 +38,7 @@ class View:
         size, one = max(np.trace(gram) / len(gram), 1e-12), np.eye(len(gram))
         self.inverses = [np.linalg.inv(gram + strength * size * one) for strength in _STRENGTHS]
 
-    def bases(self, y: np.ndarray) -> np.ndarray:
+    def predict(self, y: np.ndarray) -> np.ndarray:
         """Means over near cells, and a ridge of each strength: ``[1 + strengths, n, G]``.
 
         Args:
@@ -53,7 +53,7 @@ class View:
         return np.stack([near / self.near.shape[1], *ridges])
 
 
-class Kinds:
+class ClusterMeans:
     """Kinds of cells, few to many, found among those of one side; the other's belong to several.
 
     A kind's mean is of many cells, and so hardly noisy: of genes that are rarely counted it tells
@@ -76,7 +76,7 @@ class Kinds:
             far = found.transform(asked)[:, filled] ** 2 / spread
             self.kinds.append((kind, softmax(-_SHARPNESS * far, axis=1)))
 
-    def bases(self, y: np.ndarray) -> np.ndarray:
+    def predict(self, y: np.ndarray) -> np.ndarray:
         """What the kinds have that a cell belongs to, mean over their numbers: ``[1, n, G]``.
 
         Args:
@@ -89,10 +89,10 @@ class Kinds:
         return np.mean(told, axis=0)[None]
 
 
-def blend(bases: np.ndarray, which: tuple[int, float]) -> np.ndarray:
+def blend(predictions: np.ndarray, which: tuple[int, float]) -> np.ndarray:
     """One of :data:`BLENDS`, ``[n, G]``."""
     strength, share = which
-    return (1 - share) * bases[0] + share * bases[1 + strength]
+    return (1 - share) * predictions[0] + share * predictions[1 + strength]
 
 
 def correlations(found: np.ndarray, truth: np.ndarray) -> np.ndarray:

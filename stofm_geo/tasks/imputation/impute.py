@@ -30,7 +30,7 @@ from stofm_geo.tasks._reference import (
     row_order,
     shared_genes,
 )
-from stofm_geo.tasks.imputation.blending import BLENDS, Kinds, View, blend, correlations
+from stofm_geo.tasks.imputation.blending import BLENDS, ClusterMeans, RidgeKnn, blend, correlations
 from stofm_geo.transforms import SpatialKNN
 
 _COMPONENTS, _NEIGHBOURS = 100, 12
@@ -142,17 +142,17 @@ def impute(
         sp.diags(scale / np.where(total > 0, total, 1)) @ of_cell, dtype=np.float64
     ).log1p()
     # Kinds last: ways of telling that are blended, each of sides that it reads.
-    ways = [(View, side) for side in sides] + [(Kinds, sides[0])]
-    held_out = [_held_out(way, known, block) for way, (known, _) in ways]
+    methods = [(RidgeKnn, side) for side in sides] + [(ClusterMeans, sides[0])]
+    held_out = [_held_out(method, known, block) for method, (known, _) in methods]
     recipe = _choose(held_out, block, logs)
-    tellers = [way(*side) for way, side in ways]
+    fitted = [method(*side) for method, side in methods]
     values = np.empty((len(full), len(wanted)), dtype=np.float32)
     reliability = np.empty(len(wanted))
     for at in range(0, len(wanted), _CHUNK):
         y = logs[:, at : at + _CHUNK].toarray()
-        told = [_told(folds, block, y) for folds in held_out]
-        reliability[at : at + _CHUNK] = correlations(recipe.mix(told), y)
-        found = recipe.mix([teller.bases(y) for teller in tellers])
+        predictions = [_held_out_predictions(folds, block, y) for folds in held_out]
+        reliability[at : at + _CHUNK] = correlations(recipe.mix(predictions), y)
+        found = recipe.mix([one.predict(y) for one in fitted])
         found = found.clip(min=0)
         values[:, at : at + _CHUNK] = found.mean(axis=0)
         values[full, at : at + _CHUNK] = found
@@ -239,18 +239,20 @@ def _blocks(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | No
     return block
 
 
-def _held_out(way: type[View] | type[Kinds], features: np.ndarray, block: np.ndarray) -> list:
+def _held_out(
+    method: type[RidgeKnn] | type[ClusterMeans], features: np.ndarray, block: np.ndarray
+) -> list:
     """What tells each block from the others."""
-    return [way(features[block != b], features[block == b]) for b in np.unique(block)]
+    return [method(features[block != b], features[block == b]) for b in np.unique(block)]
 
 
-def _told(folds: list, block: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _held_out_predictions(folds: list, block: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Bases of each cell, from the other blocks, ``[bases, n, G]``."""
-    parts = [fold.bases(y[block != b]) for b, fold in zip(np.unique(block), folds, strict=True)]
-    told = np.empty((len(parts[0]), *y.shape))
+    parts = [fold.predict(y[block != b]) for b, fold in zip(np.unique(block), folds, strict=True)]
+    predictions = np.empty((len(parts[0]), *y.shape))
     for b, part in zip(np.unique(block), parts, strict=True):
-        told[:, block == b] = part
-    return told
+        predictions[:, block == b] = part
+    return predictions
 
 
 @dataclass(frozen=True)
@@ -267,10 +269,12 @@ class _Recipe:
     niches: float = 0.0
     kinds: float = 0.0
 
-    def mix(self, told: list[np.ndarray]) -> np.ndarray:
+    def mix(self, predictions: list[np.ndarray]) -> np.ndarray:
         """Of the bases of each view, then of the kinds, ``[n, G]``."""
-        *views, kinds = told
-        parts = [blend(bases, one) for bases, one in zip(views, self.blends, strict=True)]
+        *views, kinds = predictions
+        parts = [
+            blend(predictions, one) for predictions, one in zip(views, self.blends, strict=True)
+        ]
         views = (1 - self.niches) * parts[0] + self.niches * parts[-1]
         return (1 - self.kinds) * views + self.kinds * kinds[0]
 
@@ -279,13 +283,15 @@ def _choose(held_out: list[list], block: np.ndarray, logs: sp.csc_matrix) -> _Re
     """The recipe with the best mean correlation on held-out blocks; one choice after the other."""
     genes = np.linspace(0, logs.shape[1] - 1, min(_CHUNK, logs.shape[1])).astype(int)
     y = logs[:, genes].toarray()
-    told = [_told(folds, block, y) for folds in held_out]
+    predictions = [_held_out_predictions(folds, block, y) for folds in held_out]
 
-    def best(recipes: list[_Recipe], told: list[np.ndarray]) -> _Recipe:
-        return max(recipes, key=lambda one: correlations(one.mix(told), y).mean())
+    def best(recipes: list[_Recipe], predictions: list[np.ndarray]) -> _Recipe:
+        return max(recipes, key=lambda one: correlations(one.mix(predictions), y).mean())
 
     alone = [_Recipe((one,)) for one in BLENDS]
-    blends = tuple(best(alone, [bases, told[-1]]).blends[0] for bases in told[:-1])
+    blends = tuple(
+        best(alone, [predictions, predictions[-1]]).blends[0] for predictions in predictions[:-1]
+    )
     niches = _OF_NICHES if len(blends) > 1 else (0.0,)
-    chosen = best([_Recipe(blends, share) for share in niches], told)
-    return best([replace(chosen, kinds=share) for share in _OF_KINDS], told)
+    chosen = best([_Recipe(blends, share) for share in niches], predictions)
+    return best([replace(chosen, kinds=share) for share in _OF_KINDS], predictions)
