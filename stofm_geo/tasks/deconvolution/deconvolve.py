@@ -28,7 +28,11 @@ from stofm_geo.tasks.deconvolution.poisson_mixture import (
     profiles,
     proportions,
 )
-from stofm_geo.tasks.deconvolution.pseudospots import features, read, windows
+from stofm_geo.tasks.deconvolution.pseudospots import (
+    mixture_features,
+    predict_proportions,
+    sample_pseudospots,
+)
 from stofm_geo.tasks.labels import classes_of, codes_of, read_labels
 
 _GENES = 1000  # those that tell types apart best
@@ -110,7 +114,7 @@ def deconvolve(
         pos = check_positions(labelled, spatial_key) if spatial_key in labelled.obsm else None
         if pos is not None:
             slice_key = resolve_slice_key(labelled, pos, spatial_key, slice_key)
-        places = _places(labelled, slice_key)
+        slice_rows = _slice_rows(labelled, slice_key)
     counts = counts_of(spots, genes, HERE).toarray().astype(np.float64)
     full = counts.any(axis=1)
     if not full.any():
@@ -131,14 +135,14 @@ def deconvolve(
                 stacklevel=2,
             )
         size = float(max(depth, 1.0) if cells_per_spot is None else cells_per_spot)
-        cells, code = cells[np.concatenate(places)], code[np.concatenate(places)]
-        where = windows([pos[part] for part in places], size, seed)
+        cells, code = cells[np.concatenate(slice_rows)], code[np.concatenate(slice_rows)]
+        where = sample_pseudospots([pos[part] for part in slice_rows], size, seed)
         seen = _thinned(where @ cells, min(depth / size, 1.0), seed)
         truth = where @ np.eye(len(names))[code]
-        share += read(
-            features(mixture(seen, profile, np.ones(len(genes)))[0], seen),
+        share += predict_proportions(
+            mixture_features(mixture(seen, profile, np.ones(len(genes)))[0], seen),
             truth / truth.sum(axis=1, keepdims=True),
-            features(mixed, counts[full] / factors),
+            mixture_features(mixed, counts[full] / factors),
             seed,
         )
         share /= share.sum(axis=1, keepdims=True)
@@ -178,7 +182,7 @@ def _depth(spots: np.ndarray, cells: sp.csr_matrix) -> float:
     return float(min(ratio, _MOST_CELLS))
 
 
-def _places(reference: AnnData, slice_key: str | None) -> list[np.ndarray]:
+def _slice_rows(reference: AnnData, slice_key: str | None) -> list[np.ndarray]:
     """Rows of each slice."""
     if slice_key is None:
         return [np.arange(reference.n_obs)]

@@ -15,7 +15,7 @@ _SPREAD = 0.4  # of the cells in a window, standard deviation of the logarithm
 _HIDDEN, _EPOCHS, _BATCH, _RATE, _NOISE = 64, 30, 128, 3e-3, 0.3
 
 
-def windows(pos: list[np.ndarray], cells: float, seed: int) -> sp.csr_matrix:
+def sample_pseudospots(pos: list[np.ndarray], cells: float, seed: int) -> sp.csr_matrix:
     """Which cells lie together as a spot would see them, ``[windows, n]``, ones.
 
     Args:
@@ -38,12 +38,14 @@ def windows(pos: list[np.ndarray], cells: float, seed: int) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(len(rows)), rows, ends), shape=(_WINDOWS, n.sum()))
 
 
-def features(cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def mixture_features(cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """What the reader sees of a spot: roots of shares of its mixture and of its counts."""
     return np.concatenate([sqrt_fractions(cells), sqrt_fractions(counts)], axis=1)
 
 
-def read(x: np.ndarray, truth: np.ndarray, spots: np.ndarray, seed: int) -> np.ndarray:
+def predict_proportions(
+    x: np.ndarray, truth: np.ndarray, spots: np.ndarray, seed: int
+) -> np.ndarray:
     """Proportions ``[n, K]`` of spots, as learned from windows.
 
     One hidden layer, cross-entropy of proportions. Noise on what it sees keeps it from leaning on
