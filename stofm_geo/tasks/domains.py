@@ -119,7 +119,7 @@ def domains(
     label = np.empty(len(z), dtype=np.int64)
     label[order] = _mixture(_components(z, order), near, order, n_domains, seed)
     if refine:
-        label = vote(label, near)
+        label = majority_vote(label, near)
     count = np.bincount(label)
     # From the largest; of equals, the one that the mixture numbers first.
     code = np.argsort(np.argsort(-count, kind="stable"))[label]
@@ -184,7 +184,7 @@ def _starts(n: int) -> range:
     return range(0, n, BLOCK)
 
 
-def places(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_matrix:
+def knn_adjacency(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_matrix:
     """Who votes on whom: 1 from each of a cell's nearest neighbours in its row, ``[n, n]``."""
     return _votes(*_located(adata, spatial_key, slice_key))
 
@@ -262,7 +262,7 @@ def _gaussians(parts: np.ndarray, label: np.ndarray, seed: int) -> GaussianMixtu
         return mixture.fit(parts)
 
 
-def vote(label: np.ndarray, near: sp.csr_matrix) -> np.ndarray:
+def majority_vote(label: np.ndarray, near: sp.csr_matrix) -> np.ndarray:
     """Labels after the neighbours' votes.
 
     A tie keeps the cell's own. Where no cell would be left of a domain, its cells keep theirs: one
@@ -270,7 +270,7 @@ def vote(label: np.ndarray, near: sp.csr_matrix) -> np.ndarray:
 
     Args:
         label: Of each cell, from 0, ``[n]``.
-        near: Who votes on whom, of :func:`places`.
+        near: Who votes on whom, of :func:`knn_adjacency`.
     """
     for _ in range(_ROUNDS):
         votes = near @ np.eye(label.max() + 1)[label]

@@ -295,7 +295,12 @@ def test_what_is_held_out_leaves_two_labels(model, first) -> None:
 @pytest.mark.parametrize(
     ("reference", "options", "error", "message"),
     [
-        (None, dict(steps=3), TypeError, "there is no option steps; there are method, held_out"),
+        (
+            None,
+            dict(steps=3),
+            TypeError,
+            "there is no option steps; there are method, validation_fraction",
+        ),
         (None, dict(method="magic"), ValueError, "method must be"),
         (None, dict(task="tissue"), ValueError, "task must be"),
         (None, dict(min_probability=2), ValueError, "min_probability must be a fraction"),
