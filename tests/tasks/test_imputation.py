@@ -159,11 +159,11 @@ def test_an_empty_cell_is_an_average_one(tissue) -> None:
 
 def test_what_does_not_fit_is_refused(tissue) -> None:
     cells, reference, whole = tissue
-    with pytest.raises(KeyError, match=r"lacks 1 of 2 genes asked for \(nothing\)"):
+    with pytest.raises(KeyError, match=r"lacks 1 of the 2 requested genes \(nothing\)"):
         impute(cells, reference, ["nothing", reference.var_names[70]])
     with pytest.raises(ValueError, match="adata has all 80 genes of the reference"):
         impute(whole, reference)
-    with pytest.raises(ValueError, match="without the genes asked for, 5 shared ones are left"):
+    with pytest.raises(ValueError, match="without the requested genes, 5 shared ones are left"):
         impute(cells, reference, list(reference.var_names[5:]))
     with pytest.raises(ValueError, match="genes is empty"):
         impute(cells, reference, [])

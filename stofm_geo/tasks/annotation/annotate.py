@@ -1,4 +1,4 @@
-"""Labels of one tissue from another that has them."""
+"""Label transfer from labelled slices or a fitted annotator."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def annotate(
 
     Args:
         adata: Slices to label.
-        reference: Slices with labels; or an annotator, which is asked as it is.
+        reference: Slices with labels, or an annotator, which is used as it is.
         label_key: Column of the reference's ``obs`` with labels.
         task: ``"region"`` (default) or ``"cell_type"``.
         key_added: Column of ``obs``, categorical; ``obsm[key_added + "_probability"]`` has
             probabilities (:meth:`Annotator.predict`).
-        min_probability: Where the likeliest label is less probable than this, it is ``"unassigned"``
-            (default 0: nowhere).
+        min_probability: Cells whose most probable label is below this are ``"unassigned"``
+            (default 0: none).
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart, in all AnnData.
-        seed: Of fit and fine-tuning.
-        options: Of :func:`stofm_geo.tasks.fine_tune`: ``method``, ``validation_fraction``, ``max_steps``,
-            ``progress``.
+        seed: Random seed of fit and fine-tuning.
+        options: Of :func:`stofm_geo.tasks.fine_tune`: ``method``, ``validation_fraction``,
+            ``max_steps``, ``progress``.
 
     Raises:
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.

@@ -1,4 +1,4 @@
-"""Labels of cells, regions or cell types, by a network and a linear classifier on it."""
+"""Annotator: a network and a classifier that predict regions or cell types."""
 
 from __future__ import annotations
 
@@ -44,18 +44,19 @@ _NEAR = 6  # cells that stand in for one without counts
 
 
 class Annotator(nn.Module):
-    """Predicts labels of cells; made by :func:`stofm_geo.tasks.fine_tune`.
+    """Classifier of cells on a network; made by :func:`stofm_geo.tasks.fine_tune`.
 
-    A classifier reads what the network says of a cell: for regions its embedding and the
-    means of embeddings over 2, 4 and 8 steps on the graph, or as few of them as are best on what
-    is held out; for cell types its own features and, at a tenth of their size, its embedding.
+    The inputs of the classifier are, for regions, the embedding and the means of embeddings over
+    2, 4 and 8 hops, or as few of them as are best on held-out cells; for cell types, the cell's
+    features and, scaled by 0.1, its embedding.
 
-    Of regions, all of it is standardised within each slice, which takes differences between slices
-    away. Learned from several slices, the classifier also sees it standardised over all of them,
-    and learns what to trust. Learned from one, it reads a new slice both candidates, and takes that of
-    which it is surer, unless the slice then lies further from all it knows: the mean of a part of
-    a tissue is not that of the whole. Of cell types, it is centred over all slices alone: how many
-    cells there are of each differs between slices, and a slice's mean with it.
+    For regions, inputs are standardised within each slice, which removes differences between
+    slices. Trained on several slices, the classifier also takes the inputs standardised over all
+    of them. Trained on one slice, it standardises a new slice by its own moments or by those of
+    the training slice: it takes the latter if the predictions have lower entropy and the inputs
+    are not further from the class centroids, since the mean of a part of a tissue is not that of
+    the whole. For cell types, inputs are standardised over all slices, since the composition of a
+    slice, and so its mean, differs between slices.
 
     Args:
         model: A fitted model; it becomes a part of the annotator.
@@ -66,7 +67,7 @@ class Annotator(nn.Module):
 
     Attributes:
         classes, task: As given.
-        record: How it came about: method, seed, slices, steps, scores on what was held out.
+        record: Method, seed, slices, steps and held-out scores of the training.
         temperature: Logits are divided by it.
     """
 
@@ -92,7 +93,7 @@ class Annotator(nn.Module):
             self.mlp, self.head = mlp, make(len(self.read.scale), len(classes))
 
     def embed_slice(self, tissue: SubSliceDataset) -> Tensor:
-        """Vectors of all cells of a slice and what is around them, ``[n, D]``; no gradients."""
+        """Return vectors of all cells of a slice and their multi-hop means, ``[n, D]``."""
         vectors = embed_slice(self.network, tissue, self.task)
         return torch.cat([vectors, multi_hop_means(vectors, tissue, self.task)], dim=1)
 
@@ -118,7 +119,7 @@ class Annotator(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, adata: AnnData | PreparedTissue, **keys: Any) -> np.ndarray:
-        """Calibrated probabilities, ``[n, classes]`` float32; NaN for cells without a label.
+        """Return calibrated probabilities, ``[n, classes]`` float32; NaN for cells without a label.
 
         Args:
             adata: As for :meth:`predict`.
@@ -148,8 +149,8 @@ class Annotator(nn.Module):
             adata: Raw counts in ``X`` (or the ``obsm`` vectors the model was fitted on); or of
                 :meth:`stofm_geo.SToFM.prepare`, then the keys are those given there.
             key_added: Column of ``obs``.
-            min_probability: Where the likeliest label is less probable than this, it is ``"unassigned"``
-                (default 0: nowhere).
+            min_probability: Cells whose most probable label is below this are ``"unassigned"``
+                (default 0: none).
             spatial_key: Key in ``obsm`` of the positions.
             slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
             name: What messages call ``adata``.
@@ -253,11 +254,11 @@ class Annotator(nn.Module):
         return found
 
     def _logits(self, values: Tensor) -> Tensor:
-        """Of a whole slice, ``[n, classes]``; of two candidates to read it, in the one to be trusted.
+        """Return the logits of a whole slice, ``[n, classes]``, from the better candidate.
 
-        Read by the slice learned from, it must make the classifier surer (the mean entropy
-        of its probabilities, by which Tent adapts: Wang et al., ICLR 2021, arXiv 2006.10726), and
-        lie no further from the classes: far out, a classifier is sure of anything.
+        Standardised by the training slice, the mean entropy of the probabilities must be lower
+        (the criterion of Tent: Wang et al., ICLR 2021, arXiv 2006.10726), and the inputs must be
+        no further from the class centroids: far from them, a classifier is overconfident.
         """
         candidates = self.read.candidates(values)
         each = [self.head(x) / self.temperature for x in candidates]
@@ -324,11 +325,11 @@ class Annotator(nn.Module):
         return annotator.eval()
 
     def _state(self) -> ModelState:
-        """The model, with the network as it was trained here."""
+        """Return the state of the model with the fine-tuned network."""
         return replace(self.model.state, network=self.network)
 
     def _own(self) -> dict[str, Tensor]:
-        """All arrays but the model's."""
+        """Return the tensors that are not the model's."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -340,7 +341,7 @@ class Annotator(nn.Module):
 
 
 def _checked(own: Any) -> dict[str, Any]:
-    """What a saved annotator says of itself.
+    """Check the configuration of a saved annotator.
 
     Raises:
         KeyError, TypeError, ValueError: Something is missing, or is of another kind.

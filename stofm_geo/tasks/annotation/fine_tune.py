@@ -1,4 +1,4 @@
-"""Learning labels: the classifier first, then, if asked, the network below it."""
+"""Fine-tuning on labels: the classifier, then optionally the network."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def fine_tune(
     progress: bool = True,
     names: list[str] | None = None,
 ) -> Annotator:
-    """Learn labels from slices; classes, or regions; the model itself stays as it is.
+    """Train an annotator on labelled slices; the model itself stays unchanged.
 
-    First, the classifier is fitted to the frozen network, by logistic regression; how strongly it
-    is regularised is chosen on parts of the tissue that are held out in turns. With ``"mlp"``, a
-    classifier with one hidden layer has a say beside it, as large as is best there. With
-    ``"lora"`` or ``"full"``, training goes on from there, end to end, for as many steps as are best
-    on what is held out; then the same is done with all labels. Classes weigh the same, however many
-    cells they have. What is held out are whole slices, where four or more have labels, else
-    contiguous blocks of at most 200 cells. Scores in ``record`` are of it, and a little too good,
-    since choices were made by it; :meth:`Annotator.evaluate` on slices never seen is the test.
+    First, a logistic regression is fitted on the frozen network; its regularisation is chosen by
+    cross-validation. With ``"mlp"``, its logits are mixed with those of a classifier with one
+    hidden layer, with the weight that is best in cross-validation. With ``"lora"`` or ``"full"``,
+    training continues end to end; the number of steps is chosen on held-out cells, then training
+    is repeated with all labels. Classes are balanced. Held out are whole slices, where four or more
+    have labels, else contiguous blocks of at most 200 cells. Scores in ``record`` are of held-out
+    cells; they are slightly optimistic, since they were used for these choices. Test with
+    :meth:`Annotator.evaluate` on unseen slices.
 
     Args:
         model: Fitted; it stays as it is.
@@ -72,7 +72,7 @@ def fine_tune(
             a half at most).
         max_steps: Training steps at most, one sub-slice each (default 300;
             of ``"lora"`` and ``"full"``).
-        seed: Of what is held out, and of training.
+        seed: Random seed of the splits and of training.
         progress: Show a progress bar.
         names: What messages call each AnnData.
 
@@ -133,7 +133,7 @@ def check_options(
 
 
 class _FineTuner:
-    """Slices and their labels, and what is done with them in turn."""
+    """Training of an annotator on slices and their labels."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class _FineTuner:
         return annotator.eval()
 
     def _part(self, share: float) -> np.ndarray:
-        """Cells that are held out: of the parts of this share, one that leaves the most labels.
+        """Return the validation cells: of the folds of this size, the one that leaves most labels.
 
         Raises:
             ValueError: One label alone is left, whichever it is.
@@ -229,12 +229,12 @@ class _FineTuner:
         return part
 
     def _scores(self, rows: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-        """Of cells that were held out."""
+        """Score held-out cells."""
         found = scores(self.codes[rows], logits.argmax(axis=1))
         return {name: found[name] for name in ("cells", "accuracy", "macro_f1")}
 
     def _start(self, shown: np.ndarray) -> None:
-        """The classifier of the frozen network, by cells that are shown."""
+        """Fit the linear classifier on the frozen network, from the cells in ``shown``."""
         rows = np.flatnonzero(shown & (self.codes >= 0))
         head = fit_probe(self.x[rows], self.codes[rows], len(self.annotator.classes), self.strength)
         own = self.annotator.head
@@ -244,7 +244,7 @@ class _FineTuner:
     def _until_best(
         self, method: str, part: np.ndarray, max_steps: int, progress: bool
     ) -> tuple[int, dict[str, float], np.ndarray, np.ndarray]:
-        """Steps that are best on a part held out; scores before; its logits, and its rows."""
+        """Return the best number of steps, the scores before, and held-out logits and rows."""
         before = copy.deepcopy(self.annotator.state_dict())
         self._start(~part)
         module = self._train(method, ~part, part, max_steps, progress)

@@ -53,12 +53,12 @@ def deconvolve(
 ) -> None:
     """Estimate the share of each cell type in each spot, in place.
 
-    Two estimates are averaged. The first takes a spot's counts for a Poisson mixture of cells:
-    of several profiles a type, with a factor a gene for what two platforms count differently;
-    cells with much RNA count as one cell. The second is a small network that has read windows of
-    the reference's own tissue, whose types are known, and so knows which types live together.
-    Without positions in the reference there is the first alone. Spots do not look at their
-    neighbours: what smoothing wins where counts are few, it loses in sharpness elsewhere.
+    Two estimates are averaged. The first models the counts of a spot as a Poisson mixture of cells,
+    with several profiles per type and one factor per gene for differences between platforms;
+    a cell with much RNA counts as one cell. The second is a small network trained on pseudospots
+    from the reference tissue, which learns which types occur together. Without positions in the
+    reference, only the first is used. Spots are independent of their neighbours: smoothing helps
+    where counts are few, but blurs boundaries.
 
     Args:
         adata: Spots, raw counts in ``X``.
@@ -74,7 +74,7 @@ def deconvolve(
         cells_per_spot: Cells of a window, on average. ``None`` (default): the median counts of
             a spot over those of a reference's cell, which is right where both platforms count
             equally deep; give it where they do not (Visium: 3 to 10).
-        seed: Of profiles, windows and network.
+        seed: Random seed of profiles, pseudospots and network.
 
     Writes ``obsm[key_added]``, a DataFrame ``[n, types]`` float64 whose rows sum to 1, and
     ``uns[key_added]``: ``types``, the number of genes that were used, cells per window (0 without
@@ -164,7 +164,7 @@ def deconvolve(
 
 
 def _with_counts(labels: np.ndarray, full: np.ndarray) -> np.ndarray:
-    """Labels of cells that have counts, ``None`` for the others: an empty bin is no cell."""
+    """Return the labels of cells with counts, ``None`` for the others."""
     kept = np.where(full, labels, None)
     if lost := sorted({name for name in labels if name} - {name for name in kept if name}):
         warnings.warn(
@@ -176,14 +176,14 @@ def _with_counts(labels: np.ndarray, full: np.ndarray) -> np.ndarray:
 
 
 def _depth(spots: np.ndarray, cells: sp.csr_matrix) -> float:
-    """Counts of a spot, in cells of the reference: the ratio of medians."""
+    """Return the ratio of the median counts of a spot to those of a reference cell."""
     of_cell = np.asarray(cells.sum(axis=1)).ravel()
     ratio = np.median(spots.sum(axis=1)) / max(np.median(of_cell[of_cell > 0]), 1)
     return float(min(ratio, _MOST_CELLS))
 
 
 def _slice_rows(reference: AnnData, slice_key: str | None) -> list[np.ndarray]:
-    """Rows of each slice."""
+    """Return the rows of each slice."""
     if slice_key is None:
         return [np.arange(reference.n_obs)]
     code = check_slice_key(reference.obs, slice_key).codes
@@ -191,7 +191,7 @@ def _slice_rows(reference: AnnData, slice_key: str | None) -> list[np.ndarray]:
 
 
 def _thinned(counts: sp.csr_matrix, share: float, seed: int) -> np.ndarray:
-    """Dense float64, of which each count is kept with this chance: seen less deeply."""
+    """Downsample counts binomially: each is kept with this probability. Dense float64."""
     dense = counts.toarray().astype(np.float64)
     if share < 1:
         dense = np.random.default_rng(seed).binomial(np.rint(dense).astype(np.int64), share)
