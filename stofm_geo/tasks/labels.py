@@ -1,4 +1,4 @@
-"""Labels of cells: read from ``obs``, numbered, weighted."""
+"""Labels of cells: reading from ``obs``, class indices and class weights."""
 
 from __future__ import annotations
 

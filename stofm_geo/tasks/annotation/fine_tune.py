@@ -60,7 +60,7 @@ def fine_tune(
     Args:
         model: Fitted; it stays as it is.
         adata: One or several AnnData with labels, or of :meth:`stofm_geo.SToFM.prepare`.
-        label_key: Column of ``obs`` with labels; cells without one are not learned from.
+        label_key: Column of ``obs`` with labels; cells without one are ignored.
         method: What is trained: ``"probe"``, a linear classifier alone (default); ``"mlp"``,
             beside it one with a hidden layer of 64; ``"lora"``, low-rank additions to the
             Transformer's linear layers, too (needs peft); ``"full"``, all weights.
@@ -78,7 +78,7 @@ def fine_tune(
 
     Raises:
         KeyError: A column that is not there.
-        TypeError: ``adata`` is no AnnData, or an option is of another type.
+        TypeError: ``adata`` is not an AnnData, or an option has the wrong type.
         ValueError: No labels, one alone, nearly one a cell, an option out of range, or input that
             does not fit the model.
         ImportError: ``method="lora"`` without peft.
