@@ -24,7 +24,7 @@ for task in ("region", "cell_type"):
         continue
     # A linear classifier on frozen embeddings; method="lora" or "full" go on end to end.
     annotator = fine_tune(model, known, task, task=task, seed=0)
-    annotator.predict(unknown, key_added=f"predicted_{task}", unsure=0.5)
+    annotator.predict(unknown, key_added=f"predicted_{task}", min_probability=0.5)
     print(unknown.obs[f"predicted_{task}"].value_counts())
 
     scores = annotator.evaluate(unknown, task)

@@ -12,7 +12,7 @@ class Keys:
     EMBEDDING = "X_stofm"  # obsm, written: [n, 256] float32
     DOMAIN = "stofm_domain"  # obs, written: categorical
     LABEL = "stofm_label"  # obs, written: categorical
-    UNSURE = "unsure"  # in that column: a cell whose label is too uncertain
+    UNASSIGNED = "unassigned"  # in that column: no label is probable enough
     PROPORTIONS = "stofm_proportions"  # obsm and uns, written: cell types of spots
     IMPUTED = "stofm_imputed"  # obsm and uns, written: genes that the panel lacks
     UNS = "stofm"  # uns, written: how the two above were made

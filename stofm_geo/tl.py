@@ -1,6 +1,6 @@
 """Tools: AnnData in, results in the same AnnData (scverse's ``tl``)."""
 
-from stofm_geo.tasks.annotate import annotate
+from stofm_geo.tasks.annotation import annotate
 from stofm_geo.tasks.deconvolution import deconvolve
 from stofm_geo.tasks.domains import domains
 from stofm_geo.tasks.imputation import impute

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from stofm_geo._anndata_checks import check_slice_key
 from stofm_geo._names import read_names
-from stofm_geo.tasks.labels import labels_to_learn
+from stofm_geo.tasks.labels import training_labels
 
 SAME = ["1", "2", None, "2"]
 COLUMNS = {
@@ -86,6 +86,6 @@ def test_classes_that_are_hardly_meant_are_told_of() -> None:
     obs = pd.DataFrame({"case": ["L1", "l1", "L2"] * 4, "score": [0.5, 1.5, np.nan] * 4})
     adata = AnnData(obs=obs)
     with pytest.warns(UserWarning, match=r"upper and lower case alone \('L1' and 'l1'\)"):
-        assert labels_to_learn([adata], ["a"], "case")[1] == ["L1", "L2", "l1"]
+        assert training_labels([adata], ["a"], "case")[1] == ["L1", "L2", "l1"]
     with pytest.warns(UserWarning, match=r"a: obs\['score'\] holds numbers with fractions"):
-        labels_to_learn([adata], ["a"], "score")
+        training_labels([adata], ["a"], "score")

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from stofm_geo import pl
 from stofm_geo._stacked import are_stacked, resolve_slice_key
 from stofm_geo.data import split_slices
-from stofm_geo.tasks.domains import places
+from stofm_geo.tasks.domains import knn_adjacency
 
 
 def table(n: int = 600, seed: int = 0) -> ad.AnnData:
@@ -124,7 +124,9 @@ def test_regions_of_a_spatialdata_table_are_slices() -> None:
         np.testing.assert_array_equal(one.pos, other.pos)
         np.testing.assert_array_equal(one.row, other.row)
     with pytest.warns(UserWarning, match="separates 2 regions"):
-        assert (places(cells, "spatial", None) != places(cells, "spatial", "region")).nnz == 0
+        assert (
+            knn_adjacency(cells, "spatial", None) != knn_adjacency(cells, "spatial", "region")
+        ).nnz == 0
     with pytest.warns(UserWarning, match="separates 2 regions"):
         assert [ax.get_title() for ax in pl.spatial(cells)] == ["cells_a", "cells_b"]
     assert told(cells[cells.obs["number"] == 0]) == []

@@ -36,7 +36,7 @@ def main() -> None:
                 continue
             sources.append(replace(source, slice=which.name))
     for label, reason in build(sources, args.output, told=print):
-        print(f"Put aside: {label}: {reason}")
+        print(f"Skipped: {label}: {reason}")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from stofm_geo.benchmark.graphs import COMPONENTS, asked_genes, training
 from stofm_geo.benchmark.problems import LABEL, Problem
 from stofm_geo.benchmark.scoring import logs
 from stofm_geo.genes import PCAFeatures
-from stofm_geo.tasks._mixtures import to_shares
-from stofm_geo.tasks.probe import choose, learn
+from stofm_geo.tasks.annotation.probe import choose, fit_probe
+from stofm_geo.tasks.deconvolution.poisson_mixture import to_shares
 from stofm_geo.tasks.splits import folds, tissue_groups
 
 Answer = tuple[list[np.ndarray], dict[str, Any]]
@@ -65,7 +65,7 @@ def linear(problem: Problem, seed: int, neighbours: bool, standardise: bool) -> 
     groups = np.concatenate(tissue_groups([part.obsm["spatial"] for part in parts]))
     names = problem.names
     strength = choose(x, y, len(names), folds(groups, y, 4, seed=0), seed=0).strength
-    head = learn(x[y >= 0], y[y >= 0], len(names), strength)
+    head = fit_probe(x[y >= 0], y[y >= 0], len(names), strength)
     logits = [one @ head.weight.numpy().T + head.bias.numpy() for one in test]
     return [np.array(names, dtype=object)[one.argmax(axis=1)] for one in logits], {
         "strength": strength

@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from stofm_geo.benchmark.clusterings import CLUSTERINGS, SEEDS, components, of_library
 from stofm_geo.benchmark.problems import Kind, Problem
-from stofm_geo.tasks._blends import correlations
+from stofm_geo.tasks.imputation.blending import correlations
 from stofm_geo.tasks.metrics import scores
 
 # What the tables show of each kind, and whether more is better.

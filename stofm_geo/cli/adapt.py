@@ -1,4 +1,4 @@
-"""``stofm-geo adapt``: a cell encoder for slices of one's own."""
+"""``stofm-geo adapt``: train a cell encoder on slices."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ def adapt(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new encoder.")],
     vocabulary: Annotated[
         Path,
-        typer.Option(help="What tokens mean: the folder of Geneformer's dictionaries, or a .json."),
+        typer.Option(help="Token vocabulary: the folder of Geneformer's dictionaries, or a .json."),
     ],
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Where to start from: the folder of a BERT (Geneformer) or of a cell encoder. "
+            help="Initial weights: the folder of a BERT (Geneformer) or of a cell encoder. "
             "(default: a new BERT)"
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Training steps, one batch each.", min=1)] = 1000,
-    batch_size: Annotated[int, typer.Option(help="Cells of a step.", min=2)] = 16,
+    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1000,
+    batch_size: Annotated[int, typer.Option(help="Cells per step.", min=2)] = 16,
     max_length: Annotated[
-        int, typer.Option(help="Tokens of a cell in training; the rest is cut.", min=2)
+        int, typer.Option(help="Maximum number of tokens per cell in training.", min=2)
     ] = 512,
-    learning_rate: Annotated[float, typer.Option(help="The highest of the schedule.")] = 3e-4,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-4,
     freeze_layers: Annotated[
-        int, typer.Option(help="Keep the embeddings and so many layers; 0: train all.", min=0)
+        int, typer.Option(help="Freeze the embeddings and this many layers; 0 trains all.", min=0)
     ] = 0,
     hidden_size: Annotated[
         int | None, typer.Option(help="Width of a new BERT (default: 256).", min=1)
@@ -54,7 +54,7 @@ def adapt(
     ] = 256,
     seed: options.Seed = 0,
 ) -> None:
-    """Train a cell encoder on slices, without labels, from a published BERT or from nothing.
+    """Train a cell encoder on slices, without labels, from a published BERT or from scratch.
 
     Writes cell_bert/, cell_proj.bin, vocabulary.json and training.json. Needs the extra
     cell-encoder.
@@ -100,7 +100,7 @@ def adapt(
 
 
 def _opened(slices: list[Path]) -> Iterator[AnnData]:
-    """One after another, counts left on disk."""
+    """Open one slice after another, counts left on disk."""
     from stofm_geo.data import read_slice_file
 
     for path in slices:

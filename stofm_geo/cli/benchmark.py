@@ -16,8 +16,8 @@ benchmark = typer.Typer(
 )
 Data = Annotated[Path | None, typer.Option(help="Folder of the data sets' files.")]
 Load = Annotated[list[Path] | None, typer.Option(help="Python file that registers more; repeat.")]
-Limit = Annotated[float, typer.Option(help="Seconds a cell may take.")]
-_NAMES = "Names, with commas between them; all, if not given."
+Limit = Annotated[float, typer.Option(help="Time limit of a run, in seconds.")]
+_NAMES = "Comma-separated names. (default: all)"
 
 
 @benchmark.command()
@@ -28,8 +28,8 @@ def run(
     models: Annotated[str | None, typer.Option(help=_NAMES)] = None,
     datasets: Annotated[str | None, typer.Option(help=_NAMES)] = None,
     data: Data = None,
-    seeds: Annotated[int, typer.Option(help="Of models in which the seed matters.")] = 5,
-    jobs: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of seeds of stochastic models.")] = 5,
+    jobs: Annotated[int, typer.Option(help="Number of processes, one thread each.")] = 1,
     limit: Limit = 1800.0,
     load: Load = None,
 ) -> None:
@@ -54,9 +54,12 @@ def run(
 @benchmark.command()
 @cli_errors
 def report(
-    folder: Annotated[Path, typer.Argument(help="Of the results.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the results.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder to write to; else the same.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Folder to write to. (default: the folder of the results)"
+        ),
     ] = None,
     readme: Annotated[
         Path | None, typer.Option(help="File that gets the first tables, between its marks.")
@@ -72,8 +75,8 @@ def report(
 @benchmark.command()
 @cli_errors
 def rerun(
-    file: Annotated[Path, typer.Argument(help="Of results, .jsonl.")],
-    line: Annotated[int, typer.Option(help="Which, from 1.")],
+    file: Annotated[Path, typer.Argument(help="File of results, .jsonl.")],
+    line: Annotated[int, typer.Option(help="Line number, from 1.")],
     data: Data = None,
     limit: Limit = 1800.0,
     load: Load = None,
@@ -89,9 +92,9 @@ def rerun(
     echo(f"then: {row.get('scores', row.get('reason'))}")
     echo(f"now:  {new.get('scores', new.get('reason'))}")
     if new["status"] != row["status"]:
-        raise RuntimeError(f"it was {row['status']}, and is {new['status']} now")
+        raise RuntimeError(f"the status was {row['status']}, and is {new['status']} now")
     if row.get("scores") != new.get("scores"):
-        raise RuntimeError("the scores are others")
+        raise RuntimeError("the scores differ")
 
 
 @benchmark.command()

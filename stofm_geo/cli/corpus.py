@@ -1,4 +1,4 @@
-"""``stofm-geo corpus``: slices of many files as one corpus to train on."""
+"""``stofm-geo corpus``: build, list and verify training corpora."""
 
 from __future__ import annotations
 
@@ -36,23 +36,24 @@ def build(
     slice_key: options.SliceKey = None,
     organism: Annotated[
         str,
-        typer.Option(help="auto, human, mouse; or none: genes are taken as they are named."),
+        typer.Option(help="auto, human, mouse, or none, which keeps gene names as they are."),
     ] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes, a slice at a time each.", min=1)] = 1,
-    k: Annotated[int, typer.Option("--k", help="Neighbours a cell is joined to.", min=1)] = 12,
+    workers: Annotated[int, typer.Option(help="Number of worker processes.", min=1)] = 1,
+    k: Annotated[int, typer.Option("--k", help="Nearest neighbours of a cell.", min=1)] = 12,
     max_macro_nodes: Annotated[
-        int, typer.Option(help="Most virtual cells of a slice.", min=1)
+        int, typer.Option(help="Maximum number of macro nodes of a slice.", min=1)
     ] = 16,
     cells_per_subslice: Annotated[
-        int, typer.Option(help="Most core cells of a sub-slice.", min=1)
+        int, typer.Option(help="Maximum number of core cells of a sub-slice.", min=1)
     ] = 1000,
     n_components: Annotated[
-        int, typer.Option(help="Principal components of a slice, the targets.", min=1)
+        int, typer.Option(help="Number of principal components per slice.", min=1)
     ] = 50,
 ) -> None:
-    """Harmonise and cut slices, and write them; a build that was stopped goes on.
+    """Harmonise slices, cut them into sub-slices and write a corpus.
 
-    What cannot be used is put aside in failed.csv, and the rest goes on. Needs the extra corpus.
+    An interrupted build resumes. Slices that cannot be used are skipped and listed in failed.csv.
+    Needs the extra corpus.
     """
     from stofm_geo.data.corpus import build as write
     from stofm_geo.data.corpus import find_sources, read_manifest
@@ -74,7 +75,7 @@ def build(
         told=echo,
     )
     for label, reason in failed:
-        echo(f"Put aside: {label}: {reason}")
+        echo(f"Skipped: {label}: {reason}")
     echo(f"Wrote {output}")
 
 
@@ -88,13 +89,13 @@ def info(folder: _Folder) -> None:
     for technology, organism, *counts in (list(rows[0]), *(row.values() for row in rows)):
         echo(f"{technology:<20}{organism:<10}" + "".join(f"{count:>11}" for count in counts))
     if failed := read_index(folder)["failed"]:
-        echo(f"{failed} slices were put aside; {folder / 'failed.csv'} tells why")
+        echo(f"{failed} slices were skipped; see {folder / 'failed.csv'}")
 
 
 @corpus.command()
 @cli_errors
 def verify(folder: _Folder) -> None:
-    """Compute all checksums anew; say what is wrong, and exit with 1 if anything is."""
+    """Verify all checksums; print mismatches and exit with 1 if there are any."""
     from stofm_geo.data.corpus import read_index
     from stofm_geo.data.corpus import verify as check
 

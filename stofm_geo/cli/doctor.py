@@ -33,7 +33,7 @@ def doctor() -> None:
 
 
 def report() -> dict[str, dict[str, str]]:
-    """Return title -> name -> value; a backend that does not work comes with the reason."""
+    """Return title -> name -> value; the value of a failing backend is the reason."""
     import torch
 
     from stofm_geo.ops import available_backends

@@ -34,8 +34,8 @@ def embed(
         bool,
         typer.Option(
             "--zero-shot",
-            help="Fit nothing: take stofm-geo-mini, a small model that is installed with the "
-            "library and reads any panel of human or mouse genes.",
+            help="Use stofm-geo-mini instead of fitting a model: a small model installed with the "
+            "library, for any panel of human or mouse genes.",
         ),
     ] = False,
     vocabulary: Annotated[
@@ -46,15 +46,13 @@ def embed(
     spatial_key: options.SpatialKey = Keys.SPATIAL,
     use_rep: Annotated[
         str | None,
-        typer.Option(
-            help="Key in obsm of ready-made cell vectors. (default: what the encoder makes of X)"
-        ),
+        typer.Option(help="Key in obsm of precomputed cell vectors. (default: encode X)"),
     ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="To fit with: pca, or panel for files of different panels or species, whose genes "
-            "become human Ensembl ids. (default: pca)"
+            help="Encoder to fit: pca, or panel for files of different panels or species, whose "
+            "genes become human Ensembl ids. (default: pca)"
         ),
     ] = None,
     n_domains: Annotated[
@@ -116,7 +114,7 @@ def embed(
         if label_key is not None and not read_names(adata.obs[label_key]).astype(bool).any():
             raise ValueError(f"{path}: obs[{label_key!r}] has no labels; leave --label-key out")
         if n_domains is not None and n_domains > adata.n_obs:
-            raise ValueError(f"{path}: {n_domains} domains were asked of {adata.n_obs} cells")
+            raise ValueError(f"{path}: {n_domains} domains were requested of {adata.n_obs} cells")
         prepare_for_writing(adata, str(path))
         adatas.append(adata)
     names = [str(path) for path in slices]
@@ -147,7 +145,7 @@ def demo(
     ] = Path("stofm-geo-demo"),
     seed: options.Seed = 0,
 ) -> None:
-    """Run the main job on a toy tissue: regions that are known, found without labels."""
+    """Embed a toy tissue and compare its spatial domains with the known regions."""
     from stofm_geo._files import check_writable
     from stofm_geo.datasets import toy_tissue
 

@@ -21,14 +21,14 @@ _Model = Annotated[Path, typer.Option(help="Folder that stofm-geo finetune has w
 
 
 class Task(str, Enum):
-    """What labels speak of."""
+    """Kind of labels."""
 
     region = "region"
     cell_type = "cell_type"
 
 
 class Method(str, Enum):
-    """What is trained."""
+    """Fine-tuning method."""
 
     probe = "probe"
     mlp = "mlp"
@@ -41,7 +41,8 @@ def finetune(
     slices: options.Slices,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new model.")],
     task: Annotated[
-        Task, typer.Option(help="Whether labels speak of a cell's surroundings or of itself.")
+        Task,
+        typer.Option(help="region: labels of tissue regions; cell_type: labels of single cells."),
     ],
     label_key: Annotated[str, typer.Option(help="Column of obs with labels.")],
     model: Annotated[
@@ -54,18 +55,18 @@ def finetune(
     method: Annotated[
         Method,
         typer.Option(
-            help="What is trained: a linear classifier, low-rank additions to the Transformer, "
-            "too (needs the extra finetune), or all weights."
+            help="probe: a linear classifier; mlp: with one hidden layer; lora: low-rank adapters "
+            "of the Transformer, too (needs the extra finetune); full: all weights."
         ),
     ] = Method.probe,
     slice_key: options.SliceKey = None,
     spatial_key: options.SpatialKey = Keys.SPATIAL,
     steps: Annotated[
-        int, typer.Option(help="Training steps at most; not for the probe.", min=1)
+        int, typer.Option(help="Maximum number of training steps, for lora and full.", min=1)
     ] = 300,
     seed: options.Seed = 0,
 ) -> None:
-    """Learn labels of regions or cell types from slices that have them.
+    """Train a model to predict regions or cell types from labelled slices.
 
     Writes config.json and model.safetensors, all that stofm-geo predict needs. Scores are of parts
     of the tissue that were held out: whole slices of four or more, else contiguous blocks.
@@ -74,13 +75,13 @@ def finetune(
     from stofm_geo._files import check_folder
     from stofm_geo.networks.files import FILES
     from stofm_geo.tasks import fine_tune
-    from stofm_geo.tasks.labels import labels_to_learn
-    from stofm_geo.tasks.learning import check_options
+    from stofm_geo.tasks.annotation.fine_tune import check_options
+    from stofm_geo.tasks.labels import training_labels
 
     check_folder(output, FILES, make=True)
     check_options(method.value)
     adatas, names = _read(slices), [str(path) for path in slices]
-    labels_to_learn(adatas, names, label_key)
+    training_labels(adatas, names, label_key)
     keys = {"spatial_key": spatial_key, "slice_key": slice_key}
     start = time.perf_counter()
     if model is None:
@@ -126,10 +127,12 @@ def predict(
     slice_key: options.SliceKey = None,
     spatial_key: options.SpatialKey = Keys.SPATIAL,
     key_added: Annotated[str, typer.Option(help="Column of obs to write.")] = Keys.LABEL,
-    unsure: Annotated[
+    min_probability: Annotated[
         float,
         typer.Option(
-            help="Where the likeliest label is less probable, it is 'unsure'.", min=0, max=1
+            help="Cells whose most probable label is less probable than this are 'unassigned'.",
+            min=0,
+            max=1,
         ),
     ] = 0.0,
 ) -> None:
@@ -148,7 +151,9 @@ def predict(
     for adata, path in zip(adatas, slices, strict=True):
         prepare_for_writing(adata, str(path))
     for adata, path in zip(adatas, slices, strict=True):
-        annotator.predict(adata, key_added=key_added, unsure=unsure, name=str(path), **keys)
+        annotator.predict(
+            adata, key_added=key_added, min_probability=min_probability, name=str(path), **keys
+        )
         count = adata.obs[key_added].value_counts()
         told = ", ".join(f"{name} {cells}" for name, cells in count[count > 0].items())
         echo(f"{path}: {told}")
@@ -188,7 +193,7 @@ def evaluate(
             f"spatial coherence {found['coherence']:.3f}, of {found['cells']} cells"
         )
         for label, score in found["f1"].items():
-            echo(f"  F1 {score:.3f}  {label}" + " (never learned)" * (label in found["unknown"]))
+            echo(f"  F1 {score:.3f}  {label}" + " (not in training)" * (label in found["unknown"]))
     if output is not None:
         with atomic_path(output) as temporary:
             temporary.write_text(json.dumps(told, indent=2) + "\n")

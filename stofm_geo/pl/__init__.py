@@ -1,4 +1,4 @@
-"""Pictures of slices, of embeddings, and of what was found, predicted and learned."""
+"""Plots of slices, embeddings, domains, predictions, attention and training curves."""
 
 from stofm_geo.pl._sheet import check_picture
 from stofm_geo.pl.attention import attention

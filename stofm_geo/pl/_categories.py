@@ -22,7 +22,7 @@ def column_of(adata: ad.AnnData, key: str) -> pd.Series:
 
 
 def names_of(column: pd.Series) -> np.ndarray:
-    """A column as array of str, empty where a value is missing."""
+    """Return a column as an array of str, empty where a value is missing."""
     return np.array([name or "" for name in read_names(column)], dtype=object)
 
 

@@ -1,4 +1,4 @@
-"""What colour each cell gets: names by a palette, numbers by a colormap."""
+"""Colours of cells: names by a palette, numbers by a colormap."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _of_obsm(adata: ad.AnnData, key: str, column: str) -> np.ndarray:
 
 
 def _scale(values: np.ndarray) -> tuple[Normalize, str]:
-    """A scale on which a few extreme numbers do not take all the contrast, and its cut ends."""
+    """Return a color scale clipped at outliers, and which of its ends are clipped."""
     values = values[np.isfinite(values)]
     if len(values) == 0:
         return Normalize(0, 1), "neither"
@@ -93,7 +93,7 @@ def _scale(values: np.ndarray) -> tuple[Normalize, str]:
 
 
 def paint_names(names: np.ndarray, title: str, colors: dict[str, str]) -> Paint:
-    """Cells by their names; the legend has those that are there."""
+    """Return the colours of cells by name; the legend has the names that occur."""
     there = set(names)
     colors = {name: color for name, color in colors.items() if name in there}
     legend = colors if names.astype(bool).all() else {**colors, "not labelled": MISSING}

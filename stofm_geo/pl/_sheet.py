@@ -31,7 +31,7 @@ _GAP, _TITLE, _MARGIN = 0.2, 0.3, 0.15  # inches
 
 
 def check_picture(path: str | os.PathLike[str]) -> Path:
-    """Find out before long work whether a picture can be written to ``path``.
+    """Check that a figure can be written to ``path``.
 
     Args:
         path: File name, its format given by the extension.
@@ -57,7 +57,7 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
 
 
 def plain_axes(width: float, height: float, columns: int = 1) -> np.ndarray:
-    """Axes of a new figure beside each other, ``[columns]``, each of a size in inches."""
+    """Return the Axes of a new figure in one row, ``[columns]``; sizes in inches."""
     figure = Figure((columns * width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, columns, squeeze=False)[0]
@@ -262,7 +262,7 @@ def _spacing(xy: np.ndarray) -> float:
 
 
 def window(slices: dict[str, Cells]) -> tuple[float, float]:
-    """Width and height of a window that holds any of the slices, markers included."""
+    """Return the width and height of a window that fits each slice, markers included."""
     boxes = [cells.box for cells in slices.values()]
     sizes = np.array([high - low for low, high in boxes])
     sizes += 1.2 * np.array([[cells.spacing] for cells in slices.values()])
@@ -272,7 +272,7 @@ def window(slices: dict[str, Cells]) -> tuple[float, float]:
 
 
 def micrometres(adata: ad.AnnData) -> float | None:
-    """Micrometres a coordinate is worth, None if unknown."""
+    """Return the micrometres per unit of the coordinates, None if unknown."""
     return _MICROMETRES.get(str(adata.uns.get("spatial_unit")))
 
 

@@ -1,4 +1,4 @@
-"""Whom a cell attends to, on the tissue."""
+"""Attention weights of one cell, drawn on the tissue."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def attention(
     title: str | None = None,
     save: str | os.PathLike[str] | None = None,
 ) -> np.ndarray:
-    """Draw how a cell's attention is shared among its neighbours and virtual cells.
+    """Draw the attention weights of one cell over its neighbours and macro nodes.
 
-    On the left the slice with its virtual cells, each in the middle of the cells that it stands
-    for; on the right the cell's surroundings. Shares are means over the heads, and sum to 1 with
-    that of CLS, the node of the whole slice, which has no place. The cell itself is the cross and
-    the dark dot.
+    The left panel has the slice with its macro nodes, each at the mean position of its cells; the
+    right panel has the neighbourhood of the cell. Weights are means over the heads, and sum to 1
+    with that of CLS, the node of the whole slice, which has no position. The cell itself is
+    the cross and the dark dot.
 
     Args:
         model: A fitted or pretrained :class:`~stofm_geo.SToFM`.

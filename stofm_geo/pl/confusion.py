@@ -1,4 +1,4 @@
-"""What is taken for what: a confusion matrix."""
+"""Confusion matrix of known and predicted labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def confusion(
     title: str | None = None,
     save: str | os.PathLike[str] | None = None,
 ) -> Axes:
-    """Draw which share of each class was predicted as which.
+    """Draw the confusion matrix, normalised by row.
 
     Scikit-learn's confusion matrix over the cells that have both a label and a prediction; a row
     is a known class, and sums to 1.

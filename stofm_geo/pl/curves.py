@@ -1,4 +1,4 @@
-"""How a training went: its losses, on what it learned from and on what was held out."""
+"""Training curves: training and validation losses over the steps."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def curves(
     title: str | None = None,
     save: str | os.PathLike[str] | None = None,
 ) -> np.ndarray:
-    """Draw the losses of ``stofm-geo pretrain`` over the steps, a panel each.
+    """Draw the losses of ``stofm-geo pretrain`` over the steps, one panel per loss.
 
-    In training, on what was held out, and what a plain guess has there.
+    Each panel has the training loss, the validation loss and the validation loss of a baseline.
 
     Args:
         log: The folder that ``stofm-geo pretrain`` has written, or a CSV of Lightning's. Of a
@@ -47,7 +47,7 @@ def curves(
         for column, label, style in (
             (name, "training", {"color": _TRAINING, "lw": 1.2}),
             (f"val/{name}", "held out", {"color": _HELD_OUT, "lw": 1.8, "marker": "o", "ms": 4}),
-            (f"val/{name}_plain", "held out, plain guess", {"color": _PLAIN, "ls": "--"}),
+            (f"val/{name}_plain", "held out, baseline", {"color": _PLAIN, "ls": "--"}),
         ):
             if column in table and (there := table[column].notna()).any():
                 # The step that was logged is the number of the last one, from 0.
@@ -63,7 +63,7 @@ def curves(
 
 
 def _read(log: Path) -> pd.DataFrame:
-    """All rows, in order of their steps; of a step that was made twice, the later run's."""
+    """Return all rows by step; of a repeated step, those of the later run."""
     files = [log]
     if log.is_dir():
         # A run that goes on writes a further version, whose numbers grow past 9.

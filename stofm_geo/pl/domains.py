@@ -1,4 +1,4 @@
-"""Known regions beside found domains, in matching colours."""
+"""Known regions beside spatial domains, in matching colours."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def domains(
     title: str | None = None,
     save: str | os.PathLike[str] | None = None,
 ) -> np.ndarray:
-    """Draw known regions beside found domains, in matching colours.
+    """Draw known regions beside spatial domains, in matching colours.
 
     Domains and regions are paired one to one so that they share as many cells as possible
     (Hungarian matching, all slices together); a domain takes the colour of its region, domains
@@ -136,7 +136,7 @@ def share_colors(
 def _match_colors(
     free: np.ndarray, fixed: np.ndarray, names: list[str], colors: dict[str, str]
 ) -> dict[str, str]:
-    """Colours of the free names, each that of the fixed one paired with it."""
+    """Return the colours of the free names: each takes that of the fixed name paired with it."""
     both = free.astype(bool) & fixed.astype(bool)
     shared = pd.crosstab(free[both], fixed[both]).reindex(
         index=names, columns=list(colors), fill_value=0

@@ -1,4 +1,4 @@
-"""Embeddings in the plane."""
+"""Two-dimensional plots of embeddings."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def embedding(
     seed: int = 0,
     save: str | os.PathLike[str] | None = None,
 ) -> Axes:
-    """Draw cells where their embeddings put them: close together if they are alike.
+    """Draw a two-dimensional projection of embeddings.
 
-    By UMAP where ``umap-learn`` is installed (``pip install 'stofm-geo[umap]'``), else by the
-    first two principal components; the axes say which. Cells whose embedding is 0, as of cells
-    without counts, are not drawn.
+    The projection is UMAP where ``umap-learn`` is installed (``pip install 'stofm-geo[umap]'``),
+    else the first two principal components; the axis labels name it. Cells whose embedding
+    is 0, as of cells without counts, are not drawn.
 
     Args:
         adata: Cells, of one slice or several.
@@ -41,7 +41,7 @@ def embedding(
         size: Marker diameter in points; None fits it to the number of cells.
         palette: As in :func:`spatial`.
         title: Heading; None takes ``color``.
-        seed: Of UMAP, and of the order in which cells are drawn, so that no class hides another.
+        seed: Random seed of UMAP and of the order in which cells are drawn.
         save: As in :func:`spatial`.
 
     Returns:
@@ -91,7 +91,7 @@ def embedding(
 
 
 def _in_the_plane(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
-    """``[n, 2]``, and what each axis is called."""
+    """Return coordinates ``[n, 2]`` and the axis labels."""
     try:
         import umap
     except ImportError:

@@ -1,4 +1,4 @@
-"""Slices coloured by a column, a gene, or a number of each cell's vector."""
+"""Slices coloured by a column of ``obs``, a gene, or a column of ``obsm``."""
 
 from __future__ import annotations
 

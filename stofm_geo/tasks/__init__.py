@@ -1,8 +1,6 @@
-"""What embeddings are for."""
+"""Downstream tasks: annotation, spatial domains, deconvolution and imputation."""
 
-from stofm_geo.tasks.annotate import annotate
-from stofm_geo.tasks.annotation import Annotator
+from stofm_geo.tasks.annotation import Annotator, annotate, fine_tune
 from stofm_geo.tasks.domains import domains
-from stofm_geo.tasks.learning import fine_tune
 
 __all__ = ["Annotator", "annotate", "domains", "fine_tune"]

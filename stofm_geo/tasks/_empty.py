@@ -1,4 +1,4 @@
-"""Cells without counts: what is said of them is said of their nearest cells that have some."""
+"""Cells without counts, which take the result of their nearest cells with counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TIE = 1 + 1e-6  # of a lattice, all that are as near as the last are asked
 
 
 def nearest_full(pos: np.ndarray, slices: np.ndarray, full: np.ndarray, k: int) -> sp.csr_matrix:
-    """Return who stands in for whom: 1 from each of the nearest full cells in an empty one's row.
+    """Return the adjacency from cells without counts to their nearest cells with counts.
 
     Args:
         pos: Of all cells, ``[n, 2]``.

@@ -1,4 +1,4 @@
-"""A reference beside the slice that is to learn from it: shared genes, in one order."""
+"""Shared genes of a slice and a reference, in one order."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def check_spatial_key(key: str, *adatas: AnnData) -> None:
 
 
 def counts_of(adata: AnnData, genes: np.ndarray, name: str) -> sp.csr_matrix:
-    """Checked counts of these genes, ``[n, len(genes)]`` float32; messages call a side by name."""
+    """Return checked counts of these genes, ``[n, len(genes)]`` float32; ``name`` is for errors."""
     with error_context(name):
         counts = as_counts(adata, copy=False)
     return sp.csr_matrix(counts[:, adata.var_names.get_indexer(genes)])
 
 
 def row_order(counts: sp.csr_matrix) -> np.ndarray:
-    """An order of cells ``[n]`` that depends on their counts, not on the order they came in."""
+    """Return an order of cells ``[n]`` that depends on their counts, not on their row order."""
     weights = np.random.default_rng(0).uniform(1, 2, counts.shape[1])
     return np.argsort(counts.astype(np.float64) @ weights, kind="stable")

@@ -1,4 +1,4 @@
-"""Spatial domains without labels: a mixture of Gaussians on embeddings, and a vote in space."""
+"""Spatial domains: a Gaussian mixture on embeddings, smoothed by a spatial majority vote."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def domains(
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart; domains are shared by all slices.
         key_added: Column of ``obs`` that is written, categorical.
-        refine: Whether neighbours vote.
-        seed: Of the k-means starts, and of the cells that are drawn.
+        refine: Whether to smooth labels by a majority vote of the neighbours.
+        seed: Random seed of the k-means starts and of the subsample.
 
     Raises:
         KeyError: A key that is not there; without ``X_stofm``, run ``SToFM.embed`` first.
@@ -119,7 +119,7 @@ def domains(
     label = np.empty(len(z), dtype=np.int64)
     label[order] = _mixture(_components(z, order), near, order, n_domains, seed)
     if refine:
-        label = vote(label, near)
+        label = majority_vote(label, near)
     count = np.bincount(label)
     # From the largest; of equals, the one that the mixture numbers first.
     code = np.argsort(np.argsort(-count, kind="stable"))[label]
@@ -163,7 +163,7 @@ def _row_order(z: np.ndarray) -> np.ndarray:
 
 
 def _count_distinct(z: np.ndarray, order: np.ndarray) -> int:
-    """Number of different rows, from their order."""
+    """Return the number of distinct rows, from their order."""
     pairs = ((order[i : i + BLOCK], order[i + 1 : i + 1 + BLOCK]) for i in _starts(len(z) - 1))
     return 1 + sum(int((z[a[: len(b)]] != z[b]).any(axis=1).sum()) for a, b in pairs)
 
@@ -184,8 +184,8 @@ def _starts(n: int) -> range:
     return range(0, n, BLOCK)
 
 
-def places(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_matrix:
-    """Who votes on whom: 1 from each of a cell's nearest neighbours in its row, ``[n, n]``."""
+def knn_adjacency(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_matrix:
+    """Return the adjacency of the 18 nearest neighbours within slices, ``[n, n]``."""
     return _votes(*_located(adata, spatial_key, slice_key))
 
 
@@ -239,7 +239,7 @@ def _leiden(parts: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _gaussians(parts: np.ndarray, label: np.ndarray, seed: int) -> GaussianMixture:
-    """The mixture that grows out of a clustering."""
+    """Fit a Gaussian mixture initialised by a clustering."""
     member = np.eye(label.max() + 1)[label]
     size = member.sum(axis=0)
     mean = member.T @ parts / size[:, None]
@@ -262,15 +262,15 @@ def _gaussians(parts: np.ndarray, label: np.ndarray, seed: int) -> GaussianMixtu
         return mixture.fit(parts)
 
 
-def vote(label: np.ndarray, near: sp.csr_matrix) -> np.ndarray:
-    """Labels after the neighbours' votes.
+def majority_vote(label: np.ndarray, near: sp.csr_matrix) -> np.ndarray:
+    """Replace each label by the majority label of the neighbours, twice.
 
     A tie keeps the cell's own. Where no cell would be left of a domain, its cells keep theirs: one
     small domain does not stop the others from voting.
 
     Args:
         label: Of each cell, from 0, ``[n]``.
-        near: Who votes on whom, of :func:`places`.
+        near: Adjacency of :func:`knn_adjacency`, ``[n, n]``.
     """
     for _ in range(_ROUNDS):
         votes = near @ np.eye(label.max() + 1)[label]

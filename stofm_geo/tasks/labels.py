@@ -1,4 +1,4 @@
-"""Labels of cells: read from ``obs``, numbered, weighted."""
+"""Labels of cells: reading from ``obs``, class indices and class weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
 
 
 def classes_of(labels: Sequence[np.ndarray], key: str) -> list[str]:
-    """The different labels, sorted.
+    """Return the distinct labels, sorted.
 
     Raises:
         ValueError: There is one alone, or one has the name that is kept for uncertain cells.
@@ -68,18 +68,18 @@ def classes_of(labels: Sequence[np.ndarray], key: str) -> list[str]:
             "different classes",
             stacklevel=3,
         )
-    if Keys.UNSURE in found:
+    if Keys.UNASSIGNED in found:
         raise ValueError(
-            f"obs[{key!r}] has a label {Keys.UNSURE!r}, which is what cells of uncertain label are "
-            "called; leave those cells without a label (NaN), or rename it"
+            f"obs[{key!r}] has a label {Keys.UNASSIGNED!r}, which is the label of "
+            "uncertain cells; leave those cells without a label (NaN), or rename it"
         )
     return found
 
 
-def labels_to_learn(
+def training_labels(
     adatas: Sequence[AnnData], names: Sequence[str], key: str
 ) -> tuple[list[np.ndarray], list[str]]:
-    """Labels of each AnnData, and the classes that they name.
+    """Return the labels of each AnnData and the classes.
 
     Args:
         adatas: With labels.
@@ -102,23 +102,23 @@ def labels_to_learn(
 
 
 def codes_of(labels: np.ndarray, classes: list[str]) -> np.ndarray:
-    """Number of each label in ``classes``, ``[n]`` int64; -1 without one, or with another."""
+    """Return the index of each label in ``classes``, ``[n]`` int64; -1 if missing or not there."""
     return pd.Index(classes).get_indexer(labels).astype(np.int64)
 
 
 def balanced(codes: np.ndarray, count: int) -> np.ndarray:
-    """Weights of classes ``[count]``, so that all weigh the same; 0 for one without cells."""
+    """Return balanced class weights ``[count]``; 0 for a class without cells."""
     found = np.bincount(codes, minlength=count)
     return len(codes) / (np.count_nonzero(found) * np.maximum(found, 1)) * (found > 0)
 
 
 def unknown(labels: np.ndarray, classes: list[str]) -> list[str]:
-    """Labels that are not among ``classes``, sorted."""
+    """Return the labels that are not among ``classes``, sorted."""
     return sorted({label for label in labels if label is not None} - set(classes))
 
 
-def told_unknown(names: list[str], name: str) -> str:
-    """What is said of :func:`unknown` labels."""
+def unknown_labels_message(names: list[str], name: str) -> str:
+    """Return the message about :func:`unknown` labels."""
     return (
         f"{name}: the model was never shown {len(names)} of the labels ({preview(names)}); "
         "their cells count as wrong"

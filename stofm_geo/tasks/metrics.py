@@ -1,4 +1,4 @@
-"""How good labels are: against known ones, and in space."""
+"""Metrics of labels: agreement with known ones, calibration and spatial coherence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NEAR = 6
 
 
 def scores(truth: np.ndarray, found: np.ndarray) -> dict[str, Any]:
-    """Of labels ``[n]`` against known ones ``[n]``, those left out that are not known.
+    """Score labels ``[n]`` against known ones ``[n]``; cells without a known label are ignored.
 
     Returns:
         ``accuracy``; ``macro_f1``, the mean over the labels that ``truth`` has; ``f1``, by label;
@@ -48,7 +48,7 @@ def scores(truth: np.ndarray, found: np.ndarray) -> dict[str, Any]:
 
 
 def balanced_loss(logits: np.ndarray, codes: np.ndarray) -> float:
-    """Cross-entropy of logits ``[n, C]`` against classes ``[n]``, which weigh the same."""
+    """Return the class-balanced cross-entropy of logits ``[n, C]`` and classes ``[n]``."""
     count = logits.shape[1]
     weights = balanced(codes, count)[codes]
     found = softmax(logits, axis=1)
@@ -56,7 +56,7 @@ def balanced_loss(logits: np.ndarray, codes: np.ndarray) -> float:
 
 
 def calibration_error(probability: np.ndarray, codes: np.ndarray) -> float:
-    """Mean gap between how sure and how right, over 15 bins (expected calibration error).
+    """Return the expected calibration error over 15 bins.
 
     Args:
         probability: ``[n, C]``.
@@ -74,7 +74,7 @@ def calibration_error(probability: np.ndarray, codes: np.ndarray) -> float:
 
 
 def coherence(codes: np.ndarray, positions: np.ndarray) -> float:
-    """Share of a cell's 6 nearest neighbours in its slice with its own label, mean over cells.
+    """Return the mean fraction of a cell's 6 nearest neighbours that have its label.
 
     Args:
         codes: Labels ``[n]``, whole numbers.

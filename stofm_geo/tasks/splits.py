@@ -1,6 +1,6 @@
-"""What is held out: whole slices, or contiguous blocks of tissue; never single cells.
+"""Splits by whole slices or contiguous blocks of tissue, never by single cells.
 
-A cell's neighbours are much like it, so that a random cell of a slice is no test of anything.
+Neighbouring cells are similar, so that a random split of cells would leak.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ENOUGH = 4  # slices, of which some can be spared whole
 
 
 def tissue_groups(positions: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Number of the group of each cell, which are held out or kept as one.
+    """Return the group of each cell; a group is held out as a whole.
 
     Groups are the slices, if there are four or more, else contiguous blocks of at most 200 cells.
 
@@ -40,7 +40,7 @@ def tissue_groups(positions: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def contiguous_blocks(positions: np.ndarray, most: int = _BLOCK) -> np.ndarray:
-    """Number of the block of each cell of a slice, ``[n]``.
+    """Return the block of each cell of a slice, ``[n]``.
 
     Args:
         positions: ``[n, 2]``.
@@ -56,7 +56,7 @@ def contiguous_blocks(positions: np.ndarray, most: int = _BLOCK) -> np.ndarray:
 
 
 def folds(groups: np.ndarray, codes: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
-    """Cells to hold out in turns, groups kept whole.
+    """Return the cross-validation folds, with groups kept whole.
 
     Groups are drawn at random and dealt out so that the folds are about equally large.
 
@@ -64,7 +64,7 @@ def folds(groups: np.ndarray, codes: np.ndarray, count: int, seed: int) -> list[
         groups: Of each cell, ``[n]``.
         codes: Its class, -1 without one; groups without labels are in no fold, ``[n]``.
         count: Folds; fewer where there are fewer groups.
-        seed: Of the draw.
+        seed: Random seed of the assignment.
 
     Returns:
         A mask ``[n]`` a fold.

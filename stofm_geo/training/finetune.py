@@ -19,8 +19,8 @@ from stofm_geo.data import SubSliceDataset
 from stofm_geo.training.trainer import fit_module
 
 if TYPE_CHECKING:
-    from stofm_geo.tasks.annotation import Annotator
-    from stofm_geo.tasks.reading import Moments
+    from stofm_geo.tasks.annotation.annotator import Annotator
+    from stofm_geo.tasks.annotation.standardization import Moments
 
 _CHECK, _PATIENCE = 10, 5  # steps from check to check, checks without a better one
 _LEAST_GAIN = 0.01  # of the loss: less is luck, and the network rather stays as it is
@@ -71,7 +71,7 @@ class FineTuning(L.LightningModule):
         self.class_weights = class_weights
         self.register_buffer("weight", torch.from_numpy(class_weights(every, count)).float())
         self.penalty = 0.5 / (strength * len(every))
-        self.surveys: dict[int, Tensor] = {}
+        self.embeddings: dict[int, Tensor] = {}
         self.moments: dict[int, Moments] = {}
         self.found: list[Tensor] = []
         self.best_loss, self.best_step = math.inf, 0
@@ -84,7 +84,7 @@ class FineTuning(L.LightningModule):
         own = annotator.vectors(piece)
         at = subslices.core_index(piece)
         codes = self.shown[number].to(at.device)[at]
-        values = torch.cat([own, self.surveys[number][at, own.shape[1] :]], dim=1)
+        values = torch.cat([own, self.embeddings[number][at, own.shape[1] :]], dim=1)
         known = codes >= 0
         logits = annotator.head(annotator.read(values[known], self.moments[number]))
         loss = F.cross_entropy(logits, codes[known], self.weight, reduction="sum") / known.sum()
@@ -93,8 +93,8 @@ class FineTuning(L.LightningModule):
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Compute the vectors and moments of one slice."""
-        values = self.annotator.survey(self.slices[batch])
-        self.surveys[batch] = values
+        values = self.annotator.embed_slice(self.slices[batch])
+        self.embeddings[batch] = values
         self.moments[batch] = self.annotator.moments(values)
         if self.held_out is not None:
             known = (self.held_out[batch] >= 0).to(values.device)

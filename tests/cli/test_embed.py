@@ -196,7 +196,7 @@ def test_bad_arguments(slice_file, model, tmp_path) -> None:
     refused("obs has no 'layer'", slice_file, *base, "--label-key", "layer")
     refused("they would be scored by themselves", "", *base, "--label-key", "stofm_domain")
     refused("obsm has no 'xy'", slice_file, *base, "--spatial-key", "xy")
-    refused("201 domains were asked of 200 cells", slice_file, *base, "--n-domains", 201)
+    refused("201 domains were requested of 200 cells", slice_file, *base, "--n-domains", 201)
     refused("obsm has no 'X_pca'", slice_file, *base[:4], "--use-rep", "X_pca")
     refused("trained for counts in X, not for obsm['X_pca']", "", *base, "--use-rep", "X_pca")
     refused("use one of", "p.xyz", *base, "--plot", tmp_path / "p.xyz")

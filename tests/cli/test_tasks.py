@@ -52,11 +52,11 @@ def test_predict_and_evaluate(work, tmp_path) -> None:
     tuned = work / "tuned"
     code, text = run(
         *("predict", work / "b.h5ad", "--model", tuned, "-o", tmp_path / "b.h5ad"),
-        *("--unsure", 0.5, "--key-added", "layer"),
+        *("--min-probability", 0.5, "--key-added", "layer"),
     )
     assert code == 0 and "b.h5ad: L" in text, text
     adata = read_h5ad(tmp_path / "b.h5ad")
-    assert "unsure" in adata.obs["layer"].cat.categories
+    assert "unassigned" in adata.obs["layer"].cat.categories
     assert adata.obsm["layer_probability"].shape == (250, 6)
     scores = tmp_path / "scores.json"
     code, text = run(
@@ -125,7 +125,7 @@ def test_labels_and_slices_that_do_not_do(work, tmp_path) -> None:
     refused("has one label alone", "finetune", file, "-o", new, *of(work))
     spoilt(read_h5ad(work / "a.h5ad"), "Elsewhere").write_h5ad(file)
     code, text = run(*scored)
-    assert code == 0 and "(never learned)" in text and "accuracy 0.000" in text, text
+    assert code == 0 and "(not in training)" in text and "accuracy 0.000" in text, text
     odd = read_h5ad(work / "b.h5ad")
     odd.var_names = [f"X{name}" for name in odd.var_names]
     odd.write_h5ad(file)

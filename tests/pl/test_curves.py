@@ -20,7 +20,7 @@ def test_losses_beside_what_was_held_out_and_a_plain_guess(tmp_path: Path) -> No
     assert [line.get_label() for line in axes[1].lines] == [
         "training",
         "held out",
-        "held out, plain guess",
+        "held out, baseline",
     ]
     assert len(training.get_xdata()) == 30
     assert list(held_out.get_xdata()) == [75, 150, 225, 300]

@@ -135,21 +135,21 @@ def test_what_is_no_annotator_is_refused(annotator, model, tmp_path) -> None:
 
 def test_a_prediction_survives_writing(annotator, second, tmp_path) -> None:
     adata = second.copy()
-    annotator.predict(adata, key_added="layer", unsure=0.9)
+    annotator.predict(adata, key_added="layer", min_probability=0.9)
     adata.write_h5ad(tmp_path / "a.h5ad")
     back = read_h5ad(tmp_path / "a.h5ad")
-    assert back.uns["layer"]["unsure"] == 0.9
+    assert back.uns["layer"]["min_probability"] == 0.9
     assert (back.obs["layer"] == adata.obs["layer"]).all()
 
 
 def test_unsure_is_said_where_the_best_is_improbable(annotator, second) -> None:
     adata = second.copy()
-    annotator.predict(adata, unsure=0.9)
+    annotator.predict(adata, min_probability=0.9)
     best = adata.obsm["stofm_label_probability"].max(axis=1)
-    assert ((adata.obs["stofm_label"] == "unsure") == (best < 0.9)).all()
+    assert ((adata.obs["stofm_label"] == "unassigned") == (best < 0.9)).all()
     assert 0 < (best < 0.9).sum() < len(best)
-    with pytest.raises(ValueError, match="unsure must be a fraction"):
-        annotator.predict(adata, unsure=2)
+    with pytest.raises(ValueError, match="min_probability must be a fraction"):
+        annotator.predict(adata, min_probability=2)
 
 
 def test_pose_and_order_do_not_matter(annotator, second, turned) -> None:
@@ -213,9 +213,9 @@ def test_labels_never_learned_count_as_wrong(annotator, second) -> None:
             r"obs\['region'\] has one label alone, 'L1'",
         ),
         (
-            lambda a: a.obs.__setitem__("region", np.where(np.arange(400) < 9, "unsure", "L1")),
+            lambda a: a.obs.__setitem__("region", np.where(np.arange(400) < 9, "unassigned", "L1")),
             ValueError,
-            "has a label 'unsure'",
+            "has a label 'unassigned'",
         ),
         (
             lambda a: a.obs.__setitem__("region", np.linspace(0, 1, 400)),
@@ -251,8 +251,8 @@ def test_slices_that_do_not_fit_are_refused(annotator, second) -> None:
     [
         (dict(method="magic"), "method must be 'probe', 'mlp', 'lora', 'full'; found 'magic'"),
         (dict(task="tissue"), "task must be 'region' or 'cell_type'; found 'tissue'"),
-        (dict(held_out=0), "held_out must be above zero"),
-        (dict(held_out=0.9), "held_out must be a half or less"),
+        (dict(validation_fraction=0), "validation_fraction must be above zero"),
+        (dict(validation_fraction=0.9), "validation_fraction must be at most 0.5"),
         (dict(max_steps=0), "max_steps must be above zero"),
         (dict(seed=-1), "seed must be zero or more"),
     ],
@@ -295,10 +295,15 @@ def test_what_is_held_out_leaves_two_labels(model, first) -> None:
 @pytest.mark.parametrize(
     ("reference", "options", "error", "message"),
     [
-        (None, dict(steps=3), TypeError, "there is no option steps; there are method, held_out"),
+        (
+            None,
+            dict(steps=3),
+            TypeError,
+            "there is no option steps; there are method, validation_fraction",
+        ),
         (None, dict(method="magic"), ValueError, "method must be"),
         (None, dict(task="tissue"), ValueError, "task must be"),
-        (None, dict(unsure=2), ValueError, "unsure must be a fraction"),
+        (None, dict(min_probability=2), ValueError, "min_probability must be a fraction"),
         ([], {}, ValueError, "reference is an empty list"),
         ("folder", {}, TypeError, "reference: an AnnData is needed; found str"),
     ],

@@ -9,8 +9,8 @@ from anndata import AnnData
 from scipy.optimize import nnls
 
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.tasks import _windows
-from stofm_geo.tasks._mixtures import mixture, proportions
+from stofm_geo.tasks.deconvolution import pseudospots
+from stofm_geo.tasks.deconvolution.poisson_mixture import mixture, proportions
 from stofm_geo.tl import deconvolve
 
 KEY = "stofm_proportions"
@@ -18,7 +18,7 @@ KEY = "stofm_proportions"
 
 @pytest.fixture(autouse=True)
 def few_windows(monkeypatch) -> None:
-    monkeypatch.setattr(_windows, "_WINDOWS", 600)
+    monkeypatch.setattr(pseudospots, "_WINDOWS", 600)
 
 
 def binned(cells: AnnData, side: float = 55) -> tuple[AnnData, pd.DataFrame]:

@@ -120,7 +120,7 @@ def test_a_domain_that_would_vanish_stays_and_the_others_vote() -> None:
     noisy = np.flatnonzero(label == 2)[::9]
     before = label.copy()
     before[scattered], before[noisy] = 3, 0
-    after = module.vote(before, module.places(adata, "spatial", None))
+    after = module.majority_vote(before, module.knn_adjacency(adata, "spatial", None))
     assert set(np.flatnonzero(after == 3)) == set(scattered)
     assert (after[noisy] == 2).mean() > 0.8
 

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsRegressor
 
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.tasks._blends import Kinds, View, blend, correlations
+from stofm_geo.tasks.imputation.blending import ClusterMeans, RidgeKnn, blend, correlations
 from stofm_geo.tl import impute
 
 KEY = "stofm_imputed"
@@ -39,14 +39,14 @@ def truth_of(whole: AnnData, genes: pd.Index) -> np.ndarray:
 def test_bases_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     known, asked, y = rng.normal(size=(80, 6)), rng.normal(size=(30, 6)), rng.normal(size=(80, 4))
-    near, *ridges = View(known, asked).bases(y)
+    near, *ridges = RidgeKnn(known, asked).predict(y)
     np.testing.assert_allclose(near, KNeighborsRegressor(50).fit(known, y).predict(asked))
     centred = known - known.mean(axis=0)
     size = (centred**2).sum() / 6
     for strength, ridge in zip((0.1, 1, 10), ridges, strict=True):
         np.testing.assert_allclose(ridge, Ridge(strength * size).fit(known, y).predict(asked))
-    bases = np.stack([near, *ridges])
-    np.testing.assert_allclose(blend(bases, (2, 0.25)), 0.75 * near + 0.25 * ridges[2])
+    predictions = np.stack([near, *ridges])
+    np.testing.assert_allclose(blend(predictions, (2, 0.25)), 0.75 * near + 0.25 * ridges[2])
 
 
 def test_kinds_tell_their_means() -> None:
@@ -55,14 +55,14 @@ def test_kinds_tell_their_means() -> None:
     known, asked = (np.repeat(centres, n, axis=0) for n in (2, 3))
     known = known + rng.normal(scale=1e-3, size=known.shape)
     y = rng.normal(size=(16, 4))
-    (told,) = Kinds(known, asked).bases(y)
+    (told,) = ClusterMeans(known, asked).predict(y)
     np.testing.assert_allclose(told, np.repeat((y[::2] + y[1::2]) / 2, 3, axis=0))
 
 
 @pytest.mark.parametrize("cells", [1, 2, 6])
 def test_few_or_equal_cells_are_of_one_kind(cells: int) -> None:
     y = np.arange(2.0 * cells).reshape(cells, 2)
-    (told,) = Kinds(np.ones((cells, 3)), np.zeros((4, 3))).bases(y)
+    (told,) = ClusterMeans(np.ones((cells, 3)), np.zeros((4, 3))).predict(y)
     np.testing.assert_allclose(told, np.tile(y.mean(axis=0), (4, 1)))
 
 
@@ -72,8 +72,8 @@ def test_kinds_tell_more_of_rare_genes_than_near_cells_do() -> None:
     kind = [rng.integers(6, size=size) for size in (600, 200)]
     known, asked = (np.log1p(rng.poisson(level[k, :100])) for k in kind)
     y, truth = (np.log1p(rng.poisson(0.1 * level[k, 100:])) for k in kind)
-    near, *ridges = (correlations(base, truth).mean() for base in View(known, asked).bases(y))
-    assert correlations(Kinds(known, asked).bases(y)[0], truth).mean() > max(near, *ridges)
+    near, *ridges = (correlations(base, truth).mean() for base in RidgeKnn(known, asked).predict(y))
+    assert correlations(ClusterMeans(known, asked).predict(y)[0], truth).mean() > max(near, *ridges)
 
 
 def test_correlations_are_pearson_s_and_0_of_constants() -> None:
@@ -159,11 +159,11 @@ def test_an_empty_cell_is_an_average_one(tissue) -> None:
 
 def test_what_does_not_fit_is_refused(tissue) -> None:
     cells, reference, whole = tissue
-    with pytest.raises(KeyError, match=r"lacks 1 of 2 genes asked for \(nothing\)"):
+    with pytest.raises(KeyError, match=r"lacks 1 of the 2 requested genes \(nothing\)"):
         impute(cells, reference, ["nothing", reference.var_names[70]])
     with pytest.raises(ValueError, match="adata has all 80 genes of the reference"):
         impute(whole, reference)
-    with pytest.raises(ValueError, match="without the genes asked for, 5 shared ones are left"):
+    with pytest.raises(ValueError, match="without the requested genes, 5 shared ones are left"):
         impute(cells, reference, list(reference.var_names[5:]))
     with pytest.raises(ValueError, match="genes is empty"):
         impute(cells, reference, [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from stofm_geo.tasks import mlp
+from stofm_geo.tasks.annotation import mlp
 
 
 def test_who_knows_more_says_more() -> None:

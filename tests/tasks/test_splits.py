@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from stofm_geo.tasks.calibration import label_of, temperature
+from stofm_geo.tasks.annotation.calibration import label_of, temperature
 from stofm_geo.tasks.metrics import calibration_error, coherence
 from stofm_geo.tasks.splits import contiguous_blocks, folds, tissue_groups
 
@@ -52,7 +52,7 @@ def test_temperature_mends_overconfidence() -> None:
 
 def test_labels_and_coherence() -> None:
     p = np.array([[0.9, 0.1], [0.45, 0.55]])
-    assert list(label_of(p, ["a", "b"], 0.6)) == ["a", "unsure"]
+    assert list(label_of(p, ["a", "b"], 0.6)) == ["a", "unassigned"]
     side = np.arange(12.0)
     pos = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
     assert coherence((pos[:, 0] > 5).astype(int), pos) > 0.8

@@ -117,7 +117,7 @@ def test_bad_slices_are_put_aside(sources, corpus, small, tmp_path) -> None:
     table = (tmp_path / "c" / "failed.csv").read_text()
     assert table.startswith("slice,reason\n") and "text.h5ad" in table
     said = CliRunner().invoke(app, ["corpus", "info", str(tmp_path / "c")]).output
-    assert "5 slices were put aside" in " ".join(said.split())
+    assert "5 slices were skipped" in " ".join(said.split())
 
 
 def test_a_full_disk_leaves_nothing_half_written(sources, small, tmp_path, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: a temperature found on cells held out."""
+"""Temperature scaling on held-out cells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ _RANGE = (np.log(0.05), np.log(20))
 
 
 def temperature(logits: np.ndarray, codes: np.ndarray) -> float:
-    r"""The :math:`T` by which :math:`\mathrm{softmax}(\text{logits} / T)` is likeliest.
+    r"""Return the temperature :math:`T` of maximum likelihood.
+
+    Probabilities are :math:`\mathrm{softmax}(\text{logits} / T)`.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
 
@@ -28,12 +30,13 @@ def temperature(logits: np.ndarray, codes: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=_RANGE, method="bounded").x))
 
 
-def label_of(probability: np.ndarray, classes: list[str], unsure: float) -> np.ndarray:
-    """The likeliest label, ``[n]``; ``"unsure"`` where its probability is below ``unsure``.
+def label_of(probability: np.ndarray, classes: list[str], min_probability: float) -> np.ndarray:
+    """Return the most probable label, ``[n]``.
 
-    ``None`` where probabilities are NaN.
+    It is ``"unassigned"`` where its probability is below ``min_probability``, and ``None`` where
+    probabilities are NaN.
     """
     label = np.array(classes, dtype=object)[probability.argmax(axis=1)]
-    label[probability.max(axis=1) < unsure] = Keys.UNSURE
+    label[probability.max(axis=1) < min_probability] = Keys.UNASSIGNED
     label[np.isnan(probability).any(axis=1)] = None
     return label

@@ -14,7 +14,6 @@ from stofm_geo._keys import Keys
 from stofm_geo._stacked import resolve_slice_key
 from stofm_geo._storable import storable_frame
 from stofm_geo._validation import check_positive, error_context, preview
-from stofm_geo.tasks._mixtures import informative, mixture, profiles, proportions
 from stofm_geo.tasks._reference import (
     HERE,
     THERE,
@@ -23,7 +22,17 @@ from stofm_geo.tasks._reference import (
     row_order,
     shared_genes,
 )
-from stofm_geo.tasks._windows import features, read, windows
+from stofm_geo.tasks.deconvolution.poisson_mixture import (
+    informative,
+    mixture,
+    profiles,
+    proportions,
+)
+from stofm_geo.tasks.deconvolution.pseudospots import (
+    mixture_features,
+    predict_proportions,
+    sample_pseudospots,
+)
 from stofm_geo.tasks.labels import classes_of, codes_of, read_labels
 
 _GENES = 1000  # those that tell types apart best
@@ -44,12 +53,12 @@ def deconvolve(
 ) -> None:
     """Estimate the share of each cell type in each spot, in place.
 
-    Two estimates are averaged. The first takes a spot's counts for a Poisson mixture of cells:
-    of several profiles a type, with a factor a gene for what two platforms count differently;
-    cells with much RNA count as one cell. The second is a small network that has read windows of
-    the reference's own tissue, whose types are known, and so knows which types live together.
-    Without positions in the reference there is the first alone. Spots do not look at their
-    neighbours: what smoothing wins where counts are few, it loses in sharpness elsewhere.
+    Two estimates are averaged. The first models the counts of a spot as a Poisson mixture of cells,
+    with several profiles per type and one factor per gene for differences between platforms;
+    a cell with much RNA counts as one cell. The second is a small network trained on pseudospots
+    from the reference tissue, which learns which types occur together. Without positions in the
+    reference, only the first is used. Spots are independent of their neighbours: smoothing helps
+    where counts are few, but blurs boundaries.
 
     Args:
         adata: Spots, raw counts in ``X``.
@@ -65,7 +74,7 @@ def deconvolve(
         cells_per_spot: Cells of a window, on average. ``None`` (default): the median counts of
             a spot over those of a reference's cell, which is right where both platforms count
             equally deep; give it where they do not (Visium: 3 to 10).
-        seed: Of profiles, windows and network.
+        seed: Random seed of profiles, pseudospots and network.
 
     Writes ``obsm[key_added]``, a DataFrame ``[n, types]`` float64 whose rows sum to 1, and
     ``uns[key_added]``: ``types``, the number of genes that were used, cells per window (0 without
@@ -105,7 +114,7 @@ def deconvolve(
         pos = check_positions(labelled, spatial_key) if spatial_key in labelled.obsm else None
         if pos is not None:
             slice_key = resolve_slice_key(labelled, pos, spatial_key, slice_key)
-        places = _places(labelled, slice_key)
+        slice_rows = _slice_rows(labelled, slice_key)
     counts = counts_of(spots, genes, HERE).toarray().astype(np.float64)
     full = counts.any(axis=1)
     if not full.any():
@@ -126,14 +135,14 @@ def deconvolve(
                 stacklevel=2,
             )
         size = float(max(depth, 1.0) if cells_per_spot is None else cells_per_spot)
-        cells, code = cells[np.concatenate(places)], code[np.concatenate(places)]
-        where = windows([pos[part] for part in places], size, seed)
+        cells, code = cells[np.concatenate(slice_rows)], code[np.concatenate(slice_rows)]
+        where = sample_pseudospots([pos[part] for part in slice_rows], size, seed)
         seen = _thinned(where @ cells, min(depth / size, 1.0), seed)
         truth = where @ np.eye(len(names))[code]
-        share += read(
-            features(mixture(seen, profile, np.ones(len(genes)))[0], seen),
+        share += predict_proportions(
+            mixture_features(mixture(seen, profile, np.ones(len(genes)))[0], seen),
             truth / truth.sum(axis=1, keepdims=True),
-            features(mixed, counts[full] / factors),
+            mixture_features(mixed, counts[full] / factors),
             seed,
         )
         share /= share.sum(axis=1, keepdims=True)
@@ -155,7 +164,7 @@ def deconvolve(
 
 
 def _with_counts(labels: np.ndarray, full: np.ndarray) -> np.ndarray:
-    """Labels of cells that have counts, ``None`` for the others: an empty bin is no cell."""
+    """Return the labels of cells with counts, ``None`` for the others."""
     kept = np.where(full, labels, None)
     if lost := sorted({name for name in labels if name} - {name for name in kept if name}):
         warnings.warn(
@@ -167,14 +176,14 @@ def _with_counts(labels: np.ndarray, full: np.ndarray) -> np.ndarray:
 
 
 def _depth(spots: np.ndarray, cells: sp.csr_matrix) -> float:
-    """Counts of a spot, in cells of the reference: the ratio of medians."""
+    """Return the ratio of the median counts of a spot to those of a reference cell."""
     of_cell = np.asarray(cells.sum(axis=1)).ravel()
     ratio = np.median(spots.sum(axis=1)) / max(np.median(of_cell[of_cell > 0]), 1)
     return float(min(ratio, _MOST_CELLS))
 
 
-def _places(reference: AnnData, slice_key: str | None) -> list[np.ndarray]:
-    """Rows of each slice."""
+def _slice_rows(reference: AnnData, slice_key: str | None) -> list[np.ndarray]:
+    """Return the rows of each slice."""
     if slice_key is None:
         return [np.arange(reference.n_obs)]
     code = check_slice_key(reference.obs, slice_key).codes
@@ -182,7 +191,7 @@ def _places(reference: AnnData, slice_key: str | None) -> list[np.ndarray]:
 
 
 def _thinned(counts: sp.csr_matrix, share: float, seed: int) -> np.ndarray:
-    """Dense float64, of which each count is kept with this chance: seen less deeply."""
+    """Downsample counts binomially: each is kept with this probability. Dense float64."""
     dense = counts.toarray().astype(np.float64)
     if share < 1:
         dense = np.random.default_rng(seed).binomial(np.rint(dense).astype(np.int64), share)

@@ -1,4 +1,4 @@
-"""Reading mixtures as windows of the reference's own tissue read: which types live together."""
+"""Pseudospots sampled from the reference tissue, and a network trained on them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SPREAD = 0.4  # of the cells in a window, standard deviation of the logarithm
 _HIDDEN, _EPOCHS, _BATCH, _RATE, _NOISE = 64, 30, 128, 3e-3, 0.3
 
 
-def windows(pos: list[np.ndarray], cells: float, seed: int) -> sp.csr_matrix:
-    """Which cells lie together as a spot would see them, ``[windows, n]``, ones.
+def sample_pseudospots(pos: list[np.ndarray], cells: float, seed: int) -> sp.csr_matrix:
+    """Sample pseudospots: nearby cells that one spot would cover, ``[windows, n]``, ones.
 
     Args:
         pos: Positions of the cells of each slice, ``[n, 2]`` each; columns count through them all.
-        cells: Of a window, on average; windows differ, as spots do.
-        seed: Of the places and the sizes.
+        cells: Mean number of cells per pseudospot; sizes vary, as those of spots.
+        seed: Random seed of the positions and the sizes.
     """
     random = np.random.default_rng(seed)
     n = np.array([len(p) for p in pos])
@@ -38,22 +38,24 @@ def windows(pos: list[np.ndarray], cells: float, seed: int) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(len(rows)), rows, ends), shape=(_WINDOWS, n.sum()))
 
 
-def features(cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """What the reader sees of a spot: roots of shares of its mixture and of its counts."""
+def mixture_features(cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the network inputs: square roots of fractions of the mixture and of the counts."""
     return np.concatenate([sqrt_fractions(cells), sqrt_fractions(counts)], axis=1)
 
 
-def read(x: np.ndarray, truth: np.ndarray, spots: np.ndarray, seed: int) -> np.ndarray:
-    """Proportions ``[n, K]`` of spots, as learned from windows.
+def predict_proportions(
+    x: np.ndarray, truth: np.ndarray, spots: np.ndarray, seed: int
+) -> np.ndarray:
+    """Train a network on pseudospots and return the proportions ``[n, K]`` of spots.
 
-    One hidden layer, cross-entropy of proportions. Noise on what it sees keeps it from leaning on
-    single genes, which another platform would count otherwise.
+    It has one hidden layer and is trained by cross-entropy of proportions. Noise on the inputs
+    keeps it from relying on single genes, whose counts differ between platforms.
 
     Args:
         x: Features of windows, ``[m, F]``.
         truth: Their proportions, ``[m, K]``.
         spots: Features of spots, ``[n, F]``.
-        seed: Of weights, batches and noise.
+        seed: Random seed of weights, batches and noise.
     """
     mean, scale = x.mean(axis=0), x.std(axis=0) + 0.02
     x, spots, y = (

@@ -1,4 +1,4 @@
-"""A classifier with one hidden layer beside the linear one, on what a frozen network says."""
+"""Classifier with one hidden layer, mixed with the linear one, on frozen embeddings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stofm_geo.tasks.calibration import temperature
+from stofm_geo.tasks.annotation.calibration import temperature
 from stofm_geo.tasks.labels import balanced
 from stofm_geo.tasks.metrics import balanced_loss
 
@@ -19,14 +19,14 @@ _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the hidden layer's logits
 
 
 class Classifier(nn.Module):
-    """Logits of a linear classifier and of one with a hidden layer, mixed.
+    """Mixture of a linear classifier and one with a hidden layer.
 
-    Where labels are few, or many kinds of them, the hidden layer alone is far behind; how much it
-    says is chosen on what is held out.
+    With few labels, or many classes, the hidden layer alone is much worse; its weight is chosen on
+    held-out cells.
 
     Args:
-        inputs: Length of what it is given.
-        count: Classes.
+        inputs: Number of input features.
+        count: Number of classes.
     """
 
     share: Tensor
@@ -38,7 +38,7 @@ class Classifier(nn.Module):
         self.register_buffer("share", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[n, inputs]`` to ``[n, count]``."""
+        """Return logits ``[n, count]`` of inputs ``[n, inputs]``."""
         return mixed(self.linear(x), self.hidden(x), self.share)
 
 
@@ -53,14 +53,14 @@ def _layers(inputs: int, count: int) -> nn.Sequential:
 
 
 def mixed(linear: Any, hidden: Any, share: Any) -> Any:
-    """Logits of both, tensors or arrays."""
+    """Mix the logits of both, tensors or arrays."""
     return linear + share * (hidden - linear)
 
 
 def choose_share(linear: np.ndarray, hidden: np.ndarray, codes: np.ndarray) -> float:
-    """The share of the hidden layer with the least cross-entropy, classes balanced.
+    """Return the weight of the hidden layer with the least class-balanced cross-entropy.
 
-    Of calibrated logits: how sure the hidden layer is of itself says nothing of what it knows.
+    Logits are calibrated first: confidence is no measure of accuracy.
 
     Args:
         linear, hidden: Logits of cells that were held out, ``[m, C]``.
@@ -74,11 +74,11 @@ def choose_share(linear: np.ndarray, hidden: np.ndarray, codes: np.ndarray) -> f
     return min(_SHARES, key=loss)
 
 
-def learn(x: np.ndarray, codes: np.ndarray, count: int, seed: int) -> nn.Sequential:
-    """The hidden layer's part, of cells ``[n, D]`` with a class each, ``[n]``; classes weigh alike.
+def fit_hidden(x: np.ndarray, codes: np.ndarray, count: int, seed: int) -> nn.Sequential:
+    """Train the hidden-layer classifier on cells ``[n, D]`` of classes ``[n]``, balanced.
 
-    AdamW, 30 rounds of batches of 128; dropout of a half of what it sees and of the hidden layer
-    keeps it from learning the tissue by heart.
+    AdamW, 30 epochs of batches of 128; dropout of 0.5 on the inputs and on the hidden layer
+    against overfitting.
     """
     x, y = torch.from_numpy(x).float(), torch.from_numpy(codes)
     weight = torch.from_numpy(balanced(codes, count)).float()
@@ -98,14 +98,14 @@ def learn(x: np.ndarray, codes: np.ndarray, count: int, seed: int) -> nn.Sequent
 def out_of_fold(
     x: np.ndarray, codes: np.ndarray, count: int, held_out: list[np.ndarray], seed: int
 ) -> np.ndarray:
-    """Its logits of each cell when its fold was held out.
+    """Return out-of-fold logits of each cell.
 
     Args:
         x: ``[n, D]``.
         codes: Classes ``[n]``.
         count: Classes.
         held_out: A mask ``[n]`` a fold.
-        seed: Of weights and dropout.
+        seed: Random seed of weights and dropout.
 
     Returns:
         ``[n, count]``; NaN where there is none.
@@ -115,6 +115,6 @@ def out_of_fold(
         train, test = np.flatnonzero(~fold & (codes >= 0)), np.flatnonzero(fold & (codes >= 0))
         if len(np.unique(codes[train])) < 2:
             continue
-        net = learn(x[train], codes[train], count, seed)
+        net = fit_hidden(x[train], codes[train], count, seed)
         logits[test] = net(torch.from_numpy(x[test]).float()).double().numpy()
     return logits

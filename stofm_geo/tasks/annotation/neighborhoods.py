@@ -1,4 +1,4 @@
-"""What a classifier reads of a cell: its embedding, its wider surroundings, within its slice."""
+"""Inputs of a classifier: embeddings of cells and their means over several hops."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _NICHE = 0.1
 
 
 def check_task(task: str) -> None:
-    """Whether there is such a task.
+    """Check the name of a task.
 
     Raises:
-        ValueError: There is none.
+        ValueError: It is unknown.
     """
     if task not in TASKS:
         raise ValueError(f"task must be {' or '.join(map(repr, TASKS))}; found {task!r}")
 
 
 def width(network: SToFMNetwork, task: str) -> int:
-    """Size of what :func:`cells` gives."""
+    """Return the number of columns of :func:`cells`."""
     out = network.project.out_features
     return out if task == "region" else network.in_channels + out
 
 
 def cells(network: SToFMNetwork, piece: Data, task: str) -> Tensor:
-    """Vectors of a piece's core cells, ``[n, width]``; gradients flow to the network.
+    """Return vectors of the core cells of a sub-slice, ``[n, width]``, with gradients.
 
     For regions, the embedding; for cell types, the cell's own features before it.
     """
@@ -43,8 +43,8 @@ def cells(network: SToFMNetwork, piece: Data, task: str) -> Tensor:
 
 
 @torch.no_grad()
-def survey(network: SToFMNetwork, tissue: SubSliceDataset, task: str) -> Tensor:
-    """:func:`cells` of a whole slice, ``[n, width]``, on the network's device."""
+def embed_slice(network: SToFMNetwork, tissue: SubSliceDataset, task: str) -> Tensor:
+    """Return :func:`cells` of a whole slice, ``[n, width]``, on the network's device."""
     training, device = network.training, next(network.parameters()).device
     network.eval()
     vectors = torch.empty(len(tissue.part), width(network, task), device=device)
@@ -55,10 +55,10 @@ def survey(network: SToFMNetwork, tissue: SubSliceDataset, task: str) -> Tensor:
     return vectors
 
 
-def around(vectors: Tensor, tissue: SubSliceDataset, task: str) -> Tensor:
-    """Means over 2, 4 and 8 steps on the graph beside each other, ``[n, 3 width]``.
+def multi_hop_means(vectors: Tensor, tissue: SubSliceDataset, task: str) -> Tensor:
+    """Return means over 2, 4 and 8 hops, concatenated, ``[n, 3 width]``.
 
-    Nothing, ``[n, 0]``, for cell types.
+    Empty, ``[n, 0]``, for cell types.
     """
     if task != "region":
         return vectors[:, :0]
@@ -70,31 +70,32 @@ def around(vectors: Tensor, tissue: SubSliceDataset, task: str) -> Tensor:
     return torch.from_numpy(np.concatenate(means, axis=1)).to(vectors)
 
 
-def columns(network: SToFMNetwork, task: str) -> Tensor:
-    """Weight of each column of vectors and what is :func:`around` them."""
+def column_weights(network: SToFMNetwork, task: str) -> Tensor:
+    """Return the weight of each column of vectors and their :func:`multi_hop_means`."""
     own = torch.ones(width(network, task) * (1 + len(_HOPS) * (task == "region")))
     if task != "region":
         own[network.in_channels :] = _NICHE
     return own
 
 
-def reaches(network: SToFMNetwork, task: str) -> list[Tensor]:
-    """Columns of a classifier that looks 2 steps far, 4 steps, and 8, ``[D]`` bool each.
+def hop_masks(network: SToFMNetwork, task: str) -> list[Tensor]:
+    """Return masks of the columns up to 2, 4 and 8 hops, ``[D]`` bool each.
 
     For cell types, all of them.
     """
-    scale = columns(network, task)
+    scale = column_weights(network, task)
     if task != "region":
         return [torch.ones_like(scale, dtype=torch.bool)]
     size, place = width(network, task), torch.arange(len(scale))
     return [place < size * (2 + number) for number in range(len(_HOPS))]
 
 
-def units(network: SToFMNetwork, std: Tensor, task: str) -> Tensor:
-    """What columns are divided by, of their deviations: for regions, each by its own.
+def column_scales(network: SToFMNetwork, std: Tensor, task: str) -> Tensor:
+    """Return the scale by which each column is divided.
 
-    For cell types, a cell's own features by one number, and its embedding by another: principal
-    components keep their sizes among each other, so that the small ones, mostly noise, stay small.
+    For regions, it is the column's standard deviation. For cell types, there is one scale for the
+    features and one for the embedding: principal components keep their relative sizes, so that
+    small ones, mostly noise, stay small.
     """
     if task == "region":
         return std

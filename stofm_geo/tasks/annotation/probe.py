@@ -1,4 +1,4 @@
-"""The classifier alone: logistic regression on what a frozen network says."""
+"""Linear probe: logistic regression on frozen embeddings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST = 10_000  # cells by which the strength is chosen
 
 
 class Choice(NamedTuple):
-    """What is best on what is held out.
+    """Result of the cross-validation of the regularisation strength.
 
     Attributes:
         strength: Of regularisation.
@@ -36,28 +36,28 @@ class Choice(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Of a linear layer: ``[C, D]``, ``[C]``."""
+    """Weights of a linear layer: ``[C, D]``, ``[C]``."""
 
     weight: Tensor
     bias: Tensor
 
 
-def learn(x: np.ndarray, codes: np.ndarray, count: int, strength: float) -> Weights:
-    """Logistic regression with balanced classes; all cells ``[n, D]`` have one, ``[n]``."""
+def fit_probe(x: np.ndarray, codes: np.ndarray, count: int, strength: float) -> Weights:
+    """Fit a class-balanced logistic regression on cells ``[n, D]`` of classes ``[n]``."""
     return _path(x, codes, count, [strength])[0]
 
 
 def choose(
     x: np.ndarray, codes: np.ndarray, count: int, held_out: list[np.ndarray], seed: int
 ) -> Choice:
-    """The strength of regularisation that is best on what is held out in turns.
+    """Choose the regularisation strength by cross-validation.
 
     Args:
         x: ``[n, D]``.
         codes: Classes ``[n]``, -1 without one.
         count: Classes.
         held_out: A mask ``[n]`` a fold.
-        seed: Of the cells that are drawn, where there are more than 10 000.
+        seed: Random seed of the subsample, where there are more than 10 000 cells.
 
     Raises:
         ValueError: What is not held out has one label alone, whatever is.
@@ -88,7 +88,7 @@ def choose(
 def _path(
     x: np.ndarray, codes: np.ndarray, count: int, strengths: Sequence[float]
 ) -> list[Weights]:
-    """Of each strength, ascending, every fit starting where the one before has ended."""
+    """Fit each strength, ascending, each warm-started from the one before."""
     fit = LogisticRegression(class_weight="balanced", max_iter=200, tol=1e-3, warm_start=True)
     heads = []
     for strength in strengths:

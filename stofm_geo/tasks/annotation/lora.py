@@ -15,7 +15,7 @@ _LAYERS = ("lin_query", "lin_key", "lin_value", "lin_out", "feed_forward.0", "fe
 
 
 def check_installed() -> None:
-    """Whether peft is there.
+    """Check that peft is installed.
 
     Raises:
         ImportError: It is not.
@@ -30,7 +30,7 @@ def check_installed() -> None:
 
 
 def added(network: SToFMNetwork) -> nn.Module:
-    """The network with additions, zero at first; nothing else of it is trained.
+    """Return the network with LoRA adapters, zero at first; other weights are frozen.
 
     peft knows torch's linear layers alone, so PyG's are replaced by them, with the same weights.
     """
@@ -51,7 +51,7 @@ def added(network: SToFMNetwork) -> nn.Module:
 
 
 def merged(model: nn.Module) -> SToFMNetwork:
-    """The network itself, additions added to its weights; all of it can be trained again."""
+    """Return the network with the adapters merged into its weights, all trainable."""
     return model.merge_and_unload().requires_grad_()
 
 

@@ -1,4 +1,4 @@
-"""Genes that a panel lacks, from a reference that has them."""
+"""Imputation of genes that a panel lacks, from a reference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from stofm_geo._storable import storable_frame
 from stofm_geo._validation import error_context, preview
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche_features
-from stofm_geo.tasks._blends import BLENDS, Kinds, View, blend, correlations
 from stofm_geo.tasks._reference import (
     FEW,
     HERE,
@@ -31,6 +30,7 @@ from stofm_geo.tasks._reference import (
     row_order,
     shared_genes,
 )
+from stofm_geo.tasks.imputation.blending import BLENDS, ClusterMeans, RidgeKnn, blend, correlations
 from stofm_geo.transforms import SpatialKNN
 
 _COMPONENTS, _NEIGHBOURS = 100, 12
@@ -49,7 +49,7 @@ def impute(
     spatial_key: str = Keys.SPATIAL,
     organism: str | None = None,
 ) -> None:
-    """Estimate genes that the panel lacks, and how far each estimate can be trusted, in place.
+    """Estimate genes that the panel lacks, and the reliability of each estimate, in place.
 
     Cells become principal components of the genes that both sides share, each side about its own
     mean, which takes out what differs between platforms. From these a gene is told in two ways,
@@ -99,8 +99,8 @@ def impute(
     shared = np.setdiff1d(shared, wanted)
     if len(shared) <= FEW:
         raise ValueError(
-            f"without the genes asked for, {len(shared)} shared ones are left, and more than {FEW} "
-            "are needed; ask for fewer at a time"
+            f"without the requested genes, {len(shared)} shared ones are left, and more than {FEW} "
+            "are needed; request fewer at a time"
         )
     _check_slices(here, there, slice_key)
     check_spatial_key(spatial_key, here, there)
@@ -142,17 +142,17 @@ def impute(
         sp.diags(scale / np.where(total > 0, total, 1)) @ of_cell, dtype=np.float64
     ).log1p()
     # Kinds last: ways of telling that are blended, each of sides that it reads.
-    ways = [(View, side) for side in sides] + [(Kinds, sides[0])]
-    held_out = [_held_out(way, known, block) for way, (known, _) in ways]
+    methods = [(RidgeKnn, side) for side in sides] + [(ClusterMeans, sides[0])]
+    held_out = [_held_out(method, known, block) for method, (known, _) in methods]
     recipe = _choose(held_out, block, logs)
-    tellers = [way(*side) for way, side in ways]
+    fitted = [method(*side) for method, side in methods]
     values = np.empty((len(full), len(wanted)), dtype=np.float32)
     reliability = np.empty(len(wanted))
     for at in range(0, len(wanted), _CHUNK):
         y = logs[:, at : at + _CHUNK].toarray()
-        told = [_told(folds, block, y) for folds in held_out]
-        reliability[at : at + _CHUNK] = correlations(recipe.mix(told), y)
-        found = recipe.mix([teller.bases(y) for teller in tellers])
+        predictions = [_held_out_predictions(folds, block, y) for folds in held_out]
+        reliability[at : at + _CHUNK] = correlations(recipe.mix(predictions), y)
+        found = recipe.mix([one.predict(y) for one in fitted])
         found = found.clip(min=0)
         values[:, at : at + _CHUNK] = found.mean(axis=0)
         values[full, at : at + _CHUNK] = found
@@ -165,7 +165,7 @@ def impute(
 
 
 def _wanted(here: AnnData, there: AnnData, genes: Sequence[str] | None) -> np.ndarray:
-    """Names of the genes to estimate, in the order asked for."""
+    """Return the names of the genes to estimate, in the given order."""
     if genes is None:
         wanted = there.var_names[~there.var_names.isin(here.var_names)].to_numpy(dtype=str)
         if not len(wanted):
@@ -178,7 +178,7 @@ def _wanted(here: AnnData, there: AnnData, genes: Sequence[str] | None) -> np.nd
     lacking = wanted[~np.isin(wanted, there.var_names.to_numpy(dtype=str))]
     if len(lacking):
         raise KeyError(
-            f"the reference lacks {len(lacking)} of {len(wanted)} genes asked for "
+            f"the reference lacks {len(lacking)} of the {len(wanted)} requested genes "
             f"({preview(lacking)}); its var_names are {preview(there.var_names)}"
         )
     if not len(wanted):
@@ -192,7 +192,7 @@ def _check_slices(here: AnnData, there: AnnData, slice_key: str | None) -> None:
 
 
 def _centred(encoder: PCAFeatures, cells: AnnData) -> np.ndarray:
-    """Components with their variances, less their mean, ``[n, components]`` float64."""
+    """Return centred principal components with their variances, ``[n, components]`` float64."""
     z = encoder.transform(cells).astype(np.float64) * encoder.scale
     return z - z.mean(axis=0)
 
@@ -210,7 +210,7 @@ def _slices(
 def _niches(
     cells: AnnData, name: str, z: np.ndarray, spatial_key: str, slice_key: str | None
 ) -> np.ndarray:
-    """Features beside their means over one and two steps on the tissue, ``[n, 3 F]``."""
+    """Return features and their means over one and two hops, ``[n, 3 F]``."""
     with error_context(name):
         pos = check_positions(cells, spatial_key)
         slices = _slices(cells, pos, spatial_key, slice_key)
@@ -239,23 +239,25 @@ def _blocks(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | No
     return block
 
 
-def _held_out(way: type[View] | type[Kinds], features: np.ndarray, block: np.ndarray) -> list:
-    """What tells each block from the others."""
-    return [way(features[block != b], features[block == b]) for b in np.unique(block)]
+def _held_out(
+    method: type[RidgeKnn] | type[ClusterMeans], features: np.ndarray, block: np.ndarray
+) -> list:
+    """Return one predictor per block, fitted on the other blocks."""
+    return [method(features[block != b], features[block == b]) for b in np.unique(block)]
 
 
-def _told(folds: list, block: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Bases of each cell, from the other blocks, ``[bases, n, G]``."""
-    parts = [fold.bases(y[block != b]) for b, fold in zip(np.unique(block), folds, strict=True)]
-    told = np.empty((len(parts[0]), *y.shape))
+def _held_out_predictions(folds: list, block: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the predictions of each cell from the other blocks, ``[predictions, n, G]``."""
+    parts = [fold.predict(y[block != b]) for b, fold in zip(np.unique(block), folds, strict=True)]
+    predictions = np.empty((len(parts[0]), *y.shape))
     for b, part in zip(np.unique(block), parts, strict=True):
-        told[:, block == b] = part
-    return told
+        predictions[:, block == b] = part
+    return predictions
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How what is told in several ways is mixed.
+    """Weights by which the predictions of several methods are mixed.
 
     Attributes:
         blends: Of :data:`BLENDS`, one a view.
@@ -267,25 +269,29 @@ class _Recipe:
     niches: float = 0.0
     kinds: float = 0.0
 
-    def mix(self, told: list[np.ndarray]) -> np.ndarray:
-        """Of the bases of each view, then of the kinds, ``[n, G]``."""
-        *views, kinds = told
-        parts = [blend(bases, one) for bases, one in zip(views, self.blends, strict=True)]
+    def mix(self, predictions: list[np.ndarray]) -> np.ndarray:
+        """Mix the predictions of each feature set and of the cluster means, ``[n, G]``."""
+        *views, kinds = predictions
+        parts = [
+            blend(predictions, one) for predictions, one in zip(views, self.blends, strict=True)
+        ]
         views = (1 - self.niches) * parts[0] + self.niches * parts[-1]
         return (1 - self.kinds) * views + self.kinds * kinds[0]
 
 
 def _choose(held_out: list[list], block: np.ndarray, logs: sp.csc_matrix) -> _Recipe:
-    """The recipe with the best mean correlation on held-out blocks; one choice after the other."""
+    """Return the recipe with the best mean correlation on held-out blocks, chosen greedily."""
     genes = np.linspace(0, logs.shape[1] - 1, min(_CHUNK, logs.shape[1])).astype(int)
     y = logs[:, genes].toarray()
-    told = [_told(folds, block, y) for folds in held_out]
+    predictions = [_held_out_predictions(folds, block, y) for folds in held_out]
 
-    def best(recipes: list[_Recipe], told: list[np.ndarray]) -> _Recipe:
-        return max(recipes, key=lambda one: correlations(one.mix(told), y).mean())
+    def best(recipes: list[_Recipe], predictions: list[np.ndarray]) -> _Recipe:
+        return max(recipes, key=lambda one: correlations(one.mix(predictions), y).mean())
 
     alone = [_Recipe((one,)) for one in BLENDS]
-    blends = tuple(best(alone, [bases, told[-1]]).blends[0] for bases in told[:-1])
+    blends = tuple(
+        best(alone, [predictions, predictions[-1]]).blends[0] for predictions in predictions[:-1]
+    )
     niches = _OF_NICHES if len(blends) > 1 else (0.0,)
-    chosen = best([_Recipe(blends, share) for share in niches], told)
-    return best([replace(chosen, kinds=share) for share in _OF_KINDS], told)
+    chosen = best([_Recipe(blends, share) for share in niches], predictions)
+    return best([replace(chosen, kinds=share) for share in _OF_KINDS], predictions)

@@ -10,7 +10,7 @@ import torch
 from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.tasks import fine_tune
-from stofm_geo.tasks.reading import Moments
+from stofm_geo.tasks.annotation.standardization import Moments
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,17 @@ def annotator(slices):
 
 def surveyed(annotator, adata) -> torch.Tensor:
     (tissue,) = annotator.tissues(adata)
-    return annotator.survey(tissue)
+    return annotator.embed_slice(tissue)
 
 
 def test_what_was_learned_from_reads_the_same_both_ways(annotator, slices) -> None:
-    own, other = annotator.read.ways(surveyed(annotator, slices[0]))
+    own, other = annotator.read.candidates(surveyed(annotator, slices[0]))
     torch.testing.assert_close(own, other, atol=1e-3, rtol=1e-3)
-    assert annotator.read.far(own) < len(own.T) < annotator.read.far(own + 3)
+    assert (
+        annotator.read.centroid_distance(own)
+        < len(own.T)
+        < annotator.read.centroid_distance(own + 3)
+    )
 
 
 def test_inputs_that_are_not_used_are_zero(annotator, slices) -> None:
@@ -50,8 +54,8 @@ def test_another_platform_is_read_by_its_own_mean(annotator, slices) -> None:
     adata = slices[1].copy()
     gains = random.lognormal(0, 1.5, adata.n_vars)
     adata.X = sp.csr_matrix(random.poisson(gains * adata.X.toarray()).astype(np.float32))
-    own, other = annotator.read.ways(surveyed(annotator, adata))
-    assert annotator.read.far(other) > 2 * annotator.read.far(own)
+    own, other = annotator.read.candidates(surveyed(annotator, adata))
+    assert annotator.read.centroid_distance(other) > 2 * annotator.read.centroid_distance(own)
     found = annotator.probabilities(adata).argmax(axis=1)
     (tissue,) = annotator.tissues(adata)
     assert (found[tissue.part.row] == annotator.head(own).argmax(dim=1).numpy()).all()

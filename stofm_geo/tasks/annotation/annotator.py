@@ -1,4 +1,4 @@
-"""Labels of cells, regions or cell types, by a network and a linear classifier on it."""
+"""Annotator: a network and a classifier that predict regions or cell types."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from stofm_geo.models.stofm import SToFM
 from stofm_geo.networks import files
 from stofm_geo.networks.state import ModelState
 from stofm_geo.tasks._empty import nearest_full
-from stofm_geo.tasks.calibration import label_of
-from stofm_geo.tasks.labels import codes_of, read_labels, told_unknown, unknown
+from stofm_geo.tasks.annotation.calibration import label_of
+from stofm_geo.tasks.annotation.mlp import Classifier
+from stofm_geo.tasks.annotation.neighborhoods import cells, check_task, embed_slice, multi_hop_means
+from stofm_geo.tasks.annotation.standardization import FeatureStandardizer, Moments
+from stofm_geo.tasks.labels import codes_of, read_labels, unknown, unknown_labels_message
 from stofm_geo.tasks.metrics import calibration_error, coherence, scores
-from stofm_geo.tasks.mlp import Classifier
-from stofm_geo.tasks.reading import Moments, Reading
-from stofm_geo.tasks.surroundings import around, cells, check_task, survey
 
 _HEAD = "annotation."
 # A part of a slice lies as far from the classes either way; one of another patient, much further.
@@ -44,29 +44,30 @@ _NEAR = 6  # cells that stand in for one without counts
 
 
 class Annotator(nn.Module):
-    """Predicts labels of cells; made by :func:`stofm_geo.tasks.fine_tune`.
+    """Classifier of cells on a network; made by :func:`stofm_geo.tasks.fine_tune`.
 
-    A classifier reads what the network says of a cell: for regions its embedding and the
-    means of embeddings over 2, 4 and 8 steps on the graph, or as few of them as are best on what
-    is held out; for cell types its own features and, at a tenth of their size, its embedding.
+    The inputs of the classifier are, for regions, the embedding and the means of embeddings over
+    2, 4 and 8 hops, or as few of them as are best on held-out cells; for cell types, the cell's
+    features and, scaled by 0.1, its embedding.
 
-    Of regions, all of it is standardised within each slice, which takes differences between slices
-    away. Learned from several slices, the classifier also sees it standardised over all of them,
-    and learns what to trust. Learned from one, it reads a new slice both ways, and takes that of
-    which it is surer, unless the slice then lies further from all it knows: the mean of a part of
-    a tissue is not that of the whole. Of cell types, it is centred over all slices alone: how many
-    cells there are of each differs between slices, and a slice's mean with it.
+    For regions, inputs are standardised within each slice, which removes differences between
+    slices. Trained on several slices, the classifier also takes the inputs standardised over all
+    of them. Trained on one slice, it standardises a new slice by its own moments or by those of
+    the training slice: it takes the latter if the predictions have lower entropy and the inputs
+    are not further from the class centroids, since the mean of a part of a tissue is not that of
+    the whole. For cell types, inputs are standardised over all slices, since the composition of a
+    slice, and so its mean, differs between slices.
 
     Args:
         model: A fitted model; it becomes a part of the annotator.
         classes: Names of labels.
         task: ``"region"`` or ``"cell_type"``.
         absolute: Whether the classifier of regions also sees what differs between slices.
-        mlp: Whether it has a hidden layer (:mod:`stofm_geo.tasks.mlp`), or is linear.
+        mlp: Whether it has a hidden layer (:mod:`stofm_geo.tasks.annotation.mlp`), or is linear.
 
     Attributes:
         classes, task: As given.
-        record: How it came about: method, seed, slices, steps, scores on what was held out.
+        record: Method, seed, slices, steps and held-out scores of the training.
         temperature: Logits are divided by it.
     """
 
@@ -85,16 +86,16 @@ class Annotator(nn.Module):
         self.model, self.network = model, model.network
         self.classes, self.task, self.absolute = list(classes), task, absolute
         self.record: dict[str, Any] = {}
-        self.read = Reading(self.network, task, absolute, len(classes))
+        self.read = FeatureStandardizer(self.network, task, absolute, len(classes))
         self.register_buffer("temperature", torch.ones(()))
         make = Classifier if mlp else nn.Linear
         with torch.random.fork_rng(devices=[]):  # these are replaced: the user's draws go on
             self.mlp, self.head = mlp, make(len(self.read.scale), len(classes))
 
-    def survey(self, tissue: SubSliceDataset) -> Tensor:
-        """Vectors of all cells of a slice and what is around them, ``[n, D]``; no gradients."""
-        vectors = survey(self.network, tissue, self.task)
-        return torch.cat([vectors, around(vectors, tissue, self.task)], dim=1)
+    def embed_slice(self, tissue: SubSliceDataset) -> Tensor:
+        """Return vectors of all cells of a slice and their multi-hop means, ``[n, D]``."""
+        vectors = embed_slice(self.network, tissue, self.task)
+        return torch.cat([vectors, multi_hop_means(vectors, tissue, self.task)], dim=1)
 
     def vectors(self, piece: Data) -> Tensor:
         """Return the vectors of a piece's core cells, ``[n, width]``, with gradients."""
@@ -118,7 +119,7 @@ class Annotator(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, adata: AnnData | PreparedTissue, **keys: Any) -> np.ndarray:
-        """Calibrated probabilities, ``[n, classes]`` float32; NaN for cells without a label.
+        """Return calibrated probabilities, ``[n, classes]`` float32; NaN for cells without a label.
 
         Args:
             adata: As for :meth:`predict`.
@@ -131,7 +132,7 @@ class Annotator(nn.Module):
         adata: AnnData | PreparedTissue,
         *,
         key_added: str = Keys.LABEL,
-        unsure: float = 0.0,
+        min_probability: float = 0.0,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
         name: str = "AnnData",
@@ -148,8 +149,8 @@ class Annotator(nn.Module):
             adata: Raw counts in ``X`` (or the ``obsm`` vectors the model was fitted on); or of
                 :meth:`stofm_geo.SToFM.prepare`, then the keys are those given there.
             key_added: Column of ``obs``.
-            unsure: Where the likeliest label is less probable than this, it is ``"unsure"``
-                (default 0: nowhere).
+            min_probability: Cells whose most probable label is below this are ``"unassigned"``
+                (default 0: none).
             spatial_key: Key in ``obsm`` of the positions.
             slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
             name: What messages call ``adata``.
@@ -158,21 +159,21 @@ class Annotator(nn.Module):
             KeyError, TypeError, ValueError: Input that does not fit, a slice of another organism or
                 panel among it; the message says what.
         """
-        check_fraction("unsure", unsure)
+        check_fraction("min_probability", min_probability)
         keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
         tissue = self.model.prepared(adata, **keys)
         read = {"spatial_key": tissue.spatial_key, "slice_key": tissue.slice_key}
         check_target(tissue.adata, key_added, **read)
         found, adata = self._probabilities(tissue), tissue.adata
-        names = [*self.classes, Keys.UNSURE] if unsure else self.classes
-        adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, unsure), names)
+        names = [*self.classes, Keys.UNASSIGNED] if min_probability else self.classes
+        adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, min_probability), names)
         colors = default_colors(names)
         adata.uns[f"{key_added}_colors"] = [colors[name] for name in names]
         adata.obsm[f"{key_added}_probability"] = found
         adata.uns[key_added] = {
             "classes": np.array(self.classes),
             "task": self.task,
-            "unsure": float(unsure),
+            "min_probability": float(min_probability),
             "temperature": float(self.temperature),
             "method": self.record["method"],
             "version": __version__,
@@ -212,7 +213,7 @@ class Annotator(nn.Module):
         keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
         tissue = self.model.prepared(adata, **keys)
         if strange := unknown(truth, self.classes):
-            warnings.warn(told_unknown(strange, name), stacklevel=2)
+            warnings.warn(unknown_labels_message(strange, name), stacklevel=2)
         found = self._probabilities(tissue)
         told = ~np.isnan(found[:, 0])
         known, best = pd.notna(truth) & told, found.argmax(axis=1)
@@ -240,7 +241,7 @@ class Annotator(nn.Module):
         self.eval()
         found = np.full((tissue.adata.n_obs, len(self.classes)), np.nan, dtype=np.float32)
         for subslices in tissue.subslices(self.model.state.encoder):
-            part, values = subslices.part, self.survey(subslices)
+            part, values = subslices.part, self.embed_slice(subslices)
             with error_context(part.name):
                 found[part.row] = self._logits(values).softmax(dim=1).cpu().numpy()
             if self.task == "region" and len(part.empty):
@@ -253,20 +254,22 @@ class Annotator(nn.Module):
         return found
 
     def _logits(self, values: Tensor) -> Tensor:
-        """Of a whole slice, ``[n, classes]``; of two ways to read it, in the one to be trusted.
+        """Return the logits of a whole slice, ``[n, classes]``, from the better candidate.
 
-        Read by the slice learned from, it must make the classifier surer (the mean entropy
-        of its probabilities, by which Tent adapts: Wang et al., ICLR 2021, arXiv 2006.10726), and
-        lie no further from the classes: far out, a classifier is sure of anything.
+        Standardised by the training slice, the mean entropy of the probabilities must be lower
+        (the criterion of Tent: Wang et al., ICLR 2021, arXiv 2006.10726), and the inputs must be
+        no further from the class centroids: far from them, a classifier is overconfident.
         """
-        ways = self.read.ways(values)
-        each = [self.head(x) / self.temperature for x in ways]
+        candidates = self.read.candidates(values)
+        each = [self.head(x) / self.temperature for x in candidates]
         for logits in each:
             check_model_output(logits.cpu().numpy(), "annotator", "logits")
-        if len(ways) == 1:
+        if len(candidates) == 1:
             return each[0]
         surer = _entropy(each[1]) < _entropy(each[0])
-        near = self.read.far(ways[1]) < _NO_FURTHER * self.read.far(ways[0])
+        near = self.read.centroid_distance(
+            candidates[1]
+        ) < _NO_FURTHER * self.read.centroid_distance(candidates[0])
         return each[1] if surer and near else each[0]
 
     def save(self, folder: str | Path) -> None:
@@ -322,11 +325,11 @@ class Annotator(nn.Module):
         return annotator.eval()
 
     def _state(self) -> ModelState:
-        """The model, with the network as it was trained here."""
+        """Return the state of the model with the fine-tuned network."""
         return replace(self.model.state, network=self.network)
 
     def _own(self) -> dict[str, Tensor]:
-        """All arrays but the model's."""
+        """Return the tensors that are not the model's."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -338,7 +341,7 @@ class Annotator(nn.Module):
 
 
 def _checked(own: Any) -> dict[str, Any]:
-    """What a saved annotator says of itself.
+    """Check the configuration of a saved annotator.
 
     Raises:
         KeyError, TypeError, ValueError: Something is missing, or is of another kind.

@@ -1,4 +1,4 @@
-"""Learning labels: the classifier first, then, if asked, the network below it."""
+"""Fine-tuning on labels: the classifier, then optionally the network."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from stofm_geo._validation import check_positive
 from stofm_geo.data import SubSliceDataset
 from stofm_geo.models.prepare import PreparedTissue, Tissues, list_of
 from stofm_geo.models.stofm import SToFM
-from stofm_geo.tasks import lora, mlp
-from stofm_geo.tasks.annotation import Annotator
-from stofm_geo.tasks.calibration import temperature
-from stofm_geo.tasks.labels import balanced, codes_of, labels_to_learn
+from stofm_geo.tasks.annotation import lora, mlp
+from stofm_geo.tasks.annotation.annotator import Annotator
+from stofm_geo.tasks.annotation.calibration import temperature
+from stofm_geo.tasks.annotation.neighborhoods import check_task
+from stofm_geo.tasks.annotation.probe import choose, fit_probe
+from stofm_geo.tasks.annotation.standardization import Moments
+from stofm_geo.tasks.labels import balanced, codes_of, training_labels
 from stofm_geo.tasks.metrics import scores
-from stofm_geo.tasks.probe import choose, learn
-from stofm_geo.tasks.reading import Moments
 from stofm_geo.tasks.splits import folds, tissue_groups
-from stofm_geo.tasks.surroundings import check_task
 
 if TYPE_CHECKING:
     from stofm_geo.training.finetune import FineTuning
@@ -40,27 +40,27 @@ def fine_tune(
     task: str = "region",
     spatial_key: str = Keys.SPATIAL,
     slice_key: str | None = None,
-    held_out: float = 0.25,
+    validation_fraction: float = 0.25,
     max_steps: int = 300,
     seed: int = 0,
     progress: bool = True,
     names: list[str] | None = None,
 ) -> Annotator:
-    """Learn labels from slices; classes, or regions; the model itself stays as it is.
+    """Train an annotator on labelled slices; the model itself stays unchanged.
 
-    First, the classifier is fitted to the frozen network, by logistic regression; how strongly it
-    is regularised is chosen on parts of the tissue that are held out in turns. With ``"mlp"``, a
-    classifier with one hidden layer has a say beside it, as large as is best there. With
-    ``"lora"`` or ``"full"``, training goes on from there, end to end, for as many steps as are best
-    on what is held out; then the same is done with all labels. Classes weigh the same, however many
-    cells they have. What is held out are whole slices, where four or more have labels, else
-    contiguous blocks of at most 200 cells. Scores in ``record`` are of it, and a little too good,
-    since choices were made by it; :meth:`Annotator.evaluate` on slices never seen is the test.
+    First, a logistic regression is fitted on the frozen network; its regularisation is chosen by
+    cross-validation. With ``"mlp"``, its logits are mixed with those of a classifier with one
+    hidden layer, with the weight that is best in cross-validation. With ``"lora"`` or ``"full"``,
+    training continues end to end; the number of steps is chosen on held-out cells, then training
+    is repeated with all labels. Classes are balanced. Held out are whole slices, where four or more
+    have labels, else contiguous blocks of at most 200 cells. Scores in ``record`` are of held-out
+    cells; they are slightly optimistic, since they were used for these choices. Test with
+    :meth:`Annotator.evaluate` on unseen slices.
 
     Args:
         model: Fitted; it stays as it is.
         adata: One or several AnnData with labels, or of :meth:`stofm_geo.SToFM.prepare`.
-        label_key: Column of ``obs`` with labels; cells without one are not learned from.
+        label_key: Column of ``obs`` with labels; cells without one are ignored.
         method: What is trained: ``"probe"``, a linear classifier alone (default); ``"mlp"``,
             beside it one with a hidden layer of 64; ``"lora"``, low-rank additions to the
             Transformer's linear layers, too (needs peft); ``"full"``, all weights.
@@ -68,27 +68,29 @@ def fine_tune(
             ``"cell_type"``: it is its own.
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart; ``None``: one slice an AnnData.
-        held_out: Share of the slices or blocks by which training is stopped (default 0.25,
+        validation_fraction: Fraction of the slices or blocks used for early stopping (default 0.25,
             a half at most).
         max_steps: Training steps at most, one sub-slice each (default 300;
             of ``"lora"`` and ``"full"``).
-        seed: Of what is held out, and of training.
+        seed: Random seed of the splits and of training.
         progress: Show a progress bar.
         names: What messages call each AnnData.
 
     Raises:
         KeyError: A column that is not there.
-        TypeError: ``adata`` is no AnnData, or an option is of another type.
+        TypeError: ``adata`` is not an AnnData, or an option has the wrong type.
         ValueError: No labels, one alone, nearly one a cell, an option out of range, or input that
             does not fit the model.
         ImportError: ``method="lora"`` without peft.
     """
-    check_options(method, task=task, held_out=held_out, max_steps=max_steps, seed=seed)
+    check_options(
+        method, task=task, validation_fraction=validation_fraction, max_steps=max_steps, seed=seed
+    )
     given = list_of(adata)
     if names is None:
         names = [f"AnnData {i}" if len(given) > 1 else "AnnData" for i in range(len(given))]
     adatas = [one.adata if isinstance(one, PreparedTissue) else one for one in given]
-    labels, classes = labels_to_learn(adatas, names, label_key)
+    labels, classes = training_labels(adatas, names, label_key)
     slices, codes = [], []
     for one, label, name in zip(given, labels, names, strict=True):
         code = codes_of(label, classes)
@@ -99,14 +101,16 @@ def fine_tune(
                 slices.append(subslices)
                 codes.append(own)
     annotator = Annotator(model.copy(), classes, task, len(slices) > 1, method == "mlp")
-    return _Learning(annotator, slices, codes, seed).learn(method, held_out, max_steps, progress)
+    return _FineTuner(annotator, slices, codes, seed).fit(
+        method, validation_fraction, max_steps, progress
+    )
 
 
 def check_options(
     method: str = "probe",
     *,
     task: str = "region",
-    held_out: float = 0.25,
+    validation_fraction: float = 0.25,
     max_steps: int = 300,
     seed: int = 0,
 ) -> None:
@@ -121,15 +125,15 @@ def check_options(
     check_task(task)
     check_positive("max_steps", max_steps, whole=True)
     check_positive("seed", seed, whole=True, or_zero=True)
-    check_positive("held_out", held_out)
-    if held_out > 0.5:
-        raise ValueError(f"held_out must be a half or less; found {held_out!r}")
+    check_positive("validation_fraction", validation_fraction)
+    if validation_fraction > 0.5:
+        raise ValueError(f"validation_fraction must be at most 0.5; found {validation_fraction!r}")
     if method == "lora":
         lora.check_installed()
 
 
-class _Learning:
-    """Slices and their labels, and what is done with them in turn."""
+class _FineTuner:
+    """Training of an annotator on slices and their labels."""
 
     def __init__(
         self,
@@ -141,13 +145,15 @@ class _Learning:
         self.annotator, self.slices, self.seed = annotator, slices, seed
         self.of_slice, self.codes = codes, np.concatenate(codes)
         self.ends = np.cumsum([len(code) for code in codes])[:-1]
-        surveys = [annotator.survey(tissue) for tissue in slices]
-        annotator.read.learn(torch.cat(surveys), annotator.network)
-        read = [annotator.read(values, Moments.of(values)) for values in surveys]
+        embedded = [annotator.embed_slice(tissue) for tissue in slices]
+        annotator.read.fit(torch.cat(embedded), annotator.network)
+        read = [annotator.read(values, Moments.of(values)) for values in embedded]
         self.x = torch.cat(read).numpy()
         self.groups = np.concatenate(tissue_groups([tissue.part.pos for tissue in slices]))
 
-    def learn(self, method: str, held_out: float, max_steps: int, progress: bool) -> Annotator:
+    def fit(
+        self, method: str, validation_fraction: float, max_steps: int, progress: bool
+    ) -> Annotator:
         annotator, count = self.annotator, len(self.annotator.classes)
         parts = folds(self.groups, self.codes, _FOLDS, self.seed)
         # Of the linear classifier, which tells of all other methods how much they add.
@@ -162,7 +168,9 @@ class _Learning:
         annotator.read.scale *= torch.from_numpy(used)
         self.x = self.x * used
         known = self.codes >= 0
-        annotator.read.place(torch.from_numpy(self.x[known]), torch.from_numpy(self.codes[known]))
+        annotator.read.fit_centroids(
+            torch.from_numpy(self.x[known]), torch.from_numpy(self.codes[known])
+        )
         annotator.record = {
             "method": method,
             "seed": self.seed,
@@ -183,11 +191,11 @@ class _Learning:
                 "held_out": self._scores(rows, logits),
             }
             self._start(np.ones(len(self.codes), dtype=bool))
-            trained = mlp.learn(self.x[known], self.codes[known], count, self.seed)
+            trained = mlp.fit_hidden(self.x[known], self.codes[known], count, self.seed)
             annotator.head.hidden.load_state_dict(trained.state_dict())
             annotator.head.share.fill_(share)
         elif method != "probe":
-            part = self._part(held_out)
+            part = self._part(validation_fraction)
             steps, before, logits, rows = self._until_best(method, part, max_steps, progress)
             annotator.record |= {
                 "steps": steps,
@@ -203,7 +211,7 @@ class _Learning:
         return annotator.eval()
 
     def _part(self, share: float) -> np.ndarray:
-        """Cells that are held out: of the parts of this share, one that leaves the most labels.
+        """Return the validation cells: of the folds of this size, the one that leaves most labels.
 
         Raises:
             ValueError: One label alone is left, whichever it is.
@@ -216,19 +224,19 @@ class _Learning:
         if left(part) < 2:
             raise ValueError(
                 f"wherever {share:.0%} of the tissue is held out, one label alone is left; give a "
-                "smaller held_out, label cells of more of the slice, or give more slices"
+                "smaller validation_fraction, label cells of more of the slice, or give more slices"
             )
         return part
 
     def _scores(self, rows: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-        """Of cells that were held out."""
+        """Score held-out cells."""
         found = scores(self.codes[rows], logits.argmax(axis=1))
         return {name: found[name] for name in ("cells", "accuracy", "macro_f1")}
 
     def _start(self, shown: np.ndarray) -> None:
-        """The classifier of the frozen network, by cells that are shown."""
+        """Fit the linear classifier on the frozen network, from the cells in ``shown``."""
         rows = np.flatnonzero(shown & (self.codes >= 0))
-        head = learn(self.x[rows], self.codes[rows], len(self.annotator.classes), self.strength)
+        head = fit_probe(self.x[rows], self.codes[rows], len(self.annotator.classes), self.strength)
         own = self.annotator.head
         own = own.linear if isinstance(own, mlp.Classifier) else own
         own.load_state_dict(head._asdict())
@@ -236,7 +244,7 @@ class _Learning:
     def _until_best(
         self, method: str, part: np.ndarray, max_steps: int, progress: bool
     ) -> tuple[int, dict[str, float], np.ndarray, np.ndarray]:
-        """Steps that are best on a part held out; scores before; its logits, and its rows."""
+        """Return the best number of steps, the scores before, and held-out logits and rows."""
         before = copy.deepcopy(self.annotator.state_dict())
         self._start(~part)
         module = self._train(method, ~part, part, max_steps, progress)

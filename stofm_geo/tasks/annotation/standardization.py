@@ -1,4 +1,4 @@
-"""How a classifier reads a slice: standardised, and by which slice's means."""
+"""Standardisation of classifier inputs, within slices or over all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stofm_geo.networks.stofm import SToFMNetwork
-from stofm_geo.tasks.surroundings import columns, reaches, units
+from stofm_geo.tasks.annotation.neighborhoods import column_scales, column_weights, hop_masks
 
 _SMALL = 1e-6
 
@@ -22,25 +22,25 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, values: Tensor) -> Moments:
-        """Of ``[n, D]``."""
+        """Compute the moments of ``[n, D]``."""
         return cls(values.mean(dim=0), values.std(dim=0, correction=0) + _SMALL)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Values as deviations from the mean."""
+        """Standardise values ``[n, D]``."""
         return (values - self.mean) / self.std
 
 
-class Reading(nn.Module):
-    """What a classifier reads of vectors and what is around them.
+class FeatureStandardizer(nn.Module):
+    """Standardiser of embeddings and their multi-hop means, the classifier inputs.
 
     Args:
-        network: Makes the vectors.
+        network: Network that computes the embeddings.
         task: ``"region"`` or ``"cell_type"``.
         absolute: Whether the classifier of regions also sees what differs between slices.
-        classes: How many.
+        classes: Number of classes.
 
     Attributes:
-        overall: Moments of all that was learned from.
+        overall: Moments of all training cells.
         scale: Weights of the inputs.
     """
 
@@ -53,8 +53,8 @@ class Reading(nn.Module):
     def __init__(self, network: SToFMNetwork, task: str, absolute: bool, classes: int) -> None:
         super().__init__()
         self.task, self.absolute = task, absolute
-        scale = columns(network, task)
-        self.reach = reaches(network, task)
+        scale = column_weights(network, task)
+        self.reach = hop_masks(network, task)
         self.register_buffer("mean", torch.zeros_like(scale))
         self.register_buffer("std", torch.ones_like(scale))
         both = task == "region" and absolute
@@ -67,21 +67,23 @@ class Reading(nn.Module):
         """See the class."""
         return Moments(self.mean, self.std)
 
-    def learn(self, values: Tensor, network: SToFMNetwork) -> None:
-        """Note the moments of all that is learned from, ``[n, D]``."""
+    def fit(self, values: Tensor, network: SToFMNetwork) -> None:
+        """Store the moments of the training cells, ``[n, D]``."""
         self.mean, std = Moments.of(values)
-        self.std = units(network, std, self.task)
+        self.std = column_scales(network, std, self.task)
 
     def forward(self, values: Tensor, of_slice: Moments) -> Tensor:
-        """Inputs ``[n, inputs]`` from vectors and what is around them, ``[n, D]``."""
+        """Return inputs ``[n, inputs]`` from vectors and their multi-hop means, ``[n, D]``."""
         parts = [of_slice(values)] if self.task == "region" else []
         if self.absolute or not parts:
             parts.append(self.overall(values))
         return torch.cat(parts, dim=1) * self.scale
 
-    def ways(self, values: Tensor) -> list[Tensor]:
-        """Inputs of a whole slice: standardised within it; and, of regions learned from one slice,
-        by that slice.
+    def candidates(self, values: Tensor) -> list[Tensor]:
+        """Return the candidate inputs of a slice.
+
+        The first is standardised within the slice; for regions learned from one slice, a second
+        is standardised by the moments of that slice.
         """
         found = [self(values, Moments.of(values))]
         if self.task == "region" and not self.absolute:
@@ -89,16 +91,16 @@ class Reading(nn.Module):
         return found
 
     def options(self) -> list[np.ndarray]:
-        """Inputs by how far they look, ``[inputs]`` bool each."""
+        """Return masks of the inputs up to each number of hops, ``[inputs]`` bool each."""
         return [used.repeat(len(self.scale) // len(used)).numpy() for used in self.reach]
 
-    def place(self, x: Tensor, codes: Tensor) -> None:
-        """Note where classes lie among inputs ``[n, inputs]`` of cells of classes ``[n]``."""
+    def fit_centroids(self, x: Tensor, codes: Tensor) -> None:
+        """Store the class centroids of inputs ``[n, inputs]`` of classes ``[n]``."""
         sums = torch.zeros_like(self.centres).index_add_(0, codes, x)
         self.centres = sums / codes.bincount(minlength=len(sums)).clamp_min(1)[:, None]
         self.within = (x - self.centres[codes]).std(dim=0, correction=0) + _SMALL
 
-    def far(self, x: Tensor) -> float:
-        """Mean square distance of inputs from the nearest class, in deviations within classes."""
+    def centroid_distance(self, x: Tensor) -> float:
+        """Return the mean squared distance to the nearest centroid, in within-class deviations."""
         distance = torch.cdist(x / self.within, self.centres / self.within)
         return float(distance.min(dim=1).values.square().mean())

@@ -1,4 +1,4 @@
-"""Labels of one tissue from another that has them."""
+"""Label transfer from labelled slices or a fitted annotator."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from stofm_geo._anndata_checks import check_anndata, check_anndatas, check_targe
 from stofm_geo._keys import Keys
 from stofm_geo._validation import check_fraction, preview
 from stofm_geo.models.stofm import SToFM
-from stofm_geo.tasks.annotation import Annotator
-from stofm_geo.tasks.labels import labels_to_learn
-from stofm_geo.tasks.learning import check_options, fine_tune
+from stofm_geo.tasks.annotation.annotator import Annotator
+from stofm_geo.tasks.annotation.fine_tune import check_options, fine_tune
+from stofm_geo.tasks.labels import training_labels
 
-_OPTIONS = ("method", "held_out", "max_steps", "progress")
+_OPTIONS = ("method", "validation_fraction", "max_steps", "progress")
 
 
 def annotate(
@@ -24,7 +24,7 @@ def annotate(
     *,
     task: str = "region",
     key_added: str = Keys.LABEL,
-    unsure: float = 0.0,
+    min_probability: float = 0.0,
     spatial_key: str = Keys.SPATIAL,
     slice_key: str | None = None,
     seed: int = 0,
@@ -37,25 +37,25 @@ def annotate(
 
     Args:
         adata: Slices to label.
-        reference: Slices with labels; or an annotator, which is asked as it is.
+        reference: Slices with labels, or an annotator, which is used as it is.
         label_key: Column of the reference's ``obs`` with labels.
         task: ``"region"`` (default) or ``"cell_type"``.
         key_added: Column of ``obs``, categorical; ``obsm[key_added + "_probability"]`` has
             probabilities (:meth:`Annotator.predict`).
-        unsure: Where the likeliest label is less probable than this, it is ``"unsure"``
-            (default 0: nowhere).
+        min_probability: Cells whose most probable label is below this are ``"unassigned"``
+            (default 0: none).
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart, in all AnnData.
-        seed: Of fit and fine-tuning.
-        options: Of :func:`stofm_geo.tasks.fine_tune`: ``method``, ``held_out``, ``max_steps``,
-            ``progress``.
+        seed: Random seed of fit and fine-tuning.
+        options: Of :func:`stofm_geo.tasks.fine_tune`: ``method``, ``validation_fraction``,
+            ``max_steps``, ``progress``.
 
     Raises:
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         ImportError: ``method="lora"`` without peft.
     """
     keys = {"spatial_key": spatial_key, "slice_key": slice_key}
-    check_fraction("unsure", unsure)
+    check_fraction("min_probability", min_probability)
     check_anndata(adata, "adata")
     check_target(adata, key_added, **keys)
     if strange := sorted(set(options) - set(_OPTIONS)):
@@ -64,14 +64,14 @@ def annotate(
         if label_key is not None or options:
             given = ["label_key"] * (label_key is not None) + sorted(options)
             raise ValueError(f"an annotator has learned already; leave out {preview(given)}")
-        reference.predict(adata, key_added=key_added, unsure=unsure, **keys)
+        reference.predict(adata, key_added=key_added, min_probability=min_probability, **keys)
         return
     if label_key is None:
         raise ValueError("label_key is missing; name the column of the reference's obs with labels")
     labelled = check_anndatas(reference, "reference")
     names = [f"reference {i}" if len(labelled) > 1 else "reference" for i in range(len(labelled))]
     # Before a fit that takes a minute.
-    labels_to_learn(labelled, names, label_key)
+    training_labels(labelled, names, label_key)
     progress = options.pop("progress", True)
     check_options(task=task, seed=seed, **options)
     model = SToFM()
@@ -82,4 +82,4 @@ def annotate(
     model.fit([*tissues, asked], seed=seed, progress=progress)
     options |= {"task": task, "seed": seed, "progress": progress, "names": names}
     annotator = fine_tune(model, tissues, label_key, **options)
-    annotator.predict(asked, key_added=key_added, unsure=unsure)
+    annotator.predict(asked, key_added=key_added, min_probability=min_probability)

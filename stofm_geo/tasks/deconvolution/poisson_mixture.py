@@ -1,4 +1,4 @@
-"""Counts of spots as mixtures of cells: profiles of types, and how much of each."""
+"""Poisson mixture model of spots: cell-type profiles and the number of cells of each."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _PSEUDO = 5.0  # counts that a gene's factor must outweigh
 
 
 def informative(counts: sp.csr_matrix, code: np.ndarray, n_types: int, most: int) -> np.ndarray:
-    """Columns of the genes that differ most between types, ascending; at most ``most``.
+    """Return the columns of the genes that differ most between types, ascending; at most ``most``.
 
-    Differences are those of roots of mean shares, Hellinger's: loud genes do not decide alone.
+    Differences are variances of square roots of mean fractions (Hellinger), so that highly
+    expressed genes do not dominate.
     """
     spread = sqrt_fractions((membership_matrix(code, n_types) @ counts).toarray()).var(axis=0)
     return np.sort(np.argsort(-spread, kind="stable")[:most])
@@ -27,7 +28,7 @@ def informative(counts: sp.csr_matrix, code: np.ndarray, n_types: int, most: int
 def profiles(
     counts: np.ndarray, code: np.ndarray, n_types: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean counts of a cell, of each kind of cell within each type.
+    """Return the mean counts of a cell, for each state of each type.
 
     A type has states (where in the tissue, how deep in the cell cycle), which one mean would
     blur: k-means on roots of shares tells them apart, one for every 30 cells, at most 10.
@@ -50,7 +51,7 @@ def profiles(
 def mixture(
     counts: np.ndarray, profile: np.ndarray, factors: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""How many cells of each profile make up each spot, and what a gene counts here.
+    r"""Estimate the number of cells of each profile in each spot, and a factor per gene.
 
     .. math::
         y_{ig} \sim \mathrm{Poisson}\big(\gamma_g \textstyle\sum_s b_{is} m_{sg}\big), \qquad
@@ -90,16 +91,16 @@ def mixture(
 
 
 def _size(profile: np.ndarray) -> np.ndarray:
-    """Counts of a cell, ``[S]``."""
+    """Return the counts per cell of each profile, ``[S]``."""
     return np.maximum(profile.sum(axis=1), 1e-12)
 
 
 def proportions(cells: np.ndarray, kind: np.ndarray, n_types: int) -> np.ndarray:
-    """Shares of types ``[n, K]`` from cells of profiles ``[n, S]``; rows sum to 1."""
+    """Return proportions of types ``[n, K]`` from cells of profiles ``[n, S]``; rows sum to 1."""
     return to_shares(cells @ np.eye(n_types)[kind])
 
 
 def to_shares(amounts: np.ndarray) -> np.ndarray:
-    """Rows of ``[n, K]`` divided by their sums; a row of zeros becomes equal shares."""
+    """Divide the rows of ``[n, K]`` by their sums; a row of zeros becomes uniform."""
     total = amounts.sum(axis=1, keepdims=True)
     return np.where(total > 0, amounts / np.where(total > 0, total, 1), 1 / amounts.shape[1])

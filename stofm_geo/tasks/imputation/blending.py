@@ -1,4 +1,4 @@
-"""Numbers of cells from features of cells: ridge regression, near cells and kinds, blended."""
+"""Predict values of cells from features: ridge regression, nearest neighbours and clusters."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SHARPNESS = 4.0  # of their membership
 BLENDS = [(s, share) for s in range(len(_STRENGTHS)) for share in _SHARES]
 
 
-class View:
-    """One kind of features, from which cells of one side are told from those of the other.
+class RidgeKnn:
+    """Ridge regressions and a k-nearest-neighbour mean on one set of features.
 
     Args:
-        known: Features of cells whose numbers are known, ``[m, F]``.
-        asked: Of cells whose numbers are asked for, ``[n, F]``.
+        known: Features of the cells with known values, ``[m, F]``.
+        asked: Features of the cells to predict, ``[n, F]``.
     """
 
     def __init__(self, known: np.ndarray, asked: np.ndarray) -> None:
@@ -38,11 +38,11 @@ class View:
         size, one = max(np.trace(gram) / len(gram), 1e-12), np.eye(len(gram))
         self.inverses = [np.linalg.inv(gram + strength * size * one) for strength in _STRENGTHS]
 
-    def bases(self, y: np.ndarray) -> np.ndarray:
-        """Means over near cells, and a ridge of each strength: ``[1 + strengths, n, G]``.
+    def predict(self, y: np.ndarray) -> np.ndarray:
+        """Return the neighbour mean, then a ridge of each strength: ``[1 + strengths, n, G]``.
 
         Args:
-            y: Known numbers, ``[m, G]``.
+            y: Known values, ``[m, G]``.
         """
         mean = y.mean(axis=0)
         along = self.known.T @ (y - mean)
@@ -53,15 +53,15 @@ class View:
         return np.stack([near / self.near.shape[1], *ridges])
 
 
-class Kinds:
-    """Kinds of cells, few to many, found among those of one side; the other's belong to several.
+class ClusterMeans:
+    """Means of k-means clusters, at several numbers of clusters, with soft assignment.
 
-    A kind's mean is of many cells, and so hardly noisy: of genes that are rarely counted it tells
-    more than near cells do.
+    A cluster mean averages many cells and has little noise: for rarely counted genes it predicts
+    better than the nearest cells.
 
     Args:
-        known: Features of cells whose numbers are known, by falling variance, ``[m, F]``.
-        asked: Of cells whose numbers are asked for, ``[n, F]``.
+        known: Features of the cells with known values, by descending variance, ``[m, F]``.
+        asked: Features of the cells to predict, ``[n, F]``.
     """
 
     def __init__(self, known: np.ndarray, asked: np.ndarray) -> None:
@@ -76,11 +76,11 @@ class Kinds:
             far = found.transform(asked)[:, filled] ** 2 / spread
             self.kinds.append((kind, softmax(-_SHARPNESS * far, axis=1)))
 
-    def bases(self, y: np.ndarray) -> np.ndarray:
-        """What the kinds have that a cell belongs to, mean over their numbers: ``[1, n, G]``.
+    def predict(self, y: np.ndarray) -> np.ndarray:
+        """Return the cluster means of each cell, averaged over the clusterings: ``[1, n, G]``.
 
         Args:
-            y: Known numbers, ``[m, G]``.
+            y: Known values, ``[m, G]``.
         """
         told = [
             share @ (membership_matrix(kind) @ y / np.bincount(kind)[:, None])
@@ -89,14 +89,14 @@ class Kinds:
         return np.mean(told, axis=0)[None]
 
 
-def blend(bases: np.ndarray, which: tuple[int, float]) -> np.ndarray:
-    """One of :data:`BLENDS`, ``[n, G]``."""
+def blend(predictions: np.ndarray, which: tuple[int, float]) -> np.ndarray:
+    """Return one of :data:`BLENDS` of the predictions, ``[n, G]``."""
     strength, share = which
-    return (1 - share) * bases[0] + share * bases[1 + strength]
+    return (1 - share) * predictions[0] + share * predictions[1 + strength]
 
 
 def correlations(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Pearson's, of each column, ``[G]``; 0 where one side is constant."""
+    """Return the Pearson correlation of each column, ``[G]``; 0 where one side is constant."""
     found, truth = found - found.mean(axis=0), truth - truth.mean(axis=0)
     size = np.sqrt((found**2).sum(axis=0) * (truth**2).sum(axis=0))
     return np.where(size > 0, (found * truth).sum(axis=0) / np.where(size > 0, size, 1), 0.0)
