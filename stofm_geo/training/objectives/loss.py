@@ -1,10 +1,15 @@
-"""What a loss is: sums, so that batches of any sizes, on any ranks, add up."""
+"""Losses as sums, so that batches of any size, on any rank, add up."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
+from torch_geometric.data import Data
+
+from stofm_geo._keys import NodeType
+from stofm_geo.networks.stofm import SToFMNetwork
 
 
 class Loss(NamedTuple):
@@ -12,4 +17,33 @@ class Loss(NamedTuple):
 
     error: Tensor
     baseline: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # shadows tuple.count
+
+
+def distance_error(
+    network: SToFMNetwork,
+    data: Data,
+    pair: Tensor,
+    target: Tensor,
+    scale: Callable[[Tensor], Tensor],
+) -> Loss:
+    """Return the squared error of distances along edges between cells with a target end.
+
+    The baseline is the distance between the perturbed positions.
+
+    Args:
+        network: The network that made ``pair``.
+        data: A masked sub-slice or a batch of them.
+        pair: The last layer's pair state, ``[num_edges, heads]``.
+        target: Target nodes, ``[num_nodes]`` bool.
+        scale: Applied to distances, in cell spacings, before they are compared.
+    """
+    src, dst = data.edge_index
+    cells = data.node_type == NodeType.CELL
+    edges = (target[src] | target[dst]) & cells[src] & cells[dst]
+    src, dst = src[edges], dst[edges]
+    true, seen = (
+        scale((pos[src] - pos[dst]).norm(dim=1).float()) for pos in (data.pos_target, data.pos)
+    )
+    error = (network.distance_head(pair[edges]) - true).square().sum()
+    return Loss(error, (seen - true).square().sum(), edges.sum().float())

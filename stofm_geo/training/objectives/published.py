@@ -20,11 +20,10 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import Compose
 
-from stofm_geo._keys import NodeType
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.nn import niche_features
-from stofm_geo.training.objectives.loss import Loss
+from stofm_geo.training.objectives.loss import Loss, distance_error
 from stofm_geo.transforms import MaskCells, PerturbPositions
 
 _KEPT = 0.03  # share of the cells that are targets, though unchanged
@@ -87,11 +86,4 @@ def pair_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
         data: A puzzle or a batch of them.
         pair: The last layer's pair state, ``[num_edges, heads]``.
     """
-    src, dst = data.edge_index
-    cells = data.node_type == NodeType.CELL
-    asked = (data.distance_mask[src] | data.distance_mask[dst]) & cells[src] & cells[dst]
-    src, dst = src[asked], dst[asked]
-    true = (data.pos_target[src] - data.pos_target[dst]).norm(dim=1).float()
-    seen = (data.pos[src] - data.pos[dst]).norm(dim=1).float()
-    error = (network.distance_head(pair[asked]) - true).square().sum()
-    return Loss(error, (seen - true).square().sum(), asked.sum().float())
+    return distance_error(network, data, pair, data.distance_mask, lambda distance: distance)
