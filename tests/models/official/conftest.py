@@ -60,7 +60,7 @@ class Golden:
             edge_index=torch.stack([src, dst]),
             edge_attr=matrix[dst, src],
             x_true=x,
-            asked=self["model/labels_rows"][i, :n],
+            target_mask=self["model/labels_rows"][i, :n],
             pair_index=asked.flip(0),
             pair_distance=matrix[asked[0], asked[1]],
             num_nodes=n,
