@@ -77,6 +77,7 @@ class SToFM(ModelHubMixin):
             RuntimeError: The model has not been fitted.
         """
         self._check_fitted()
+        assert self.network is not None and self.encoder is not None
         return ModelState(self.config, self.network, self.encoder, self.training_record)
 
     def _check_fitted(self) -> None:
@@ -198,7 +199,7 @@ class SToFM(ModelHubMixin):
         given = list_of(adata)
         if names is None:
             names = [f"AnnData {i}" if len(given) > 1 else "AnnData" for i in range(len(given))]
-        keys = {"spatial_key": spatial_key, "slice_key": slice_key}
+        keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
         tissues = [
             one
             if isinstance(one, PreparedTissue)
@@ -215,7 +216,8 @@ class SToFM(ModelHubMixin):
             subslices = [own for tissue in tissues for own in tissue.subslices(encoder)]
             if encoder.module is not None:
                 warm_start(encoder.module, [own.panel for own in subslices])
-            loader = pretraining_loader(ConcatDataset(subslices), self.config, max_steps)
+            every: Any = ConcatDataset(subslices)  # type: ignore[arg-type]  # any sequences do
+            loader = pretraining_loader(every, self.config, max_steps)
             fit_module(module, loader, max_steps=max_steps, progress=progress)
         self.network, self.encoder = network.cpu().eval(), encoder
         last = torch.stack([*module.losses]).cpu().mean(dim=0)

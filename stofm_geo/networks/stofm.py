@@ -129,6 +129,7 @@ class SToFMNetwork(nn.Module):
         encoder, also on new slices. A ridge limits the gain along directions in which the
         embeddings hardly differ.
         """
+        assert self.encoder is not None
         axes = self.encoder.component_embeddings(panel, loadings)
         gram = axes @ axes.t()
         ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)

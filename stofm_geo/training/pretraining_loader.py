@@ -1,4 +1,4 @@
-"""Puzzles of a few slices in memory, drawn at random."""
+"""Masked sub-slices of a few slices in memory, drawn at random."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.training.objectives import PretrainingObjective
 
 
-class _Puzzles(Dataset):
+class _MaskedSubSlices(Dataset):
     def __init__(self, pieces: Sequence[Data], config: SToFMConfig) -> None:
         self.pieces = pieces
         self.puzzle = PretrainingObjective.from_config(config).puzzle
@@ -26,6 +26,6 @@ class _Puzzles(Dataset):
 
 def pretraining_loader(pieces: Sequence[Data], config: SToFMConfig, steps: int) -> DataLoader:
     """Return a loader of ``steps`` masked sub-slices, drawn at random, one per step."""
-    dataset = _Puzzles(pieces, config)
+    dataset = _MaskedSubSlices(pieces, config)
     sampler = RandomSampler(dataset, replacement=True, num_samples=steps)
     return DataLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate_subslices)

@@ -128,7 +128,7 @@ class OfficialSToFM(nn.Module):
             "model": "published SToFM",
             "attention": self.network.attention,
             "weights_sha256": weights_hash(self.network.state_dict()),
-            "features": use_rep or self.cell_encoder.vectors_key,
+            "features": self._vectors_key(use_rep),
             "cells_per_subslice": cells_per_subslice,
             "alpha": alpha,
             "resolution": resolution,
@@ -148,11 +148,19 @@ class OfficialSToFM(nn.Module):
             made[row[row >= 0]] = z[row >= 0]
         return made
 
+    def _vectors_key(self, use_rep: str | None) -> str:
+        """Return the key in ``obsm`` of the cell vectors."""
+        if use_rep is not None:
+            return use_rep
+        assert self.cell_encoder is not None  # of check_features
+        return self.cell_encoder.vectors_key
+
     def _cell_vectors(self, adata: AnnData, key: str | None) -> np.ndarray:
         self.check_features(key)
         if key is None:
-            key = self.cell_encoder.vectors_key
+            assert self.cell_encoder is not None  # of check_features
             self.cell_encoder.annotate(adata)
+        key = self._vectors_key(key)
         vectors = check_obsm(adata, key, as_is=True).astype(np.float32, copy=False)
         if vectors.shape[1] != (wanted := self.network.config.input_dim):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -88,7 +89,7 @@ class Layer(nn.Module):
         self.fc2 = nn.Linear(wide, width)
         self.final_layer_norm = nn.LayerNorm(width)
         self.heads = config.num_attention_heads
-        self.activation = _ACTIVATIONS[config.activation_fn]
+        self.activation: Callable[[Tensor], Tensor] = _ACTIVATIONS[config.activation_fn]
         self.dropout = nn.Dropout(config.dropout)
         self.activation_dropout = nn.Dropout(config.activation_dropout)
 
@@ -167,6 +168,7 @@ class OfficialNetwork(nn.Module):
         default_bias = self._default_bias(distance)
         if self.attention == "slice":
             bias = _heads_first(bias)
+        layer: Any  # a Layer, which nn.ModuleList does not tell
         for layer in self.layers:
             q, k, v = layer.queries_keys_values(x)
             queries.append(q)
