@@ -20,7 +20,7 @@ from stofm_geo.ops import EdgeGraph, dense_attention, edge_attention
 ATTENTION = ("slice", "edges")
 _TOKEN_TYPES = 4  # cell, CLS, virtual cell, and padding, which has no use here
 _TOLERANCE = 1e-6  # of the tabulated biases, a share of their range
-_ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 @dataclass
