@@ -88,8 +88,8 @@ def adapt_encoder(
         held_out, trained = ([cells[i] for i in part] for part in (order[:held], order[held:]))
         before = module.held_out_losses(held_out, seed)
         size = min(settings.batch_size, len(trained))
-        loader = DataLoader(
-            trained,
+        loader: DataLoader = DataLoader(
+            trained,  # type: ignore[arg-type]  # a list is as good
             batch_size=size,
             sampler=RandomSampler(trained, num_samples=max_steps * size),
             collate_fn=lambda batch: pad(batch, vocabulary.tokens[PAD]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -31,6 +32,8 @@ class Adaptation(L.LightningModule):
         head: From hidden states to logits over the tokens.
         settings: Weights and rates.
     """
+
+    genes: Tensor
 
     def __init__(self, encoder: RankEncoder, head: nn.Module, settings: AdaptationConfig) -> None:
         super().__init__()
@@ -95,7 +98,7 @@ class Adaptation(L.LightningModule):
         gene_loss, cell_loss = torch.tensor(pairs).mean(dim=0).tolist()
         return {"gene_loss": gene_loss, "cell_loss": cell_loss}
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         """See ``LightningModule``."""
         return adamw_one_cycle(self, self.settings.learning_rate, self.settings.weight_decay)
 

@@ -111,6 +111,7 @@ class StopOnSignal(Callback):
 def _validates_now(trainer: L.Trainer) -> bool:
     """Return whether a validation follows the training batch that ends."""
     loop = trainer.fit_loop
+    assert loop._data_fetcher is not None  # while batches are trained on
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 

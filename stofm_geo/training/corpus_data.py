@@ -57,7 +57,7 @@ class CorpusDataModule(L.LightningDataModule):
         names = [one["folder"] for one in read_index(folder)["slices"]]
         if isinstance(held_out, str) or not isinstance(held_out, Collection):
             check_fraction("held_out", held_out)
-            held_out = _share(names, held_out, seed)
+            held_out = _share(names, float(held_out), seed)
         self.node_budget, self.workers, self.seed = node_budget, workers, seed
         self.held_out = sorted(held_out)
         if not (rest := set(names) - set(held_out)):
@@ -83,7 +83,7 @@ class CorpusDataModule(L.LightningDataModule):
         if self.trainer is not None:
             rank, world = self.trainer.global_rank, self.trainer.world_size
         return NodeBudgetBatchSampler(
-            dataset.num_nodes, self.node_budget, self.seed, rank, world, shuffle
+            dataset.num_nodes.tolist(), self.node_budget, self.seed, rank, world, shuffle
         )
 
 

@@ -18,6 +18,7 @@ from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.state import ModelState
 from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.networks.warm_start import warm_start
+from stofm_geo.training.corpus_data import CorpusDataModule
 from stofm_geo.training.effective_rank import EffectiveRank
 from stofm_geo.training.pretrain import Pretraining
 from stofm_geo.training.trainer import schedule_steps
@@ -59,19 +60,30 @@ class CorpusPretraining(Pretraining):
         check_positive("freeze_encoder_steps", freeze_encoder_steps, whole=True, or_zero=True)
         if config.encoder != "panel":
             raise ValueError(f"a corpus needs encoder='panel'; found {config.encoder!r}")
-        super().__init__(None, config)
+        super().__init__(None, config)  # type: ignore[arg-type]  # see configure_model
         self.freeze_encoder_steps = freeze_encoder_steps
         self.seed = seed
         self.first_rank: float | None = None
         names = ("niche_loss", "niche_loss_plain", "distance_loss", "distance_loss_plain")
-        self.held_out = nn.ModuleDict({name: MeanMetric() for name in names})
+        self.held_out: Any = nn.ModuleDict({name: MeanMetric() for name in names})
         self.spread = EffectiveRank(config.out_channels)
+
+    @property
+    def data(self) -> CorpusDataModule:
+        """The corpus that is trained on."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def encoder(self) -> PanelEncoder:
+        """The encoder of the network."""
+        assert self.network.encoder is not None  # see configure_model
+        return self.network.encoder
 
     def configure_model(self) -> None:
         """Make the network of the corpus' genes; the seed makes it the same on every rank."""
         if self.network is not None:
             return
-        corpus = self.trainer.datamodule.train
+        corpus = self.data.train
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             encoder = PanelEncoder(
@@ -90,7 +102,7 @@ class CorpusPretraining(Pretraining):
         Raises:
             ValueError: The corpus was cut with other settings.
         """
-        data = self.trainer.datamodule
+        data = self.data
         if told := _differing(data.train.settings, self.config.subslice_options):
             raise ValueError(
                 f"{data.train.folder}: the corpus was built with other settings ({told}); use "
@@ -104,7 +116,8 @@ class CorpusPretraining(Pretraining):
         Raises:
             ValueError: The learning rate of the checkpoint goes by so many steps, and not by more.
         """
-        planned = self.trainer.lr_scheduler_configs[0].scheduler.total_steps
+        scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler  # one cycle
+        planned = scheduler.total_steps
         steps = schedule_steps(self)
         if planned != steps:
             raise ValueError(
@@ -120,7 +133,7 @@ class CorpusPretraining(Pretraining):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """See ``LightningModule``."""
         if self.global_step < self.freeze_encoder_steps:
-            for weight in self.network.encoder.parameters():
+            for weight in self.encoder.parameters():
                 weight.grad = None
 
     def validation_step(self, batch: Data, batch_idx: int) -> None:
@@ -168,10 +181,10 @@ class CorpusPretraining(Pretraining):
                 f"the checkpoint is of other settings ({told}); use those, or another folder"
             )
         shape = checkpoint["state_dict"]["network.encoder.embedding"].shape
-        if shape != self.network.encoder.embedding.shape:
+        if shape != self.encoder.embedding.shape:
             raise ValueError(
                 f"the checkpoint knows {shape[0]} genes, the corpus has "
-                f"{len(self.network.encoder.genes)}; go on with the corpus it was made with, "
+                f"{len(self.encoder.genes)}; go on with the corpus it was made with, "
                 "or name another folder"
             )
         self.first_rank = checkpoint["first_rank"]
@@ -182,14 +195,14 @@ class CorpusPretraining(Pretraining):
             "seed": self.seed,
             "steps": self.global_step,
             "version": __version__,
-            "corpus": self.trainer.datamodule.train.checksum,
+            "corpus": self.data.train.checksum,
         }
         record |= {
             name.removeprefix("val/"): float(value)
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith("val/")
         }
-        return ModelState(self.config, self.network, self.network.encoder, record)
+        return ModelState(self.config, self.network, self.encoder, record)
 
 
 def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:

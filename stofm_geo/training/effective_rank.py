@@ -18,6 +18,10 @@ class EffectiveRank(Metric):
         channels: Size ``D`` of a vector.
     """
 
+    count: Tensor
+    total: Tensor
+    gram: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         zeros = torch.zeros(channels, dtype=torch.float64)

@@ -48,6 +48,7 @@ class FineTuning(L.LightningModule):
         best_step: Steps until then.
     """
 
+    weight: Tensor
     MONITOR = "held_out_loss"
 
     def __init__(
@@ -89,7 +90,8 @@ class FineTuning(L.LightningModule):
         logits = annotator.head(annotator.read(values[known], self.moments[number]))
         loss = F.cross_entropy(logits, codes[known], self.weight, reduction="sum") / known.sum()
         self.log("loss", loss, prog_bar=True, batch_size=1)
-        return loss + self.penalty * annotator.head.weight.square().sum()
+        head: Any = annotator.head  # a linear layer, or one beside another
+        return loss + self.penalty * head.weight.square().sum()
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Compute the vectors and moments of one slice."""
@@ -109,8 +111,8 @@ class FineTuning(L.LightningModule):
         codes = torch.cat(self.held_out)
         codes, logits = codes[codes >= 0].to(self.device), torch.cat(self.found)
         self.found.clear()
-        weight = self.class_weights(codes.cpu().numpy(), logits.shape[1])
-        weight = torch.from_numpy(weight).to(logits)
+        class_weights = self.class_weights(codes.cpu().numpy(), logits.shape[1])
+        weight = torch.from_numpy(class_weights).to(logits)
         loss = F.cross_entropy(logits, codes, weight, reduction="sum") / len(codes)
         self.log(self.MONITOR, loss, prog_bar=True)
         if self.trainer.sanity_checking:
@@ -170,7 +172,8 @@ def _batches(
 
 def _one_by_one(numbers: range) -> DataLoader:
     """Return a loader of plain numbers, unbatched."""
-    return DataLoader(numbers, batch_size=None, collate_fn=_as_is)
+    data: Any = numbers  # a range is as good as a dataset
+    return DataLoader(data, batch_size=None, collate_fn=_as_is)
 
 
 def _as_is(batch: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import lightning as L
 import torch
@@ -53,6 +54,6 @@ class Pretraining(L.LightningModule):
         count = self.trainer.strategy.reduce(loss.count.clone(), reduce_op="mean").clamp_min(1)
         return loss.error / count, loss.baseline / count
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         """See ``LightningModule``."""
         return adamw_one_cycle(self, self.config.learning_rate, self.config.weight_decay)
