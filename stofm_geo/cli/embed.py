@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -131,7 +131,7 @@ def embed(
         seed=seed,
         save_model=save_model,
     )
-    keys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
     _report(adatas, names, label_key=label_key, plot=plot, **keys)
     for adata, target in zip(adatas, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def _run(
     from stofm_geo import SToFM, tl
 
     start = time.perf_counter()
-    keys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
     if model is None:
         settings = {"encoder": encoder or "pca", "organism": "auto" if encoder == "panel" else None}
         fitted = SToFM(**settings)

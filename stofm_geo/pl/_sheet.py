@@ -111,8 +111,9 @@ class Sheet:
         self._panel = width * scale, height * scale
         self._step = self._panel[0] + _GAP, self._panel[1] + _TITLE + _GAP
         self._title = title
-        self._figure = Figure(dpi=DPI, layout="none")  # whatever the user's rcParams say
-        FigureCanvasAgg(self._figure)
+        # Whatever the user's rcParams say.
+        self._figure = Figure(dpi=DPI, layout="none")  # type: ignore[arg-type]
+        self._canvas = FigureCanvasAgg(self._figure)
         self.axes = np.empty((n, per_group), dtype=object)
         for at in np.ndindex(self.axes.shape):
             self.axes[at] = self._figure.add_axes((0, 0, 1, 1))
@@ -132,7 +133,7 @@ class Sheet:
             for paint in paints
             if paint.legend
         ]
-        renderer = self._figure.canvas.get_renderer()
+        renderer = self._canvas.get_renderer()
         boxes = [legend.get_window_extent(renderer) for legend in legends]
         bar = next((paint for paint in paints if paint.bar is not None), None)
         side = max((box.width / DPI for box in boxes), default=0.95 if bar else 0.0)
@@ -156,7 +157,7 @@ class Sheet:
         for legend, box in zip(legends, boxes, strict=True):
             legend.set_bbox_to_anchor((left / width, 1 - down / height))
             down += box.height / DPI + 0.25
-        if bar is not None:
+        if bar is not None and bar.bar is not None:
             tall = min(3.0, 0.7 * self._panel[1])
             cax = self._figure.add_axes(place(left, top + (self._panel[1] - tall) / 2, 0.14, tall))
             scale = self._figure.colorbar(bar.bar, cax=cax, extend=bar.extend)
@@ -202,7 +203,8 @@ def draw_cells(
         label = f"{bar / 1000:g} mm" if bar >= 1000 else f"{bar:g} µm"
         across = ax.get_xaxis_transform()  # x in data units, y as a share of the panel
         start = cx - half_w
-        style = {"color": "0.15", "lw": 2, "solid_capstyle": "butt", "clip_on": False}
+        style: dict[str, Any] = {"color": "0.15", "lw": 2, "solid_capstyle": "butt"}
+        style["clip_on"] = False
         # Below the window, where no cell can lie.
         lowered = across + ScaledTranslation(0, -0.09, ax.figure.dpi_scale_trans)
         ax.plot([start, start + bar / um], [0, 0], transform=lowered, **style)
@@ -218,7 +220,7 @@ def draw_cells(
 
 
 def legend_style(paint: Paint) -> dict[str, Any]:
-    marks = {"ls": "", "marker": "o", "ms": 7, "mew": 0}
+    marks: dict[str, Any] = {"ls": "", "marker": "o", "ms": 7, "mew": 0}
     items = (paint.legend or {}).items()
     return {
         "handles": [Line2D([], [], **marks, color=c, label=fill(name, 30)) for name, c in items],

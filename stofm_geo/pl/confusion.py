@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from textwrap import shorten
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -60,7 +61,8 @@ def confusion(
     share = share[[columns.index(name) for name in rows]]
     few = len(columns) <= _LEGIBLE
     field = 0.42 if few else 0.24 if len(columns) <= _MANY else 0.11  # inches
-    figure = Figure(dpi=DPI, layout="none")  # whatever the user's rcParams say
+    # Whatever the user's rcParams say.
+    figure = Figure(dpi=DPI, layout="none")  # type: ignore[arg-type]
     FigureCanvasAgg(figure)
     ax = figure.add_axes((0, 0, 1, 1))
     # As imshow, which goes through all pixels of a large page several times.
@@ -99,7 +101,7 @@ def _lay_out(ax: Axes, width: float, height: float) -> Axes:
 
     By hand: of some hundred labels a layout engine measures each, several times.
     """
-    figure = ax.figure
+    figure: Any = ax.figure
     renderer = figure.canvas.get_renderer()
 
     def room(labels: list[Text], side: str) -> float:

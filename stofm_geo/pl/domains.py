@@ -72,7 +72,7 @@ def domains(
     slices = cells_by_slice(adata, spatial_key, slice_key)
     found = names_of(column_of(adata, key))
     known = None if label_key is None else names_of(column_of(adata, label_key))
-    if known is None or not known.astype(bool).any():
+    if label_key is None or known is None or not known.astype(bool).any():
         colors = chosen_colors([adata], [key], palette)
         store_colors(adata, key, colors, MISSING)
         paints, heading = [paint_names(found, key, colors)], key
@@ -85,7 +85,7 @@ def domains(
     for panels, (name, cells) in zip(sheet.axes, slices.items(), strict=True):
         for panel, paint in zip(panels, paints, strict=True):
             sheet.draw(panel, cells, paint.rgba, size, um)
-        if len(paints) == 2:
+        if len(paints) == 2 and known is not None:
             panels[0].set_title(f"{name}  known" if name else label_key, fontsize=11)
             score = _ari(found[cells.rows], known[cells.rows]) if name else ""
             panels[1].set_title(f"found{score}" if name else key, fontsize=11)
@@ -107,7 +107,7 @@ def share_colors(
     Returns:
         Colours of the regions and of the domains, by name.
     """
-    stored = [{}, {}]
+    stored: list[dict[str, str]] = [{}, {}]
     for i, column in enumerate((label_key, key)):
         for one in adatas:
             stored[i] = {**stored_colors(one, column), **stored[i]}

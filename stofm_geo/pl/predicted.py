@@ -70,7 +70,7 @@ def predicted(
     names = paint_names(known, f"{label_key} and {key}", colors)
     there = {*known, *guess}
     listed = {name: color for name, color in colors.items() if name in there}
-    names = replace(names, legend={**listed, **names.legend})
+    names = replace(names, legend={**listed, **(names.legend or {})})
     # One legend for both columns, which share their colours.
     guesses = Paint("", paint_names(guess, "", colors).rgba)
     paints = [names, guesses, paint_names(marks, key, marking)]

@@ -129,7 +129,7 @@ def domains(
         every = np.full(one.n_obs, -1, dtype=np.int64)
         every[own] = part
         if not own.all():
-            _fill(every, own, *place, use_rep)
+            _fill(every, np.asarray(own), *place, use_rep)
         one.obs[key_added] = pd.Categorical.from_codes(every, [str(i) for i in range(found)])
         # Pictures of parts, which lose the categories that they lack, keep their colours.
         one.uns[f"{key_added}_colors"] = [default_color(i) for i in range(found)]

@@ -54,7 +54,7 @@ def annotate(
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         ImportError: ``method="lora"`` without peft.
     """
-    keys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
     check_fraction("min_probability", min_probability)
     check_anndata(adata, "adata")
     check_target(adata, key_added, **keys)

@@ -29,6 +29,7 @@ from stofm_geo.models.prepare import PreparedTissue
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.networks import files
 from stofm_geo.networks.state import ModelState
+from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.tasks.annotation.calibration import label_of
 from stofm_geo.tasks.annotation.mlp import Classifier
@@ -83,7 +84,8 @@ class Annotator(nn.Module):
     ) -> None:
         super().__init__()
         check_task(task)
-        self.model, self.network = model, model.network
+        self.model = model
+        self.network: SToFMNetwork = model.state.network
         self.classes, self.task, self.absolute = list(classes), task, absolute
         self.record: dict[str, Any] = {}
         self.read = FeatureStandardizer(self.network, task, absolute, len(classes))

@@ -192,8 +192,9 @@ class _FineTuner:
             }
             self._start(np.ones(len(self.codes), dtype=bool))
             trained = mlp.fit_hidden(self.x[known], self.codes[known], count, self.seed)
-            annotator.head.hidden.load_state_dict(trained.state_dict())
-            annotator.head.share.fill_(share)
+            head: Any = annotator.head  # a mlp.Classifier
+            head.hidden.load_state_dict(trained.state_dict())
+            head.share.fill_(share)
         elif method != "probe":
             part = self._part(validation_fraction)
             steps, before, logits, rows = self._until_best(method, part, max_steps, progress)

@@ -5,6 +5,8 @@ Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch_geometric.nn.dense.linear import Linear
 
@@ -29,7 +31,7 @@ def check_installed() -> None:
         ) from error
 
 
-def added(network: SToFMNetwork) -> nn.Module:
+def added(network: SToFMNetwork) -> Any:
     """Return the network with LoRA adapters, zero at first; other weights are frozen.
 
     peft knows torch's linear layers alone, so PyG's are replaced by them, with the same weights.
@@ -50,7 +52,7 @@ def added(network: SToFMNetwork) -> nn.Module:
     return LoraModel(network, config, "default")
 
 
-def merged(model: nn.Module) -> SToFMNetwork:
+def merged(model: Any) -> SToFMNetwork:
     """Return the network with the adapters merged into its weights, all trainable."""
     return model.merge_and_unload().requires_grad_()
 

@@ -80,16 +80,16 @@ def fit_hidden(x: np.ndarray, codes: np.ndarray, count: int, seed: int) -> nn.Se
     AdamW, 30 epochs of batches of 128; dropout of 0.5 on the inputs and on the hidden layer
     against overfitting.
     """
-    x, y = torch.from_numpy(x).float(), torch.from_numpy(codes)
+    inputs, y = torch.from_numpy(x).float(), torch.from_numpy(codes)
     weight = torch.from_numpy(balanced(codes, count)).float()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        net = _layers(x.shape[1], count)
+        net = _layers(inputs.shape[1], count)
         optimizer = torch.optim.AdamW(net.parameters(), _RATE, weight_decay=_DECAY)
         for _ in range(_ROUNDS):
-            for rows in torch.randperm(len(x)).split(_BATCH):
+            for rows in torch.randperm(len(inputs)).split(_BATCH):
                 optimizer.zero_grad()
-                F.cross_entropy(net(x[rows]), y[rows], weight).backward()
+                F.cross_entropy(net(inputs[rows]), y[rows], weight).backward()
                 optimizer.step()
     return net.eval()
 

@@ -78,11 +78,11 @@ def choose(
             "wherever a part of the tissue is held out, one label alone is left; "
             "label cells of more of the slice, or give more slices"
         )
-    cells = np.concatenate(cells)
+    rows = np.concatenate(cells)
     each = [np.concatenate(parts).astype(np.float64) for parts in zip(*logits, strict=True)]
-    losses = [balanced_loss(one, codes[cells]) for one in each]
+    losses = [balanced_loss(one, codes[rows]) for one in each]
     best = int(np.argmin(losses))
-    return Choice(STRENGTHS[best], cells, each[best], losses[best])
+    return Choice(STRENGTHS[best], rows, each[best], losses[best])
 
 
 def _path(

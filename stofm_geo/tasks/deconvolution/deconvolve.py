@@ -165,7 +165,7 @@ def deconvolve(
 
 def _with_counts(labels: np.ndarray, full: np.ndarray) -> np.ndarray:
     """Return the labels of cells with counts, ``None`` for the others."""
-    kept = np.where(full, labels, None)
+    kept = np.where(full, labels, np.array(None, dtype=object))
     if lost := sorted({name for name in labels if name} - {name for name in kept if name}):
         warnings.warn(
             f"the reference: no cell of {len(lost)} types has counts of the shared genes "

@@ -58,29 +58,29 @@ def predict_proportions(
         seed: Random seed of weights, batches and noise.
     """
     mean, scale = x.mean(axis=0), x.std(axis=0) + 0.02
-    x, spots, y = (
+    inputs, queries, y = (
         torch.from_numpy(v).float() for v in ((x - mean) / scale, (spots - mean) / scale, truth)
     )
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         net = nn.Sequential(
-            nn.Linear(x.shape[1], _HIDDEN),
+            nn.Linear(inputs.shape[1], _HIDDEN),
             nn.ReLU(),
             nn.Dropout(0.1),
             nn.Linear(_HIDDEN, y.shape[1]),
         )
-        steps = len(x) // _BATCH
+        steps = len(inputs) // _BATCH
         optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, _RATE, total_steps=_EPOCHS * steps
         )
         for _ in range(_EPOCHS):
-            for rows in torch.randperm(len(x))[: steps * _BATCH].split(_BATCH):
-                seen = x[rows] + _NOISE * torch.randn(len(rows), x.shape[1])
+            for rows in torch.randperm(len(inputs))[: steps * _BATCH].split(_BATCH):
+                seen = inputs[rows] + _NOISE * torch.randn(len(rows), inputs.shape[1])
                 loss = -(y[rows] * net(seen).log_softmax(dim=1)).sum(dim=1).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
     with torch.no_grad():
-        return net.eval()(spots).softmax(dim=1).numpy().astype(np.float64)
+        return net.eval()(queries).softmax(dim=1).numpy().astype(np.float64)

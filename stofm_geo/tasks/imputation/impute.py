@@ -275,8 +275,8 @@ class _Recipe:
         parts = [
             blend(predictions, one) for predictions, one in zip(views, self.blends, strict=True)
         ]
-        views = (1 - self.niches) * parts[0] + self.niches * parts[-1]
-        return (1 - self.kinds) * views + self.kinds * kinds[0]
+        mixed = (1 - self.niches) * parts[0] + self.niches * parts[-1]
+        return (1 - self.kinds) * mixed + self.kinds * kinds[0]
 
 
 def _choose(held_out: list[list], block: np.ndarray, logs: sp.csc_matrix) -> _Recipe:
