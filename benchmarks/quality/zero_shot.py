@@ -25,7 +25,7 @@ from benchmarks import _record
 from benchmarks.quality.cell_types import SLICE, plain, probe
 from stofm_geo import SToFM
 from stofm_geo.benchmark.datasets import each_once
-from stofm_geo.genes.features import from_state
+from stofm_geo.genes.encoders import from_state
 from stofm_geo.networks.state import ModelState
 from stofm_geo.networks.stofm import SToFMNetwork
 

@@ -1,7 +1,7 @@
 """Encoders of cells: from counts to one feature vector per cell."""
 
 from stofm_geo.genes.counts import as_counts
-from stofm_geo.genes.features import CellFeatures, ObsmFeatures, PCAFeatures
+from stofm_geo.genes.encoders import CellFeatures, ObsmFeatures, PCAFeatures
 from stofm_geo.genes.gene_table import GeneTable
 from stofm_geo.genes.harmonize import harmonize
 from stofm_geo.genes.identifiers import ensembl_ids

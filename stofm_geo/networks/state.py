@@ -12,7 +12,7 @@ from torch import Tensor
 from stofm_geo._hash import weights_hash
 from stofm_geo._weights import check_layers, check_shapes
 from stofm_geo.genes import CellFeatures
-from stofm_geo.genes.features import from_state
+from stofm_geo.genes.encoders import from_state
 from stofm_geo.networks import files
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork

@@ -7,7 +7,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.datapipes import functional_transform
 
 from stofm_geo._keys import NodeType
-from stofm_geo.transforms._graphs import BatchGraphs, GraphTransform
+from stofm_geo.transforms._base import BatchGraphs, GraphTransform
 
 _NAMES = {NodeType.CELL: "cell", NodeType.MACRO: "macro"}
 

@@ -9,7 +9,7 @@ from torch_geometric.utils import scatter
 
 from stofm_geo._keys import NodeType
 from stofm_geo._validation import check_fraction
-from stofm_geo.transforms._graphs import GraphTransform
+from stofm_geo.transforms._base import GraphTransform
 from stofm_geo.transforms._slices import cell_mask
 from stofm_geo.transforms._validation import check_attribute
 

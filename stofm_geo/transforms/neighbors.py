@@ -12,7 +12,7 @@ from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._validation import check_positive
 from stofm_geo.transforms import neighbor_search
-from stofm_geo.transforms._graphs import GraphTransform
+from stofm_geo.transforms._base import GraphTransform
 from stofm_geo.transforms._slices import (
     cell_mask,
     drop_edge_attributes,

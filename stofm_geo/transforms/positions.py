@@ -10,7 +10,7 @@ from torch_geometric.data.datapipes import functional_transform
 
 from stofm_geo._validation import check_fraction, check_positive
 from stofm_geo.transforms import neighbor_search
-from stofm_geo.transforms._graphs import GraphTransform
+from stofm_geo.transforms._base import GraphTransform
 from stofm_geo.transforms._slices import cell_mask, rows_by_slice
 
 

@@ -16,7 +16,7 @@ from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._validation import check_positive
 from stofm_geo.transforms import neighbor_search
-from stofm_geo.transforms._graphs import BatchGraphs
+from stofm_geo.transforms._base import BatchGraphs
 from stofm_geo.transforms._slices import cell_mask, rows_by_slice
 from stofm_geo.transforms._validation import check_attribute, check_data, check_pos
 

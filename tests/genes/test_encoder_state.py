@@ -13,7 +13,7 @@ from anndata import AnnData
 
 import stofm_geo.genes
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures
-from stofm_geo.genes.features import from_state
+from stofm_geo.genes.encoders import from_state
 
 # A value of every argument that is not its default.
 ARGUMENTS: dict[type, dict[str, Any]] = {

@@ -10,7 +10,7 @@ from torch_geometric.data import Data
 
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
-from stofm_geo.training.objectives.loss import Loss
+from stofm_geo.training.objectives._loss import Loss
 from stofm_geo.training.objectives.niches import NicheMasking, distance_loss, niche_loss
 from stofm_geo.training.objectives.published import OfficialMasking, cell_loss, pair_loss
 

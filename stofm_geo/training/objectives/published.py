@@ -23,7 +23,7 @@ from torch_geometric.transforms import Compose
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.nn import niche_features
-from stofm_geo.training.objectives.loss import Loss, distance_error
+from stofm_geo.training.objectives._loss import Loss, distance_error
 from stofm_geo.transforms import MaskCells, PerturbPositions
 
 _KEPT = 0.03  # share of the cells that are targets, though unchanged

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from stofm_geo.genes import ObsmFeatures, PCAFeatures
-from stofm_geo.genes.features import from_state
+from stofm_geo.genes.encoders import from_state
 
 
 def log_normalised(counts: np.ndarray) -> np.ndarray:
