@@ -171,7 +171,7 @@ class _Pairs(NodeBudgetBatchSampler):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.world = 2
+        self.num_replicas = 2
         self.batches += self.batches % 2
 
     def __iter__(self):
@@ -197,7 +197,7 @@ def test_two_ranks_are_one_with_twice_the_batch(corpus, tmp_path, monkeypatch) -
     two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     ranks = [sys.executable, "-m", "stofm_geo", "pretrain", *words(tmp_path / "two"), *two]
     subprocess.run(ranks, check=True, capture_output=True, timeout=300)
-    monkeypatch.setattr("stofm_geo.data.corpus.loader.NodeBudgetBatchSampler", _Pairs)
+    monkeypatch.setattr("stofm_geo.training.corpus_data.NodeBudgetBatchSampler", _Pairs)
     cli = command(words(tmp_path / "one"))
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     single, double = weights(tmp_path / "one"), weights(tmp_path / "two")
