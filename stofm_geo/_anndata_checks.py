@@ -79,6 +79,11 @@ def check_anndatas(adatas: object, name: str = "adata") -> list[AnnData]:
     return found
 
 
+def numbered(name: str, count: int) -> list[str]:
+    """Return names of several AnnData in messages: numbered, where there are several."""
+    return [f"{name} {i}" for i in range(count)] if count > 1 else [name]
+
+
 def check_obsm(
     adata: AnnData, key: str, fix: str = "name another key", *, as_is: bool = False
 ) -> np.ndarray:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
 
 from stofm_geo._keys import Keys
-
-if TYPE_CHECKING:
-    from stofm_geo.genes import CellFeatures
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +40,3 @@ class TissueSlice:
 
     def __len__(self) -> int:
         return len(self.row)
-
-    def encode(self, encoder: CellFeatures) -> np.ndarray:
-        """Return the features of the cells, ``[n, out_channels]`` float32."""
-        return encoder.transform(self.adata)

@@ -13,7 +13,7 @@ from anndata import AnnData
 from huggingface_hub import ModelHubMixin
 from torch.utils.data import ConcatDataset
 
-from stofm_geo._anndata_checks import check_target
+from stofm_geo._anndata_checks import check_target, numbered
 from stofm_geo._files import atomic_folder
 from stofm_geo._keys import Keys
 from stofm_geo._validation import check_model_output, check_positive
@@ -198,7 +198,7 @@ class SToFM(ModelHubMixin):
         check_positive("max_steps", max_steps, whole=True)
         given = list_of(adata)
         if names is None:
-            names = [f"AnnData {i}" if len(given) > 1 else "AnnData" for i in range(len(given))]
+            names = numbered("AnnData", len(given))
         keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
         tissues = [
             one

@@ -27,7 +27,7 @@ def annotator(slices):
 
 
 def surveyed(annotator, adata) -> torch.Tensor:
-    (tissue,) = annotator.tissues(adata)
+    (tissue,) = annotator.model.prepared(adata).subslices(annotator.model.encoder)
     return annotator.embed_slice(tissue)
 
 
@@ -57,5 +57,5 @@ def test_another_platform_is_read_by_its_own_mean(annotator, slices) -> None:
     own, other = annotator.read.candidates(surveyed(annotator, adata))
     assert annotator.read.centroid_distance(other) > 2 * annotator.read.centroid_distance(own)
     found = annotator.probabilities(adata).argmax(axis=1)
-    (tissue,) = annotator.tissues(adata)
+    (tissue,) = annotator.model.prepared(adata).subslices(annotator.model.encoder)
     assert (found[tissue.part.row] == annotator.head(own).argmax(dim=1).numpy()).all()

@@ -6,7 +6,7 @@ from typing import Any
 
 from anndata import AnnData
 
-from stofm_geo._anndata_checks import check_anndata, check_anndatas, check_target
+from stofm_geo._anndata_checks import check_anndata, check_anndatas, check_target, numbered
 from stofm_geo._keys import Keys
 from stofm_geo._validation import check_fraction, preview
 from stofm_geo.models.stofm import SToFM
@@ -69,7 +69,7 @@ def annotate(
     if label_key is None:
         raise ValueError("label_key is missing; name the column of the reference's obs with labels")
     labelled = check_anndatas(reference, "reference")
-    names = [f"reference {i}" if len(labelled) > 1 else "reference" for i in range(len(labelled))]
+    names = numbered("reference", len(labelled))
     # Before a fit that takes a minute.
     training_labels(labelled, names, label_key)
     progress = options.pop("progress", True)

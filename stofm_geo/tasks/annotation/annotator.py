@@ -107,18 +107,6 @@ class Annotator(nn.Module):
         """Return means and deviations of a slice's vectors ``[n, D]``."""
         return Moments.of(values)
 
-    def tissues(
-        self,
-        adata: AnnData | PreparedTissue,
-        *,
-        spatial_key: str = Keys.SPATIAL,
-        slice_key: str | None = None,
-        name: str = "AnnData",
-    ) -> list[SubSliceDataset]:
-        """Return the sub-slices of each slice of an AnnData; errors as of :meth:`SToFM.embed`."""
-        keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
-        return self.model.prepared(adata, **keys).subslices(self.model.state.encoder)
-
     @torch.no_grad()
     def probabilities(self, adata: AnnData | PreparedTissue, **keys: Any) -> np.ndarray:
         """Return calibrated probabilities, ``[n, classes]`` float32; NaN for cells without a label.

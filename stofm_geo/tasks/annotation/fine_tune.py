@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from stofm_geo._anndata_checks import numbered
 from stofm_geo._keys import Keys
 from stofm_geo._validation import check_positive
 from stofm_geo.data import SubSliceDataset
@@ -88,7 +89,7 @@ def fine_tune(
     )
     given = list_of(adata)
     if names is None:
-        names = [f"AnnData {i}" if len(given) > 1 else "AnnData" for i in range(len(given))]
+        names = numbered("AnnData", len(given))
     adatas = [one.adata if isinstance(one, PreparedTissue) else one for one in given]
     labels, classes = training_labels(adatas, names, label_key)
     slices, codes = [], []
