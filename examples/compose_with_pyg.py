@@ -93,12 +93,14 @@ def main() -> None:
     )
     show("by to_hetero, cells", out["cell"])
 
-    # Mini-batches of a tissue that is too large for one step. stofm_geo's sub-slices are compact
-    # pieces with what the layers see around them; PyG's own loaders need a package with a kernel.
+    # Mini-batches of a tissue that is too large for one step. Sub-slices are compact and have what
+    # the layers see around them; PyG's own loaders need a package with a kernel.
     net = Net()
     net(x, edge_index, pos)  # sizes are read off the first input
-    for piece in T.SubSlices(num_cells=400, halo=2)(data):
-        show("on a sub-slice", net(piece.x, piece.edge_index, piece.pos)[piece.core_mask])
+    for subslice in T.SubSlices(num_cells=400, halo=2)(data):
+        show(
+            "on a sub-slice", net(subslice.x, subslice.edge_index, subslice.pos)[subslice.core_mask]
+        )
     try:
         batch = next(iter(NeighborLoader(data, num_neighbors=[8, 8], batch_size=100)))
         show("from NeighborLoader", net(batch.x, batch.edge_index, batch.pos)[: batch.batch_size])

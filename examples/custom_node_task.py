@@ -30,8 +30,8 @@ data = T.SpatialKNN(k=12)(T.NormalizePositions()(stofm_geo.from_anndata(adata)))
 label = torch.tensor(adata.obs["region"].astype("category").cat.codes.to_numpy()).long()
 classes = int(label.max()) + 1
 block = torch.empty(data.num_nodes, dtype=torch.long)
-for number, piece in enumerate(T.SubSlices(num_cells=200, halo=0)(data)):
-    block[piece.n_id] = number
+for number, subslice in enumerate(T.SubSlices(num_cells=200, halo=0)(data)):
+    block[subslice.n_id] = number
 
 
 class Net(nn.Module):

@@ -19,15 +19,15 @@ adata = anndata.read_h5ad(sys.argv[1]) if sys.argv[1:] else stofm_geo.datasets.t
 data = stofm_geo.from_anndata(adata)  # x: principal components, pos: as in the file
 print(data)
 
-pieces = Compose(
+subslices = Compose(
     [
         T.NormalizePositions(),  # one unit is one cell spacing, however the slice lies
         T.SpatialKNN(k=12),  # ties kept: turning a lattice changes no edge
         T.MacroNodes(max_nodes=16),  # Leiden clusters and CLS as virtual nodes
-        T.SubSlices(num_cells=500, halo=1),  # each cell is core in exactly one piece
+        T.SubSlices(num_cells=500, halo=1),  # each cell is core in exactly one sub-slice
     ]
 )(data)
-batch = next(iter(DataLoader(pieces, batch_size=4)))
+batch = next(iter(DataLoader(subslices, batch_size=4)))
 print(batch)
 
 first = GATv2Conv(data.num_features, 64)

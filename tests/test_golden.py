@@ -88,11 +88,11 @@ def pretraining() -> dict[str, Any]:
             ]
         )
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-        pieces = CorpusDataset(corpus)
+        subslices = CorpusDataset(corpus)
         stored = {
             f"{number}.{key}": value.to_dense() if value.layout != torch.strided else value
-            for number, piece in enumerate(pieces)
-            for key, value in sorted(piece)
+            for number, subslice in enumerate(subslices)
+            for key, value in sorted(subslice)
             if isinstance(value, torch.Tensor)
         }
         return {"network": cli.model.network.state_dict(), "corpus": stored}

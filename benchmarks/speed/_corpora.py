@@ -47,13 +47,17 @@ def built(sources: list[str], organism: str, folder: Path) -> dict[str, Any]:
     failed = build(found, folder)
     row = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
     total = summary(folder)[-1]
-    row |= {name: total[name] for name in ("slices", "cells", "pieces", "genes", "bytes")}
+    row |= {name: total[name] for name in ("slices", "cells", "genes", "bytes")}
+    row["pieces"] = total["subslices"]
     return {**row, "put_aside": len(failed), "peak_gb": peak_gb()}
 
 
-def loaded(folder: Path, node_budget: int, workers: int, epochs: int) -> dict[str, Any]:
+def loaded(folder: Path, node_budget: int, num_workers: int, epochs: int) -> dict[str, Any]:
     """Epochs as training loads them, nothing held out; the first opens the slices."""
-    given = {"workers": workers, "transform": PretrainingObjective.from_config(DEFAULTS).puzzle}
+    given = {
+        "num_workers": num_workers,
+        "transform": PretrainingObjective.from_config(DEFAULTS).masking,
+    }
     data = CorpusDataModule(folder, node_budget=node_budget, held_out=0, **given)
     loader, seconds, cpu = data.train_dataloader(), [], []
     for epoch in range(epochs):
@@ -62,11 +66,11 @@ def loaded(folder: Path, node_budget: int, workers: int, epochs: int) -> dict[st
         cells = sum(int(batch.core_mask.sum()) for batch in loader)
         seconds.append(time.perf_counter() - start)
         cpu.append(time.process_time() - cpu_start)
-    pieces = len(data.train)
-    row = {"workers": workers, "pieces": pieces, "batches": len(loader)}
+    subslices = len(data.train)
+    row = {"workers": num_workers, "pieces": subslices, "batches": len(loader)}
     row |= {"cells": cells, "cells_per_second": spread([cells / one for one in seconds])}
-    row["ms_a_piece"] = spread([1e3 * one / pieces for one in seconds])
-    row["cpu_ms_a_piece"] = spread([1e3 * one / pieces for one in cpu])  # of this process alone
+    row["ms_a_piece"] = spread([1e3 * one / subslices for one in seconds])
+    row["cpu_ms_a_piece"] = spread([1e3 * one / subslices for one in cpu])  # of this process alone
     return {**row, "peak_gb": peak_gb()}
 
 

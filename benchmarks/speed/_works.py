@@ -1,4 +1,4 @@
-"""Worker of :mod:`benchmarks.speed.against`: times pieces of work of the library that it imports.
+"""Worker of :mod:`benchmarks.speed.against`: times functions of the library that it imports.
 
 Run as a script with another checkout first on ``PYTHONPATH``; so it uses only what every checkout
 has. It prints the names of its works as JSON, then for each name that it reads the seconds of one

@@ -1,7 +1,7 @@
 """A corpus: how long it takes to build and to load, and in how much memory.
 
 A toy slice of a million cells, and all files of ``--data``, are built, loaded for some epochs as
-training does (puzzles drawn, batches made), and trained on. Each is a process of its own, with one
+training does (masks drawn, batches made), and trained on. Each is a process of its own, with one
 thread, and memory is its largest resident set, libraries and all, in GB (2^30 bytes). Making the
 toy slice is not counted. ``targets`` are what was asked.
 
@@ -115,7 +115,7 @@ def report(result: dict[str, Any]) -> Section:
     columns = ("corpus", *sizes, "MB", "seconds", "CPU seconds", peak, "load before")
     tables = [Table("Built", columns, built)]
     peak = f"peak GB {asked['load_peak_gb']}"
-    columns = ("corpus", "workers", "cells a second", "ms a piece", "CPU ms a piece", peak)
+    columns = ("corpus", "workers", "cells a second", "ms a sub-slice", "CPU ms a sub-slice", peak)
     tables.append(Table("Loaded: medians of epochs (range)", columns, loaded))
     times = f"times as fast loaded as trained on {asked['loader_to_training']}"
     columns = ("steps", "cells a second", "ms a step (range)", "cells a second, loading", times)

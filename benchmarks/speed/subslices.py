@@ -62,16 +62,16 @@ def compared(cells: int, rounds: int, extraction: ModuleType | None) -> dict[str
         draw.normal(size=(MACRO, CHANNELS)).astype(np.float32),
     ]
     works = {"ours": lambda: subslices(*given)}
-    pieces = works["ours"]()
+    ours = works["ours"]()
     if extraction is not None:
         works["published"] = lambda: published(extraction, given)
-        for piece, other in zip(pieces, works["published"](), strict=True):
-            full = torch.full((piece.num_nodes, piece.num_nodes), UNKNOWN_DISTANCE)
-            full[piece.edge_index[1], piece.edge_index[0]] = piece.edge_attr
+        for subslice, other in zip(ours, works["published"](), strict=True):
+            full = torch.full((subslice.num_nodes, subslice.num_nodes), UNKNOWN_DISTANCE)
+            full[subslice.edge_index[1], subslice.edge_index[0]] = subslice.edge_attr
             if (gap := float((full - other["attn_bias"]).abs().max())) > 1e-4:
                 raise AssertionError(f"distances are off by {gap}")
     times = interleaved(works, "ours", rounds, seconds=600.0)
-    return {"cells": cells, "subslices": len(pieces), "times": times}
+    return {"cells": cells, "subslices": len(ours), "times": times}
 
 
 def report(result: dict[str, Any]) -> Section:

@@ -9,7 +9,7 @@ Example:
 
 from stofm_geo.benchmark.datasets import DATASETS, Dataset, register_dataset
 from stofm_geo.benchmark.models import MODELS, Model, register_model
-from stofm_geo.benchmark.problems import Problem, Split, check_apart, leaks
+from stofm_geo.benchmark.problems import Problem, Split, check_leak_free, leaks
 from stofm_geo.benchmark.reporting import report
 from stofm_geo.benchmark.running import rerun, run
 from stofm_geo.benchmark.tasks import TASKS, Task, register_task
@@ -23,7 +23,7 @@ __all__ = [
     "Problem",
     "Split",
     "Task",
-    "check_apart",
+    "check_leak_free",
     "leaks",
     "register_dataset",
     "register_model",

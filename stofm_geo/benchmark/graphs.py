@@ -1,4 +1,4 @@
-"""What graph layers see of a problem: features, positions, edges and targets, cut into pieces."""
+"""Sub-slices of a problem for graph layers: features, positions, edges and targets."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from stofm_geo.transforms import (
 )
 
 COMPONENTS = 30
-_PIECE = 1000  # core cells of a piece, at most
+_CELLS_PER_SUBSLICE = 1000  # core cells of a sub-slice, at most
 _TURNS = (0.1, 0.5, 0.9, 1.3)  # of the squares that training spots are cut by
 
 
 @dataclass
 class Graphs:
-    """Slices as pieces.
+    """Slices as sub-slices.
 
     Attributes:
-        train: Pieces of the training slices: ``x`` ``[N, F]``, ``pos`` in cell spacings,
+        train: Sub-slices of the training slices: ``x`` ``[N, F]``, ``pos`` in cell spacings,
             ``edge_index``, ``core_mask``, and ``row``, that of ``target``, of each core cell.
         target: Of all training cells: codes ``[n]`` (-1 without), or numbers ``[n, T]``.
         held_out: Of them, those to choose by, ``[n]`` bool.
-        test: Pieces of each test slice.
+        test: Sub-slices of each test slice.
         outputs: Classes, or numbers a cell.
         mean, scale: Of ``"values"``: numbers are given as ``(y - mean) / scale``.
     """
@@ -65,8 +65,8 @@ def graphs(problem: Problem, *, macro: bool = False, halo: int = 2) -> Graphs:
 
     Args:
         problem: Any.
-        macro: Whether pieces have virtual nodes (:class:`~stofm_geo.transforms.MacroNodes`).
-        halo: Steps around a piece's own cells that it also has.
+        macro: Whether sub-slices have virtual nodes (:class:`~stofm_geo.transforms.MacroNodes`).
+        halo: Steps around a sub-slice's own cells that it also has.
     """
     train, targets, mean, scale = training(problem)
     pca = PCAFeatures(COMPONENTS).fit(train or problem.test)
@@ -78,14 +78,14 @@ def graphs(problem: Problem, *, macro: bool = False, halo: int = 2) -> Graphs:
     cut = partial(_cut, macro=macro, halo=halo)
     of_train, of_test = [cut(data) for data in of_train], [cut(data) for data in of_test]
     first = 0
-    for pieces, part in zip(of_train, train, strict=True):
-        for piece in pieces:
-            piece.row = piece.n_id[piece.core_mask] + first
+    for subslices, part in zip(of_train, train, strict=True):
+        for subslice in subslices:
+            subslice.row = subslice.n_id[subslice.core_mask] + first
         first += part.n_obs
     target = torch.from_numpy(np.concatenate(targets))
     codes = target.numpy() if target.dim() == 1 else np.zeros(len(target), dtype=int)
     held_out = folds(np.concatenate(_groups(problem, train)), codes, 4, seed=0)[0]
-    every = [piece for pieces in of_train for piece in pieces]
+    every = [subslice for subslices in of_train for subslice in subslices]
     outputs = len(problem.names) if target.dim() == 1 else target.shape[1]
     return Graphs(every, target, held_out, of_test, outputs, mean, scale)
 
@@ -137,11 +137,11 @@ def _graph(part: AnnData, pca: PCAFeatures) -> Data:
 def _cut(data: Data, macro: bool, halo: int) -> list[Data]:
     if macro:
         data = MacroNodes(join=False)(data)
-    pieces = SubSlices(_PIECE, halo=halo)(data)
+    subslices = SubSlices(_CELLS_PER_SUBSLICE, halo=halo)(data)
     if macro:
-        pieces = [JoinMacroNodes()(piece) for piece in pieces]
-    for piece in pieces:
-        piece.pos = piece.pos.float()
+        subslices = [JoinMacroNodes()(subslice) for subslice in subslices]
+    for subslice in subslices:
+        subslice.pos = subslice.pos.float()
         if macro:
-            piece.pos[piece.node_type == NodeType.CLS] = torch.nan
-    return pieces
+            subslice.pos[subslice.node_type == NodeType.CLS] = torch.nan
+    return subslices

@@ -104,7 +104,7 @@ def leaks(problem: Problem, hops: int = HOPS) -> int:
     return count
 
 
-def check_apart(problem: Problem) -> None:
+def check_leak_free(problem: Problem) -> None:
     """Whether models see nothing of what is scored; done before each cell of a run.
 
     Raises:

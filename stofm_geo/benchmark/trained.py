@@ -41,13 +41,13 @@ class Net(nn.Module):
         self.body = body(width)
         self.out = nn.Linear(width, sizes[1])
 
-    def forward(self, piece: Data, hidden: Tensor | None = None) -> Tensor:
+    def forward(self, subslice: Data, hidden: Tensor | None = None) -> Tensor:
         """``[core cells, outputs]``; features of ``hidden`` nodes ``[N]`` are not seen."""
-        x = self.first(piece.x)
+        x = self.first(subslice.x)
         if hidden is not None:
             x = torch.where(hidden[:, None], self.token, x)
-        x = self.body(x, piece.edge_index, piece.pos)
-        return self.out(x[piece.core_mask])
+        x = self.body(x, subslice.edge_index, subslice.pos)
+        return self.out(x[subslice.core_mask])
 
 
 def width_of(body: Callable[[int], nn.Module], sizes: tuple[int, int]) -> int:
@@ -73,7 +73,7 @@ def count(net: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class GraphLayerModel:
-    """A model of any problem: a body of layers, trained on pieces of the training slices.
+    """A model of any problem: a body of layers, trained on sub-slices of the training slices.
 
     Learning rate (two) and number of steps (up to 120) are those that do best on a quarter of the
     training tissue, held out in blocks; then the network is trained anew on all of it. The loss is
@@ -127,18 +127,18 @@ def _fit(
     """Train; return the least loss on what is not shown, if anything, and its step."""
     train_mask = torch.from_numpy(shown)
     held_out = ~train_mask
-    pieces = [piece for piece in data.train if _known(data, piece, train_mask).any()]
+    subslices = [subslice for subslice in data.train if _known(data, subslice, train_mask).any()]
     loss = _loss(kind, data)
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=_DECAY)
     best, at = np.inf, 1
     draw = torch.Generator().manual_seed(seed)
     for step in range(1, steps + 1):
         net.train()
-        piece = pieces[int(torch.randint(len(pieces), (), generator=draw))]
-        hidden = _hide(kind, piece, draw)
-        use = _asked(data, piece, train_mask, hidden)
+        subslice = subslices[int(torch.randint(len(subslices), (), generator=draw))]
+        hidden = _hide(kind, subslice, draw)
+        use = _asked(data, subslice, train_mask, hidden)
         optimizer.zero_grad()
-        loss(net(piece, hidden)[use], data.target[piece.row[use]]).backward()
+        loss(net(subslice, hidden)[use], data.target[subslice.row[use]]).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         if held_out.any() and step % CHECK == 0:
@@ -155,34 +155,34 @@ def _held_out_loss(net: Net, kind: str, data: Graphs, asked: Tensor, loss: Calla
     net.eval()
     draw = torch.Generator().manual_seed(0)
     total = weight = 0.0
-    for piece in data.train:
-        if not _known(data, piece, asked).any():
+    for subslice in data.train:
+        if not _known(data, subslice, asked).any():
             continue
-        hidden = _hide(kind, piece, draw)
-        use = _asked(data, piece, asked, hidden)
+        hidden = _hide(kind, subslice, draw)
+        use = _asked(data, subslice, asked, hidden)
         if use.any():
-            found = loss(net(piece, hidden)[use], data.target[piece.row[use]])
+            found = loss(net(subslice, hidden)[use], data.target[subslice.row[use]])
             total, weight = total + float(found) * int(use.sum()), weight + int(use.sum())
     return total / weight
 
 
-def _known(data: Graphs, piece: Data, shown: Tensor) -> Tensor:
+def _known(data: Graphs, subslice: Data, shown: Tensor) -> Tensor:
     """Core cells that are shown and have a target."""
-    target = data.target[piece.row]
+    target = data.target[subslice.row]
     known = target >= 0 if target.dim() == 1 else torch.ones(len(target), dtype=torch.bool)
-    return known & shown[piece.row]
+    return known & shown[subslice.row]
 
 
-def _asked(data: Graphs, piece: Data, shown: Tensor, hidden: Tensor | None) -> Tensor:
+def _asked(data: Graphs, subslice: Data, shown: Tensor, hidden: Tensor | None) -> Tensor:
     """Core cells whose loss counts."""
-    known = _known(data, piece, shown)
-    return known if hidden is None else known & hidden[piece.core_mask]
+    known = _known(data, subslice, shown)
+    return known if hidden is None else known & hidden[subslice.core_mask]
 
 
-def _hide(kind: str, piece: Data, draw: torch.Generator) -> Tensor | None:
+def _hide(kind: str, subslice: Data, draw: torch.Generator) -> Tensor | None:
     if kind != "vectors":
         return None
-    return torch.rand(piece.num_nodes, generator=draw) < _HIDDEN
+    return torch.rand(subslice.num_nodes, generator=draw) < _HIDDEN
 
 
 def _loss(kind: str, data: Graphs) -> Callable[[Tensor, Tensor], Tensor]:
@@ -197,10 +197,10 @@ def _loss(kind: str, data: Graphs) -> Callable[[Tensor, Tensor], Tensor]:
 def _answers(net: Net, problem: Problem, data: Graphs) -> list[np.ndarray]:
     net.eval()
     answers = []
-    for part, pieces in zip(problem.test, data.test, strict=True):
+    for part, subslices in zip(problem.test, data.test, strict=True):
         out = np.empty((part.n_obs, data.outputs), dtype=np.float32)
-        for piece in pieces:
-            out[piece.n_id[piece.core_mask].numpy()] = net(piece).numpy()
+        for subslice in subslices:
+            out[subslice.n_id[subslice.core_mask].numpy()] = net(subslice).numpy()
         if problem.kind == "classes":
             out = np.array(problem.names, dtype=object)[out.argmax(axis=1)]
         elif problem.kind == "shares":

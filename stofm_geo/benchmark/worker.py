@@ -21,7 +21,7 @@ import torch
 from stofm_geo.benchmark.datasets import DATASETS, Slices
 from stofm_geo.benchmark.memory import forget_peak, memory
 from stofm_geo.benchmark.models import MODELS
-from stofm_geo.benchmark.problems import Split, check_apart
+from stofm_geo.benchmark.problems import Split, check_leak_free
 from stofm_geo.benchmark.records import environment
 from stofm_geo.benchmark.scoring import check_answers
 from stofm_geo.benchmark.tasks import TASKS
@@ -151,7 +151,7 @@ def answer(cell: Cell, data: Path | None) -> Cell:
     try:
         case = case_of(cell["task"], cell["dataset"], cell["split"], data)
         problem, score = case.make()
-        check_apart(problem)
+        check_leak_free(problem)
         row["digest"], row["version"] = problem.digest(), TASKS[cell["task"]].version
         row["apart"] = problem.leak_free
         model = MODELS[cell["model"]]

@@ -38,7 +38,7 @@ def build(
         str,
         typer.Option(help="auto, human, mouse, or none, which keeps gene names as they are."),
     ] = "auto",
-    workers: Annotated[int, typer.Option(help="Number of worker processes.", min=1)] = 1,
+    num_workers: Annotated[int, typer.Option(help="Number of worker processes.", min=1)] = 1,
     k: Annotated[int, typer.Option("--k", help="Nearest neighbours of a cell.", min=1)] = 12,
     max_macro_nodes: Annotated[
         int, typer.Option(help="Maximum number of macro nodes of a slice.", min=1)
@@ -71,8 +71,8 @@ def build(
         max_macro_nodes=max_macro_nodes,
         cells_per_subslice=cells_per_subslice,
         n_components=n_components,
-        workers=workers,
-        told=echo,
+        num_workers=num_workers,
+        on_progress=echo,
     )
     for label, reason in failed:
         echo(f"Skipped: {label}: {reason}")

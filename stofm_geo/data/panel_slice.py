@@ -1,4 +1,4 @@
-"""A slice as a panel model sees it: components of its own, pieces."""
+"""A slice as a panel model sees it: components of its own, sub-slices."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class PanelSlice:
         row: Row of each cell in the source, ``[n]``.
         k: Nearest neighbours a cell is joined to.
         max_macro_nodes: Most virtual cells.
-        cells_per_subslice: Most core cells of a piece.
+        cells_per_subslice: Most core cells of a sub-slice.
         n_components: Of the slice.
 
     Attributes:
         components: What the slice's genes do together.
         data: The graph without edges of virtual nodes; ``x`` are the components.
-        cuts: The pieces of ``data``, cut when asked for; ``node`` tells a node's number in it.
+        cuts: The sub-slices of ``data``, cut when asked for; ``node`` tells a node's number in it.
     """
 
     def __init__(

@@ -77,12 +77,12 @@ class SubSliceDataset(Sequence[Data]):
         return len(self._cuts)
 
     def __getitem__(self, index: int) -> Data:  # type: ignore[override]
-        piece = self._cuts[index]
+        subslice = self._cuts[index]
         if self._components is None:
-            return piece
-        del piece.node
+            return subslice
+        del subslice.node
         panel, loadings = self.panel
-        return attach_panel(piece, panel, loadings, self._technology)
+        return attach_panel(subslice, panel, loadings, self._technology)
 
     @property
     def panel(self) -> tuple[Tensor, Tensor]:
@@ -110,26 +110,26 @@ class SubSliceDataset(Sequence[Data]):
         index[torch.from_numpy(self.part.row.copy())] = torch.arange(len(self.part))
         return index
 
-    def core_index(self, piece: Data) -> Tensor:
+    def core_index(self, subslice: Data) -> Tensor:
         """Return the numbers of a sub-slice's core cells among the cells of the slice."""
-        return self._cell_of_row.to(piece.n_id.device)[piece.n_id[piece.core_mask]]
+        return self._cell_of_row.to(subslice.n_id.device)[subslice.n_id[subslice.core_mask]]
 
 
-def attach_panel(piece: Data, panel: Tensor, loadings: Tensor, technology: int) -> Data:
+def attach_panel(subslice: Data, panel: Tensor, loadings: Tensor, technology: int) -> Data:
     """Add what a panel encoder reads to a sub-slice, and the edges of its macro nodes.
 
     Args:
-        piece: With its cells' edges alone.
+        subslice: With its cells' edges alone.
         panel: Numbers of the slice's genes, ``[P]``.
         loadings: ``[P, components]``.
         technology: Number of the technology.
     """
-    piece.panel, piece.loadings = panel, loadings
-    piece.technology = torch.tensor([technology])
-    return JoinMacroNodes()(piece)
+    subslice.panel, subslice.loadings = panel, loadings
+    subslice.technology = torch.tensor([technology])
+    return JoinMacroNodes()(subslice)
 
 
-def collate_subslices(pieces: Sequence[Data]) -> Batch:
+def collate_subslices(subslices: Sequence[Data]) -> Batch:
     """Batch sub-slices of any slices, masked and moved already.
 
     Returns:
@@ -137,9 +137,9 @@ def collate_subslices(pieces: Sequence[Data]) -> Batch:
         sub-slice. Attributes that number the nodes of one sub-slice, or that hold what was masked,
         are left out.
     """
-    lists = [name for name in ("panel", "loadings") if name in pieces[0]]
+    lists = [name for name in ("panel", "loadings") if name in subslices[0]]
     left_out = ["cluster", "cluster_size", "x_target"]
-    batch = Batch.from_data_list(list(pieces), exclude_keys=[*lists, *left_out])
+    batch = Batch.from_data_list(list(subslices), exclude_keys=[*lists, *left_out])
     for name in lists:
-        batch[name] = [piece[name] for piece in pieces]
+        batch[name] = [subslice[name] for subslice in subslices]
     return batch

@@ -72,18 +72,20 @@ def attention_of(
     network, options = model.state.network.eval(), model.config.subslice_options
     subslices = SubSliceDataset(part, model.state.encoder, **options)
     # Each cell is core in one sub-slice.
-    piece = next(piece for piece in subslices if row in piece.n_id[piece.core_mask])
-    at = torch.nonzero(piece.n_id == row).item()
+    subslice = next(subslice for subslice in subslices if row in subslice.n_id[subslice.core_mask])
+    at = torch.nonzero(subslice.n_id == row).item()
     with torch.inference_mode():
-        weight = network.attention(piece.to(next(network.parameters()).device)).cpu()
-    piece = piece.cpu()
-    edges = torch.nonzero(piece.edge_index[1] == at).flatten()
-    sources = piece.edge_index[0, edges]
+        weight = network.attention(subslice.to(next(network.parameters()).device)).cpu()
+    subslice = subslice.cpu()
+    edges = torch.nonzero(subslice.edge_index[1] == at).flatten()
+    sources = subslice.edge_index[0, edges]
     given = check_positions(adata, spatial_key)
-    pos = _as_given(piece.pos.numpy(), piece.n_id.numpy(), given)[sources.numpy()]
-    node_type = piece.node_type[sources].numpy()
+    pos = _as_given(subslice.pos.numpy(), subslice.n_id.numpy(), given)[sources.numpy()]
+    node_type = subslice.node_type[sources].numpy()
     pos[node_type == NodeType.CLS] = np.nan
-    return CellAttention(row, piece.n_id[sources].numpy(), node_type, pos, weight[:, edges].numpy())
+    return CellAttention(
+        row, subslice.n_id[sources].numpy(), node_type, pos, weight[:, edges].numpy()
+    )
 
 
 def _row_of(adata: AnnData, cell: str | int) -> int:

@@ -269,12 +269,12 @@ class SToFM(ModelHubMixin):
         device = next(network.parameters()).device
         vectors = np.zeros((adata.n_obs, self.config.out_channels), dtype=np.float32)
         for subslices in tissue.subslices(encoder):
-            for piece in subslices:
+            for subslice in subslices:
                 with torch.inference_mode():
-                    z, _ = network(piece.to(device))
+                    z, _ = network(subslice.to(device))
                 # Each cell is core in one sub-slice.
-                rows = piece.n_id[piece.core_mask].cpu().numpy()
-                vectors[rows] = z[piece.core_mask].cpu().numpy()
+                rows = subslice.n_id[subslice.core_mask].cpu().numpy()
+                vectors[rows] = z[subslice.core_mask].cpu().numpy()
         check_model_output(vectors, tissue.name, "embeddings")
         adata.obsm[key_added] = vectors
         adata.uns[Keys.UNS] = self._provenance(tissue.slices)

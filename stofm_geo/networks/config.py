@@ -32,9 +32,9 @@ class SToFMConfig:
         objectives: What training asks for: ``"niches"``, ours, or ``"official"``, as published
             (:mod:`stofm_geo.training.objectives`); ``examples/configs/pretrain_official.yaml`` has
             the published shares.
-        mask_share: Share of the cells that are hidden in training.
-        move_share: Share of the cells that are moved in training.
-        move_sigma: How far they are moved, in cell spacings.
+        mask_ratio: Share of the cells that are hidden in training.
+        noise_ratio: Share of the cells that are moved in training.
+        noise_std: How far they are moved, in cell spacings.
         distance_weight: Weight of the distance loss beside the niche loss.
         learning_rate: Peak of the one-cycle schedule of AdamW.
         weight_decay: Of AdamW.
@@ -57,9 +57,9 @@ class SToFMConfig:
     max_macro_nodes: int = 16
     cells_per_subslice: int = 1000
     objectives: str = "niches"
-    mask_share: float = 0.3
-    move_share: float = 0.12
-    move_sigma: float = 1.0
+    mask_ratio: float = 0.3
+    noise_ratio: float = 0.12
+    noise_std: float = 1.0
     distance_weight: float = 0.3
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
@@ -87,11 +87,11 @@ class SToFMConfig:
             "cells_per_subslice",
         ):
             check_positive(name, getattr(self, name), whole=True)
-        for name in ("move_sigma", "learning_rate"):
+        for name in ("noise_std", "learning_rate"):
             check_positive(name, getattr(self, name))
         for name in ("distance_weight", "weight_decay"):
             check_positive(name, getattr(self, name), or_zero=True)
-        for name in ("dropout", "mask_share", "move_share"):
+        for name in ("dropout", "mask_ratio", "noise_ratio"):
             check_fraction(name, getattr(self, name))
         if self.hidden_channels % self.heads:
             raise ValueError(

@@ -50,8 +50,8 @@ def contiguous_blocks(positions: np.ndarray, most: int = _BLOCK) -> np.ndarray:
     nothing = torch.empty(2, 0, dtype=torch.long)
     graph = Data(pos=place, edge_index=nothing, num_nodes=len(place))
     block = np.empty(len(place), dtype=np.int64)
-    for number, piece in enumerate(SubSlices(most, halo=0)(graph)):
-        block[piece.n_id.numpy()] = number
+    for number, subslice in enumerate(SubSlices(most, halo=0)(graph)):
+        block[subslice.n_id.numpy()] = number
     return block
 
 

@@ -61,7 +61,7 @@ class Adaptation(L.LightningModule):
             tokens: ``[B, T]``.
             mask: 1 where they are no padding.
         """
-        shown, asked = hide(tokens, self.encoder.vocabulary, self.genes, self.settings.mask_share)
+        shown, asked = hide(tokens, self.encoder.vocabulary, self.genes, self.settings.mask_ratio)
         hidden = self.encoder.bert(
             torch.cat([shown, tokens, tokens]), attention_mask=mask.repeat(3, 1)
         ).last_hidden_state

@@ -20,7 +20,7 @@ class AdaptationConfig:
             model takes 256.
         freeze_layers: Layers, from the embeddings on, that stay as they are; 0: none, and the
             embeddings are trained, too.
-        mask_share: Share of the genes that are to be guessed.
+        mask_ratio: Share of the genes that are to be guessed.
         temperature: Of the contrastive loss.
         contrast_weight: Weight of the contrastive loss beside the other.
         batch_size: Cells of a step.
@@ -38,7 +38,7 @@ class AdaptationConfig:
     heads: int = 4
     out_channels: int = 256
     freeze_layers: int = 0
-    mask_share: float = 0.15
+    mask_ratio: float = 0.15
     temperature: float = 0.05
     contrast_weight: float = 0.1
     batch_size: int = 16
@@ -53,7 +53,7 @@ class AdaptationConfig:
             check_positive(name, getattr(self, name))
         for name in ("contrast_weight", "weight_decay"):
             check_positive(name, getattr(self, name), or_zero=True)
-        check_fraction("mask_share", self.mask_share)
+        check_fraction("mask_ratio", self.mask_ratio)
         if self.hidden_size % self.heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of heads={self.heads}"

@@ -16,7 +16,7 @@ from stofm_geo.data.subslices import collate_subslices
 
 
 class CorpusDataModule(L.LightningDataModule):
-    """A corpus for a Lightning trainer; slices are held out whole, never pieces of them.
+    """A corpus for a Lightning trainer; slices are held out whole, never sub-slices of them.
 
     With several processes, give the trainer ``use_distributed_sampler=False``: the batches are
     shared out here.
@@ -24,11 +24,11 @@ class CorpusDataModule(L.LightningDataModule):
     Args:
         folder: Of ``stofm-geo corpus build``.
         node_budget: Most nodes of a batch.
-        workers: Processes that load for each process that trains (default 0: none).
-        seed: Of the order of pieces, of ``transform``, and of what is held out.
+        num_workers: Processes that load for each process that trains (default 0: none).
+        seed: Of the order of sub-slices, of ``transform``, and of what is held out.
         held_out: Share of the slices, or names of their folders (default 0.1). Of a share above
             0, one at least; which does not change much when the corpus grows.
-        transform: Of each piece, hiding and moving, say; see :class:`CorpusDataset`. In
+        transform: Of each sub-slice, hiding and moving, say; see :class:`CorpusDataset`. In
             validation, it draws the same each time.
 
     Attributes:
@@ -46,19 +46,19 @@ class CorpusDataModule(L.LightningDataModule):
         folder: str | Path,
         *,
         node_budget: int,
-        workers: int = 0,
+        num_workers: int = 0,
         seed: int = 0,
         held_out: float | Collection[str] = 0.1,
         transform: Callable[[Data], Data] | None = None,
     ) -> None:
         super().__init__()
-        check_positive("workers", workers, whole=True, or_zero=True)
+        check_positive("workers", num_workers, whole=True, or_zero=True)
         check_positive("node_budget", node_budget, whole=True)
         names = [one["folder"] for one in read_index(folder)["slices"]]
         if isinstance(held_out, str) or not isinstance(held_out, Collection):
             check_fraction("held_out", held_out)
             held_out = _share(names, float(held_out), seed)
-        self.node_budget, self.workers, self.seed = node_budget, workers, seed
+        self.node_budget, self.num_workers, self.seed = node_budget, num_workers, seed
         self.held_out = sorted(held_out)
         if not (rest := set(names) - set(held_out)):
             raise ValueError(f"{folder}: all {len(names)} slices are held out; hold out fewer")
@@ -67,7 +67,7 @@ class CorpusDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> CorpusLoader:
         """Return the training batches of an epoch, for this process."""
-        return CorpusLoader(self.train, self._batches(self.train, True), self.workers)
+        return CorpusLoader(self.train, self._batches(self.train, True), self.num_workers)
 
     def val_dataloader(self) -> DataLoader | list:
         """Return the batches of the held-out slices; an empty list without such slices."""
@@ -75,7 +75,10 @@ class CorpusDataModule(L.LightningDataModule):
             return []
         sampler = self._batches(self.val, False)
         return DataLoader(
-            self.val, batch_sampler=sampler, num_workers=self.workers, collate_fn=collate_subslices
+            self.val,
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate_subslices,
         )
 
     def _batches(self, dataset: CorpusDataset, shuffle: bool) -> NodeBudgetBatchSampler:

@@ -32,7 +32,7 @@ class CorpusPretraining(Pretraining):
     """:class:`Pretraining` on a :class:`~stofm_geo.training.corpus_data.CorpusDataModule`.
 
     The network is made when the corpus is known. Dropout is drawn from the seed and the number
-    of the step alone, and puzzles from the seed, the epoch and the piece, so that a run that is
+    of the step alone, and masks from the seed, the epoch and the sub-slice, so that a run that is
     killed and goes on from a checkpoint ends with the same weights as one that was not.
 
     Logged: ``niche_loss`` and ``distance_loss``, and under ``val/`` those of the slices held out,
@@ -97,7 +97,7 @@ class CorpusPretraining(Pretraining):
                 warm_start(encoder, corpus.components())
 
     def setup(self, stage: str) -> None:
-        """Give the data their puzzles.
+        """Give the data their masking.
 
         Raises:
             ValueError: The corpus was cut with other settings.
@@ -108,7 +108,7 @@ class CorpusPretraining(Pretraining):
                 f"{data.train.folder}: the corpus was built with other settings ({told}); use "
                 "those, or build another"
             )
-        data.train.transform = data.val.transform = self.objectives.puzzle
+        data.train.transform = data.val.transform = self.objectives.masking
 
     def on_train_start(self) -> None:
         """Refuse to go on to another number of steps than was planned.

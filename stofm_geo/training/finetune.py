@@ -80,10 +80,10 @@ class FineTuning(L.LightningModule):
 
     def training_step(self, batch: tuple[int, Data], batch_idx: int) -> Tensor:
         """See ``LightningModule``."""
-        number, piece = batch
+        number, subslice = batch
         subslices, annotator = self.slices[number], self.annotator
-        own = annotator.vectors(piece)
-        at = subslices.core_index(piece)
+        own = annotator.vectors(subslice)
+        at = subslices.core_index(subslice)
         codes = self.shown[number].to(at.device)[at]
         values = torch.cat([own, self.embeddings[number][at, own.shape[1] :]], dim=1)
         known = codes >= 0
@@ -146,18 +146,18 @@ class _Labelled(torch.utils.data.Dataset):
     """Sub-slices with labelled core cells, each with the number of its slice."""
 
     def __init__(self, slices: Sequence[SubSliceDataset], shown: Sequence[Tensor]) -> None:
-        self.pieces = [
-            (number, piece)
+        self.subslices = [
+            (number, subslice)
             for number, (subslices, codes) in enumerate(zip(slices, shown, strict=True))
-            for piece in subslices
-            if (codes[subslices.core_index(piece)] >= 0).any()
+            for subslice in subslices
+            if (codes[subslices.core_index(subslice)] >= 0).any()
         ]
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return len(self.subslices)
 
     def __getitem__(self, index: int) -> tuple[int, Data]:
-        return self.pieces[index]
+        return self.subslices[index]
 
 
 def _batches(

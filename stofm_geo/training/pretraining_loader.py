@@ -13,19 +13,19 @@ from stofm_geo.training.objectives import PretrainingObjective
 
 
 class _MaskedSubSlices(Dataset):
-    def __init__(self, pieces: Sequence[Data], config: SToFMConfig) -> None:
-        self.pieces = pieces
-        self.puzzle = PretrainingObjective.from_config(config).puzzle
+    def __init__(self, subslices: Sequence[Data], config: SToFMConfig) -> None:
+        self.subslices = subslices
+        self.masking = PretrainingObjective.from_config(config).masking
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return len(self.subslices)
 
     def __getitem__(self, index: int) -> Data:
-        return self.puzzle(self.pieces[index])
+        return self.masking(self.subslices[index])
 
 
-def pretraining_loader(pieces: Sequence[Data], config: SToFMConfig, steps: int) -> DataLoader:
+def pretraining_loader(subslices: Sequence[Data], config: SToFMConfig, steps: int) -> DataLoader:
     """Return a loader of ``steps`` masked sub-slices, drawn at random, one per step."""
-    dataset = _MaskedSubSlices(pieces, config)
+    dataset = _MaskedSubSlices(subslices, config)
     sampler = RandomSampler(dataset, replacement=True, num_samples=steps)
     return DataLoader(dataset, sampler=sampler, batch_size=1, collate_fn=collate_subslices)

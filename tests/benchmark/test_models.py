@@ -114,7 +114,7 @@ def test_graphs_keep_test_cells_and_labels_out(problems) -> None:
     problem, _ = problems["classes"]
     data = graphs(problem)
     assert len(data.target) == sum(part.n_obs for part in problem.train)
-    rows = np.concatenate([piece.row.numpy() for piece in data.train])
+    rows = np.concatenate([subslice.row.numpy() for subslice in data.train])
     assert sorted(rows) == list(range(len(data.target)))  # each cell is core once
     assert 0 < data.held_out.mean() < 0.6
     assert sum(int(p.core_mask.sum()) for p in data.test[0]) == problem.test[0].n_obs

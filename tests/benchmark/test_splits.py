@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stofm_geo.benchmark import DATASETS, TASKS, check_apart, leaks
+from stofm_geo.benchmark import DATASETS, TASKS, check_leak_free, leaks
 from stofm_geo.benchmark.problems import GROUP, LABEL, Problem
 from stofm_geo.benchmark.splits import at_random, bare, in_blocks, labelled, labels_of
 
@@ -21,7 +21,7 @@ def check(task: str, dataset: str, folder: Path | None) -> None:
     assert again.digest() == cases[0].make()[0].digest()  # splits are fixed
     for case in cases:
         problem, score = case.make()
-        check_apart(problem)
+        check_leak_free(problem)
         if "random" in case.name:
             assert not problem.leak_free and leaks(problem) > 0.9 * problem.scored_mask[0].sum()
         else:
@@ -54,13 +54,13 @@ def test_planted_leaks_are_caught(part) -> None:
     random, _ = at_random(part, "region")
     random.leak_free = True  # which it is not
     with pytest.raises(ValueError, match="the split leaks: 1 groups are in training and in test"):
-        check_apart(random)
+        check_leak_free(random)
     # Groups that differ, as if each cell were its own: the neighbours tell.
     for one in (*random.train, *random.test):
         one.obs[GROUP] = one.obs_names
     random.train[0].obs.loc[random.train[0].obs[LABEL].isna(), GROUP] = "hidden"
     with pytest.raises(ValueError, match="test cells have a training cell within 3 edges"):
-        check_apart(random)
+        check_leak_free(random)
     # A cell that is shown and asked.
     rows = np.arange(part.n_obs)
     both = Problem("classes", [labelled(part, label, rows[:300])], [bare(part, rows[299:])], ["L1"])

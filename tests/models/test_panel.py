@@ -43,29 +43,31 @@ def encoder(part) -> PanelEncoder:
 
 
 @pytest.fixture
-def piece(part, encoder):
+def subslice(part, encoder):
     return SubSliceDataset(part, encoder, **CUT)[0]
 
 
-def test_virtual_cells_have_the_means_of_their_cells(piece) -> None:
-    macro = (piece.node_type == NodeType.MACRO).nonzero().view(-1)
+def test_virtual_cells_have_the_means_of_their_cells(subslice) -> None:
+    macro = (subslice.node_type == NodeType.MACRO).nonzero().view(-1)
     for node in macro.tolist():
-        torch.testing.assert_close(piece.x[node], piece.x[piece.cluster == node].mean(dim=0))
-    assert not piece.x[piece.node_type == NodeType.CLS].any()  # the mean of the slice
+        torch.testing.assert_close(
+            subslice.x[node], subslice.x[subslice.cluster == node].mean(dim=0)
+        )
+    assert not subslice.x[subslice.node_type == NodeType.CLS].any()  # the mean of the slice
 
 
-def test_the_network_sees_what_the_encoder_makes(part, encoder, piece) -> None:
+def test_the_network_sees_what_the_encoder_makes(part, encoder, subslice) -> None:
     torch.manual_seed(0)
     torch.nn.init.normal_(encoder.narrow.weight)
     network = SToFMNetwork(16, SETTINGS, encoder)
     with torch.no_grad():
-        found = network.features(piece)
+        found = network.features(subslice)
         average = encoder.refine(torch.zeros(1, 16))
-        torch.testing.assert_close(found[piece.node_type == NodeType.CLS], average)
+        torch.testing.assert_close(found[subslice.node_type == NodeType.CLS], average)
     expected = encoder.transform(part.adata)
     order = np.argsort(part.row)
-    cells = (piece.n_id >= 0).numpy()
-    mine = np.searchsorted(part.row[order], piece.n_id[cells].numpy())
+    cells = (subslice.n_id >= 0).numpy()
+    mine = np.searchsorted(part.row[order], subslice.n_id[cells].numpy())
     np.testing.assert_allclose(found[cells].numpy(), expected[order[mine]], atol=1e-4, rtol=1e-4)
 
 
@@ -89,23 +91,23 @@ def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> No
         torch.testing.assert_close(found, torch.cat(expected))
 
 
-def test_what_the_encoder_makes_is_read_as_it_was(piece, encoder) -> None:
+def test_what_the_encoder_makes_is_read_as_it_was(subslice, encoder) -> None:
     network = SToFMNetwork(16, SETTINGS, encoder)
     with torch.no_grad():
-        h = piece.x @ encoder.component_embeddings(piece.panel, piece.loadings)
-        found = h @ network.component_decoder(piece.panel, piece.loadings)
-    assert (found - piece.x).square().mean() < 1e-3 * piece.x.square().mean()
+        h = subslice.x @ encoder.component_embeddings(subslice.panel, subslice.loadings)
+        found = h @ network.component_decoder(subslice.panel, subslice.loadings)
+    assert (found - subslice.x).square().mean() < 1e-3 * subslice.x.square().mean()
 
 
 def test_warm_start_tells_components_from_noise(part) -> None:
     torch.manual_seed(0)
     encoder = PanelEncoder.from_slices([part.adata], out_channels=16, n_components=8)
-    piece = SubSliceDataset(part, encoder, **CUT)[0]
-    warm_start(encoder, [(piece.panel, piece.loadings)])
-    axes = piece.loadings / piece.loadings.norm(dim=0)
+    subslice = SubSliceDataset(part, encoder, **CUT)[0]
+    warm_start(encoder, [(subslice.panel, subslice.loadings)])
+    axes = subslice.loadings / subslice.loadings.norm(dim=0)
     with torch.no_grad():
-        asked = axes.t() @ encoder.embedding[piece.panel]
-        other = encoder.embedding[piece.panel] - axes @ asked
+        asked = axes.t() @ encoder.embedding[subslice.panel]
+        other = encoder.embedding[subslice.panel] - axes @ asked
     assert other.square().mean() < 0.2 * asked.square().mean()
     # Each component by itself: no two are mixed.
     assert torch.linalg.cond(asked) < 20
@@ -194,9 +196,9 @@ def test_settings_of_the_encoder_are_checked() -> None:
 
 
 def test_the_loader_of_puzzles(part, encoder) -> None:
-    puzzle = next(iter(pretraining_loader(SubSliceDataset(part, encoder, **CUT), SETTINGS, 1)))
-    z, _ = SToFMNetwork(16, SETTINGS, encoder)(puzzle)
-    assert z.shape == (puzzle.num_nodes, 48) and torch.isfinite(z).all()
+    masked = next(iter(pretraining_loader(SubSliceDataset(part, encoder, **CUT), SETTINGS, 1)))
+    z, _ = SToFMNetwork(16, SETTINGS, encoder)(masked)
+    assert z.shape == (masked.num_nodes, 48) and torch.isfinite(z).all()
 
 
 def test_a_panel_of_fewer_genes_than_components() -> None:

@@ -232,7 +232,7 @@ def test_duplicates_and_empty_cells_do(tissue, model) -> None:
         ({"heads": 3}, ValueError, "hidden_channels=128 must be a multiple of heads=3"),
         ({"k": 0}, ValueError, "k must be above zero"),
         ({"k": 2.5}, TypeError, "k must be a whole number"),
-        ({"mask_share": 2}, ValueError, "mask_share must be a fraction"),
+        ({"mask_ratio": 2}, ValueError, "mask_ratio must be a fraction"),
         ({"layers": 3}, TypeError, "layers"),
     ],
 )

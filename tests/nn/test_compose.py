@@ -150,10 +150,10 @@ def test_by_to_hetero(hetero: HeteroData) -> None:
 
 def test_on_sub_slices_with_a_halo_it_is_as_on_the_whole(data: Data, net: Net) -> None:
     whole = net(data.x, data.edge_index, data.pos)
-    for piece in SubSlices(num_cells=60, halo=2)(data):
-        out = net(piece.x, piece.edge_index, piece.pos)
-        core = piece.core_mask
-        torch.testing.assert_close(out[core], whole[piece.n_id[core]], atol=1e-5, rtol=1e-5)
+    for subslice in SubSlices(num_cells=60, halo=2)(data):
+        out = net(subslice.x, subslice.edge_index, subslice.pos)
+        core = subslice.core_mask
+        torch.testing.assert_close(out[core], whole[subslice.n_id[core]], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.skipif(not SAMPLER, reason="NeighborLoader needs pyg-lib or torch-sparse")
@@ -193,8 +193,8 @@ def test_with_a_node_loader(data: Data, net: Net) -> None:
 def test_with_cluster_loader(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clusters are tiles of the tissue here; METIS, PyG's own way, may not be installed."""
     tile = torch.empty(data.num_nodes, dtype=torch.long)
-    for number, piece in enumerate(SubSlices(num_cells=50, halo=0)(data)):
-        tile[piece.n_id] = number
+    for number, subslice in enumerate(SubSlices(num_cells=50, halo=0)(data)):
+        tile[subslice.n_id] = number
     monkeypatch.setattr(ClusterData, "_metis", lambda self, edge_index, num_nodes: tile)
     graph = Data(x=data.x, pos=data.pos, edge_index=data.edge_index, y=tile % 3)
     loader = ClusterLoader(ClusterData(graph, 4, log=False), batch_size=2, shuffle=True)

@@ -187,7 +187,7 @@ def test_weights_that_would_run_are_refused(adapted, adata, vocabulary, tmp_path
         ({"batch_size": 1}, "batch_size must be 2 or more; found 1"),
         ({"max_length": 1}, "max_length must be 2 or more; found 1"),
         ({"temperature": 0}, "temperature must be above zero"),
-        ({"mask_share": 2}, "mask_share must be a fraction"),
+        ({"mask_ratio": 2}, "mask_ratio must be a fraction"),
         ({"freeze_layers": -1}, "freeze_layers must be zero or more"),
     ],
 )

@@ -29,10 +29,12 @@ SETTINGS = SToFMConfig(
 @pytest.fixture(scope="module")
 def batches() -> list[Data]:
     part = split_slices(toy_tissue(900, 40, seed=0))[0]
-    (piece,) = SubSliceDataset(part, PCAFeatures(8).fit([part.adata]), **SETTINGS.subslice_options)
+    (subslice,) = SubSliceDataset(
+        part, PCAFeatures(8).fit([part.adata]), **SETTINGS.subslice_options
+    )
     torch.manual_seed(0)
     made = [
-        collate_subslices([PretrainingObjective.from_config(SETTINGS).puzzle(piece.clone())])
+        collate_subslices([PretrainingObjective.from_config(SETTINGS).masking(subslice.clone())])
         for _ in range(4)
     ]
     assert all(batch.num_edges > 10_000 for batch in made)

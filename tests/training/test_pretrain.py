@@ -25,7 +25,7 @@ SETTINGS = SToFMConfig(hidden_channels=32, heads=4, num_layers=2, n_components=8
 
 
 @pytest.fixture(scope="module")
-def pieces():
+def subslices():
     part = split_slices(toy_tissue(300, 40, seed=0))[0]
     return SubSliceDataset(part, PCAFeatures(8).fit([part.adata]), **SETTINGS.subslice_options)
 
@@ -49,33 +49,33 @@ def test_niche_against_dense_matrices() -> None:
     torch.testing.assert_close(niche_features(x, edges, visible), expected)
 
 
-def test_embeddings_start_at_the_averages_and_keep_their_distances(pieces, network) -> None:
+def test_embeddings_start_at_the_averages_and_keep_their_distances(subslices, network) -> None:
     network.eval()
-    z, _ = network(pieces[0])
-    true = niche_features(pieces[0].x, cell_edges(pieces[0]))
+    z, _ = network(subslices[0])
+    true = niche_features(subslices[0].x, cell_edges(subslices[0]))
     torch.testing.assert_close(z, true @ network.basis)
     # Width 256 for 3 x 8 numbers: the basis keeps inner products, but for one scale.
-    true = niche_features(pieces[0].x, cell_edges(pieces[0]))[pieces[0].core_mask]
-    z = z[pieces[0].core_mask]
+    true = niche_features(subslices[0].x, cell_edges(subslices[0]))[subslices[0].core_mask]
+    z = z[subslices[0].core_mask]
     torch.testing.assert_close(z @ z.T, true @ true.T * (256 / 24), atol=1e-3, rtol=1e-4)
 
 
-def test_hidden_cells_reach_neither_inputs_nor_embeddings(pieces, network) -> None:
+def test_hidden_cells_reach_neither_inputs_nor_embeddings(subslices, network) -> None:
     torch.manual_seed(1)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     network.eval()
-    puzzle = next(iter(pretraining_loader(pieces, SETTINGS, 1)))
-    assert puzzle.mask.any() and (puzzle.x[puzzle.mask] == 0).all()
-    assert "x_target" not in puzzle
+    masked = next(iter(pretraining_loader(subslices, SETTINGS, 1)))
+    assert masked.mask.any() and (masked.x[masked.mask] == 0).all()
+    assert "x_target" not in masked
 
-    # From the start: other features in the hidden cells, the same puzzle.
-    def puzzle_of(piece):
+    # From the start: other features in the hidden cells, the same masks.
+    def puzzle_of(subslice):
         torch.manual_seed(3)
-        return next(iter(pretraining_loader([piece], SETTINGS, 1)))
+        return next(iter(pretraining_loader([subslice], SETTINGS, 1)))
 
-    first = puzzle_of(pieces[0])
-    other = pieces[0].clone()
+    first = puzzle_of(subslices[0])
+    other = subslices[0].clone()
     cells = first.mask.nonzero().view(-1)
     shift = torch.randn(len(cells), 8)
     other.x = other.x.index_add(0, cells, shift)
@@ -86,39 +86,39 @@ def test_hidden_cells_reach_neither_inputs_nor_embeddings(pieces, network) -> No
     torch.testing.assert_close(network(first)[0], network(second)[0], atol=1e-4, rtol=1e-4)
 
 
-def test_the_graph_is_that_of_the_moved_positions(pieces) -> None:
+def test_the_graph_is_that_of_the_moved_positions(subslices) -> None:
     torch.manual_seed(0)
-    puzzle = next(iter(pretraining_loader(pieces, SETTINGS, 1)))
-    assert puzzle.moved.any()
-    src, dst = puzzle.edge_index
-    cells = puzzle.node_type == 0
+    masked = next(iter(pretraining_loader(subslices, SETTINGS, 1)))
+    assert masked.moved.any()
+    src, dst = masked.edge_index
+    cells = masked.node_type == 0
     from stofm_geo.transforms.neighbor_search import knn
 
     rows = cells.nonzero().view(-1)
-    found = rows[knn(puzzle.pos[rows], SETTINGS.k)]
+    found = rows[knn(masked.pos[rows], SETTINGS.k)]
     inside = cells[src] & cells[dst]
     assert set(map(tuple, found.t().tolist())) == set(
-        map(tuple, puzzle.edge_index[:, inside].t().tolist())
+        map(tuple, masked.edge_index[:, inside].t().tolist())
     )
 
 
-def test_losses_have_gradients_and_baselines(pieces, network) -> None:
-    puzzle = next(iter(pretraining_loader(pieces, SETTINGS, 1)))
-    z, pair = network(puzzle)
-    niches, distances = niche_loss(network, puzzle, z), distance_loss(network, puzzle, pair)
+def test_losses_have_gradients_and_baselines(subslices, network) -> None:
+    masked = next(iter(pretraining_loader(subslices, SETTINGS, 1)))
+    z, pair = network(masked)
+    niches, distances = niche_loss(network, masked, z), distance_loss(network, masked, pair)
     assert niches.error.item() == pytest.approx(niches.baseline.item())  # before training
-    assert niches.count == puzzle.core_mask.sum() * 256 and distances.count > 0
+    assert niches.count == masked.core_mask.sum() * 256 and distances.count > 0
     assert distances.baseline > 0
     (niches.error + distances.error).backward()
     assert network.project.weight.grad.abs().sum() > 0
     assert network.transformer.blocks[0].attention.geometry.radial.mean.grad.abs().sum() > 0
 
 
-def test_nothing_moved_gives_zero_not_nan(pieces, network) -> None:
-    puzzle = next(iter(pretraining_loader(pieces, SETTINGS, 1)))
-    puzzle.moved = torch.zeros_like(puzzle.moved)
-    _, pair = network(puzzle)
-    assert [float(value) for value in distance_loss(network, puzzle, pair)] == [0, 0, 0]
+def test_nothing_moved_gives_zero_not_nan(subslices, network) -> None:
+    masked = next(iter(pretraining_loader(subslices, SETTINGS, 1)))
+    masked.moved = torch.zeros_like(masked.moved)
+    _, pair = network(masked)
+    assert [float(value) for value in distance_loss(network, masked, pair)] == [0, 0, 0]
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_training_beats_the_averages() -> None:
     assert record["distance_loss"] < 0.97 * record["distance_loss_as_seen"]
 
 
-def test_slice_graph_keeps_rows(pieces) -> None:
+def test_slice_graph_keeps_rows(subslices) -> None:
     part = split_slices(toy_tissue(50, 20, seed=0))[0]
     data = slice_graph(part, PCAFeatures(4).fit([part.adata]))
     assert sorted(data.n_id.tolist()) == list(range(50))
@@ -142,13 +142,13 @@ def test_niches_of_core_cells_are_those_of_the_whole_slice() -> None:
     data = SpatialKNN(8)(slice_graph(part, features))
     whole = torch.empty(300, 24)
     whole[torch.from_numpy(part.row)] = niche_features(data.x, data.edge_index)
-    pieces = SubSliceDataset(
+    subslices = SubSliceDataset(
         part, features, **{**SETTINGS.subslice_options, "cells_per_subslice": 60}
     )
-    assert len(pieces) == 5
-    for puzzle in pretraining_loader(pieces, SETTINGS, 10):
-        core = puzzle.core_mask
-        torch.testing.assert_close(puzzle.niche[core], whole[puzzle.n_id[core]])
+    assert len(subslices) == 5
+    for masked in pretraining_loader(subslices, SETTINGS, 10):
+        core = masked.core_mask
+        torch.testing.assert_close(masked.niche[core], whole[masked.n_id[core]])
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 11, 200])

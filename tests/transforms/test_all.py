@@ -126,7 +126,7 @@ def test_a_batch_is_as_one_by_one(transform, prepare, slices: bool, unchanged) -
     check_values((batch._slice_dict, batch._inc_dict)[0], stored[0], "slices")
     check_values(batch._inc_dict, stored[1], "increments")
     if isinstance(transform, T.SubSlices):
-        check_pieces(found, [piece for pieces in expected for piece in pieces])
+        check_pieces(found, [subslice for subslices in expected for subslice in subslices])
         return
     again = Batch.from_data_list(expected)
     assert found.num_graphs == again.num_graphs == len(parts)
@@ -187,7 +187,7 @@ def test_batch_without_ptr(transform, prepare, seed: int | None) -> None:
     data = flattened(parts, seed)
     found = of_batch(transform, data)
     if isinstance(transform, T.SubSlices):
-        for one, other in zip(found, [p for pieces in expected for p in pieces], strict=True):
+        for one, other in zip(found, [p for subslices in expected for p in subslices], strict=True):
             check_alike(one, other)
             assert "batch" not in one
         return

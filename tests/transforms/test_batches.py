@@ -59,10 +59,10 @@ def test_real_sizes() -> None:
     assert (batch.edge_index[1].diff() >= 0).all()
     for one, other in zip(batch.to_data_list(), parts, strict=True):
         same(one, other)
-    pieces = T.SubSlices(1000)(batch)
-    expected = [piece for part in parts for piece in T.SubSlices(1000)(part)]
-    assert len(pieces) == len(expected) == 12
-    for one, other in zip(pieces, expected, strict=True):
+    subslices = T.SubSlices(1000)(batch)
+    expected = [subslice for part in parts for subslice in T.SubSlices(1000)(part)]
+    assert len(subslices) == len(expected) == 12
+    for one, other in zip(subslices, expected, strict=True):
         assert torch.equal(one.edge_index, other.edge_index) and torch.equal(one.x, other.x)
 
 
@@ -94,16 +94,18 @@ def test_slices_of_different_graphs_are_different() -> None:
     assert (found.batch[src] == found.batch[dst]).all()
     assert (found.slice_id[src] == found.slice_id[dst]).all()
     assert (found.node_type == NodeType.CLS).sum() == 6
-    pieces = T.SubSlices(10)(found)
-    assert all(len(found.batch[piece.n_id[piece.core_mask]].unique()) == 1 for piece in pieces)
+    subslices = T.SubSlices(10)(found)
+    assert all(
+        len(found.batch[subslice.n_id[subslice.core_mask]].unique()) == 1 for subslice in subslices
+    )
 
 
 def test_pieces_number_nodes_as_the_batch_does() -> None:
     batch = T.SpatialKNN(3)(Batch.from_data_list([graph(n, n) for n in (20, 31)]))
-    pieces = T.SubSlices(8)(batch)
-    assert sorted(i for p in pieces for i in p.n_id[p.core_mask].tolist()) == list(range(51))
-    for piece in pieces:
-        assert torch.equal(piece.x, batch.x[piece.n_id])
+    subslices = T.SubSlices(8)(batch)
+    assert sorted(i for p in subslices for i in p.n_id[p.core_mask].tolist()) == list(range(51))
+    for subslice in subslices:
+        assert torch.equal(subslice.x, batch.x[subslice.n_id])
         assert "n_id" not in batch
 
 
@@ -120,8 +122,8 @@ def test_what_was_changed_after_collation_is_honoured() -> None:
     for number, one in enumerate(found.to_data_list()):
         other = T.PruneLongEdges(1.2)(Data(pos=parts[number].pos, edge_index=own[number]))
         assert torch.equal(one.edge_index, other.edge_index)
-    pieces = T.SubSlices(10)(batch)
-    assert all(torch.equal(piece.h, batch.h[piece.n_id]) for piece in pieces)
+    subslices = T.SubSlices(10)(batch)
+    assert all(torch.equal(subslice.h, batch.h[subslice.n_id]) for subslice in subslices)
 
 
 def test_follow_batch() -> None:

@@ -57,12 +57,12 @@ def test_cells_know_their_virtual_cell(data: Data) -> None:
 
 
 def test_of_a_sub_slice(data: Data) -> None:
-    pieces = SubSlices(num_cells=100)(data)
-    for piece in pieces:
-        out = HeteroView()(piece)
+    subslices = SubSlices(num_cells=100)(data)
+    for subslice in subslices:
+        out = HeteroView()(subslice)
         out.validate()
         assert out["macro"].num_nodes == 4
-        assert out["cell"].core_mask.sum() == piece.core_mask.sum() == 100
+        assert out["cell"].core_mask.sum() == subslice.core_mask.sum() == 100
 
 
 def test_without_virtual_nodes() -> None:

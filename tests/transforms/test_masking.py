@@ -50,10 +50,10 @@ def test_virtual_features_tell_nothing_of_masked_cells(
     whole: Data, p: float, cells: int | None
 ) -> None:
     torch.manual_seed(1)
-    pieces = [whole] if cells is None else SubSlices(cells)(whole)
-    for piece in pieces:
-        out = MaskCells(p)(piece)
-        n_id = torch.arange(whole.num_nodes) if cells is None else piece.n_id
+    subslices = [whole] if cells is None else SubSlices(cells)(whole)
+    for subslice in subslices:
+        out = MaskCells(p)(subslice)
+        n_id = torch.arange(whole.num_nodes) if cells is None else subslice.n_id
         hidden = torch.zeros(whole.num_nodes, dtype=torch.bool)
         hidden[n_id[out.mask]] = True
         for node in (out.node_type == NodeType.MACRO).nonzero().view(-1):
@@ -76,8 +76,8 @@ def test_what_a_masked_cell_was_cannot_be_seen_anywhere(whole: Data) -> None:
 
 
 def test_only_core_cells_are_masked(whole: Data) -> None:
-    for piece in SubSlices(40)(whole):
-        assert torch.equal(MaskCells(1.0)(piece).mask, piece.core_mask)
+    for subslice in SubSlices(40)(whole):
+        assert torch.equal(MaskCells(1.0)(subslice).mask, subslice.core_mask)
 
 
 def test_same_seed_same_cells(whole: Data) -> None:

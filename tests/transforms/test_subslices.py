@@ -17,8 +17,8 @@ def tissue(pos: np.ndarray, k: int = 5, **more: torch.Tensor) -> Data:
     return SpatialKNN(k)(Data(x=x, pos=torch.from_numpy(pos), **more))
 
 
-def cores(pieces: list[Data]) -> list[list[int]]:
-    return [piece.n_id[piece.core_mask].tolist() for piece in pieces]
+def cores(subslices: list[Data]) -> list[list[int]]:
+    return [subslice.n_id[subslice.core_mask].tolist() for subslice in subslices]
 
 
 def flat(lists: list[list[int]]) -> list[int]:
@@ -43,10 +43,10 @@ def test_input_stays_as_it_was(places, unchanged) -> None:
 @pytest.mark.parametrize("num_cells", [1, 7, 40, 64, 1000])
 def test_each_cell_is_core_once_and_sizes_are_even(places, place: str, num_cells: int) -> None:
     n = len(places[place])
-    pieces = SubSlices(num_cells)(tissue(places[place]))
-    assert sorted(flat(cores(pieces))) == list(range(n))
-    sizes = [int(piece.core_mask.sum()) for piece in pieces]
-    assert len(pieces) == -(-n // num_cells)
+    subslices = SubSlices(num_cells)(tissue(places[place]))
+    assert sorted(flat(cores(subslices))) == list(range(n))
+    sizes = [int(subslice.core_mask.sum()) for subslice in subslices]
+    assert len(subslices) == -(-n // num_cells)
     assert max(sizes) <= num_cells
     assert max(sizes) - min(sizes) <= 1
 
@@ -66,41 +66,45 @@ def test_core_cells_see_what_they_see_in_the_whole_slice(places, place: str, hal
     data.edge_attr = torch.arange(data.num_edges)
     data.colour = torch.rand(data.num_nodes)
     whole = in_neighbours(data, torch.arange(data.num_nodes))
-    for piece in SubSlices(30, halo)(data):
+    for subslice in SubSlices(30, halo)(data):
         for key in ("x", "pos", "colour", "node_type", "cluster_size"):
-            assert torch.equal(piece[key], data[key][piece.n_id]), key
-        inside = in_neighbours(piece, piece.n_id)
-        near = set(piece.n_id[piece.core_mask].tolist())
+            assert torch.equal(subslice[key], data[key][subslice.n_id]), key
+        inside = in_neighbours(subslice, subslice.n_id)
+        near = set(subslice.n_id[subslice.core_mask].tolist())
         for _ in range(halo):
             assert all(inside[i] == whole[i] for i in near)
             near |= {j for i in near for j in whole[i] if data.node_type[j] == NodeType.CELL}
-        cells = piece.n_id[piece.node_type == NodeType.CELL]
+        cells = subslice.n_id[subslice.node_type == NodeType.CELL]
         assert set(cells.tolist()) == near
         # Edges are induced, sorted, and their attributes go with them.
-        assert torch.equal(piece.n_id[piece.edge_index], data.edge_index[:, piece.edge_attr])
+        assert torch.equal(
+            subslice.n_id[subslice.edge_index], data.edge_index[:, subslice.edge_attr]
+        )
         present = torch.zeros(data.num_nodes, dtype=torch.bool)
-        present[piece.n_id] = True
-        assert piece.num_edges == present[data.edge_index].all(dim=0).sum()
-        code = piece.edge_index[1] * piece.num_nodes + piece.edge_index[0]
+        present[subslice.n_id] = True
+        assert subslice.num_edges == present[data.edge_index].all(dim=0).sum()
+        code = subslice.edge_index[1] * subslice.num_nodes + subslice.edge_index[0]
         assert (code[1:] > code[:-1]).all()
 
 
 def test_no_halo(places) -> None:
-    for piece in SubSlices(30, halo=0)(tissue(places["random"])):
-        assert piece.core_mask.all()
+    for subslice in SubSlices(30, halo=0)(tissue(places["random"])):
+        assert subslice.core_mask.all()
 
 
 def test_virtual_nodes_are_in_every_piece_and_core_in_none(places) -> None:
     data = MacroNodes(max_nodes=3)(tissue(places["random"]))
     virtual = (data.node_type != NodeType.CELL).nonzero().view(-1)
-    for piece in SubSlices(50)(data):
-        kind = piece.node_type != NodeType.CELL
-        assert torch.equal(piece.n_id[kind], virtual)
-        assert not piece.core_mask[kind].any()
-        cells = piece.cluster >= 0
+    for subslice in SubSlices(50)(data):
+        kind = subslice.node_type != NodeType.CELL
+        assert torch.equal(subslice.n_id[kind], virtual)
+        assert not subslice.core_mask[kind].any()
+        cells = subslice.cluster >= 0
         assert torch.equal(cells, ~kind)
-        assert torch.equal(piece.n_id[piece.cluster[cells]], data.cluster[piece.n_id[cells]])
-        assert torch.equal(piece.cluster_size, data.cluster_size[piece.n_id])
+        assert torch.equal(
+            subslice.n_id[subslice.cluster[cells]], data.cluster[subslice.n_id[cells]]
+        )
+        assert torch.equal(subslice.cluster_size, data.cluster_size[subslice.n_id])
 
 
 def test_slices_are_cut_apart(places) -> None:
@@ -108,21 +112,21 @@ def test_slices_are_cut_apart(places) -> None:
     which = torch.from_numpy(np.random.default_rng(1).integers(0, 3, len(pos)))
     data = MacroNodes(max_nodes=2)(tissue(pos, slice_id=which))
     data.slice_names = ["a", "b", "c"]
-    pieces = SubSlices(30)(data)
-    assert [int(p.slice_id[0]) for p in pieces] == sorted(int(p.slice_id[0]) for p in pieces)
-    for piece in pieces:
-        assert len(piece.slice_id.unique()) == 1
-        assert (piece.node_type == NodeType.CLS).sum() == 1
-        assert piece.slice_names == ["a", "b", "c"]
-    assert sorted(flat(cores(pieces))) == list(range(len(pos)))
+    subslices = SubSlices(30)(data)
+    assert [int(p.slice_id[0]) for p in subslices] == sorted(int(p.slice_id[0]) for p in subslices)
+    for subslice in subslices:
+        assert len(subslice.slice_id.unique()) == 1
+        assert (subslice.node_type == NodeType.CLS).sum() == 1
+        assert subslice.slice_names == ["a", "b", "c"]
+    assert sorted(flat(cores(subslices))) == list(range(len(pos)))
 
 
 def test_numbers_of_nodes_are_those_of_the_source(places) -> None:
     data = tissue(places["random"], n_id=1000 + torch.arange(len(places["random"])))
-    pieces = SubSlices(60)(data)
-    assert sorted(flat(cores(pieces))) == list(range(1000, 1000 + data.num_nodes))
-    again = SubSlices(25)(pieces[0])
-    assert set(flat(cores(again))) == set(pieces[0].n_id.tolist())
+    subslices = SubSlices(60)(data)
+    assert sorted(flat(cores(subslices))) == list(range(1000, 1000 + data.num_nodes))
+    again = SubSlices(25)(subslices[0])
+    assert set(flat(cores(again))) == set(subslices[0].n_id.tolist())
 
 
 @pytest.mark.parametrize("num_cells", [10, 33, 64])
@@ -138,9 +142,9 @@ def test_turning_and_shifting_changes_no_piece(places, turned, place: str, num_c
         (np.pi / 4, 3),
         (5, 1),
     ]:
-        pieces = cut(tissue(turned(places[place], angle, shift)))
-        assert cores(pieces) == cores(expected)
-        for one, other in zip(pieces, expected, strict=True):
+        subslices = cut(tissue(turned(places[place], angle, shift)))
+        assert cores(subslices) == cores(expected)
+        for one, other in zip(subslices, expected, strict=True):
             assert torch.equal(one.edge_index, other.edge_index)
 
 
@@ -161,10 +165,10 @@ def test_sorting_anew_changes_no_piece_without_ties(places, place: str) -> None:
 def test_pieces_are_compact(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(4)
     pos = rng.uniform(0, 1, (3000, 2)) * np.multiply(shape, 10)
-    pieces = SubSlices(100)(tissue(pos))
-    area = np.prod(shape) * 100 / len(pieces)
-    for piece in pieces:
-        own = piece.pos[piece.core_mask]
+    subslices = SubSlices(100)(tissue(pos))
+    area = np.prod(shape) * 100 / len(subslices)
+    for subslice in subslices:
+        own = subslice.pos[subslice.core_mask]
         reach = (own - own.mean(dim=0)).norm(dim=1).max()
         assert reach < 2.2 * np.sqrt(area / np.pi)
 
@@ -179,16 +183,16 @@ def test_one_place_and_no_edges() -> None:
 def test_many_cells_make_small_pieces() -> None:
     pos = np.random.default_rng(5).uniform(0, 100, (20_000, 2))
     data = MacroNodes()(tissue(pos, k=6))
-    pieces = SubSlices(250)(data)
-    assert len(pieces) == 80
-    assert max(piece.num_nodes for piece in pieces) < 450  # 250 cores, halo, virtual nodes
-    assert sum(piece.num_edges for piece in pieces) < 2 * data.num_edges
+    subslices = SubSlices(250)(data)
+    assert len(subslices) == 80
+    assert max(subslice.num_nodes for subslice in subslices) < 450  # 250 cores, halo, virtual nodes
+    assert sum(subslice.num_edges for subslice in subslices) < 2 * data.num_edges
 
 
 def test_it_ends_a_chain_of_transforms(places) -> None:
     data = Data(x=torch.rand(220, 3), pos=torch.from_numpy(places["random"]))
-    pieces = Compose([SpatialKNN(4), MacroNodes(max_nodes=2), SubSlices(100)])(data)
-    assert len(pieces) == 3 and all(isinstance(piece, Data) for piece in pieces)
+    subslices = Compose([SpatialKNN(4), MacroNodes(max_nodes=2), SubSlices(100)])(data)
+    assert len(subslices) == 3 and all(isinstance(subslice, Data) for subslice in subslices)
 
 
 def test_errors() -> None:
@@ -224,18 +228,18 @@ def test_pieces_joined_one_by_one_are_those_of_the_joined_slice(slices: int) -> 
     whole = cut(MacroNodes(max_nodes=4)(data))
     lazily = cut.lazily(MacroNodes(max_nodes=4, join=False)(data), JoinMacroNodes())
     assert len(lazily) == len(whole)
-    for piece, expected in zip(lazily, whole, strict=True):
-        assert set(piece.keys()) == set(expected.keys())
+    for subslice, expected in zip(lazily, whole, strict=True):
+        assert set(subslice.keys()) == set(expected.keys())
         for name, value in expected:
             same = torch.equal if isinstance(value, torch.Tensor) else int.__eq__
-            assert same(piece[name], value), name
+            assert same(subslice[name], value), name
 
 
 def test_a_piece_asked_for_twice_is_cut_twice() -> None:
-    pieces = SubSlices(60).lazily(tissue(np.random.default_rng(4).uniform(0, 20, (500, 2))))
-    first = pieces[3]
+    subslices = SubSlices(60).lazily(tissue(np.random.default_rng(4).uniform(0, 20, (500, 2))))
+    first = subslices[3]
     first.x.zero_()
-    assert pieces[3].x.any()
-    assert len(list(pieces)) == len(pieces) == 9
+    assert subslices[3].x.any()
+    assert len(list(subslices)) == len(subslices) == 9
     with pytest.raises(IndexError):
-        pieces[9]
+        subslices[9]

@@ -164,8 +164,8 @@ def _of_source(path: Path) -> Any:
 def _of_corpus(path: Path) -> Any:
     """As training reads it."""
     data = CorpusDataset(path)
-    pieces = [dict(data[i].items()) for i in range(len(data))]
-    return list(data.genes), data.technologies, data.settings, data.components(), pieces
+    subslices = [dict(data[i].items()) for i in range(len(data))]
+    return list(data.genes), data.technologies, data.settings, data.components(), subslices
 
 
 def _of_yaml(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Slices of many files on disk, harmonised and cut, of which training reads a piece at a time."""
+"""Slices of many files on disk, harmonised and cut; training reads a sub-slice at a time."""
 
 try:
     import filelock  # noqa: F401

@@ -71,10 +71,10 @@ def build(
     cells_per_subslice: int = 1000,
     n_components: int = 50,
     spatial_key: str = Keys.SPATIAL,
-    workers: int = 1,
-    told: Callable[[str], None] = lambda line: None,
+    num_workers: int = 1,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> list[tuple[str, str]]:
-    """Write the pieces of all slices of these sources.
+    """Write the sub-slices of all slices of these sources.
 
     A slice that is there already, of the same source (name, bytes, time of change) and settings,
     is not made again: a build that was stopped, however, goes on where it was. The same sources
@@ -87,11 +87,11 @@ def build(
         folder: Where the corpus goes.
         k: Nearest neighbours a cell is joined to (default 12).
         max_macro_nodes: Most virtual cells of a slice (default 16).
-        cells_per_subslice: Most core cells of a piece (default 1000).
+        cells_per_subslice: Most core cells of a sub-slice (default 1000).
         n_components: Principal components of a slice, its targets (default 50).
         spatial_key: Key in ``obsm`` of the positions, any unit (default ``"spatial"``).
-        workers: Processes, each with one thread and one slice at a time (default 1: this one).
-        told: Is called with a line for each slice that is done.
+        num_workers: Processes, each with one thread and one slice at a time (default 1: this one).
+        on_progress: Is called with a line for each slice that is done.
 
     Returns:
         Slices that were put aside, and why; sorted.
@@ -110,7 +110,7 @@ def build(
         "cells_per_subslice": cells_per_subslice,
         "n_components": n_components,
     }
-    for name, value in {**settings, "workers": workers}.items():
+    for name, value in {**settings, "num_workers": num_workers}.items():
         check_positive(name, value, whole=True)
     folder = Path(folder)
     check_writable(folder / INDEX, make=True)
@@ -121,7 +121,7 @@ def build(
     except filelock.Timeout:
         raise RuntimeError(f"{folder}: another build is writing there; wait for it") from None
     with held, explain_full_disk(folder):
-        return _build(sources, folder, settings, spatial_key, workers, told)
+        return _build(sources, folder, settings, spatial_key, num_workers, on_progress)
 
 
 def _build(
@@ -129,8 +129,8 @@ def _build(
     folder: Path,
     settings: dict[str, int],
     spatial_key: str,
-    workers: int,
-    told: Callable[[str], None],
+    num_workers: int,
+    on_progress: Callable[[str], None],
 ) -> list[tuple[str, str]]:
     clear_leftovers(folder / SLICES)  # of a build that was killed
     tasks: dict[str, _Task] = {}
@@ -148,16 +148,18 @@ def _build(
     if any((task.folder / task.which.folder).is_dir() for task in open_):
         (folder / INDEX).unlink(missing_ok=True)  # what it says of them holds no longer
     if len(open_) < len(tasks):
-        told(f"{len(tasks) - len(open_)} of {len(tasks)} slices are there already")
-    for i, (task, result) in enumerate(pool.each(_make, open_, workers), start=1):
+        on_progress(f"{len(tasks) - len(open_)} of {len(tasks)} slices are there already")
+    for i, (task, result) in enumerate(pool.each(_make, open_, num_workers), start=1):
         result = pool.DIED if result is None else result
         label = task.which.label
         if isinstance(result, str):
             failed[label] = result.removeprefix(f"{label}: ")
-            told(f"{i}/{len(open_)} {label}: put aside")
+            on_progress(f"{i}/{len(open_)} {label}: put aside")
             continue
         found[task.which.folder] = result
-        told(f"{i}/{len(open_)} {label}: {result['cells']} cells, {len(result['nodes'])} pieces")
+        on_progress(
+            f"{i}/{len(open_)} {label}: {result['cells']} cells, {len(result['nodes'])} sub-slices"
+        )
         for warning in result["warnings"]:
             warnings.warn(warning, stacklevel=3)
     slices: list[dict[str, Any]] = []
@@ -232,9 +234,11 @@ def _write(task: _Task) -> dict[str, Any]:
     nodes: list[int] = []
 
     def records() -> Iterator[bytes]:
-        for piece in cut.cuts:
-            nodes.append(piece.num_nodes)
-            yield encode(piece, own.counts[piece.node[piece.node_type == NodeType.CELL].numpy()])
+        for subslice in cut.cuts:
+            nodes.append(subslice.num_nodes)
+            yield encode(
+                subslice, own.counts[subslice.node[subslice.node_type == NodeType.CELL].numpy()]
+            )
 
     known = {
         "folder": which.folder,

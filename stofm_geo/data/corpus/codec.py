@@ -1,8 +1,8 @@
-"""A piece, and what the pieces of a slice share, as bytes and back.
+"""A sub-slice, and what the sub-slices of a slice share, as bytes and back.
 
 Both are serialisations of safetensors: a header of names, types and shapes, then plain numbers.
 What can be computed from them is left out: values and components, and all edges of virtual nodes.
-The cells' edges are kept, each once. Searched for anew in a piece they would be others: a cell
+The cells' edges are kept, each once. Searched for anew in a sub-slice they would be others: a cell
 at the rim, whose neighbours were cut off, would be joined to cells inside, and change their niches.
 """
 
@@ -30,7 +30,7 @@ _VIRTUAL = ("x", "pos", "node_type", "cluster_size")  # what is known of virtual
 
 @dataclass
 class SliceHeader:
-    """What the pieces of a slice share.
+    """What the sub-slices of a slice share.
 
     Attributes:
         components: What makes components of counts.
@@ -80,25 +80,25 @@ class SliceHeader:
         return self.components.loadings.nbytes + self.components.panel.nbytes
 
 
-def encode(piece: Data, counts: sp.csr_matrix) -> bytes:
+def encode(subslice: Data, counts: sp.csr_matrix) -> bytes:
     """Encode a sub-slice of :attr:`~stofm_geo.data.panel_slice.PanelSlice.cuts` as a record.
 
     Args:
-        piece: Its cells come first.
+        subslice: Its cells come first.
         counts: Of its cells, float32.
     """
     n = counts.shape[0]
-    src, dst = piece.edge_index.numpy()
+    src, dst = subslice.edge_index.numpy()
     once = src < dst
     return save(
         {
             "count": whole(counts.data),
             "gene": _small(counts.indices),
             "num_genes": _small(np.diff(counts.indptr)),
-            "pos": _small(np.round(piece.pos[:n].numpy() * GRID).astype(np.int64)),
-            "cluster": _small(piece.cluster[:n].numpy() - n),
-            "n_id": _small(piece.n_id[:n].numpy()),
-            "core_mask": piece.core_mask[:n].numpy(),
+            "pos": _small(np.round(subslice.pos[:n].numpy() * GRID).astype(np.int64)),
+            "cluster": _small(subslice.cluster[:n].numpy() - n),
+            "n_id": _small(subslice.n_id[:n].numpy()),
+            "core_mask": subslice.core_mask[:n].numpy(),
             "near": _small(src[once]),
             "num_near": _small(np.bincount(dst[once], minlength=n)),
         }
@@ -121,7 +121,7 @@ def decode(record: bytes, common: SliceHeader, number: np.ndarray, technology: i
     once = np.stack([of["near"].astype(np.int64), np.repeat(np.arange(n), of["num_near"])])
     edge_index = torch.from_numpy(np.concatenate([once, once[::-1]], axis=1))
     none = torch.full((v,), -1)
-    piece = Data(
+    subslice = Data(
         x=torch.cat([torch.from_numpy(common.components(counts)), common.x]),
         pos=torch.cat([torch.from_numpy(of["pos"] / GRID), common.pos]),
         edge_index=sort_edge_index(edge_index, num_nodes=n + v, sort_by_row=False),
@@ -133,7 +133,7 @@ def decode(record: bytes, common: SliceHeader, number: np.ndarray, technology: i
         num_nodes=n + v,
     )
     panel = torch.from_numpy(number[common.components.panel])
-    return attach_panel(piece, panel, torch.from_numpy(common.components.loadings), technology)
+    return attach_panel(subslice, panel, torch.from_numpy(common.components.loadings), technology)
 
 
 def _rows(value: np.ndarray, gene: np.ndarray, size: np.ndarray, width: int) -> sp.csr_matrix:

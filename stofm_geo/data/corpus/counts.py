@@ -57,7 +57,7 @@ class SmallCounts:
         """Which cells have counts, ``[n]`` bool."""
         return np.diff(self.ptr) > 0
 
-    def of(self, rows: np.ndarray) -> SmallCounts:
+    def select(self, rows: np.ndarray) -> SmallCounts:
         """Return the counts of some cells in the same compact form."""
         starts = range(0, len(rows), BLOCK)
         blocks = (self[rows[start : start + BLOCK]] for start in starts)

@@ -1,4 +1,4 @@
-"""A corpus as a map-style data set of pieces, opened where and when they are asked for."""
+"""A corpus as a map-style data set of sub-slices, opened where and when they are asked for."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _CACHE = 128 * 2**20  # bytes that opened slices may take, in each process
 
 
 class CorpusDataset(Dataset):
-    """The pieces of a corpus, as :class:`~stofm_geo.data.SubSliceDataset` gives them.
+    """The sub-slices of a corpus, as :class:`~stofm_geo.data.SubSliceDataset` gives them.
 
     Genes are numbered in :attr:`genes`, and so by an encoder of them. Nothing is opened before a
-    piece is asked for, so that the data set goes to workers of a loader, forked or spawned.
+    sub-slice is asked for, so that the data set goes to workers of a loader, forked or spawned.
 
     Args:
         folder: Of ``stofm-geo corpus build``.
         slices: Names of their folders; ``None``: all.
-        transform: Of each piece. What it draws from PyTorch's generator depends on ``seed``, the
-            epoch (:meth:`set_epoch`) and the piece alone, not on who loads it, or what before.
+        transform: Of each sub-slice. Its random numbers depend on ``seed``, the epoch
+            (:meth:`set_epoch`) and the sub-slice alone, not on the process or the order of loading.
         seed: Of ``transform``.
 
     Attributes:
         genes: Names of the genes of all slices, sorted.
         technologies: Names of all, sorted.
-        settings: How its pieces were cut.
+        settings: How its sub-slices were cut.
         checksum: SHA-256 of all its slices.
-        num_nodes: Of each piece, ``[pieces]`` int64.
+        num_nodes: Of each sub-slice, ``[num_subslices]`` int64.
 
     Raises:
         FileNotFoundError: There is no corpus, or it is not finished.
@@ -83,24 +83,24 @@ class CorpusDataset(Dataset):
 
     def __getitem__(self, index: int) -> Data:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"there are {len(self)} pieces; found {index}")
+            raise IndexError(f"there are {len(self)} sub-slices; found {index}")
         index %= len(self)
         of = int(np.searchsorted(self._first, index, side="right")) - 1
         within = index - int(self._first[of])
         store, number = self._opened(of)
         try:
-            piece = decode(store.record(within), store.common, number, self._technology[of])
+            subslice = decode(store.record(within), store.common, number, self._technology[of])
         except Exception as error:  # zarr, its codecs and safetensors raise a dozen kinds
             path = self.folder / SLICES / self.slices[of]
             raise OSError(
-                f"{path}: piece {within} cannot be read ({error}); run stofm-geo corpus verify"
+                f"{path}: sub-slice {within} cannot be read ({error}); run stofm-geo corpus verify"
             ) from error
         if self.transform is None:
-            return piece
+            return subslice
         words = f"{self.seed} {self.epoch} {self.slices[of]} {within}".encode()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))
-            return self.transform(piece)
+            return self.transform(subslice)
 
     def components(self) -> list[tuple[Tensor, Tensor]]:
         """Return ``panel`` ``[P]`` and ``loadings`` ``[P, components]`` of each slice."""

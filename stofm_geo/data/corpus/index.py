@@ -26,10 +26,10 @@ def read_index(folder: str | Path) -> dict[str, Any]:
     """Read ``corpus.json``.
 
     Returns:
-        ``format``; ``settings`` of the pieces; ``genes``, names of all, sorted; ``technologies``,
-        sorted; ``failed``, how many slices were put aside; ``slices``, by name of their folder:
-        ``folder``, ``path``, ``slice``, ``technology``, ``organism``, ``cells``, ``genes``,
-        ``nodes`` (of each piece), ``bytes``, ``sha256``, ``head_sha256``, ``warnings``.
+        ``format``; ``settings`` of the sub-slices; ``genes``, names of all, sorted;
+        ``technologies``, sorted; ``failed``, how many slices were put aside; ``slices``, by name of
+        their folder: ``folder``, ``path``, ``slice``, ``technology``, ``organism``, ``cells``,
+        ``genes``, ``nodes`` (of each sub-slice), ``bytes``, ``sha256``, ``head_sha256``, ``warnings``.
 
     Raises:
         FileNotFoundError: There is no corpus, or it is not finished.
@@ -90,8 +90,8 @@ def summary(folder: str | Path) -> list[dict[str, Any]]:
     """Return the size of a corpus by technology and organism, and in total.
 
     Returns:
-        Rows with ``technology``, ``organism``, ``slices``, ``cells``, ``pieces``, ``genes`` (most
-        of a slice; in the last row, of all) and ``bytes``.
+        Rows with ``technology``, ``organism``, ``slices``, ``cells``, ``subslices``,
+        ``genes`` (most of a slice; in the last row, of all) and ``bytes``.
 
     Raises:
         FileNotFoundError, ValueError: As :func:`read_index`.
@@ -104,7 +104,7 @@ def summary(folder: str | Path) -> list[dict[str, Any]]:
         for row in (rows.setdefault(key, _row(*key)), total):
             row["slices"] += 1
             row["cells"] += one["cells"]
-            row["pieces"] += len(one["nodes"])
+            row["subslices"] += len(one["nodes"])
             row["genes"] = max(row["genes"], one["genes"])
             row["bytes"] += one["bytes"]
     total["genes"] = len(index["genes"])
@@ -112,5 +112,5 @@ def summary(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def _row(technology: str, organism: str) -> dict[str, Any]:
-    counts = dict.fromkeys(("slices", "cells", "pieces", "genes", "bytes"), 0)
+    counts = dict.fromkeys(("slices", "cells", "subslices", "genes", "bytes"), 0)
     return {"technology": technology, "organism": organism, **counts}

@@ -21,9 +21,9 @@ class CorpusLoader(DataLoader):
     lags behind in runs that were stopped at the end of one more than once.
 
     Args:
-        dataset: Its pieces.
+        dataset: Its sub-slices.
         batch_sampler: Which of them.
-        workers: Processes that load; 0: this one (default).
+        num_workers: Processes that load; 0: this one (default).
         options: Others of ``DataLoader``.
     """
 
@@ -34,13 +34,13 @@ class CorpusLoader(DataLoader):
         self,
         dataset: CorpusDataset,
         batch_sampler: NodeBudgetBatchSampler,
-        workers: int = 0,
+        num_workers: int = 0,
         **options: Any,
     ) -> None:
         super().__init__(
             dataset,
             batch_sampler=batch_sampler,
-            num_workers=workers,
+            num_workers=num_workers,
             collate_fn=collate_subslices,
             **options,
         )

@@ -12,21 +12,21 @@ from stofm_geo._validation import check_positive
 
 
 class NodeBudgetBatchSampler(Sampler[list[int]]):
-    """Batches of pieces whose nodes together are within a budget.
+    """Batches of sub-slices whose nodes together are within a budget.
 
-    Each epoch shuffles the pieces of all slices and cuts them into consecutive batches of about
+    Each epoch shuffles the sub-slices of all slices and cuts them into consecutive batches of about
     equal size. The number of batches is the same in all epochs (a trainer reads it once) and a
-    multiple of ``num_replicas``; each process takes every ``num_replicas``-th batch. No piece is
-    left out or repeated, and no batch exceeds the budget. So a batch has about ``node_budget``
-    minus the largest piece, on average.
+    multiple of ``num_replicas``; each process takes every ``num_replicas``-th batch. No sub-slice
+    is left out or repeated, and no batch exceeds the budget. So a batch has about ``node_budget``
+    minus the largest sub-slice, on average.
 
     Args:
-        num_nodes: Of each piece.
+        num_nodes: Of each sub-slice.
         node_budget: Most nodes of a batch.
         seed: Of the shuffling; with the epoch, it determines the batches (default 0).
         rank: This process' number (default 0).
         num_replicas: Number of processes (default 1).
-        shuffle: Whether pieces are shuffled; otherwise they come as they are (default True).
+        shuffle: Whether sub-slices are shuffled; otherwise they come as they are (default True).
 
     Attributes:
         epoch: Its number.
@@ -35,7 +35,7 @@ class NodeBudgetBatchSampler(Sampler[list[int]]):
 
     Raises:
         TypeError: An argument of another type.
-        ValueError: A piece exceeds the budget, or there are too few pieces for the processes.
+        ValueError: A sub-slice exceeds the budget, or there are too few for the processes.
     """
 
     def __init__(
@@ -58,19 +58,20 @@ class NodeBudgetBatchSampler(Sampler[list[int]]):
         self.epoch = self.position = 0
         count = len(self.num_nodes)
         if count < num_replicas:
-            raise ValueError(f"{count} pieces are too few for {num_replicas} processes")
+            raise ValueError(f"{count} sub-slices are too few for {num_replicas} processes")
         largest, total = int(self.num_nodes.max()), int(self.num_nodes.sum())
         if largest > node_budget:
             raise ValueError(
-                f"node_budget={node_budget} is too small: a piece has {largest} nodes; raise it"
+                f"node_budget={node_budget} is too small: a sub-slice has {largest} nodes; raise it"
             )
-        # Cut where total / batches is passed, a batch has a piece more than that at most.
+        # Cut where total / batches is passed, a batch has a sub-slice more than that at most.
         batches = min(-(-total // max(node_budget - largest, 1)), count)
         self.batches = -(-batches // num_replicas) * num_replicas
         if self.batches > count:
             raise ValueError(
-                f"{count} pieces, {batches} batches within node_budget={node_budget} nodes, cannot "
-                f"be shared by {num_replicas} processes; raise node_budget, or use fewer processes"
+                f"{count} sub-slices, {batches} batches within node_budget={node_budget} nodes, "
+                f"cannot be shared by {num_replicas} processes; raise node_budget, or use fewer "
+                "processes"
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -95,7 +96,7 @@ class NodeBudgetBatchSampler(Sampler[list[int]]):
         size = self.num_nodes[order]
         middle = np.cumsum(size) - size / 2
         cuts = np.searchsorted(middle, size.sum() * np.arange(1, self.batches) / self.batches)
-        # At least a piece for each batch: what is moved for that leaves a batch, or is alone in it.
+        # At least a sub-slice for each batch.
         number = np.arange(1, self.batches)
         cuts = np.maximum.accumulate(cuts - number) + number
         cuts = np.maximum(cuts, number)
@@ -111,14 +112,14 @@ class NodeBudgetBatchSampler(Sampler[list[int]]):
             "world": self.num_replicas,
             "node_budget": self.node_budget,
             "nodes": int(self.num_nodes.sum()),
-            "pieces": len(self.num_nodes),
+            "subslices": len(self.num_nodes),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken.
 
         Raises:
-            ValueError: It was of other pieces or settings, whose batches are others.
+            ValueError: It was of other sub-slices or settings, whose batches are others.
         """
         own = self.state_dict()
         for name in own.keys() - {"epoch", "position"}:

@@ -320,7 +320,7 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
                 f"{len(rows) - len(full)} of {len(rows)} cells have no counts and are left out",
                 stacklevel=2,
             )
-            counts, pos, rows = counts.of(full), pos[full], rows[full]
+            counts, pos, rows = counts.select(full), pos[full], rows[full]
         order, pos, unit = checked_pose(counts, pos, min_cells)
         counts.order = order
     return CorpusSlice(counts, genes, pos, rows[order], unit, technology, report)

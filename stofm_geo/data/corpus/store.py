@@ -1,12 +1,13 @@
-"""One slice of a corpus on disk: a zarr (version 3) group of which a piece is one range of bytes.
+"""One slice of a corpus on disk: a zarr (version 3) group; a sub-slice is one range of bytes.
 
-``records`` is ``uint8 [pieces, longest]``, a row a piece (:mod:`~stofm_geo.data.corpus.codec`),
-filled up with zeros. A row is one inner chunk of a *shard*: compressed by itself, and found by the
-shard's index. So a piece is one contiguous read, while a slice of a thousand pieces is few files.
-A column a tensor would be easier to look at, but a piece would then be ten reads, of ragged arrays
-that zarr has no type for. ``lengths`` ``[pieces]`` are those of the records, ``common`` is what the
-pieces share, and ``genes`` their names, joined by line breaks; both ``uint8``, one chunk each.
-Everything else that is known of the slice is in the group's attributes.
+``records`` is ``uint8 [num_subslices, longest]``, a row a sub-slice
+(:mod:`~stofm_geo.data.corpus.codec`), padded with zeros. A row is one inner chunk of a *shard*:
+compressed by itself, and found by the shard's index. So a sub-slice is one contiguous read, while a
+slice of a thousand sub-slices is few files. With a column a tensor, a sub-slice would be ten reads,
+of ragged arrays that zarr has no type for. ``lengths`` ``[num_subslices]`` are those of the
+records, ``common`` is what the sub-slices share, and ``genes`` their names, joined by line breaks;
+both ``uint8``, one chunk each. Everything else that is known of the slice is in the group's
+attributes.
 
 What is compressed carries a checksum that is compared as it is read. All files but those of
 ``records`` are small, and are hashed together when a slice is opened (:func:`head_of`): metadata
@@ -43,7 +44,7 @@ def write_slice(
 
     Args:
         folder: Not there yet.
-        records: The pieces, each written as it comes.
+        records: The sub-slices, each written as it comes.
         common: What they share.
         genes: Names of the slice's genes.
         attributes: Of the group, as JSON takes them.
@@ -88,7 +89,7 @@ class SliceStore:
         head: What :func:`head_of` must be; ``None``: not known.
 
     Attributes:
-        common: What its pieces share.
+        common: What its sub-slices share.
         genes: Names of its genes, ``[G]``.
 
     Raises:

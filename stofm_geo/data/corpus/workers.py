@@ -19,31 +19,31 @@ DIED = "its process died; was there too little memory?"
 
 
 def each(
-    work: Callable[[Any], Any], tasks: Sequence[Any], workers: int
+    work: Callable[[Any], Any], tasks: Sequence[Any], num_workers: int
 ) -> Iterator[tuple[Any, Any]]:
     """Yield tasks and their results as they complete; ``None`` where the process died.
 
     Args:
         work: A function of a module. What it raises ends all.
         tasks: What pickle takes.
-        workers: Processes, each with one thread; with 1, the work is done in this one.
+        num_workers: Processes, each with one thread; with 1, the work is done in this one.
     """
-    if workers == 1:
+    if num_workers == 1:
         with _one_thread():
             yield from ((task, work(task)) for task in tasks)
         return
     left = dict(enumerate(tasks))
     while left:
-        with _pool(min(workers, len(left))) as pool:
+        with _pool(min(num_workers, len(left))) as pool:
             futures = {pool.submit(work, task): i for i, task in left.items()}
             try:
                 for future in as_completed(futures):
                     result = future.result()
                     yield left.pop(futures[future]), result
             except BrokenProcessPool:
-                if workers == 1:  # so it was the first that was left
+                if num_workers == 1:  # so it was the first that was left
                     yield left.pop(min(left)), None
-                workers = 1  # which one it was shows one by one
+                num_workers = 1  # which one it was shows one by one
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in multiprocessing.active_children():  # which need minutes for a slice
@@ -51,9 +51,9 @@ def each(
                 raise
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def _pool(num_workers: int) -> ProcessPoolExecutor:
     spawn = multiprocessing.get_context("spawn")  # a fork has locks of threads it does not have
-    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start)
+    return ProcessPoolExecutor(num_workers, mp_context=spawn, initializer=_start)
 
 
 def _start() -> None:

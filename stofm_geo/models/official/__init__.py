@@ -3,7 +3,7 @@
 from stofm_geo.models.official.macro import macro_nodes
 from stofm_geo.models.official.model import OfficialSToFM, load, save
 from stofm_geo.models.official.network import OfficialNetwork
-from stofm_geo.models.official.pretraining import OfficialMaskingConfig, losses, puzzle
+from stofm_geo.models.official.pretraining import OfficialMaskingConfig, losses, mask_subslice
 from stofm_geo.models.official.slices import subslices
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "load",
     "losses",
     "macro_nodes",
-    "puzzle",
+    "mask_subslice",
     "save",
     "subslices",
 ]

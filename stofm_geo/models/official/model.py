@@ -119,8 +119,8 @@ class OfficialSToFM(nn.Module):
                 check_enough(len(rows), 1)
                 pos, x = positions[rows], vectors[rows]
                 macro = macro_nodes(pos, x, alpha, resolution)
-                pieces = iter_subslices(pos, x, *macro, cells_per_subslice)
-                made[rows] = self.embed_subslices(pieces, len(rows))
+                subslices = iter_subslices(pos, x, *macro, cells_per_subslice)
+                made[rows] = self.embed_subslices(subslices, len(rows))
         check_model_output(made, name, "embeddings")
         adata.obsm[key_added] = made
         adata.uns[Keys.UNS] = {
@@ -135,13 +135,13 @@ class OfficialSToFM(nn.Module):
         }
 
     @torch.inference_mode()
-    def embed_subslices(self, pieces: Iterable[Data], cells: int) -> np.ndarray:
+    def embed_subslices(self, subslices: Iterable[Data], cells: int) -> np.ndarray:
         """Return the embeddings ``[cells, D]`` float32 of a slice from its sub-slices."""
         device = self.network.embedding_layer.weight.device
         made = np.empty((cells, self.network.config.embedding_dim), dtype=np.float32)
         self.eval()
-        pieces = iter(pieces)
-        while some := list(islice(pieces, _BATCH)):
+        subslices = iter(subslices)
+        while some := list(islice(subslices, _BATCH)):
             batch = Batch.from_data_list(some)
             z = self(batch.to(device)).cpu().numpy()
             row = batch.n_id.cpu().numpy()

@@ -21,36 +21,36 @@ class OfficialMaskingConfig:
     """What is hidden and moved; the defaults are the published constants.
 
     Attributes:
-        mask_share: Share of the cells whose features are hidden.
+        mask_ratio: Share of the cells whose features are hidden.
         mask_kept: Share of other cells that are asked for, but not hidden.
         mask_value: What a hidden cell's features become.
-        move_share: Share of the cells that are moved.
-        move_kept: Share of other cells whose distances are asked for, though they are not moved.
-        move_sigma: Standard deviation of a move along x and y, in mean spacings of the cells
+        noise_ratio: Share of the cells that are moved.
+        noise_kept: Share of other cells whose distances are asked for, though they are not moved.
+        noise_std: Standard deviation of a move along x and y, in mean spacings of the cells
             (the root of the bounding box's area a cell).
 
     Raises:
         ValueError: Shares that are none, or sum to more than 1.
     """
 
-    mask_share: float = 0.12
+    mask_ratio: float = 0.12
     mask_kept: float = 0.03
     mask_value: float = -100.0
-    move_share: float = 0.12
-    move_kept: float = 0.03
-    move_sigma: float = 5.0
+    noise_ratio: float = 0.12
+    noise_kept: float = 0.03
+    noise_std: float = 5.0
 
     def __post_init__(self) -> None:
-        for kind in ("mask", "move"):
-            shares = [getattr(self, f"{kind}_{part}") for part in ("share", "kept")]
-            check_fraction(f"{kind}_share", shares[0])
-            check_fraction(f"{kind}_kept", shares[1])
-            if sum(shares) > 1:
-                raise ValueError(f"{kind}_share and {kind}_kept sum to {sum(shares)}; at most 1")
-        check_positive("move_sigma", self.move_sigma, or_zero=True)
+        for kind in ("mask", "noise"):
+            ratio, kept = getattr(self, f"{kind}_ratio"), getattr(self, f"{kind}_kept")
+            check_fraction(f"{kind}_ratio", ratio)
+            check_fraction(f"{kind}_kept", kept)
+            if ratio + kept > 1:
+                raise ValueError(f"{kind}_ratio and {kind}_kept sum to {ratio + kept}; at most 1")
+        check_positive("noise_std", self.noise_std, or_zero=True)
 
 
-def puzzle(
+def mask_subslice(
     data: Data,
     objectives: OfficialMaskingConfig | None = None,
     generator: torch.Generator | None = None,
@@ -73,18 +73,18 @@ def puzzle(
     o = objectives or OfficialMaskingConfig()
     made = copy.copy(data)
     cell = data.node_type == NodeType.CELL
-    hidden, asked = _drawn(cell, o.mask_share, o.mask_kept, generator)
+    hidden, asked = _drawn(cell, o.mask_ratio, o.mask_kept, generator)
     made.x_true, made.target_mask = data.x, asked
     made.x = data.x.masked_fill(hidden[:, None], o.mask_value)
 
-    moved, far = _drawn(cell, o.move_share, o.move_kept, generator)
+    moved, far = _drawn(cell, o.noise_ratio, o.noise_kept, generator)
     src, dst = data.edge_index
     wanted = cell[src] & cell[dst] & (src != dst) & (far[src] | far[dst])
     made.pair_index, made.pair_distance = data.edge_index[:, wanted], data.edge_attr[wanted]
 
     own = data.pos[cell]
     extent = own.amax(0) - own.amin(0) if len(own) else data.pos.new_zeros(2)
-    sigma = o.move_sigma * (extent.prod() / max(len(own), 1)).sqrt()
+    sigma = o.noise_std * (extent.prod() / max(len(own), 1)).sqrt()
     made.pos = data.pos.clone()
     steps = torch.randn(int(moved.sum()), 2, generator=generator, dtype=data.pos.dtype)
     made.pos[moved] += sigma * steps.to(data.pos.device)
@@ -97,7 +97,7 @@ def losses(network: OfficialNetwork, data: Data) -> tuple[Tensor, Tensor]:
 
     Args:
         network: With its heads.
-        data: Of :func:`puzzle`, or a batch of such.
+        data: Of :func:`mask_subslice`, or a batch of such.
 
     Raises:
         ValueError: The network has no heads.

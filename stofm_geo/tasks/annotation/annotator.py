@@ -99,13 +99,13 @@ class Annotator(nn.Module):
         vectors = embed_slice(self.network, tissue, self.task)
         return torch.cat([vectors, multi_hop_means(vectors, tissue, self.task)], dim=1)
 
-    def vectors(self, piece: Data) -> Tensor:
-        """Return the vectors of a piece's core cells, ``[n, width]``, with gradients."""
-        return cells(self.network, piece, self.task)
+    def vectors(self, subslice: Data) -> Tensor:
+        """Return the vectors of a sub-slice's core cells, ``[n, width]``, with gradients."""
+        return cells(self.network, subslice, self.task)
 
     def moments(self, values: Tensor) -> Moments:
         """Return means and deviations of a slice's vectors ``[n, D]``."""
-        return Moments.of(values)
+        return Moments.from_values(values)
 
     @torch.no_grad()
     def probabilities(self, adata: AnnData | PreparedTissue, **keys: Any) -> np.ndarray:

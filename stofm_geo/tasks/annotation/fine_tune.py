@@ -148,7 +148,7 @@ class _FineTuner:
         self.ends = np.cumsum([len(code) for code in codes])[:-1]
         embedded = [annotator.embed_slice(tissue) for tissue in slices]
         annotator.read.fit(torch.cat(embedded), annotator.network)
-        read = [annotator.read(values, Moments.of(values)) for values in embedded]
+        read = [annotator.read(values, Moments.from_values(values)) for values in embedded]
         self.x = torch.cat(read).numpy()
         self.groups = np.concatenate(tissue_groups([tissue.part.pos for tissue in slices]))
 

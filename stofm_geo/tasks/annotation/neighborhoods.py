@@ -32,14 +32,14 @@ def width(network: SToFMNetwork, task: str) -> int:
     return out if task == "region" else network.in_channels + out
 
 
-def cells(network: SToFMNetwork, piece: Data, task: str) -> Tensor:
+def cells(network: SToFMNetwork, subslice: Data, task: str) -> Tensor:
     """Return vectors of the core cells of a sub-slice, ``[n, width]``, with gradients.
 
     For regions, the embedding; for cell types, the cell's own features before it.
     """
-    core = piece.core_mask
-    z = network(piece)[0][core]
-    return z if task == "region" else torch.cat([network.features(piece)[core], z], dim=1)
+    core = subslice.core_mask
+    z = network(subslice)[0][core]
+    return z if task == "region" else torch.cat([network.features(subslice)[core], z], dim=1)
 
 
 @torch.no_grad()
@@ -48,9 +48,9 @@ def embed_slice(network: SToFMNetwork, tissue: SubSliceDataset, task: str) -> Te
     training, device = network.training, next(network.parameters()).device
     network.eval()
     vectors = torch.empty(len(tissue.part), width(network, task), device=device)
-    for piece in tissue:
-        piece = piece.to(device)
-        vectors[tissue.core_index(piece)] = cells(network, piece, task)
+    for subslice in tissue:
+        subslice = subslice.to(device)
+        vectors[tissue.core_index(subslice)] = cells(network, subslice, task)
     network.train(training)
     return vectors
 

@@ -21,7 +21,7 @@ class Moments(NamedTuple):
     std: Tensor
 
     @classmethod
-    def of(cls, values: Tensor) -> Moments:
+    def from_values(cls, values: Tensor) -> Moments:
         """Compute the moments of ``[n, D]``."""
         return cls(values.mean(dim=0), values.std(dim=0, correction=0) + _SMALL)
 
@@ -69,7 +69,7 @@ class FeatureStandardizer(nn.Module):
 
     def fit(self, values: Tensor, network: SToFMNetwork) -> None:
         """Store the moments of the training cells, ``[n, D]``."""
-        self.mean, std = Moments.of(values)
+        self.mean, std = Moments.from_values(values)
         self.std = column_scales(network, std, self.task)
 
     def forward(self, values: Tensor, of_slice: Moments) -> Tensor:
@@ -85,7 +85,7 @@ class FeatureStandardizer(nn.Module):
         The first is standardised within the slice; for regions learned from one slice, a second
         is standardised by the moments of that slice.
         """
-        found = [self(values, Moments.of(values))]
+        found = [self(values, Moments.from_values(values))]
         if self.task == "region" and not self.absolute:
             found.append(self(values, self.overall))
         return found

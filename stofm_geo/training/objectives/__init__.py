@@ -19,12 +19,12 @@ class PretrainingObjective(NamedTuple):
     """A masking of sub-slices and its losses.
 
     Attributes:
-        puzzle: Masks a sub-slice (:class:`~stofm_geo.data.SubSliceDataset`).
+        masking: Masks a sub-slice (:class:`~stofm_geo.data.SubSliceDataset`).
         niche_loss: From network, masked sub-slice and embeddings to the loss.
         distance_loss: From network, masked sub-slice and pair states to the loss.
     """
 
-    puzzle: Callable[[Data], Data]
+    masking: Callable[[Data], Data]
     niche_loss: Callable[[SToFMNetwork, Data, Tensor], Loss]
     distance_loss: Callable[[SToFMNetwork, Data, Tensor], Loss]
 

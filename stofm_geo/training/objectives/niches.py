@@ -30,18 +30,18 @@ class NicheMasking:
     def __init__(self, config: SToFMConfig) -> None:
         self.transform = Compose(
             [
-                PerturbPositions(config.move_share, config.move_sigma),
+                PerturbPositions(config.noise_ratio, config.noise_std),
                 SpatialKNN(config.k),
-                MaskCells(config.mask_share),
+                MaskCells(config.mask_ratio),
             ]
         )
 
-    def __call__(self, piece: Data) -> Data:
-        """Return a masked copy of ``piece``, drawn with PyTorch's global generator."""
-        piece = copy.copy(piece)
-        # Two edges of halo, so that the niches of a piece's border cells are those of the slice.
-        piece.niche = niche_features(piece.x, cell_edges(piece))
-        return self.transform(piece)
+    def __call__(self, subslice: Data) -> Data:
+        """Return a masked copy of ``subslice``, drawn with PyTorch's global generator."""
+        subslice = copy.copy(subslice)
+        # The halo has two edges, so that niches of core cells are those of the whole slice.
+        subslice.niche = niche_features(subslice.x, cell_edges(subslice))
+        return self.transform(subslice)
 
 
 def niche_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
@@ -51,7 +51,7 @@ def niche_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
 
     Args:
         network: The network that made ``z``.
-        data: A puzzle or a batch of them.
+        data: A masked sub-slice or a batch of them.
         z: Embeddings ``[num_nodes, out_channels]``.
     """
     core = data.core_mask
@@ -70,7 +70,7 @@ def distance_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
 
     Args:
         network: The network that made ``pair``.
-        data: A puzzle or a batch of them.
+        data: A masked sub-slice or a batch of them.
         pair: The last layer's pair state, ``[num_edges, heads]``.
     """
     return distance_error(network, data, pair, data.moved, torch.log1p)

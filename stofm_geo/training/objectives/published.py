@@ -42,21 +42,21 @@ class OfficialMasking:
     def __init__(self, config: SToFMConfig) -> None:
         self.transform = Compose(
             [
-                PerturbPositions(config.move_share, config.move_sigma),
-                MaskCells(config.mask_share),
+                PerturbPositions(config.noise_ratio, config.noise_std),
+                MaskCells(config.mask_ratio),
             ]
         )
 
-    def __call__(self, piece: Data) -> Data:
-        """Return a masked copy of ``piece``, drawn with PyTorch's global generator."""
-        puzzle = copy.copy(piece)
-        puzzle.x_true = piece.x
-        puzzle = self.transform(puzzle)
-        puzzle.target_mask, puzzle.distance_mask = (
-            changed | (puzzle.core_mask & (torch.rand(len(changed)) < _KEPT))
-            for changed in (puzzle.mask, puzzle.moved)
+    def __call__(self, subslice: Data) -> Data:
+        """Return a masked copy of ``subslice``, drawn with PyTorch's global generator."""
+        masked = copy.copy(subslice)
+        masked.x_true = subslice.x
+        masked = self.transform(masked)
+        masked.target_mask, masked.distance_mask = (
+            changed | (masked.core_mask & (torch.rand(len(changed)) < _KEPT))
+            for changed in (masked.mask, masked.moved)
         )
-        return puzzle
+        return masked
 
 
 def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
@@ -66,7 +66,7 @@ def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
 
     Args:
         network: The network that made ``z``, with a ``cell_head``.
-        data: A puzzle or a batch of them.
+        data: A masked sub-slice or a batch of them.
         z: Embeddings ``[num_nodes, out_channels]``.
     """
     true = data.x_true[data.target_mask]
@@ -83,7 +83,7 @@ def pair_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
 
     Args:
         network: The network that made ``pair``.
-        data: A puzzle or a batch of them.
+        data: A masked sub-slice or a batch of them.
         pair: The last layer's pair state, ``[num_edges, heads]``.
     """
     return distance_error(network, data, pair, data.distance_mask, lambda distance: distance)

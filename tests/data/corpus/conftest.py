@@ -15,7 +15,7 @@ SMALL = {"k": 6, "max_macro_nodes": 4, "cells_per_subslice": 60, "n_components":
 
 @pytest.fixture(scope="session")
 def small() -> dict[str, Any]:
-    """Settings of pieces."""
+    """Settings of sub-slices."""
     return dict(SMALL)
 
 

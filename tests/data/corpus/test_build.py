@@ -47,7 +47,7 @@ def arguments(sources: Path, folder: Path, *more: str) -> list[str]:
 @pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_bytes(sources, corpus, small, tmp_path) -> None:
     found = find_sources([sources], slice="slice_id", organism="none")
-    assert build(found, tmp_path / "two", workers=2, **small) == []
+    assert build(found, tmp_path / "two", num_workers=2, **small) == []
     assert (tmp_path / "two" / "corpus.json").read_bytes() == (corpus / "corpus.json").read_bytes()
     assert verify(tmp_path / "two") == []
 
@@ -76,7 +76,7 @@ def test_killed_three_times_it_ends_with_the_same_bytes(sources, corpus, tmp_pat
 def test_what_is_there_is_not_made_again(sources, corpus, small) -> None:
     lines: list[str] = []
     found = find_sources([sources], slice="slice_id", organism="none")
-    build(found, corpus, told=lines.append, **small)
+    build(found, corpus, on_progress=lines.append, **small)
     assert lines == ["5 of 5 slices are there already"]
 
 

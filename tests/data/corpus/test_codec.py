@@ -1,4 +1,4 @@
-"""Pieces that went through a disk are those that did not."""
+"""Sub-slices that went through a disk are those that did not."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from stofm_geo.transforms import SpatialKNN
 def in_memory(dataset: CorpusDataset, slices: dict[str, TissueSlice], settings: dict) -> list:
     encoder = PanelEncoder(dataset.genes, 4, technologies=dataset.technologies)
     return [
-        piece
+        subslice
         for folder in dataset.slices
-        for piece in SubSliceDataset(slices[folder.rsplit("-", 1)[0]], encoder, **settings)
+        for subslice in SubSliceDataset(slices[folder.rsplit("-", 1)[0]], encoder, **settings)
     ]
 
 
 def check_alike(dataset: CorpusDataset, expected: list) -> None:
     assert len(dataset) == len(expected)
-    for i, piece in enumerate(expected):
+    for i, subslice in enumerate(expected):
         found = dataset[i]
-        assert sorted(found.keys()) == sorted(piece.keys())
-        assert found.num_nodes == piece.num_nodes == dataset.num_nodes[i]
-        for name, value in piece:
+        assert sorted(found.keys()) == sorted(subslice.keys())
+        assert found.num_nodes == subslice.num_nodes == dataset.num_nodes[i]
+        for name, value in subslice:
             assert name == "num_nodes" or (
                 torch.equal(value, found[name]) and value.dtype == found[name].dtype
             ), name
@@ -63,13 +63,13 @@ def test_niches_of_core_cells_are_those_of_the_slice(corpus, sources, small) -> 
     expected = niche_features(whole.x, cells_edges(whole))
     row = {int(n): i for i, n in enumerate(whole.n_id) if n >= 0}
     seen, otherwise = [], 0.0
-    for piece in dataset:
-        core = piece.core_mask.nonzero().view(-1)
-        mine = expected[[row[int(n)] for n in piece.n_id[core]]]
-        torch.testing.assert_close(niche_features(piece.x, cells_edges(piece))[core], mine)
-        again = SpatialKNN(small["k"])(piece.clone())  # what the kept edges are for
+    for subslice in dataset:
+        core = subslice.core_mask.nonzero().view(-1)
+        mine = expected[[row[int(n)] for n in subslice.n_id[core]]]
+        torch.testing.assert_close(niche_features(subslice.x, cells_edges(subslice))[core], mine)
+        again = SpatialKNN(small["k"])(subslice.clone())  # what the kept edges are for
         otherwise += float((niche_features(again.x, cells_edges(again))[core] - mine).abs().max())
-        seen += piece.n_id[core].tolist()
+        seen += subslice.n_id[core].tolist()
     assert sorted(seen) == sorted(row)
     assert otherwise > 0.01
 

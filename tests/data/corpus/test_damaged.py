@@ -43,7 +43,7 @@ def test_every_flipped_byte_of_records_is_told(copy) -> None:
     whole = shard.read_bytes()
     for place in range(0, len(whole), max(len(whole) // 40, 1)):
         shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(OSError, match=f"{first(copy)}: piece .* corpus verify"):
+        with pytest.raises(OSError, match=f"{first(copy)}: sub-slice .* corpus verify"):
             data = CorpusDataset(copy)
             for i in range(read_pieces(copy)):
                 data[i]

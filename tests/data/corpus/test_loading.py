@@ -1,4 +1,4 @@
-"""What an epoch shows: each piece once, whoever loads it and however often it was stopped."""
+"""What an epoch shows: each sub-slice once, whoever loads it and however often it was stopped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stofm_geo.transforms import PerturbPositions
 def test_each_piece_once_an_epoch(count: int, world: int, budget: int) -> None:
     nodes = np.random.default_rng(0).integers(50, 130, count)
     if budget == 300 and (count, world) == (9, 8):
-        with pytest.raises(ValueError, match=r"9 pieces, 9 batches .* cannot be shared by 8"):
+        with pytest.raises(ValueError, match=r"9 sub-slices, 9 batches .* cannot be shared by 8"):
             NodeBudgetBatchSampler(nodes, 130, num_replicas=world)
     lengths = set()
     orders = []
@@ -47,9 +47,9 @@ def test_each_piece_once_an_epoch(count: int, world: int, budget: int) -> None:
 
 
 def test_settings_of_batches_are_checked() -> None:
-    with pytest.raises(ValueError, match="3 pieces are too few for 4 processes"):
+    with pytest.raises(ValueError, match="3 sub-slices are too few for 4 processes"):
         NodeBudgetBatchSampler([5, 5, 5], 10, num_replicas=4)
-    with pytest.raises(ValueError, match="node_budget=4 is too small: a piece has 5 nodes"):
+    with pytest.raises(ValueError, match="node_budget=4 is too small: a sub-slice has 5 nodes"):
         NodeBudgetBatchSampler([5, 5, 5], 4)
     with pytest.raises(ValueError, match="rank must be from 0 to 1; found 2"):
         NodeBudgetBatchSampler([5, 5, 5], 10, rank=2, num_replicas=2)
@@ -116,7 +116,7 @@ def test_the_generator_of_others_is_left_alone(corpus) -> None:
     place = [len(CorpusDataset(corpus, [dataset.slices[0]])), 0]
     assert torch.equal(dataset[place[0]].pos, part[place[1]].pos)
     assert torch.equal(dataset[4 - len(dataset)].pos, first.pos)
-    with pytest.raises(IndexError, match="pieces; found 1000"):
+    with pytest.raises(IndexError, match="sub-slices; found 1000"):
         dataset[1000]
     with pytest.raises(KeyError, match="has no slice nothing; it has"):
         CorpusDataset(corpus, ["nothing"])
@@ -124,7 +124,7 @@ def test_the_generator_of_others_is_left_alone(corpus) -> None:
 
 def test_slices_that_leave_the_cache_are_opened_again(corpus, monkeypatch) -> None:
     dataset = CorpusDataset(corpus)
-    expected = [piece.x for piece in dataset]
+    expected = [subslice.x for subslice in dataset]
     monkeypatch.setattr("stofm_geo.data.corpus.dataset._CACHE", 0)
     again = CorpusDataset(corpus)
     order = np.random.default_rng(0).permutation(len(again))

@@ -32,11 +32,11 @@ def test_embeddings_step_by_step(folder, adata) -> None:
     model = SToFM.from_official(folder)
     model.embed(adata, use_rep="cell", cells_per_subslice=100)
     pos, x = adata.obsm["spatial"], adata.obsm["cell"]
-    pieces = official.subslices(pos, x, *official.macro_nodes(pos, x), 100)
+    made = official.subslices(pos, x, *official.macro_nodes(pos, x), 100)
     expected = np.empty((240, 64), dtype=np.float32)
-    for piece in pieces:
-        cells = piece.n_id >= 0
-        expected[piece.n_id[cells]] = model(piece)[cells].detach()
+    for subslice in made:
+        cells = subslice.n_id >= 0
+        expected[subslice.n_id[cells]] = model(subslice)[cells].detach()
     np.testing.assert_allclose(adata.obsm["X_stofm"], expected, atol=1e-5)
     assert adata.uns["stofm"]["attention"] == "slice"
     assert adata.uns["stofm"]["features"] == "cell"
@@ -96,14 +96,14 @@ def test_golden_checkpoint_from_counts_to_embeddings(official_folder, shared_dat
     few = adata[:100].copy()
     vectors = model.cell_encoder.transform(few)
     np.testing.assert_allclose(vectors, expected["cell_embeddings"][:100], atol=1e-5)
-    pieces = official.subslices(
+    made = official.subslices(
         adata.obsm["spatial"],
         expected["cell_embeddings"],
         expected["macro_positions"],
         expected["macro_features"],
     )
-    rows = [piece.n_id[piece.n_id >= 0].numpy() for piece in pieces]
+    rows = [subslice.n_id[subslice.n_id >= 0].numpy() for subslice in made]
     assert [len(own) for own in rows] == expected["subslice_sizes"].tolist()
     assert np.array_equal(np.concatenate(rows), expected["subslice_index"])
-    made = model.embed_subslices(pieces, 1500)
+    made = model.embed_subslices(made, 1500)
     assert np.abs(made - expected["stofm_embeddings"]).max() < 1e-4

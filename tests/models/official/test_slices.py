@@ -8,10 +8,10 @@ from stofm_geo.models.official import subslices
 from stofm_geo.models.official.slices import UNKNOWN_DISTANCE, normalized, tiles
 
 
-def matrix(piece) -> torch.Tensor:
+def matrix(subslice) -> torch.Tensor:
     """The distances of a sub-slice as the published code keeps them."""
-    full = torch.full((piece.num_nodes, piece.num_nodes), UNKNOWN_DISTANCE)
-    full[piece.edge_index[1], piece.edge_index[0]] = piece.edge_attr
+    full = torch.full((subslice.num_nodes, subslice.num_nodes), UNKNOWN_DISTANCE)
+    full[subslice.edge_index[1], subslice.edge_index[0]] = subslice.edge_attr
     return full
 
 
@@ -42,11 +42,11 @@ def test_golden_positions_tiles_and_distances(golden) -> None:
     assert np.array_equal(np.concatenate(parts), golden["slice/split_index"])
     features = np.zeros((len(pos), 3))
     macro = golden["slice/hyper_positions"]
-    pieces = subslices(positions, features, macro, np.ones((len(macro), 3)), cells)
+    made = subslices(positions, features, macro, np.ones((len(macro), 3)), cells)
     compared = 0
-    for i, piece in enumerate(pieces):
+    for i, subslice in enumerate(made):
         if golden.has(f"slice/sub{i}.attn_bias"):
-            gap = (matrix(piece) - golden[f"slice/sub{i}.attn_bias"]).abs().max()
+            gap = (matrix(subslice) - golden[f"slice/sub{i}.attn_bias"]).abs().max()
             assert gap < 1e-4
             compared += 1
     assert compared
@@ -56,33 +56,33 @@ def test_golden_positions_tiles_and_distances(golden) -> None:
 def test_distances_by_the_book(cells: int) -> None:
     rng = np.random.default_rng(0)
     pos, macro = rng.uniform(0, 9, (cells, 2)), rng.uniform(-30, 30, (3, 2))
-    (piece,) = subslices(pos, rng.normal(size=(cells, 2)), macro, np.zeros((3, 2)))
+    (subslice,) = subslices(pos, rng.normal(size=(cells, 2)), macro, np.zeros((3, 2)))
     nodes = np.concatenate([np.zeros((1, 2)), macro, normalized(pos)])
-    np.testing.assert_allclose(matrix(piece), slow_matrix(nodes, 4), atol=1e-5)
-    dst, src = piece.edge_index[1], piece.edge_index[0]
-    assert (torch.diff(dst * piece.num_nodes + src) > 0).all()  # sorted, each pair once
+    np.testing.assert_allclose(matrix(subslice), slow_matrix(nodes, 4), atol=1e-5)
+    dst, src = subslice.edge_index[1], subslice.edge_index[0]
+    assert (torch.diff(dst * subslice.num_nodes + src) > 0).all()  # sorted, each pair once
 
 
 def test_nodes_of_a_subslice() -> None:
     rng = np.random.default_rng(0)
     pos, x = rng.uniform(0, 9, (50, 2)), rng.normal(size=(50, 4)).astype(np.float32)
     macro_x = rng.normal(size=(2, 4)).astype(np.float32)
-    pieces = subslices(pos, x, [[1.0, 2], [3, 4]], macro_x, 20)
-    assert len(pieces) > 1
-    seen = torch.cat([piece.n_id for piece in pieces])
+    made = subslices(pos, x, [[1.0, 2], [3, 4]], macro_x, 20)
+    assert len(made) > 1
+    seen = torch.cat([subslice.n_id for subslice in made])
     assert sorted(seen[seen >= 0].tolist()) == list(range(50))
-    for piece in pieces:
-        assert piece.node_type[:3].tolist() == [1, 2, 2] and (piece.node_type[3:] == 0).all()
-        assert piece.n_id[:3].tolist() == [-1, -1, -1]
-        assert (piece.x[0] == 0).all() and (piece.pos[0] == 0).all()
-        assert torch.equal(piece.x[1:3], torch.from_numpy(macro_x))
-        assert torch.equal(piece.x[3:], torch.from_numpy(x[piece.n_id[3:]]))
+    for subslice in made:
+        assert subslice.node_type[:3].tolist() == [1, 2, 2] and (subslice.node_type[3:] == 0).all()
+        assert subslice.n_id[:3].tolist() == [-1, -1, -1]
+        assert (subslice.x[0] == 0).all() and (subslice.pos[0] == 0).all()
+        assert torch.equal(subslice.x[1:3], torch.from_numpy(macro_x))
+        assert torch.equal(subslice.x[3:], torch.from_numpy(x[subslice.n_id[3:]]))
 
 
 def test_cells_at_one_place_are_not_told_of_each_other() -> None:
     pos = np.array([[0.0, 0], [0, 0], [1, 1], [2, 0]])
-    (piece,) = subslices(pos, np.ones((4, 1)), np.empty((0, 2)), np.empty((0, 1)))
-    full = matrix(piece)
+    (subslice,) = subslices(pos, np.ones((4, 1)), np.empty((0, 2)), np.empty((0, 1)))
+    full = matrix(subslice)
     assert full[1, 2] == full[2, 1] == UNKNOWN_DISTANCE
     assert (full.diagonal() == 0).all() and (full[0] == 0).all()
 

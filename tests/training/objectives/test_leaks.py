@@ -18,7 +18,7 @@ STEPS, ASKED = 250, 40
 
 @pytest.fixture(scope="module", params=["pca", "panel"])
 def noise(request) -> tuple[SToFM, list]:
-    """A model trained on counts that were dealt out to cells anew, and fresh puzzles of them."""
+    """A model trained on counts of permuted cells, and masked sub-slices of them."""
     adata = toy_tissue(400, 40, seed=0)
     adata.X = adata.X[np.random.default_rng(0).permutation(adata.n_obs)]
     model = SToFM(
@@ -31,7 +31,7 @@ def noise(request) -> tuple[SToFM, list]:
         out_channels=48,
         learning_rate=3e-3,
         dropout=0.0,
-        mask_share=0.3,
+        mask_ratio=0.3,
     )
     model.fit(adata, max_steps=STEPS, progress=False)
     of_slice = SubSliceDataset(
@@ -45,16 +45,16 @@ def test_hidden_cells_are_not_known_better_than_the_mean(noise) -> None:
     model, asked = noise
     error, variance = 0.0, 0.0
     with torch.inference_mode():
-        for puzzle in asked:
-            z, _ = model.network(puzzle)
-            hidden = puzzle.mask & puzzle.core_mask
+        for masked in asked:
+            z, _ = model.network(masked)
+            hidden = masked.mask & masked.core_mask
             own = slice(8)  # the other columns are means over cells, most of them visible
             if model.network.encoder is None:
                 basis = model.network.basis
                 found = (z @ basis.t() / basis.square().sum(dim=1))[hidden][:, own]
             else:
-                found = model.network.decode_niche(z, puzzle)[hidden][:, own]
-            true = puzzle.niche[hidden][:, own]
+                found = model.network.decode_niche(z, masked)[hidden][:, own]
+            true = masked.niche[hidden][:, own]
             error += float((found - true).square().sum())
             variance += float((true - true.mean(dim=0)).square().sum())
     assert error > 0.97 * variance
@@ -64,12 +64,12 @@ def test_moved_cells_are_not_known_better_than_by_what_is_seen(noise) -> None:
     model, asked = noise
     seen, true, found = [], [], []
     with torch.inference_mode():
-        for puzzle in asked:
-            _, pair = model.network(puzzle)
-            src, dst = puzzle.edge_index
-            cells = puzzle.node_type == NodeType.CELL
-            of = (puzzle.moved[src] | puzzle.moved[dst]) & cells[src] & cells[dst]
-            for values, pos in ((seen, puzzle.pos), (true, puzzle.pos_target)):
+        for masked in asked:
+            _, pair = model.network(masked)
+            src, dst = masked.edge_index
+            cells = masked.node_type == NodeType.CELL
+            of = (masked.moved[src] | masked.moved[dst]) & cells[src] & cells[dst]
+            for values, pos in ((seen, masked.pos), (true, masked.pos_target)):
                 values.append((pos[src[of]] - pos[dst[of]]).norm(dim=1).log1p())
             found.append(model.network.distance_head(pair[of]))
     seen, true, found = (torch.cat(part).double().numpy() for part in (seen, true, found))

@@ -19,9 +19,9 @@ from stofm_geo.training.pretraining_loader import pretraining_loader
 
 PUBLISHED = {
     "objectives": "official",
-    "mask_share": 0.12,
-    "move_share": 0.12,
-    "move_sigma": 5.0,
+    "mask_ratio": 0.12,
+    "noise_ratio": 0.12,
+    "noise_std": 5.0,
     "distance_weight": 1.0,
 }
 SMALL = {"hidden_channels": 32, "heads": 4, "num_layers": 2, "n_components": 8, "k": 8}
@@ -29,7 +29,7 @@ SMALL = {"hidden_channels": 32, "heads": 4, "num_layers": 2, "n_components": 8, 
 
 @pytest.fixture(scope="module", params=["pca", "panel"])
 def asked(request):
-    """A network that is not trained, a piece and a batch with its puzzle."""
+    """A network that is not trained, a sub-slice and a batch of the masked one."""
     settings = SToFMConfig(encoder=request.param, out_channels=48, **SMALL, **PUBLISHED)
     part = split_slices(toy_tissue(600, 40, seed=0))[0]
     torch.manual_seed(0)
@@ -41,34 +41,36 @@ def asked(request):
 
 
 def test_shares_and_what_stays(asked) -> None:
-    _, piece, puzzle = asked
-    cells = int((piece.node_type == NodeType.CELL).sum())
-    assert 0.07 < puzzle.mask.sum() / cells < 0.17
-    assert 0.005 < (puzzle.target_mask & ~puzzle.mask).sum() / cells < 0.06
-    assert (puzzle.target_mask | ~puzzle.mask).all() and (
-        puzzle.distance_mask | ~puzzle.moved
+    _, subslice, masked = asked
+    cells = int((subslice.node_type == NodeType.CELL).sum())
+    assert 0.07 < masked.mask.sum() / cells < 0.17
+    assert 0.005 < (masked.target_mask & ~masked.mask).sum() / cells < 0.06
+    assert (masked.target_mask | ~masked.mask).all() and (
+        masked.distance_mask | ~masked.moved
     ).all()
-    torch.testing.assert_close(puzzle.x_true, piece.x)
+    torch.testing.assert_close(masked.x_true, subslice.x)
     # As published, neighbours are those before the move.
-    assert torch.equal(puzzle.edge_index, piece.edge_index)
-    assert torch.equal(puzzle.pos_target, piece.pos) and not torch.equal(puzzle.pos, piece.pos)
+    assert torch.equal(masked.edge_index, subslice.edge_index)
+    assert torch.equal(masked.pos_target, subslice.pos) and not torch.equal(
+        masked.pos, subslice.pos
+    )
 
 
 def test_losses_against_their_formulas(asked) -> None:
-    network, _, puzzle = asked
-    z, pair = network(puzzle)
-    loss = cell_loss(network, puzzle, z)
-    rows = puzzle.target_mask.nonzero().view(-1)
-    found = network.predict_features(z, puzzle)[rows]
-    cosine = (F.normalize(found) * F.normalize(puzzle.x_true[rows])).sum(dim=1)
+    network, _, masked = asked
+    z, pair = network(masked)
+    loss = cell_loss(network, masked, z)
+    rows = masked.target_mask.nonzero().view(-1)
+    found = network.predict_features(z, masked)[rows]
+    cosine = (F.normalize(found) * F.normalize(masked.x_true[rows])).sum(dim=1)
     torch.testing.assert_close(loss.error, (1 - cosine).sum())
     assert loss.count == len(rows)
 
-    loss = pair_loss(network, puzzle, pair)
-    edges = cell_edges(puzzle)
-    wanted = puzzle.distance_mask[edges].any(dim=0)
-    true = (puzzle.pos_target[edges[0]] - puzzle.pos_target[edges[1]]).norm(dim=1)[wanted]
-    seen = (puzzle.pos[edges[0]] - puzzle.pos[edges[1]]).norm(dim=1)[wanted]
+    loss = pair_loss(network, masked, pair)
+    edges = cell_edges(masked)
+    wanted = masked.distance_mask[edges].any(dim=0)
+    true = (masked.pos_target[edges[0]] - masked.pos_target[edges[1]]).norm(dim=1)[wanted]
+    seen = (masked.pos[edges[0]] - masked.pos[edges[1]]).norm(dim=1)[wanted]
     assert loss.count == wanted.sum()
     torch.testing.assert_close(
         loss.baseline, (seen - true).square().sum().float(), rtol=1e-4, atol=0
