@@ -29,7 +29,8 @@ def read_index(folder: str | Path) -> dict[str, Any]:
         ``format``; ``settings`` of the sub-slices; ``genes``, names of all, sorted;
         ``technologies``, sorted; ``failed``, how many slices were put aside; ``slices``, by name of
         their folder: ``folder``, ``path``, ``slice``, ``technology``, ``organism``, ``cells``,
-        ``genes``, ``nodes`` (of each sub-slice), ``bytes``, ``sha256``, ``head_sha256``, ``warnings``.
+        ``genes``, ``nodes`` (of each sub-slice), ``bytes``, ``sha256``, ``head_sha256``,
+        ``warnings``.
 
     Raises:
         FileNotFoundError: There is no corpus, or it is not finished.
