@@ -11,10 +11,10 @@ from anndata import AnnData
 from torch import Tensor
 from torch_geometric.data import Data
 
-from stofm_geo._anndata_checks import check_positions, check_slice_key
+from stofm_geo._anndata_checks import check_positions
 from stofm_geo._keys import Keys
+from stofm_geo._slices import label_slices
 from stofm_geo._sparse import check_sparse
-from stofm_geo._stacked import resolve_slice_key
 from stofm_geo._validation import listed
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures
 
@@ -68,14 +68,13 @@ def from_anndata(
         pos=torch.from_numpy(pos),
         n_id=torch.arange(adata.n_obs),
     )
-    slice_key = resolve_slice_key(adata, pos, spatial_key, slice_key)
-    if slice_key is not None:
-        slices = check_slice_key(adata.obs, slice_key)
-        data.slice_id = torch.from_numpy(slices.codes.astype(np.int64))
-        data.slice_names = slices.categories.tolist()
+    slices = label_slices(adata, pos, spatial_key, slice_key)
+    if slices.names:
+        data.slice_id = torch.from_numpy(slices.codes)
+        data.slice_names = slices.names
     if neighbors_key is not None:
         edge_index, distance = _stored_graph(adata, neighbors_key)
-        if slice_key is not None:
+        if slices.names:
             within = data.slice_id[edge_index[0]] == data.slice_id[edge_index[1]]
             edge_index = edge_index[:, within]
             distance = None if distance is None else distance[within]

@@ -12,9 +12,9 @@ import torch
 from anndata import AnnData
 from torch_geometric.data import Data
 
-from stofm_geo._anndata_checks import check_anndata, check_obsm, check_positions, check_slice_key
+from stofm_geo._anndata_checks import check_anndata, check_obsm, check_positions
 from stofm_geo._keys import Keys
-from stofm_geo._stacked import resolve_slice_key
+from stofm_geo._slices import SliceLabels, label_slices
 from stofm_geo._validation import error_context, preview
 from stofm_geo.data.anndata import from_anndata
 from stofm_geo.data.canonical_pose import CanonicalPose, canonical_pose
@@ -71,14 +71,12 @@ def split_slices(
         else:
             values = check_obsm(adata, features_key)
             full = np.ones(adata.n_obs, dtype=bool)
-        slice_key = resolve_slice_key(adata, positions, spatial_key, slice_key, beside=True)
-        groups = slice_rows(adata, slice_key, name)
-        if slice_key is not None:
-            check_sizes(adata, slice_key, min_cells)
+        labels = label_slices(adata, positions, spatial_key, slice_key, beside=True)
+        check_sizes(labels, min_cells)
     key = Keys.TECHNOLOGY
     technology = {key: str(adata.uns[key])} if key in adata.uns else {}
     slices = []
-    for slice_name, rows in groups.items():
+    for slice_name, rows in rows_by_slice(labels, name).items():
         with error_context(slice_name):
             rows, empty = rows[full[rows]], rows[~full[rows]]
             # A copy is as large as the file.
@@ -168,33 +166,28 @@ def check_enough(cells: int, min_cells: int) -> None:
         )
 
 
-def check_sizes(adata: AnnData, slice_key: str, min_cells: int) -> None:
-    """Check that all slices of an AnnData have enough cells; see :func:`check_enough`.
+def check_sizes(labels: SliceLabels, min_cells: int) -> None:
+    """Check that all slices of a key have enough cells; see :func:`check_enough`.
 
     Raises:
         ValueError: Some have less than ``min_cells``: which, and how to drop them.
     """
-    sizes = check_slice_key(adata.obs, slice_key).value_counts()
-    small = sizes[sizes < min_cells]
-    if len(small):
-        told = preview([f"{name!r}: {count}" for name, count in small.items()], 5)
+    sizes = [len(rows) for rows in labels.rows()] if labels.names else []
+    of_slices = zip(labels.names, sizes, strict=True)
+    small = [f"{name!r}: {size}" for name, size in of_slices if size < min_cells]
+    if small:
         raise ValueError(
             f"{len(small)} of {len(sizes)} slices have too few cells for a tissue graph of "
-            f"{min_cells - 1} neighbours a cell ({told}); drop them: "
-            f"adata = adata[adata.obs.groupby({slice_key!r}, observed=True)[{slice_key!r}]"
+            f"{min_cells - 1} neighbours a cell ({preview(small, 5)}); drop them: "
+            f"adata = adata[adata.obs.groupby({labels.key!r}, observed=True)[{labels.key!r}]"
             f".transform('size') >= {min_cells}].copy()"
         )
 
 
-def slice_rows(adata: AnnData, slice_key: str | None, name: str) -> dict[str, np.ndarray]:
-    """Return the rows of each slice by its name in messages; all rows without a key."""
-    if slice_key is None:
-        return {name: np.arange(adata.n_obs)}
-    code = check_slice_key(adata.obs, slice_key)
-    return {
-        f"{name}, slice {category!r}": np.flatnonzero(code.codes == i)
-        for i, category in enumerate(code.categories)
-    }
+def rows_by_slice(labels: SliceLabels, name: str) -> dict[str, np.ndarray]:
+    """Return the rows of each slice by its name in messages, ``name`` that of the AnnData."""
+    names = [f"{name}, slice {one!r}" for one in labels.names] or [name]
+    return dict(zip(names, labels.rows(), strict=True))
 
 
 def slice_graph(part: TissueSlice, features: CellFeatures) -> Data:

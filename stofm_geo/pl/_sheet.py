@@ -18,10 +18,10 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 from scipy.spatial import cKDTree
 
-from stofm_geo._anndata_checks import check_positions, check_slice_key
+from stofm_geo._anndata_checks import check_positions
 from stofm_geo._colors import natural_sort
 from stofm_geo._files import atomic_path
-from stofm_geo._stacked import resolve_slice_key
+from stofm_geo._slices import label_slices
 from stofm_geo.pl._paint import MISSING, Paint
 
 DPI = 200
@@ -241,12 +241,10 @@ def cells_by_slice(adata: ad.AnnData, spatial_key: str, slice_key: str | None) -
     if adata.n_obs == 0:
         raise ValueError("adata has no cells: there is nothing to draw")
     xy = check_positions(adata, spatial_key)
-    slice_key = resolve_slice_key(adata, xy, spatial_key, slice_key)
-    groups = {"": np.arange(adata.n_obs)}
-    if slice_key is not None:
-        names = np.asarray(check_slice_key(adata.obs, slice_key), dtype=object)
-        groups = {name: np.flatnonzero(names == name) for name in natural_sort(names)}
-    return {name: Cells(rows, xy[rows], _spacing(xy[rows])) for name, rows in groups.items()}
+    slices = label_slices(adata, xy, spatial_key, slice_key)
+    rows = dict(zip(slices.names or [""], slices.rows(), strict=True))
+    ordered = {name: rows[name] for name in natural_sort(rows) or rows}
+    return {name: Cells(own, xy[own], _spacing(xy[own])) for name, own in ordered.items()}
 
 
 def _spacing(xy: np.ndarray) -> float:

@@ -21,13 +21,12 @@ from stofm_geo._anndata_checks import (
     check_anndatas,
     check_obsm,
     check_positions,
-    check_slice_key,
     check_target,
 )
 from stofm_geo._colors import default_color
 from stofm_geo._keys import Keys
 from stofm_geo._linalg import BLOCK, principal_axes
-from stofm_geo._stacked import resolve_slice_key
+from stofm_geo._slices import label_slices
 from stofm_geo._validation import check_positive, preview
 from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.transforms import SpatialKNN
@@ -194,10 +193,7 @@ def _located(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions ``[n, 2]`` and number of the slice ``[n]`` of each cell."""
     positions = check_positions(adata, spatial_key)
-    slice_key = resolve_slice_key(adata, positions, spatial_key, slice_key)
-    if slice_key is None:
-        return positions, np.zeros(adata.n_obs, dtype=np.int64)
-    return positions, check_slice_key(adata.obs, slice_key).codes.astype(np.int64)
+    return positions, label_slices(adata, positions, spatial_key, slice_key).codes
 
 
 def _votes(positions: np.ndarray, slices: np.ndarray) -> sp.csr_matrix:

@@ -16,10 +16,10 @@ from stofm_geo._anndata_checks import check_anndata, check_obsm, check_positions
 from stofm_geo._files import atomic_folder
 from stofm_geo._hash import weights_hash
 from stofm_geo._keys import Keys
-from stofm_geo._stacked import resolve_slice_key
+from stofm_geo._slices import label_slices
 from stofm_geo._validation import check_model_output, error_context
 from stofm_geo._version import __version__
-from stofm_geo.data.slices import check_enough, slice_rows, with_counts
+from stofm_geo.data.slices import check_enough, rows_by_slice, with_counts
 from stofm_geo.genes import RankEncoder, Vocabulary, as_counts
 from stofm_geo.genes.vocabulary import FILE, MEDIANS, TOKENS
 from stofm_geo.models.official import checkpoint
@@ -110,10 +110,9 @@ class OfficialSToFM(nn.Module):
             full = np.ones(adata.n_obs, dtype=bool)
             if use_rep is None:
                 full = with_counts(as_counts(adata, copy=False), adata.var_names)
-            slice_key = resolve_slice_key(adata, positions, spatial_key, slice_key, beside=True)
-            groups = slice_rows(adata, slice_key, name)
+            labels = label_slices(adata, positions, spatial_key, slice_key, beside=True)
         made = np.zeros((adata.n_obs, self.network.config.embedding_dim), dtype=np.float32)
-        for slice_name, rows in groups.items():
+        for slice_name, rows in rows_by_slice(labels, name).items():
             with error_context(slice_name):
                 rows = rows[full[rows]]
                 check_enough(len(rows), 1)

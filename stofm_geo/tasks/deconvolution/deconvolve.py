@@ -9,9 +9,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._anndata_checks import check_positions, check_slice_key, check_target
+from stofm_geo._anndata_checks import check_positions, check_target
 from stofm_geo._keys import Keys
-from stofm_geo._stacked import resolve_slice_key
+from stofm_geo._slices import label_slices
 from stofm_geo._storable import storable_frame
 from stofm_geo._validation import check_positive, error_context, preview
 from stofm_geo.tasks._reference import (
@@ -112,9 +112,7 @@ def deconvolve(
     labelled, code = labelled[rows], code[rows]
     with error_context(THERE):
         pos = check_positions(labelled, spatial_key) if spatial_key in labelled.obsm else None
-        if pos is not None:
-            slice_key = resolve_slice_key(labelled, pos, spatial_key, slice_key)
-        slice_rows = _slice_rows(labelled, slice_key)
+        slice_rows = label_slices(labelled, pos, spatial_key, slice_key).rows()
     counts = counts_of(spots, genes, HERE).toarray().astype(np.float64)
     full = counts.any(axis=1)
     if not full.any():
@@ -180,14 +178,6 @@ def _depth(spots: np.ndarray, cells: sp.csr_matrix) -> float:
     of_cell = np.asarray(cells.sum(axis=1)).ravel()
     ratio = np.median(spots.sum(axis=1)) / max(np.median(of_cell[of_cell > 0]), 1)
     return float(min(ratio, _MOST_CELLS))
-
-
-def _slice_rows(reference: AnnData, slice_key: str | None) -> list[np.ndarray]:
-    """Return the rows of each slice."""
-    if slice_key is None:
-        return [np.arange(reference.n_obs)]
-    code = check_slice_key(reference.obs, slice_key).codes
-    return [np.flatnonzero(code == s) for s in np.unique(code)]
 
 
 def _thinned(counts: sp.csr_matrix, share: float, seed: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._anndata_checks import check_positions, check_slice_key, check_target
 from stofm_geo._keys import Keys
-from stofm_geo._stacked import resolve_slice_key
+from stofm_geo._slices import label_slices
 from stofm_geo._storable import storable_frame
 from stofm_geo._validation import error_context, preview
 from stofm_geo.genes import PCAFeatures
@@ -201,10 +201,7 @@ def _slices(
     cells: AnnData, positions: np.ndarray, spatial_key: str, slice_key: str | None
 ) -> np.ndarray:
     slice_key = slice_key if slice_key in cells.obs else None
-    slice_key = resolve_slice_key(cells, positions, spatial_key, slice_key)
-    if slice_key is None:
-        return np.zeros(cells.n_obs, dtype=np.int64)
-    return check_slice_key(cells.obs, slice_key).codes.astype(np.int64)
+    return label_slices(cells, positions, spatial_key, slice_key).codes
 
 
 def _niches(
