@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stofm_geo.cli import _options as options
 from stofm_geo.cli._output import cli_errors, echo
+
+if TYPE_CHECKING:
+    from stofm_geo.data.corpus.sources import SourceOptions
 
 corpus = typer.Typer(
     help="Corpora: slices of many files, harmonised and cut, to train on.", no_args_is_help=True
@@ -58,7 +61,7 @@ def build(
     from stofm_geo.data.corpus import build as write
     from stofm_geo.data.corpus import find_sources, read_manifest
 
-    given = {"slice": slice_key, "organism": organism}
+    given: SourceOptions = {"slice": slice_key, "organism": organism}
     found = find_sources(sources or [], **given)
     if manifest is not None:
         found += read_manifest(manifest, **given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,8 @@ from stofm_geo.cli._output import cli_errors, echo
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from stofm_geo.models.prepare import SliceKeys
 
 _OFFICIAL, _MINI = "official:", "stofm-geo-mini"
 
@@ -131,7 +133,7 @@ def embed(
         seed=seed,
         save_model=save_model,
     )
-    keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     _report(adatas, names, label_key=label_key, plot=plot, **keys)
     for adata, target in zip(adatas, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +179,7 @@ def _run(
     from stofm_geo import SToFM, tl
 
     start = time.perf_counter()
-    keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     if model is None:
         settings = {"encoder": encoder or "pca", "organism": "auto" if encoder == "panel" else None}
         fitted = SToFM(**settings)

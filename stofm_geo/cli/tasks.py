@@ -17,6 +17,8 @@ from stofm_geo.cli._output import cli_errors, echo
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from stofm_geo.models.prepare import SliceKeys
+
 _Model = Annotated[Path, typer.Option(help="Folder that stofm-geo finetune has written.")]
 
 
@@ -82,7 +84,7 @@ def finetune(
     check_options(method.value)
     adatas, names = _read(slices), [str(path) for path in slices]
     training_labels(adatas, names, label_key)
-    keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     start = time.perf_counter()
     if model is None:
         base = SToFM()
@@ -146,7 +148,7 @@ def predict(
 
     files = output_paths(slices, output)
     annotator = Annotator.load(model)
-    keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     adatas = _read(slices)
     for adata, path in zip(adatas, slices, strict=True):
         prepare_for_writing(adata, str(path))
@@ -181,7 +183,7 @@ def evaluate(
     if output is not None:
         check_writable(output)
     annotator = Annotator.load(model)
-    keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     told: dict[str, Any] = {}
     for adata, path in zip(_read(slices), slices, strict=True):
         found = annotator.evaluate(adata, label_key, name=str(path), **keys)

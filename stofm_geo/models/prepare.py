@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 from anndata import AnnData
@@ -15,6 +15,19 @@ from stofm_geo.data import SubSliceDataset, TissueSlice, split_slices
 from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures, harmonize
 from stofm_geo.genes.counts import warn_if_row_numbers
 from stofm_geo.networks.config import SToFMConfig
+
+
+class SliceKeys(TypedDict, total=False):
+    """Where an AnnData has its positions and slices."""
+
+    spatial_key: str
+    slice_key: str | None
+
+
+class SliceOptions(SliceKeys, total=False):
+    """The same, and the name of the AnnData in messages."""
+
+    name: str
 
 
 class PreparedTissue:

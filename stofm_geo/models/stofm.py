@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,13 +22,23 @@ from stofm_geo.data import TissueSlice
 from stofm_geo.genes import CellFeatures, Vocabulary
 from stofm_geo.models import official
 from stofm_geo.models.hub import locate
-from stofm_geo.models.prepare import PreparedTissue, Tissues, list_of, make_encoder
+from stofm_geo.models.prepare import (
+    PreparedTissue,
+    SliceKeys,
+    SliceOptions,
+    Tissues,
+    list_of,
+    make_encoder,
+)
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.files import FILES
-from stofm_geo.networks.state import ModelState
+from stofm_geo.networks.state import ModelState, TrainingRecord
 from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.networks.warm_start import warm_start
 from stofm_geo.training.pretraining_loader import pretraining_loader
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class SToFM(ModelHubMixin):
@@ -59,7 +69,7 @@ class SToFM(ModelHubMixin):
         self.config = SToFMConfig(**config)
         self.network: SToFMNetwork | None = None
         self.encoder: CellFeatures | None = None
-        self.training_record: dict[str, Any] = {}
+        self.training_record: TrainingRecord = {}
 
     @classmethod
     def from_state(cls, state: ModelState) -> SToFM:
@@ -126,7 +136,9 @@ class SToFM(ModelHubMixin):
             genes=None if encoder is None else encoder.genes,
         )
 
-    def prepared(self, adata: AnnData | PreparedTissue, **keys: Any) -> PreparedTissue:
+    def prepared(
+        self, adata: AnnData | PreparedTissue, **keys: Unpack[SliceOptions]
+    ) -> PreparedTissue:
         """Return ``adata`` if it is prepared already, else :meth:`prepare` it.
 
         Args:
@@ -199,7 +211,7 @@ class SToFM(ModelHubMixin):
         given = list_of(adata)
         if names is None:
             names = numbered("AnnData", len(given))
-        keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
+        keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
         tissues = [
             one
             if isinstance(one, PreparedTissue)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,34 @@ from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
 
 _ENCODER = "features."  # prefix of its arrays' names
+
+
+class TrainingRecord(TypedDict, total=False):
+    """How weights were trained; written into ``config.json``.
+
+    Attributes:
+        seed: Random seed.
+        steps: Training steps.
+        slices: Slices the model was fitted to.
+        cells: Their cells.
+        niche_loss: Mean loss of niches over the last steps, or on held-out slices of a corpus.
+        niche_loss_of_averages: That of neighbour averages.
+        distance_loss: Mean loss of distances.
+        distance_loss_as_seen: That of the perturbed positions.
+        version: Of this library, of a model trained on a corpus.
+        corpus: Checksum of the corpus.
+    """
+
+    seed: int
+    steps: int
+    slices: int
+    cells: int
+    niche_loss: float
+    niche_loss_of_averages: float
+    distance_loss: float
+    distance_loss_as_seen: float
+    version: str
+    corpus: str
 
 
 @dataclass
@@ -34,7 +62,7 @@ class ModelState:
     config: SToFMConfig
     network: SToFMNetwork
     encoder: CellFeatures
-    record: dict[str, Any]
+    record: TrainingRecord
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all arrays by name: those of the network and of the encoder."""
@@ -104,7 +132,7 @@ class ModelState:
         return files.read(config_file, weights_file, cls.from_json)
 
 
-def _checked_record(record: Any) -> dict[str, Any]:
+def _checked_record(record: Any) -> TrainingRecord:
     if not isinstance(record, dict) or type(record.get("seed")) is not int:
         raise ValueError("training must name the seed")
-    return record
+    return cast(TrainingRecord, record)

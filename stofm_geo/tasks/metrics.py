@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -18,19 +19,51 @@ from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
 from stofm_geo._names import read_names
+from stofm_geo.data import TissueSlice
 from stofm_geo.tasks.labels import balanced
 from stofm_geo.transforms import SpatialKNN
 
 _NEAR = 6
 
 
-def scores(truth: np.ndarray, found: np.ndarray) -> dict[str, Any]:
-    """Score labels ``[n]`` against known ones ``[n]``; cells without a known label are ignored.
+class LabelScores(TypedDict):
+    """Agreement of labels with known ones.
 
-    Returns:
-        ``accuracy``; ``macro_f1``, the mean over the labels that ``truth`` has; ``f1``, by label;
-        ``ari`` and ``nmi`` (adjusted Rand index, normalised mutual information); ``cells``.
+    Attributes:
+        cells: Cells with a known label.
+        accuracy: Share of them that is right.
+        macro_f1: Mean F1 over the known labels.
+        f1: F1 of each known label.
+        ari: Adjusted Rand index.
+        nmi: Normalised mutual information.
     """
+
+    cells: int
+    accuracy: float
+    macro_f1: float
+    f1: dict[str, float]
+    ari: float
+    nmi: float
+
+
+class EvaluationReport(LabelScores):
+    """Scores of an annotator on a labelled AnnData.
+
+    Attributes:
+        calibration_error: Expected calibration error over 15 bins.
+        coherence: Share of a cell's 6 nearest neighbours that get its label.
+        coherence_of_truth: That of the known labels; ``None`` where some are missing.
+        unknown: Known labels that were never learned.
+    """
+
+    calibration_error: float
+    coherence: float
+    coherence_of_truth: float | None
+    unknown: list[str]
+
+
+def scores(truth: np.ndarray, found: np.ndarray) -> LabelScores:
+    """Score labels ``[n]`` against known ones ``[n]``; cells without a known label are ignored."""
     truth, found = read_names(truth), read_names(found)
     known = truth.astype(bool)
     # A cell for which nothing was predicted is wrong, whatever its label.
@@ -84,3 +117,9 @@ def coherence(codes: np.ndarray, positions: np.ndarray) -> float:
     label = torch.from_numpy(codes)
     same = (label[edges[0]] == label[edges[1]]).double()
     return float(scatter(same, edges[1], dim_size=len(label), reduce="mean").mean())
+
+
+def mean_coherence(codes: np.ndarray, slices: Sequence[TissueSlice]) -> float:
+    """Return the mean over the slices, weighted by their cells."""
+    each = [coherence(codes[part.row], part.pos) for part in slices]
+    return float(np.average(each, weights=[len(part) for part in slices]))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -36,6 +36,36 @@ FILES = (BERT, PROJECTION, FILE, RECORD)
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 128  # of the cells; to measure the losses by
 
 
+class AdaptationRecord(TypedDict):
+    """How a cell encoder was trained; written as ``training.json``.
+
+    Attributes:
+        library: ``"stofm_geo"``.
+        version: Of this library.
+        versions: Of the packages that training depends on.
+        seed: Random seed.
+        steps: Training steps.
+        init: Folder the weights come from; ``None``: a new BERT.
+        settings: Fields of :class:`AdaptationConfig`.
+        cells: Training cells.
+        held_out_cells: Cells the losses are measured on.
+        held_out_before: Both losses before training.
+        held_out_after: Both losses after training.
+    """
+
+    library: str
+    version: str
+    versions: dict[str, str]
+    seed: int
+    steps: int
+    init: str | None
+    settings: dict[str, Any]
+    cells: int
+    held_out_cells: int
+    held_out_before: dict[str, float]
+    held_out_after: dict[str, float]
+
+
 def adapt_encoder(
     slices: Iterable[AnnData],
     vocabulary: Vocabulary,
@@ -46,7 +76,7 @@ def adapt_encoder(
     seed: int = 0,
     progress: bool = True,
     names: list[str] | None = None,
-) -> tuple[RankEncoder, dict[str, Any]]:
+) -> tuple[RankEncoder, AdaptationRecord]:
     """Train a cell encoder on the counts of slices, self-supervised.
 
     Args:
@@ -65,8 +95,8 @@ def adapt_encoder(
         names: What messages call each slice.
 
     Returns:
-        The encoder, and a record: seed, steps, settings, versions, how many cells, and both
-        losses before and after, of a tenth of the cells (128 at most) that is not trained on.
+        The encoder, and a record; its losses are of a tenth of the cells (128 at most) that is
+        not trained on.
 
     Raises:
         ImportError: ``transformers`` is not installed.
@@ -97,7 +127,7 @@ def adapt_encoder(
         # The trainer keeps modes as they are, and in that of evaluation nothing is dropped.
         fit_module(module.train(), loader, max_steps=max_steps, progress=progress)
         after = module.cpu().held_out_losses(held_out, seed)
-    record = {
+    record: AdaptationRecord = {
         "library": "stofm_geo",
         "version": __version__,
         "versions": {name: version(name) for name in ("torch", "lightning", "transformers")},
@@ -113,7 +143,7 @@ def adapt_encoder(
     return module.encoder.eval(), record
 
 
-def save_adapted(encoder: RankEncoder, record: dict[str, Any], folder: str | Path) -> None:
+def save_adapted(encoder: RankEncoder, record: AdaptationRecord, folder: str | Path) -> None:
     """Write what ``RankEncoder.from_folder`` reads, its vocabulary and the record; all or nothing.
 
     Args:

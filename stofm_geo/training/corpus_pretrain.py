@@ -15,7 +15,7 @@ from stofm_geo._validation import check_positive
 from stofm_geo._version import __version__
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.networks.config import SToFMConfig
-from stofm_geo.networks.state import ModelState
+from stofm_geo.networks.state import ModelState, TrainingRecord
 from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.networks.warm_start import warm_start
 from stofm_geo.training.corpus_data import CorpusDataModule
@@ -191,17 +191,18 @@ class CorpusPretraining(Pretraining):
 
     def state(self) -> ModelState:
         """Return what was trained, as a model to save or to embed with."""
-        record: dict[str, Any] = {
-            "seed": self.seed,
-            "steps": self.global_step,
-            "version": __version__,
-            "corpus": self.data.train.checksum,
-        }
-        record |= {
+        losses = {
             name.removeprefix("val/"): float(value)
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith("val/")
         }
+        record = TrainingRecord(
+            seed=self.seed,
+            steps=self.global_step,
+            version=__version__,
+            corpus=self.data.train.checksum,
+            **losses,  # type: ignore[typeddict-item]
+        )
         return ModelState(self.config, self.network, self.encoder, record)
 
 

@@ -24,7 +24,8 @@ class CorpusLoader(DataLoader):
         dataset: Its sub-slices.
         batch_sampler: Which of them.
         num_workers: Processes that load; 0: this one (default).
-        options: Others of ``DataLoader``.
+        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"`` or ``"forkserver"``;
+            ``None``: as Python does by default.
     """
 
     dataset: CorpusDataset
@@ -35,14 +36,14 @@ class CorpusLoader(DataLoader):
         dataset: CorpusDataset,
         batch_sampler: NodeBudgetBatchSampler,
         num_workers: int = 0,
-        **options: Any,
+        multiprocessing_context: str | None = None,
     ) -> None:
         super().__init__(
             dataset,
             batch_sampler=batch_sampler,
             num_workers=num_workers,
             collate_fn=collate_subslices,
-            **options,
+            multiprocessing_context=multiprocessing_context,
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]

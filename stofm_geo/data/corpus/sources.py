@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,9 @@ from stofm_geo.data.stores import ElsewhereError, check_zarr, unreadable
 from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
 from stofm_geo.genes.counts import check_unique, missing_counts_message
 from stofm_geo.genes.harmonize import human_genes
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _COLUMNS = ("path", "slice", "technology", "organism")  # of a manifest
 
@@ -112,7 +115,15 @@ class CorpusSlice:
     report: dict[str, Any]
 
 
-def find_sources(paths: Sequence[str | Path], **given: Any) -> list[Source]:
+class SourceOptions(TypedDict, total=False):
+    """Attributes of a :class:`Source` beside its path."""
+
+    slice: str | None
+    technology: str
+    organism: str
+
+
+def find_sources(paths: Sequence[str | Path], **given: Unpack[SourceOptions]) -> list[Source]:
     """Return the tables at some paths, each once.
 
     Args:
@@ -152,7 +163,7 @@ def _tables(path: Path) -> Iterator[Path]:
                 yield from _tables(inside)
 
 
-def read_manifest(path: str | Path, **given: Any) -> list[Source]:
+def read_manifest(path: str | Path, **given: Unpack[SourceOptions]) -> list[Source]:
     """Read the sources in a CSV file: columns path, slice, technology and organism.
 
     All but ``path`` may be missing or empty. Names are relative to the file's folder.

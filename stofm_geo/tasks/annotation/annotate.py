@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from anndata import AnnData
 
 from stofm_geo._anndata_checks import check_anndata, check_anndatas, check_target, numbered
 from stofm_geo._keys import Keys
 from stofm_geo._validation import check_fraction, preview
+from stofm_geo.models.prepare import SliceKeys
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.annotation.annotator import Annotator
 from stofm_geo.tasks.annotation.fine_tune import check_options, fine_tune
 from stofm_geo.tasks.labels import training_labels
 
-_OPTIONS = ("method", "validation_fraction", "max_steps", "progress")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class FineTuneOptions(TypedDict, total=False):
+    """Options of :func:`stofm_geo.tasks.fine_tune` that :func:`annotate` takes."""
+
+    method: str
+    validation_fraction: float
+    max_steps: int
+    progress: bool
 
 
 def annotate(
@@ -28,7 +39,7 @@ def annotate(
     spatial_key: str = Keys.SPATIAL,
     slice_key: str | None = None,
     seed: int = 0,
-    **options: Any,
+    **options: Unpack[FineTuneOptions],
 ) -> None:
     """Predict labels and write them into ``adata.obs[key_added]``, in place.
 
@@ -54,12 +65,13 @@ def annotate(
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         ImportError: ``method="lora"`` without peft.
     """
-    keys: dict[str, Any] = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     check_fraction("min_probability", min_probability)
     check_anndata(adata, "adata")
-    check_target(adata, key_added, **keys)
-    if strange := sorted(set(options) - set(_OPTIONS)):
-        raise TypeError(f"there is no option {preview(strange)}; there are {', '.join(_OPTIONS)}")
+    check_target(adata, key_added, spatial_key=spatial_key, slice_key=slice_key)
+    known = FineTuneOptions.__annotations__
+    if strange := sorted(set(options) - set(known)):
+        raise TypeError(f"there is no option {preview(strange)}; there are {', '.join(known)}")
     if isinstance(reference, Annotator):
         if label_key is not None or options:
             given = ["label_key"] * (label_key is not None) + sorted(options)
@@ -72,14 +84,14 @@ def annotate(
     names = numbered("reference", len(labelled))
     # Before a fit that takes a minute.
     training_labels(labelled, names, label_key)
-    progress = options.pop("progress", True)
-    check_options(task=task, seed=seed, **options)
+    progress = options.get("progress", True)
+    training = {name: value for name, value in options.items() if name != "progress"}
+    check_options(task=task, seed=seed, **training)  # type: ignore[arg-type]
     model = SToFM()
     *tissues, asked = (
         model.prepare(one, name=name, **keys)
         for one, name in zip([*labelled, adata], [*names, "AnnData"], strict=True)
     )
     model.fit([*tissues, asked], seed=seed, progress=progress)
-    options |= {"task": task, "seed": seed, "progress": progress, "names": names}
-    annotator = fine_tune(model, tissues, label_key, **options)
+    annotator = fine_tune(model, tissues, label_key, task=task, seed=seed, names=names, **options)
     annotator.predict(asked, key_added=key_added, min_probability=min_probability)

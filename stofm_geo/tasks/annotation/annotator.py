@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,9 +23,9 @@ from stofm_geo._keys import Keys
 from stofm_geo._validation import check_fraction, check_model_output, error_context
 from stofm_geo._version import __version__
 from stofm_geo._weights import check_shapes
-from stofm_geo.data import SubSliceDataset, TissueSlice
+from stofm_geo.data import SubSliceDataset
 from stofm_geo.models.hub import in_folder
-from stofm_geo.models.prepare import PreparedTissue
+from stofm_geo.models.prepare import PreparedTissue, SliceOptions
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.networks import files
 from stofm_geo.networks.state import ModelState
@@ -34,9 +34,13 @@ from stofm_geo.tasks._empty import nearest_full
 from stofm_geo.tasks.annotation.calibration import label_of
 from stofm_geo.tasks.annotation.mlp import Classifier
 from stofm_geo.tasks.annotation.neighborhoods import cells, check_task, embed_slice, multi_hop_means
+from stofm_geo.tasks.annotation.record import AnnotationRecord, checked
 from stofm_geo.tasks.annotation.standardization import FeatureStandardizer, Moments
 from stofm_geo.tasks.labels import codes_of, read_labels, unknown, unknown_labels_message
-from stofm_geo.tasks.metrics import calibration_error, coherence, scores
+from stofm_geo.tasks.metrics import EvaluationReport, calibration_error, mean_coherence, scores
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _HEAD = "annotation."
 # A part of a slice lies as far from the classes either way; one of another patient, much further.
@@ -87,7 +91,7 @@ class Annotator(nn.Module):
         self.model = model
         self.network: SToFMNetwork = model.state.network
         self.classes, self.task, self.absolute = list(classes), task, absolute
-        self.record: dict[str, Any] = {}
+        self.record: AnnotationRecord = {}
         self.read = FeatureStandardizer(self.network, task, absolute, len(classes))
         self.register_buffer("temperature", torch.ones(()))
         make = Classifier if mlp else nn.Linear
@@ -108,7 +112,9 @@ class Annotator(nn.Module):
         return Moments.from_values(values)
 
     @torch.no_grad()
-    def probabilities(self, adata: AnnData | PreparedTissue, **keys: Any) -> np.ndarray:
+    def probabilities(
+        self, adata: AnnData | PreparedTissue, **keys: Unpack[SliceOptions]
+    ) -> np.ndarray:
         """Return calibrated probabilities, ``[n, classes]`` float32; NaN for cells without a label.
 
         Args:
@@ -150,7 +156,7 @@ class Annotator(nn.Module):
                 panel among it; the message says what.
         """
         check_fraction("min_probability", min_probability)
-        keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
+        keys: SliceOptions = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
         tissue = self.model.prepared(adata, **keys)
         read = {"spatial_key": tissue.spatial_key, "slice_key": tissue.slice_key}
         check_target(tissue.adata, key_added, **read)
@@ -178,7 +184,7 @@ class Annotator(nn.Module):
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
         name: str = "AnnData",
-    ) -> dict[str, Any]:
+    ) -> EvaluationReport:
         """Compare with known labels; ``adata`` stays as it is.
 
         Args:
@@ -188,10 +194,7 @@ class Annotator(nn.Module):
             spatial_key, slice_key, name: As for :meth:`predict`.
 
         Returns:
-            Of :func:`~stofm_geo.tasks.metrics.scores`: ``accuracy``, ``macro_f1``, ``f1``, ``ari``,
-            ``nmi``, ``cells``; ``calibration_error``; ``coherence``, the share of a cell's 6
-            nearest neighbours that are given its label, and ``coherence_of_truth``, of known
-            labels (``None`` where some are missing); ``unknown``, labels that were never learned.
+            An :class:`~stofm_geo.tasks.metrics.EvaluationReport`, a dictionary.
 
         Raises:
             KeyError, ValueError: As :meth:`predict`, or there are no labels.
@@ -200,7 +203,7 @@ class Annotator(nn.Module):
             UserWarning: There are labels that were never learned; their cells count as wrong.
         """
         truth = read_labels(adata, label_key, name)
-        keys = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
+        keys: SliceOptions = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
         tissue = self.model.prepared(adata, **keys)
         if strange := unknown(truth, self.classes):
             warnings.warn(unknown_labels_message(strange, name), stacklevel=2)
@@ -215,8 +218,8 @@ class Annotator(nn.Module):
             "calibration_error": calibration_error(
                 found[known], codes_of(truth[known], self.classes)
             ),
-            "coherence": _mean_coherence(best, parts),
-            "coherence_of_truth": _mean_coherence(every, tissue.slices)
+            "coherence": mean_coherence(best, parts),
+            "coherence_of_truth": mean_coherence(every, tissue.slices)
             if known[told].all()
             else None,
             "unknown": strange,
@@ -299,7 +302,7 @@ class Annotator(nn.Module):
     def _of(cls, config: dict[str, Any], stored: dict[str, Tensor]) -> Annotator:
         if "annotation" not in config:
             raise ValueError("it embeds, and has learned no labels; fine-tune it first")
-        own = _checked(config["annotation"])
+        own = checked(config["annotation"])
         rest = {name: value for name, value in stored.items() if not name.startswith(_HEAD)}
         head = {name[len(_HEAD) :]: v for name, v in stored.items() if name.startswith(_HEAD)}
         model = SToFM.from_state(ModelState.from_json(config["model"], rest))
@@ -330,33 +333,5 @@ class Annotator(nn.Module):
         return f"{type(self).__name__}({self.task}, {len(self.classes)} classes)"
 
 
-def _checked(own: Any) -> dict[str, Any]:
-    """Check the configuration of a saved annotator.
-
-    Raises:
-        KeyError, TypeError, ValueError: Something is missing, or is of another kind.
-    """
-    if not isinstance(own, dict):
-        raise TypeError(f"annotation must be a dictionary; found {type(own).__name__}")
-    classes = own["classes"]
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise TypeError("classes must be a list of names")
-    if len(set(classes)) < max(len(classes), 1):
-        raise ValueError("classes must be names, each once")
-    check_task(own["task"])
-    for name in ("absolute", "mlp"):
-        if not isinstance(own[name], bool):
-            raise TypeError(f"{name} must be true or false; found {own[name]!r}")
-    if not isinstance(own["record"], dict) or not isinstance(own["record"].get("method"), str):
-        raise ValueError("record must tell of the method")
-    return own
-
-
 def _entropy(logits: Tensor) -> float:
     return float(Categorical(logits=logits).entropy().mean())
-
-
-def _mean_coherence(codes: np.ndarray, slices: list[TissueSlice]) -> float:
-    """Return the mean over the slices, weighted by their cells."""
-    each = [coherence(codes[part.row], part.pos) for part in slices]
-    return float(np.average(each, weights=[len(part) for part in slices]))

@@ -19,6 +19,7 @@ from stofm_geo.tasks.annotation.annotator import Annotator
 from stofm_geo.tasks.annotation.calibration import temperature
 from stofm_geo.tasks.annotation.neighborhoods import check_task
 from stofm_geo.tasks.annotation.probe import choose, fit_probe
+from stofm_geo.tasks.annotation.record import HeldOutScores
 from stofm_geo.tasks.annotation.standardization import Moments
 from stofm_geo.tasks.labels import balanced, codes_of, training_labels
 from stofm_geo.tasks.metrics import scores
@@ -230,10 +231,12 @@ class _FineTuner:
             )
         return part
 
-    def _scores(self, rows: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    def _scores(self, rows: np.ndarray, logits: np.ndarray) -> HeldOutScores:
         """Score held-out cells."""
         found = scores(self.codes[rows], logits.argmax(axis=1))
-        return {name: found[name] for name in ("cells", "accuracy", "macro_f1")}
+        return HeldOutScores(
+            cells=found["cells"], accuracy=found["accuracy"], macro_f1=found["macro_f1"]
+        )
 
     def _start(self, shown: np.ndarray) -> None:
         """Fit the linear classifier on the frozen network, from the cells in ``shown``."""
@@ -245,7 +248,7 @@ class _FineTuner:
 
     def _until_best(
         self, method: str, part: np.ndarray, max_steps: int, progress: bool
-    ) -> tuple[int, dict[str, float], np.ndarray, np.ndarray]:
+    ) -> tuple[int, HeldOutScores, np.ndarray, np.ndarray]:
         """Return the best number of steps, the scores before, and held-out logits and rows."""
         before = copy.deepcopy(self.annotator.state_dict())
         self._start(~part)
