@@ -10,8 +10,8 @@ from pathlib import Path
 
 from anndata import AnnData
 
-from stofm_geo.benchmark.problems import GROUP
-from stofm_geo.benchmark.registry import Registry
+from stofm_geo._registry import Registry
+from stofm_geo.benchmark.problems import GROUP, LOAD
 from stofm_geo.data import read_slice_file
 from stofm_geo.datasets import toy_tissue
 
@@ -73,7 +73,7 @@ class Dataset:
         return None
 
 
-DATASETS: Registry[Dataset] = Registry("data set")
+DATASETS: Registry[Dataset] = Registry("data set", LOAD)
 
 
 def register_dataset(

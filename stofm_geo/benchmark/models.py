@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from stofm_geo._registry import Registry
 from stofm_geo.benchmark import baselines, stofm_models
 from stofm_geo.benchmark.external_methods import PEERS
 from stofm_geo.benchmark.layers import LAYERS, SE2, Layer, Stack
-from stofm_geo.benchmark.problems import Kind, Problem
-from stofm_geo.benchmark.registry import Registry
+from stofm_geo.benchmark.problems import LOAD, Kind, Problem
 from stofm_geo.benchmark.scoring import MAIN
 from stofm_geo.benchmark.trained import GraphLayerModel
 
@@ -39,7 +39,7 @@ class Model:
     needs: str | None = None
 
 
-MODELS: Registry[Model] = Registry("model")
+MODELS: Registry[Model] = Registry("model", LOAD)
 
 
 def register_model(

@@ -15,6 +15,8 @@ from torch_geometric.utils import k_hop_subgraph
 from stofm_geo.transforms import SpatialKNN
 
 Kind = Literal["classes", "vectors", "shares", "values"]
+# How a user's own model, task or data set is registered, for messages.
+LOAD = "one of your own is there if load (--load) names the file that registers it"
 LABEL, GROUP = "label", "group"  # obs of slices in a problem
 NEIGHBOURS, HOPS = 12, 3  # of graphs that models of the suite are trained on, and their layers
 

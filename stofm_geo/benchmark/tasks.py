@@ -10,10 +10,10 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
+from stofm_geo._registry import Registry
 from stofm_geo.benchmark import scoring
 from stofm_geo.benchmark.datasets import Slices
-from stofm_geo.benchmark.problems import LABEL, Kind, Problem, Split
-from stofm_geo.benchmark.registry import Registry
+from stofm_geo.benchmark.problems import LABEL, LOAD, Kind, Problem, Split
 from stofm_geo.benchmark.splits import bare, each, labelled, labels_of
 from stofm_geo.benchmark.spots import spots
 
@@ -35,7 +35,7 @@ class Task:
     version: int = 1
 
 
-TASKS: Registry[Task] = Registry("task")
+TASKS: Registry[Task] = Registry("task", LOAD)
 
 
 def register_task(

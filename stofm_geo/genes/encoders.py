@@ -1,25 +1,17 @@
-"""Encoders without pretrained weights: from counts to one feature vector per cell."""
+"""The interface of encoders, from counts to one feature vector per cell, and their registry."""
 
 from __future__ import annotations
 
-import inspect
-import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import numpy as np
-import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._anndata_checks import check_obsm
-from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes
-from stofm_geo._validation import check_key, check_positive, preview
-from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
-from stofm_geo.genes.counts import as_counts
+from stofm_geo._registry import Registry
+from stofm_geo.genes.obsm_encoder import ObsmFeatures
 from stofm_geo.genes.panel_encoder import PanelEncoder
-
-# A slice that lacks more than half of a model's genes is another panel.
-_LEAST_SHARED = 0.5
+from stofm_geo.genes.pca_encoder import PCAFeatures
 
 
 class CellFeatures(Protocol):
@@ -48,225 +40,95 @@ class CellFeatures(Protocol):
         """Return the vectors ``[n, out_channels]`` float32."""
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return settings (JSON) and arrays from which :func:`from_state` rebuilds the encoder."""
+        """Return settings (JSON) and arrays from which :meth:`from_state` rebuilds the encoder."""
+
+    @classmethod
+    def from_state(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellFeatures:
+        """Rebuild the encoder of a :meth:`state`, without weights that the network holds.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something is missing, or does not fit.
+        """
 
 
-class PCAFeatures:
-    """Principal components of log-normalised counts: the default encoder.
+class CountsEncoder(CellFeatures, Protocol):
+    """Interface of an encoder of counts, a value of ``SToFMConfig.encoder``.
 
-    Counts are divided by their sum over the encoder's genes, multiplied by the median sum, and
-    transformed by ``log(1 + x)``; all genes are used, centred, not scaled. Components are halfway
-    whitened: each is divided by the square root of its standard deviation, and all by their root
-    mean square. The result is deterministic. Cells without counts are ignored.
-
-    Args:
-        n_components: Most components; fewer where there are fewer genes or cells (default 50).
+    A class with these methods and those of :class:`CellFeatures` is registered by
+    :func:`register_encoder`.
     """
 
-    key = module = None
+    @classmethod
+    def from_slices(
+        cls, slices: list[AnnData], *, n_components: int, out_channels: int
+    ) -> CountsEncoder:
+        """Fit an encoder to slices, or make one that is trained with the network.
 
-    def __init__(self, n_components: int = 50) -> None:
-        check_positive("n_components", n_components, whole=True)
-        self.n_components = n_components
-
-    @property
-    def out_channels(self) -> int:
-        """Return the number of components found by :meth:`fit`."""
-        return len(self.components)
-
-    def fit(self, slices: list[AnnData]) -> PCAFeatures:
-        """Fit the components of the genes that all slices share, without control probes.
-
-        Raises:
-            ValueError: There are fewer than two cells or shared genes, or the counts are invalid
-                (see :func:`as_counts`).
+        Args:
+            slices: Counts in ``X``.
+            n_components: ``SToFMConfig.n_components``.
+            out_channels: The size of a vector of which the embedding can hold three (own, near,
+                far); an encoder may choose another.
         """
-        if sum(adata.n_obs for adata in slices) < 2:
-            raise ValueError("principal components need 2 cells or more")
-        genes = slices[0].var_names
-        for adata in slices:
-            known = gene_mask(adata.var)
-            warn_of_left_out_controls(adata.var, known)
-            genes = genes[genes.isin(adata.var_names[known])]
-        if len(genes) < 2:
-            raise ValueError(
-                f"the {len(slices)} slices share {len(genes)} gene names; at least 2 are needed. "
-                "Are the names of one kind (symbols or Ensembl ids) and one species?"
-            )
-        self.genes = genes.to_numpy(dtype=str)
-        counts = [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]
-        total = np.concatenate([np.asarray(part.sum(axis=1)).ravel() for part in counts])
-        self.target_sum = float(np.median(total[total > 0])) if total.any() else 1.0
-        full = int((total > 0).sum())
-        if full < 2:
-            raise ValueError(
-                f"{full} of {len(total)} cells have counts of the shared genes; 2 needed"
-            )
-        n_components = max(min(self.n_components, len(genes) - 1, full - 1), 1)
-        logs = (
-            _log_normalised(block[np.diff(block.indptr) > 0], self.target_sum)
-            for part in counts
-            for block in _blocks(part)
-        )
-        mean, components, variance = sparse_principal_axes(logs, n_components)
-        self.mean = mean.astype(np.float32)
-        self.components = np.ascontiguousarray(components, dtype=np.float32)
-        self.scale = half_whitening(variance).astype(np.float32)
-        return self
-
-    def transform(self, adata: AnnData) -> np.ndarray:
-        """Return the vectors ``[n, out_channels]`` float32; missing genes count as average.
-
-        Raises:
-            ValueError: More than half of the encoder's genes are missing.
-        """
-        present = adata.var_names.get_indexer(self.genes) >= 0
-        if present.mean() < _LEAST_SHARED:
-            raise ValueError(
-                f"the model knows {len(self.genes)} genes ({preview(self.genes)}), of which "
-                f"var_names ({preview(adata.var_names)}) has {int(present.sum())}; it was "
-                "trained for another panel or another kind of gene names; fit one to slices of "
-                "both, which takes the genes that they share, or one with encoder='panel'"
-            )
-        if not present.all():
-            warnings.warn(
-                f"{int((~present).sum())} of the model's {len(self.genes)} genes are missing "
-                "and count as average",
-                stacklevel=2,
-            )
-        counts = _columns(as_counts(adata, copy=False), adata, self.genes[present])
-        components = self.components[:, present].T
-        centre = self.mean[present] @ components
-        scores = np.empty((adata.n_obs, self.out_channels), dtype=np.float32)
-        for start, block in zip(range(0, len(scores), BLOCK), _blocks(counts), strict=True):
-            logs = _log_normalised(block, self.target_sum)
-            scores[start : start + BLOCK] = logs @ components - centre
-        empty = np.diff(counts.indptr) == 0
-        if empty.any():
-            scores[empty] = 0
-            warnings.warn(
-                f"{int(empty.sum())} of {len(empty)} cells have no counts and get the features "
-                "of an average cell",
-                stacklevel=2,
-            )
-        scores /= self.scale
-        return scores
-
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """See :class:`CellFeatures`."""
-        settings = {
-            "kind": "pca",
-            "n_components": self.n_components,
-            "target_sum": self.target_sum,
-            "genes": self.genes.tolist(),
-        }
-        arrays = {"mean": self.mean, "components": self.components, "scale": self.scale}
-        return settings, arrays
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.n_components})"
 
 
-class ObsmFeatures:
-    """Existing vectors (scVI, PCA, a foundation model), divided by their root mean square.
+ENCODERS: Registry[type[CountsEncoder]] = Registry(
+    "encoder", "register one of your own by stofm_geo.genes.register_encoder first"
+)
+_OBSM = "obsm"  # vectors that are there already: no encoder of counts, but saved like one
+
+
+def register_encoder(name: str, encoder: type[CountsEncoder]) -> None:
+    """Register an encoder, so that ``SToFM(encoder=name)`` uses it.
+
+    A saved model names its encoder: register it before loading the model, too.
 
     Args:
-        key: Key in ``obsm``.
+        name: Value of ``SToFMConfig.encoder``.
+        encoder: A class with the methods of :class:`CountsEncoder`.
+
+    Raises:
+        TypeError: ``name`` is no string, or the class lacks a method.
+        ValueError: The name is empty or taken.
     """
-
-    genes = module = None
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-
-    def fit(self, slices: list[AnnData]) -> ObsmFeatures:
-        """Fit the size and the scale of the vectors.
-
-        Raises:
-            KeyError: A slice has no ``obsm[key]``.
-            ValueError: Values are not finite, or the slices' vectors differ in size.
-        """
-        vectors = [check_obsm(adata, self.key) for adata in slices]
-        sizes = sorted({v.shape[1] for v in vectors})
-        if len(sizes) > 1:
-            raise ValueError(f"obsm['{self.key}'] has {sizes} columns in different slices")
-        self.out_channels = sizes[0]
-        mean_square = sum((v**2).sum() for v in vectors) / sum(v.size for v in vectors)
-        self.scale = float(np.sqrt(mean_square)) or 1.0
-        return self
-
-    def transform(self, adata: AnnData) -> np.ndarray:
-        """Return the vectors ``[n, out_channels]`` float32.
-
-        Raises:
-            KeyError: ``adata`` has no ``obsm[key]``.
-            ValueError: Values are not finite, or the vectors have another size.
-        """
-        vectors = check_obsm(adata, self.key)
-        if vectors.shape[1] != self.out_channels:
-            raise ValueError(
-                f"obsm['{self.key}'] has {vectors.shape[1]} columns; the model was trained "
-                f"for {self.out_channels}"
-            )
-        return np.ascontiguousarray(vectors / self.scale, dtype=np.float32)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """See :class:`CellFeatures`."""
-        settings = {
-            "kind": "obsm",
-            "key": self.key,
-            "out_channels": self.out_channels,
-            "scale": self.scale,
-        }
-        return settings, {}
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.key!r})"
+    methods = ("from_slices", "transform", "state", "from_state")
+    if missing := [method for method in methods if not callable(getattr(encoder, method, None))]:
+        raise TypeError(f"{encoder!r} lacks {', '.join(missing)} of stofm_geo.genes.CountsEncoder")
+    if name == _OBSM:
+        raise ValueError(f"the name {name!r} is taken by vectors in obsm; choose another name")
+    ENCODERS.add(name, encoder)
 
 
-_KINDS: dict[str, type] = {"panel": PanelEncoder, "pca": PCAFeatures, "obsm": ObsmFeatures}
+def make_encoder(
+    name: str, slices: list[AnnData], *, n_components: int, out_channels: int
+) -> CellFeatures:
+    """Make a registered encoder of slices; see :meth:`CountsEncoder.from_slices`.
+
+    Raises:
+        KeyError: There is no such encoder.
+    """
+    sizes = {"n_components": n_components, "out_channels": out_channels}
+    return ENCODERS[name].from_slices(slices, **sizes)
 
 
 def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellFeatures:
-    """Return the encoder of a :meth:`CellFeatures.state`; a panel encoder without its weights.
+    """Rebuild the encoder of a :meth:`CellFeatures.state`, which ``settings["kind"]`` names.
 
     Raises:
         ValueError: The kind is unknown, or the number of genes does not match the arrays.
         KeyError: Something is missing.
     """
-    if settings["kind"] not in _KINDS:
-        known = ", ".join(map(repr, _KINDS))
-        raise ValueError(f"unknown kind of features {settings['kind']!r}; known: {known}")
+    kind = settings["kind"]
+    if kind != _OBSM and kind not in ENCODERS:
+        known = ", ".join(map(repr, [*ENCODERS, _OBSM]))
+        raise ValueError(
+            f"unknown kind of features {kind!r}; known: {known}; {ENCODERS.fix}, if it is yours"
+        )
     for name in ("genes", "technologies"):
         if name in settings:
             _check_names(name, settings[name])
-    make = _KINDS[settings["kind"]]
-    # Every argument, from the signature: one that is left out here would fall back to its default.
-    encoder = make(**{name: settings[name] for name in inspect.signature(make).parameters})
-    if isinstance(encoder, PCAFeatures):
-        check_positive("target_sum", settings["target_sum"])
-        encoder.genes = np.asarray(settings["genes"], dtype=str)
-        encoder.target_sum = settings["target_sum"]
-        for name in ("components", "mean", "scale"):
-            array = arrays[name]
-            if array.dtype != np.float32:
-                raise ValueError(f"{name} of the features are {array.dtype}, not float32")
-            setattr(encoder, name, array)
-        shapes = encoder.components.shape, encoder.mean.shape, encoder.scale.shape
-        if len(shapes[0]) != 2 or shapes[0][::-1] != (*shapes[1], *shapes[2]):
-            raise ValueError(f"components, mean and scale of the features are {shapes}")
-        if shapes[1] != encoder.genes.shape:
-            raise ValueError(
-                f"there are {encoder.genes.size} genes, and components of {shapes[0][1]}"
-            )
-        if not (encoder.scale > 0).all():
-            raise ValueError("scales of the features must be above zero")
-    elif isinstance(encoder, ObsmFeatures):
-        check_key("key", settings["key"])
-        check_positive("out_channels", settings["out_channels"], whole=True)
-        check_positive("scale", settings["scale"])
-        encoder.out_channels, encoder.scale = settings["out_channels"], settings["scale"]
-    return encoder
+    encoder: type[CellFeatures] = ObsmFeatures if kind == _OBSM else ENCODERS[kind]
+    return encoder.from_state(settings, arrays)
 
 
 def _check_names(what: str, names: Any) -> None:
@@ -276,20 +138,5 @@ def _check_names(what: str, names: Any) -> None:
         raise ValueError(f"{what} of the features occur twice")
 
 
-def _columns(counts: sp.csr_matrix, adata: AnnData, genes: np.ndarray) -> sp.csr_matrix:
-    if len(genes) == adata.n_vars and (adata.var_names == genes).all():
-        return counts
-    return counts[:, adata.var_names.get_indexer(genes)]
-
-
-def _blocks(counts: sp.csr_matrix) -> Iterator[sp.csr_matrix]:
-    """Yield blocks of rows, so that intermediate results need not fit in memory."""
-    return (counts[start : start + BLOCK] for start in range(0, counts.shape[0], BLOCK))
-
-
-def _log_normalised(counts: sp.csr_matrix, target_sum: float) -> sp.csr_matrix:
-    logs = counts.astype(np.float32, copy=True)
-    total = np.asarray(logs.sum(axis=1)).ravel()
-    per_cell = target_sum / np.where(total > 0, total, 1)
-    logs.data = np.log1p(logs.data * np.repeat(per_cell, np.diff(logs.indptr)).astype(np.float32))
-    return logs
+register_encoder("pca", PCAFeatures)
+register_encoder("panel", PanelEncoder)

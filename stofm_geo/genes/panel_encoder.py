@@ -196,6 +196,17 @@ class PanelEncoder(nn.Module):
         }
         return settings, {}
 
+    @classmethod
+    def from_state(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> PanelEncoder:
+        """Rebuild the encoder, untrained: its weights are in the state dict of the network."""
+        return cls(
+            settings["genes"],
+            out_channels=settings["out_channels"],
+            hidden_channels=settings["hidden_channels"],
+            n_components=settings["n_components"],
+            technologies=settings["technologies"],
+        )
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.genes)} genes, {self.out_channels})"
 

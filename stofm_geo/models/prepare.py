@@ -12,7 +12,7 @@ from stofm_geo._anndata_checks import check_anndatas
 from stofm_geo._keys import Keys
 from stofm_geo._validation import error_context
 from stofm_geo.data import SubSliceDataset, TissueSlice, split_slices
-from stofm_geo.genes import CellFeatures, ObsmFeatures, PanelEncoder, PCAFeatures, harmonize
+from stofm_geo.genes import CellFeatures, ObsmFeatures, encoders, harmonize
 from stofm_geo.genes.counts import warn_if_row_numbers
 from stofm_geo.networks.config import SToFMConfig
 
@@ -155,11 +155,9 @@ def make_encoder(
     if use_rep is not None:
         return ObsmFeatures(use_rep).fit(adatas)
     warn_if_row_numbers(adatas[0].var_names)
-    if config.encoder == "panel":
-        # A niche is three times as many numbers: own, near, far.
-        return PanelEncoder.from_slices(
-            adatas,
-            out_channels=config.out_channels // 3,
-            n_components=config.n_components,
-        )
-    return PCAFeatures(config.n_components).fit(adatas)
+    return encoders.make_encoder(
+        config.encoder,
+        adatas,
+        n_components=config.n_components,
+        out_channels=config.out_channels // 3,  # a niche is three vectors: own, near, far
+    )

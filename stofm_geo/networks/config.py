@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stofm_geo._validation import check_fraction, check_positive
+from stofm_geo.genes.encoders import ENCODERS
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class SToFMConfig:
         encoder: What makes a cell's features of its counts: ``"pca"``, principal components of
             the genes that all slices share, or ``"panel"``, gene embeddings that are trained with
             the network and take slices of different panels
-            (:class:`~stofm_geo.genes.PanelEncoder`).
+            (:class:`~stofm_geo.genes.PanelEncoder`), or one that was registered by
+            :func:`~stofm_geo.genes.register_encoder`.
         organism: ``"human"``, ``"mouse"`` or ``"auto"``: genes are turned into human Ensembl ids
             first (:func:`~stofm_geo.genes.harmonize`), so that slices of other names and of both
             species share them. ``None``: gene names are taken as they are.
@@ -65,8 +67,12 @@ class SToFMConfig:
     weight_decay: float = 1e-2
 
     def __post_init__(self) -> None:
-        if self.encoder not in ("pca", "panel"):
-            raise ValueError(f"encoder must be 'pca' or 'panel'; found {self.encoder!r}")
+        if self.encoder not in ENCODERS:
+            known = ", ".join(map(repr, ENCODERS))
+            raise ValueError(
+                f"encoder must be one of {known}; found {self.encoder!r}; {ENCODERS.fix}, if it is "
+                "yours"
+            )
         if self.organism not in (None, "auto", "human", "mouse"):
             raise ValueError(
                 f"organism must be 'auto', 'human', 'mouse' or None; found {self.organism!r}"

@@ -102,7 +102,7 @@ def test_a_model_that_knows_controls_still_gets_them(monkeypatch) -> None:
     small = dict(hidden_channels=16, heads=2, num_layers=1, n_components=6, out_channels=24)
     before = SToFM(**small)
     with monkeypatch.context() as patch:
-        for module in ("stofm_geo.data.slices", "stofm_geo.genes.encoders"):
+        for module in ("stofm_geo.data.slices", "stofm_geo.genes.pca_encoder"):
             patch.setattr(f"{module}.gene_mask", lambda var: np.ones(len(var), dtype=bool))
         before.fit(controls, max_steps=2, progress=False)
         before.embed(controls)

@@ -5,8 +5,10 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo.genes import ObsmFeatures, PCAFeatures
-from stofm_geo.genes.encoders import from_state
+from stofm_geo import SToFM
+from stofm_geo.datasets import toy_tissue
+from stofm_geo.genes import ObsmFeatures, PCAFeatures, register_encoder
+from stofm_geo.genes.encoders import ENCODERS, from_state
 
 
 def log_normalised(counts: np.ndarray) -> np.ndarray:
@@ -150,7 +152,8 @@ def test_counts_stay_as_they_were(make_slice) -> None:
 
 
 def test_state_of_an_unknown_kind() -> None:
-    with pytest.raises(ValueError, match="unknown kind of features 'bert'; known: 'panel', "):
+    known = "unknown kind of features 'bert'; known: 'pca', 'panel', 'obsm'"
+    with pytest.raises(ValueError, match=known):
         from_state({"kind": "bert"}, {})
 
 
@@ -199,3 +202,53 @@ def test_all_zero_vectors_stay_zero(make_slice) -> None:
 def test_bad_number_of_components(value: object, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"n_components must be .*; found {value!r}"):
         PCAFeatures(value)  # type: ignore[arg-type]
+
+
+class Totals:
+    """An encoder of a user: the logarithm of a cell's counts, and its deviation."""
+
+    key = module = genes = None
+    out_channels = 2
+
+    def __init__(self, mean: float) -> None:
+        self.mean = mean
+
+    @classmethod
+    def from_slices(cls, slices, *, n_components, out_channels):
+        return cls(float(np.concatenate([cls._log(adata) for adata in slices]).mean()))
+
+    @classmethod
+    def from_state(cls, settings, arrays):
+        return cls(settings["mean"])
+
+    @staticmethod
+    def _log(adata) -> np.ndarray:
+        return np.log1p(np.asarray(adata.X.sum(axis=1)).ravel())
+
+    def transform(self, adata) -> np.ndarray:
+        log = self._log(adata)
+        return np.stack([log, log - self.mean], axis=1).astype(np.float32)
+
+    def state(self):
+        return {"kind": "totals", "mean": self.mean}, {}
+
+
+def test_a_users_encoder_is_fitted_saved_and_loaded(tmp_path, monkeypatch) -> None:
+    with pytest.raises(ValueError, match="'pca', 'panel'; found 'totals'; register one"):
+        SToFM(encoder="totals")
+    with pytest.raises(TypeError, match="lacks from_slices, transform, state, from_state"):
+        register_encoder("totals", dict)
+    with pytest.raises(ValueError, match="taken by vectors in obsm"):
+        register_encoder("obsm", Totals)
+    monkeypatch.setattr(ENCODERS, "_entries", dict(ENCODERS))
+    register_encoder("totals", Totals)
+    adata = toy_tissue(200, 30, seed=0)
+    model = SToFM(encoder="totals", hidden_channels=16, out_channels=8, heads=2, num_layers=1)
+    model.fit(adata, max_steps=2, progress=False).embed(adata)
+    expected = adata.obsm["X_stofm"].copy()
+    model.save_pretrained(tmp_path / "model")
+    SToFM.from_pretrained(tmp_path / "model").embed(adata)
+    assert np.array_equal(adata.obsm["X_stofm"], expected)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="encoder must be one of 'pca', 'panel'; found 'totals'"):
+        SToFM.from_pretrained(tmp_path / "model")

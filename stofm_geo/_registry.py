@@ -14,10 +14,11 @@ class Registry(Mapping[str, T]):
 
     Args:
         what: What messages call an entry, ``"model"``, say.
+        fix: How a user's own entry is registered, for the message of an unknown name.
     """
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, fix: str) -> None:
+        self.what, self.fix = what, fix
         self._entries: dict[str, T] = {}
 
     def add(self, name: str, entry: T) -> None:
@@ -41,7 +42,7 @@ class Registry(Mapping[str, T]):
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise KeyError(
                 f"no {self.what} is called {name!r}; {hint}there are {', '.join(self._entries)}; "
-                "one of your own is there if load (--load) names the file that registers it"
+                f"{self.fix}"
             )
         return self._entries[name]
 

@@ -6,15 +6,16 @@ import pytest
 from torch import nn
 
 from stofm_geo import benchmark
-from stofm_geo.benchmark.registry import Registry
+from stofm_geo._registry import Registry
 
 
 def test_names() -> None:
-    known: Registry[int] = Registry("fruit")
+    known: Registry[int] = Registry("fruit", "plant it first")
     known.add("apple", 1)
     known.add("pear", 2)
     assert list(known) == ["apple", "pear"] and known["pear"] == 2 and "fig" not in known
-    with pytest.raises(KeyError, match="no fruit is called 'aple'; did you mean 'apple'"):
+    unknown = "no fruit is called 'aple'; did you mean 'apple'. there are apple, pear; plant it"
+    with pytest.raises(KeyError, match=unknown):
         known["aple"]
     with pytest.raises(ValueError, match="there is a fruit 'pear' already"):
         known.add("pear", 3)

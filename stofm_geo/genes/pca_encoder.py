@@ -1,0 +1,184 @@
+"""Principal components of log-normalised counts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+
+from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes
+from stofm_geo._validation import check_positive, preview
+from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
+from stofm_geo.genes.counts import as_counts
+
+# A slice that lacks more than half of a model's genes is another panel.
+_LEAST_SHARED = 0.5
+
+
+class PCAFeatures:
+    """Principal components of log-normalised counts: the default encoder.
+
+    Counts are divided by their sum over the encoder's genes, multiplied by the median sum, and
+    transformed by ``log(1 + x)``; all genes are used, centred, not scaled. Components are halfway
+    whitened: each is divided by the square root of its standard deviation, and all by their root
+    mean square. The result is deterministic. Cells without counts are ignored.
+
+    Args:
+        n_components: Most components; fewer where there are fewer genes or cells (default 50).
+    """
+
+    key = module = None
+
+    def __init__(self, n_components: int = 50) -> None:
+        check_positive("n_components", n_components, whole=True)
+        self.n_components = n_components
+
+    @property
+    def out_channels(self) -> int:
+        """Return the number of components found by :meth:`fit`."""
+        return len(self.components)
+
+    @classmethod
+    def from_slices(
+        cls, slices: list[AnnData], *, n_components: int, out_channels: int
+    ) -> PCAFeatures:
+        """See :class:`CountsEncoder`; vectors have as many columns as there are components."""
+        return cls(n_components).fit(slices)
+
+    def fit(self, slices: list[AnnData]) -> PCAFeatures:
+        """Fit the components of the genes that all slices share, without control probes.
+
+        Raises:
+            ValueError: There are fewer than two cells or shared genes, or the counts are invalid
+                (see :func:`as_counts`).
+        """
+        if sum(adata.n_obs for adata in slices) < 2:
+            raise ValueError("principal components need 2 cells or more")
+        genes = slices[0].var_names
+        for adata in slices:
+            known = gene_mask(adata.var)
+            warn_of_left_out_controls(adata.var, known)
+            genes = genes[genes.isin(adata.var_names[known])]
+        if len(genes) < 2:
+            raise ValueError(
+                f"the {len(slices)} slices share {len(genes)} gene names; at least 2 are needed. "
+                "Are the names of one kind (symbols or Ensembl ids) and one species?"
+            )
+        self.genes = genes.to_numpy(dtype=str)
+        counts = [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]
+        total = np.concatenate([np.asarray(part.sum(axis=1)).ravel() for part in counts])
+        self.target_sum = float(np.median(total[total > 0])) if total.any() else 1.0
+        full = int((total > 0).sum())
+        if full < 2:
+            raise ValueError(
+                f"{full} of {len(total)} cells have counts of the shared genes; 2 needed"
+            )
+        n_components = max(min(self.n_components, len(genes) - 1, full - 1), 1)
+        logs = (
+            _log_normalised(block[np.diff(block.indptr) > 0], self.target_sum)
+            for part in counts
+            for block in _blocks(part)
+        )
+        mean, components, variance = sparse_principal_axes(logs, n_components)
+        self.mean = mean.astype(np.float32)
+        self.components = np.ascontiguousarray(components, dtype=np.float32)
+        self.scale = half_whitening(variance).astype(np.float32)
+        return self
+
+    def transform(self, adata: AnnData) -> np.ndarray:
+        """Return the vectors ``[n, out_channels]`` float32; missing genes count as average.
+
+        Raises:
+            ValueError: More than half of the encoder's genes are missing.
+        """
+        present = adata.var_names.get_indexer(self.genes) >= 0
+        if present.mean() < _LEAST_SHARED:
+            raise ValueError(
+                f"the model knows {len(self.genes)} genes ({preview(self.genes)}), of which "
+                f"var_names ({preview(adata.var_names)}) has {int(present.sum())}; it was "
+                "trained for another panel or another kind of gene names; fit one to slices of "
+                "both, which takes the genes that they share, or one with encoder='panel'"
+            )
+        if not present.all():
+            warnings.warn(
+                f"{int((~present).sum())} of the model's {len(self.genes)} genes are missing "
+                "and count as average",
+                stacklevel=2,
+            )
+        counts = _columns(as_counts(adata, copy=False), adata, self.genes[present])
+        components = self.components[:, present].T
+        centre = self.mean[present] @ components
+        scores = np.empty((adata.n_obs, self.out_channels), dtype=np.float32)
+        for start, block in zip(range(0, len(scores), BLOCK), _blocks(counts), strict=True):
+            logs = _log_normalised(block, self.target_sum)
+            scores[start : start + BLOCK] = logs @ components - centre
+        empty = np.diff(counts.indptr) == 0
+        if empty.any():
+            scores[empty] = 0
+            warnings.warn(
+                f"{int(empty.sum())} of {len(empty)} cells have no counts and get the features "
+                "of an average cell",
+                stacklevel=2,
+            )
+        scores /= self.scale
+        return scores
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """See :class:`CellFeatures`."""
+        settings = {
+            "kind": "pca",
+            "n_components": self.n_components,
+            "target_sum": self.target_sum,
+            "genes": self.genes.tolist(),
+        }
+        arrays = {"mean": self.mean, "components": self.components, "scale": self.scale}
+        return settings, arrays
+
+    @classmethod
+    def from_state(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> PCAFeatures:
+        """See :class:`CellFeatures`."""
+        encoder = cls(settings["n_components"])
+        check_positive("target_sum", settings["target_sum"])
+        encoder.genes = np.asarray(settings["genes"], dtype=str)
+        encoder.target_sum = settings["target_sum"]
+        for name in ("components", "mean", "scale"):
+            array = arrays[name]
+            if array.dtype != np.float32:
+                raise ValueError(f"{name} of the features are {array.dtype}, not float32")
+            setattr(encoder, name, array)
+        shapes = encoder.components.shape, encoder.mean.shape, encoder.scale.shape
+        if len(shapes[0]) != 2 or shapes[0][::-1] != (*shapes[1], *shapes[2]):
+            raise ValueError(f"components, mean and scale of the features are {shapes}")
+        if shapes[1] != encoder.genes.shape:
+            raise ValueError(
+                f"there are {encoder.genes.size} genes, and components of {shapes[0][1]}"
+            )
+        if not (encoder.scale > 0).all():
+            raise ValueError("scales of the features must be above zero")
+        return encoder
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.n_components})"
+
+
+def _columns(counts: sp.csr_matrix, adata: AnnData, genes: np.ndarray) -> sp.csr_matrix:
+    if len(genes) == adata.n_vars and (adata.var_names == genes).all():
+        return counts
+    return counts[:, adata.var_names.get_indexer(genes)]
+
+
+def _blocks(counts: sp.csr_matrix) -> Iterator[sp.csr_matrix]:
+    """Yield blocks of rows, so that intermediate results need not fit in memory."""
+    return (counts[start : start + BLOCK] for start in range(0, counts.shape[0], BLOCK))
+
+
+def _log_normalised(counts: sp.csr_matrix, target_sum: float) -> sp.csr_matrix:
+    logs = counts.astype(np.float32, copy=True)
+    total = np.asarray(logs.sum(axis=1)).ravel()
+    per_cell = target_sum / np.where(total > 0, total, 1)
+    logs.data = np.log1p(logs.data * np.repeat(per_cell, np.diff(logs.indptr)).astype(np.float32))
+    return logs
