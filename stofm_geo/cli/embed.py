@@ -16,7 +16,7 @@ from stofm_geo.cli._output import cli_errors, echo
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stofm_geo.models.prepare import SliceKeys
+    from stofm_geo.models.prepare import SpatialKeys
 
 _OFFICIAL, _MINI = "official:", "stofm-geo-mini"
 
@@ -133,7 +133,7 @@ def embed(
         seed=seed,
         save_model=save_model,
     )
-    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     _report(adatas, names, label_key=label_key, plot=plot, **keys)
     for adata, target in zip(adatas, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def _run(
     from stofm_geo import SToFM, tl
 
     start = time.perf_counter()
-    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     if model is None:
         settings = {"encoder": encoder or "pca", "organism": "auto" if encoder == "panel" else None}
         fitted = SToFM(**settings)

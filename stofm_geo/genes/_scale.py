@@ -80,7 +80,7 @@ def raw_counts_hint(adata: AnnData) -> str:
     """Return where ``adata`` holds raw counts, or that it has none, for a message."""
     for name, layer in adata.layers.items():
         if _whole(layer):
-            return f"layers[{name!r}] holds whole numbers: adata.X = adata.layers[{name!r}]"
+            return f"layers[{name!r}] holds whole numbers: layer={name!r} (--layer {name})"
     if adata.raw is not None and _whole(adata.raw.X):
         return "adata.raw holds whole numbers: adata = adata.raw.to_adata()"
     return "raw counts are needed, and neither a layer nor adata.raw holds whole numbers"

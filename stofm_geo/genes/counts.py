@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from stofm_geo._linalg import BLOCK
 from stofm_geo._sparse import check_sparse
-from stofm_geo._validation import preview
+from stofm_geo._validation import listed, preview
 from stofm_geo.genes._scale import check_scale, raw_counts_hint
 
 
@@ -48,6 +48,23 @@ def counts_with_duplicate_names(adata: AnnData, *, copy: bool = True) -> sp.csr_
     if not counts.nnz:
         raise _all_zero(adata)
     return counts
+
+
+def counts_from_layer(adata: AnnData, layer: str | None) -> AnnData:
+    """Return cells whose ``X`` is a layer of ``adata``, without a copy; ``adata`` for ``None``.
+
+    Raises:
+        KeyError: There is no such layer.
+    """
+    if layer is None:
+        return adata
+    if layer not in adata.layers:
+        raise KeyError(
+            f"layers has no {layer!r} (counts); it has {listed(adata.layers)}; name another layer, "
+            "or leave it out for counts in X"
+        )
+    parts = {"obsm": dict(adata.obsm), "uns": dict(adata.uns)}
+    return AnnData(adata.layers[layer], adata.obs, adata.var, **parts)
 
 
 def count_blocks(adata: AnnData, rows: int = BLOCK) -> Iterator[sp.csr_matrix]:
@@ -139,8 +156,8 @@ def missing_counts_message(layers: Iterable[str]) -> str:
         return "X is empty (None); put the counts there, or name features in obsm"
     best = next((name for name in names if name in ("counts", "raw", "raw_counts")), names[0])
     return (
-        f"X is empty (None), but there are layers {names}; if one holds the counts, put them "
-        f"there: adata.X = adata.layers[{best!r}]"
+        f"X is empty (None), but there are layers {names}; if one holds the counts, give "
+        f"layer={best!r} (--layer {best})"
     )
 
 

@@ -13,15 +13,21 @@ from stofm_geo._keys import Keys
 from stofm_geo._validation import error_context
 from stofm_geo.data import SubSliceDataset, TissueSlice, split_slices
 from stofm_geo.genes import CellFeatures, ObsmFeatures, encoders, harmonize
-from stofm_geo.genes.counts import warn_if_row_numbers
+from stofm_geo.genes.counts import counts_from_layer, warn_if_row_numbers
 from stofm_geo.networks.config import SToFMConfig
 
 
-class SliceKeys(TypedDict, total=False):
+class SpatialKeys(TypedDict, total=False):
     """Where an AnnData has its positions and slices."""
 
     spatial_key: str
     slice_key: str | None
+
+
+class SliceKeys(SpatialKeys, total=False):
+    """The same, and where its counts are."""
+
+    layer: str | None
 
 
 class SliceOptions(SliceKeys, total=False):
@@ -42,6 +48,7 @@ class PreparedTissue:
         use_rep: Key in ``obsm`` of the features; ``None``: counts in ``X`` are used.
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` with the slice of each cell; ``None``: one slice.
+        layer: Layer with the raw counts; ``None``: they are in ``X``.
         name: Name of ``adata`` in messages.
         genes: Genes that features are made of; ``None``: all.
 
@@ -61,17 +68,28 @@ class PreparedTissue:
         *,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
+        layer: str | None = None,
         name: str = "AnnData",
         genes: Collection[str] | None = None,
     ) -> None:
         self.adata, self.config, self.use_rep = adata, config, use_rep
         self.spatial_key, self.slice_key, self.name = spatial_key, slice_key, name
+        self.layer = layer
         self.slices: list[TissueSlice] = []
         self._made: tuple[CellFeatures, list[SubSliceDataset]] | None = None
         self._split(genes)
 
     def _split(self, genes: Collection[str] | None) -> None:
-        adata, self._genes = self.adata, genes
+        self._genes = genes
+        adata = self.adata
+        if self.layer is not None:
+            with error_context(self.name):
+                if self.use_rep is not None:
+                    raise ValueError(
+                        f"layer={self.layer!r} and use_rep={self.use_rep!r}; give one of them: "
+                        "features come from counts or from vectors"
+                    )
+                adata = counts_from_layer(adata, self.layer)
         if self.config.organism is not None and self.use_rep is None:
             with error_context(self.name):
                 adata = harmonize(adata, self.config.organism)

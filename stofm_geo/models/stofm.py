@@ -106,6 +106,7 @@ class SToFM(ModelHubMixin):
         use_rep: str | None = None,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
+        layer: str | None = None,
         name: str = "AnnData",
     ) -> PreparedTissue:
         """Check an AnnData and split it into slices, once for :meth:`fit`, :meth:`embed` and tasks.
@@ -120,6 +121,7 @@ class SToFM(ModelHubMixin):
                 fitted to, or, before :meth:`fit`, counts in ``X``.
             spatial_key: Key in ``obsm`` of the positions, any unit.
             slice_key: Column of ``obs`` with the slice of each cell; ``None``: one slice.
+            layer: Layer with the raw counts; ``None``: they are in ``X``.
             name: Name of ``adata`` in messages.
 
         Raises:
@@ -132,6 +134,7 @@ class SToFM(ModelHubMixin):
             use_rep if encoder is None else encoder.key,
             spatial_key=spatial_key,
             slice_key=slice_key,
+            layer=layer,
             name=name,
             genes=None if encoder is None else encoder.genes,
         )
@@ -143,7 +146,8 @@ class SToFM(ModelHubMixin):
 
         Args:
             adata: AnnData, or of :meth:`prepare`.
-            keys: ``spatial_key``, ``slice_key`` and ``name`` of :meth:`prepare`, for an AnnData.
+            keys: ``spatial_key``, ``slice_key``, ``layer`` and ``name`` of :meth:`prepare`, for an
+                AnnData.
 
         Raises:
             RuntimeError: The model has not been fitted.
@@ -177,6 +181,7 @@ class SToFM(ModelHubMixin):
         use_rep: str | None = None,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
+        layer: str | None = None,
         max_steps: int = 200,
         seed: int = 0,
         progress: bool = True,
@@ -192,6 +197,7 @@ class SToFM(ModelHubMixin):
             spatial_key: Key in ``obsm`` of the positions, any unit.
             slice_key: Column of ``obs`` with the slice of each cell; ``None``: one slice an
                 AnnData.
+            layer: Layer with the raw counts; ``None``: they are in ``X``.
             max_steps: Training steps, one sub-slice each.
             seed: Seed of weights, masks and moves; the same seed gives the same weights on the
                 same machine with as many threads.
@@ -211,7 +217,7 @@ class SToFM(ModelHubMixin):
         given = list_of(adata)
         if names is None:
             names = numbered("AnnData", len(given))
-        keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
+        keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
         tissues = [
             one
             if isinstance(one, PreparedTissue)
@@ -251,6 +257,7 @@ class SToFM(ModelHubMixin):
         *,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
+        layer: str | None = None,
         key_added: str = Keys.EMBEDDING,
         name: str = "AnnData",
     ) -> None:
@@ -267,6 +274,7 @@ class SToFM(ModelHubMixin):
                 given there.
             spatial_key: Key in ``obsm`` of the positions.
             slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
+            layer: Layer with the raw counts; ``None``: they are in ``X``.
             key_added: Key in ``obsm``.
             name: What messages call ``adata``.
 
@@ -274,7 +282,8 @@ class SToFM(ModelHubMixin):
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
             RuntimeError: The model has not been fitted.
         """
-        tissue = self.prepared(adata, spatial_key=spatial_key, slice_key=slice_key, name=name)
+        keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
+        tissue = self.prepared(adata, name=name, **keys)
         adata = tissue.adata
         check_target(adata, key_added, spatial_key=tissue.spatial_key, use_rep=tissue.use_rep)
         network, encoder = self.state.network.eval(), self.state.encoder

@@ -12,7 +12,7 @@ from stofm_geo._anndata_checks import check_anndata
 from stofm_geo._keys import Keys
 from stofm_geo._validation import error_context, listed, preview
 from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
-from stofm_geo.genes.counts import as_counts, warn_if_row_numbers
+from stofm_geo.genes.counts import as_counts, counts_from_layer, warn_if_row_numbers
 from stofm_geo.genes.harmonize import harmonize
 
 HERE, THERE = "adata", "the reference"  # what messages call both sides
@@ -21,7 +21,11 @@ _SOME = 50  # and below which what is told is rough
 
 
 def shared_genes(
-    adata: AnnData, reference: AnnData, organism: str | None
+    adata: AnnData,
+    reference: AnnData,
+    organism: str | None,
+    layer: str | None,
+    reference_layer: str | None,
 ) -> tuple[AnnData, AnnData, np.ndarray]:
     """Both, harmonized where ``organism`` is given, and the genes they share, sorted.
 
@@ -33,7 +37,8 @@ def shared_genes(
         ValueError: One has no cells, or they share five genes or fewer; or what ``harmonize``
             raises.
     """
-    adata, reference = _side(adata, HERE, organism), _side(reference, THERE, organism)
+    adata = _side(adata, HERE, organism, layer)
+    reference = _side(reference, THERE, organism, reference_layer)
     genes = np.sort(adata.var_names.intersection(reference.var_names).to_numpy(dtype=str))
     warn_if_row_numbers(genes)
     if len(genes) <= FEW:
@@ -56,12 +61,13 @@ def shared_genes(
     return adata, reference, genes
 
 
-def _side(adata: AnnData, name: str, organism: str | None) -> AnnData:
+def _side(adata: AnnData, name: str, organism: str | None, layer: str | None) -> AnnData:
     """Harmonized, and without control probes and other features that are no genes."""
     check_anndata(adata, name)
     with error_context(name):
         if adata.n_obs == 0:
             raise ValueError("there are no cells")
+        adata = counts_from_layer(adata, layer)
         if organism is not None:
             adata = harmonize(adata, organism)
         genes = gene_mask(adata.var)

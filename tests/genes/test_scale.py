@@ -75,7 +75,7 @@ def test_divided_by_totals(values: np.ndarray) -> None:
 def test_where_the_counts_are() -> None:
     logs, cells = np.log1p(COUNTS), AnnData(COUNTS)
     layers = {"logs": logs, "counts": sp.csr_matrix(COUNTS)}
-    hint = "layers['counts'] holds whole numbers: adata.X = adata.layers['counts']"
+    hint = "layers['counts'] holds whole numbers: layer='counts' (--layer counts)"
     assert said(logs, layers=layers).endswith(hint)
     assert said(logs - 1, layers=layers).endswith(hint)
     assert said(COUNTS / TOTAL, layers=layers).endswith(hint)
@@ -102,4 +102,4 @@ def test_presence_is_told_of_and_roots_and_shares_of_the_highest_are_refused() -
         assert said(roots).startswith("error: X looks like square roots of counts")
     highest = COUNTS.max(axis=0).clip(1)
     assert said(COUNTS / highest).startswith("error: X looks scaled to at most 1")
-    assert "adata.X = adata.layers['counts']" in said(COUNTS / highest, **with_counts)
+    assert "layer='counts' (--layer counts)" in said(COUNTS / highest, **with_counts)

@@ -38,6 +38,7 @@ def annotate(
     min_probability: float = 0.0,
     spatial_key: str = Keys.SPATIAL,
     slice_key: str | None = None,
+    layer: str | None = None,
     seed: int = 0,
     **options: Unpack[FineTuneOptions],
 ) -> None:
@@ -57,6 +58,7 @@ def annotate(
             (default 0: none).
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart, in all AnnData.
+        layer: Layer with the raw counts; ``None``: they are in ``X``.
         seed: Random seed of fit and fine-tuning.
         options: Of :func:`stofm_geo.tasks.fine_tune`: ``method``, ``validation_fraction``,
             ``max_steps``, ``progress``.
@@ -65,7 +67,7 @@ def annotate(
         KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         ImportError: ``method="lora"`` without peft.
     """
-    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
     check_fraction("min_probability", min_probability)
     check_anndata(adata, "adata")
     check_target(adata, key_added, spatial_key=spatial_key, slice_key=slice_key)

@@ -25,7 +25,7 @@ from stofm_geo._version import __version__
 from stofm_geo._weights import check_shapes
 from stofm_geo.data import SubSliceDataset
 from stofm_geo.models.hub import in_folder
-from stofm_geo.models.prepare import PreparedTissue, SliceOptions
+from stofm_geo.models.prepare import PreparedTissue, SliceKeys, SliceOptions
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.networks import files
 from stofm_geo.networks.state import ModelState
@@ -119,7 +119,7 @@ class Annotator(nn.Module):
 
         Args:
             adata: As for :meth:`predict`.
-            keys: ``spatial_key``, ``slice_key`` and ``name``, as there.
+            keys: ``spatial_key``, ``slice_key``, ``layer`` and ``name``, as there.
         """
         return self._probabilities(self.model.prepared(adata, **keys))
 
@@ -131,6 +131,7 @@ class Annotator(nn.Module):
         min_probability: float = 0.0,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
+        layer: str | None = None,
         name: str = "AnnData",
     ) -> None:
         """Write labels into ``adata.obs[key_added]``, categorical, in place.
@@ -149,6 +150,7 @@ class Annotator(nn.Module):
                 (default 0: none).
             spatial_key: Key in ``obsm`` of the positions.
             slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
+            layer: Layer with the raw counts; ``None``: they are in ``X``.
             name: What messages call ``adata``.
 
         Raises:
@@ -156,8 +158,8 @@ class Annotator(nn.Module):
                 panel among it; the message says what.
         """
         check_fraction("min_probability", min_probability)
-        keys: SliceOptions = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
-        tissue = self.model.prepared(adata, **keys)
+        keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
+        tissue = self.model.prepared(adata, name=name, **keys)
         read = {"spatial_key": tissue.spatial_key, "slice_key": tissue.slice_key}
         check_target(tissue.adata, key_added, **read)
         found, adata = self._probabilities(tissue), tissue.adata
@@ -183,6 +185,7 @@ class Annotator(nn.Module):
         *,
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
+        layer: str | None = None,
         name: str = "AnnData",
     ) -> EvaluationReport:
         """Compare with known labels; ``adata`` stays as it is.
@@ -191,7 +194,7 @@ class Annotator(nn.Module):
             adata: As for :meth:`predict`, with labels.
             label_key: Column of ``obs`` with known labels; cells without one are left out, and,
                 where cell types are predicted, those without counts.
-            spatial_key, slice_key, name: As for :meth:`predict`.
+            spatial_key, slice_key, layer, name: As for :meth:`predict`.
 
         Returns:
             An :class:`~stofm_geo.tasks.metrics.EvaluationReport`, a dictionary.
@@ -203,8 +206,8 @@ class Annotator(nn.Module):
             UserWarning: There are labels that were never learned; their cells count as wrong.
         """
         truth = read_labels(adata, label_key, name)
-        keys: SliceOptions = {"spatial_key": spatial_key, "slice_key": slice_key, "name": name}
-        tissue = self.model.prepared(adata, **keys)
+        keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
+        tissue = self.model.prepared(adata, name=name, **keys)
         if strange := unknown(truth, self.classes):
             warnings.warn(unknown_labels_message(strange, name), stacklevel=2)
         found = self._probabilities(tissue)

@@ -12,7 +12,7 @@ from stofm_geo._anndata_checks import numbered
 from stofm_geo._keys import Keys
 from stofm_geo._validation import check_positive
 from stofm_geo.data import SubSliceDataset
-from stofm_geo.models.prepare import PreparedTissue, Tissues, list_of
+from stofm_geo.models.prepare import PreparedTissue, SliceKeys, Tissues, list_of
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.tasks.annotation import lora, mlp
 from stofm_geo.tasks.annotation.annotator import Annotator
@@ -42,6 +42,7 @@ def fine_tune(
     task: str = "region",
     spatial_key: str = Keys.SPATIAL,
     slice_key: str | None = None,
+    layer: str | None = None,
     validation_fraction: float = 0.25,
     max_steps: int = 300,
     seed: int = 0,
@@ -70,6 +71,7 @@ def fine_tune(
             ``"cell_type"``: it is its own.
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart; ``None``: one slice an AnnData.
+        layer: Layer with the raw counts; ``None``: they are in ``X``.
         validation_fraction: Fraction of the slices or blocks used for early stopping (default 0.25,
             a half at most).
         max_steps: Training steps at most, one sub-slice each (default 300;
@@ -93,10 +95,11 @@ def fine_tune(
         names = numbered("AnnData", len(given))
     adatas = [one.adata if isinstance(one, PreparedTissue) else one for one in given]
     labels, classes = training_labels(adatas, names, label_key)
+    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
     slices, codes = [], []
     for one, label, name in zip(given, labels, names, strict=True):
         code = codes_of(label, classes)
-        prepared = model.prepared(one, spatial_key=spatial_key, slice_key=slice_key, name=name)
+        prepared = model.prepared(one, name=name, **keys)
         for subslices in prepared.subslices(model.state.encoder):
             own = code[subslices.part.row]
             if (own >= 0).any():

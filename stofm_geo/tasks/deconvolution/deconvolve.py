@@ -46,6 +46,8 @@ def deconvolve(
     *,
     key_added: str = Keys.PROPORTIONS,
     slice_key: str | None = None,
+    layer: str | None = None,
+    reference_layer: str | None = None,
     spatial_key: str = Keys.SPATIAL,
     organism: str | None = None,
     cells_per_spot: float | None = None,
@@ -67,6 +69,8 @@ def deconvolve(
         label_key: Column of the reference's ``obs`` with cell types (default ``"cell_type"``).
         key_added: Key in ``obsm``, and in ``uns``, that is written.
         slice_key: Column of the reference's ``obs`` that tells its slices apart; ``None``: one.
+        layer: Layer of ``adata`` with its raw counts; ``None``: they are in ``X``.
+        reference_layer: Layer of ``reference`` with its raw counts; ``None``: they are in ``X``.
         spatial_key: Key in the reference's ``obsm`` of positions, if it has them.
         organism: ``"auto"``, ``"human"`` or ``"mouse"`` makes human Ensembl ids of both sides'
             genes first (:func:`stofm_geo.genes.harmonize`); ``None`` (default): names are compared
@@ -99,7 +103,7 @@ def deconvolve(
     check_target(adata, key_added, spatial_key=spatial_key)
     labels = read_labels(reference, label_key, "the reference")
     classes_of([labels], label_key)
-    spots, labelled, genes = shared_genes(adata, reference, organism)
+    spots, labelled, genes = shared_genes(adata, reference, organism, layer, reference_layer)
     check_spatial_key(spatial_key, reference)
     cells = counts_of(labelled, genes, THERE)
     labels = _with_counts(labels, np.diff(cells.indptr) > 0)

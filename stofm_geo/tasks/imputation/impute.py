@@ -46,6 +46,8 @@ def impute(
     *,
     key_added: str = Keys.IMPUTED,
     slice_key: str | None = None,
+    layer: str | None = None,
+    reference_layer: str | None = None,
     spatial_key: str = Keys.SPATIAL,
     organism: str | None = None,
 ) -> None:
@@ -68,6 +70,8 @@ def impute(
             it had not.
         key_added: Key in ``obsm``, and in ``uns``, that is written.
         slice_key: Column of ``obs``, of either side or both, that tells slices apart.
+        layer: Layer of ``adata`` with its raw counts; ``None``: they are in ``X``.
+        reference_layer: Layer of ``reference`` with its raw counts; ``None``: they are in ``X``.
         spatial_key: Key in ``obsm`` of positions, where they are there.
         organism: ``"auto"``, ``"human"`` or ``"mouse"`` makes human Ensembl ids of both sides'
             genes first (:func:`stofm_geo.genes.harmonize`); ``None`` (default): names are compared
@@ -94,7 +98,7 @@ def impute(
             reference, all of them at one place, or unfit counts.
     """
     check_target(adata, key_added, spatial_key=spatial_key)
-    here, there, shared = shared_genes(adata, reference, organism)
+    here, there, shared = shared_genes(adata, reference, organism, layer, reference_layer)
     wanted = _wanted(here, there, genes)
     shared = np.setdiff1d(shared, wanted)
     if len(shared) <= FEW:
