@@ -14,6 +14,8 @@ from stofm_geo.cli.tasks import evaluate, finetune, predict
 
 app = typer.Typer(
     help="SToFM: embeddings and spatial domains of tissue slices.",
+    epilog="Exit codes: 0; 1 after an error, which is one line on standard error; 2 for a wrong "
+    "command line; 128 + n after signal n.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

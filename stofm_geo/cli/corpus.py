@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stofm_geo.cli import _options as options
-from stofm_geo.cli._output import cli_errors, echo
+from stofm_geo.cli._output import cli_errors, echo, record
 
 if TYPE_CHECKING:
     from stofm_geo.data.corpus.sources import SourceOptions
@@ -89,6 +89,7 @@ def info(folder: _Folder) -> None:
     from stofm_geo.data.corpus import read_index, summary
 
     rows = summary(folder)
+    record(rows=rows)
     for technology, organism, *counts in (list(rows[0]), *(row.values() for row in rows)):
         echo(f"{technology:<20}{organism:<10}" + "".join(f"{count:>11}" for count in counts))
     if failed := read_index(folder)["failed"]:

@@ -6,10 +6,8 @@ import os
 import platform
 from importlib import metadata
 
-from rich.markup import escape
-
 from stofm_geo._version import __version__
-from stofm_geo.cli._output import cli_errors, out
+from stofm_geo.cli._output import cli_errors, echo, record
 
 _PACKAGES = (
     "torch",
@@ -26,10 +24,12 @@ _PACKAGES = (
 @cli_errors
 def doctor() -> None:
     """Print versions, threads, devices, and the kernel backends that work here."""
-    for title, rows in report().items():
-        out.print(f"[bold]{title}[/]")
+    found = report()
+    record(**found)
+    for title, rows in found.items():
+        echo(title)
         for name, value in rows.items():
-            out.print(f"  {name:<22}{escape(value)}")
+            echo(f"  {name:<22}{value}")
 
 
 def report() -> dict[str, dict[str, str]]:
