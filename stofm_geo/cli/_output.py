@@ -110,16 +110,19 @@ def cli_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _json_output(on: bool) -> Iterator[None]:
-    """Print what was recorded as JSON at the end, and lines to standard error before."""
+    """Print what was recorded as JSON at the end, and all else to standard error before."""
     global _lines
     _facts.clear()
-    _lines = _err if on else out
-    try:
+    if not on:
         yield
+        return
+    _lines = _err
+    try:
+        with redirect_stdout(sys.stderr):  # progress bars of other libraries, too
+            yield
     finally:
         _lines = out
-        if on:
-            print(json.dumps(_facts, indent=2, default=str))
+        print(json.dumps(_facts, indent=2, default=str))
 
 
 def record(**facts: Any) -> None:

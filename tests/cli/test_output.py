@@ -51,13 +51,14 @@ def app(command) -> typer.Typer:
 def test_json_is_one_object_and_lines_go_to_standard_error() -> None:
     def command(fail: bool = False) -> None:
         echo("working")
+        print("of a library")
         record(files={"a": {"cells": 3}}, seconds=1.5)
         record(files={"a": {"ari": 0.5}, "b": {"cells": 4}})
         if fail:
             raise KeyError("no such\nkey")
 
     result = CliRunner().invoke(app(command), ["--json"])
-    assert result.exit_code == 0 and result.stderr == "working\n"
+    assert result.exit_code == 0 and result.stderr == "working\nof a library\n"
     assert json.loads(result.stdout) == {
         "files": {"a": {"cells": 3, "ari": 0.5}, "b": {"cells": 4}},
         "seconds": 1.5,
@@ -65,5 +66,5 @@ def test_json_is_one_object_and_lines_go_to_standard_error() -> None:
     result = CliRunner().invoke(app(command), ["--json", "--fail"])
     assert result.exit_code == 1 and json.loads(result.stdout)["error"] == "no such key"
     result = CliRunner().invoke(app(command), [])
-    assert result.stdout == "working\n" and result.stderr == ""
+    assert result.stdout == "working\nof a library\n" and result.stderr == ""
     assert CliRunner().invoke(app(command), ["--unknown"]).exit_code == 2
