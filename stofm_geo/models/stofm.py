@@ -16,6 +16,7 @@ from torch.utils.data import ConcatDataset
 from stofm_geo._anndata_checks import check_target, numbered
 from stofm_geo._files import atomic_folder
 from stofm_geo._keys import Keys
+from stofm_geo._progress import track
 from stofm_geo._validation import check_model_output, check_positive
 from stofm_geo._version import __version__
 from stofm_geo.data import TissueSlice
@@ -259,6 +260,7 @@ class SToFM(ModelHubMixin):
         slice_key: str | None = None,
         layer: str | None = None,
         key_added: str = Keys.EMBEDDING,
+        progress: bool = True,
         name: str = "AnnData",
     ) -> None:
         """Write embeddings into ``adata.obsm[key_added]``, ``[n, 256]`` float32, in place.
@@ -276,6 +278,7 @@ class SToFM(ModelHubMixin):
             slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
             layer: Layer with the raw counts; ``None``: they are in ``X``.
             key_added: Key in ``obsm``.
+            progress: Show a progress bar.
             name: What messages call ``adata``.
 
         Raises:
@@ -289,13 +292,15 @@ class SToFM(ModelHubMixin):
         network, encoder = self.state.network.eval(), self.state.encoder
         device = next(network.parameters()).device
         vectors = np.zeros((adata.n_obs, self.config.out_channels), dtype=np.float32)
-        for subslices in tissue.subslices(encoder):
-            for subslice in subslices:
-                with torch.inference_mode():
-                    z, _ = network(subslice.to(device))
-                # Each cell is core in one sub-slice.
-                rows = subslice.n_id[subslice.core_mask].cpu().numpy()
-                vectors[rows] = z[subslice.core_mask].cpu().numpy()
+        every = tissue.subslices(encoder)
+        subslices = (subslice for of_slice in every for subslice in of_slice)
+        count = sum(len(of_slice) for of_slice in every)
+        for subslice in track(subslices, "Embedding", count, show=progress):
+            with torch.inference_mode():
+                z, _ = network(subslice.to(device))
+            # Each cell is core in one sub-slice.
+            rows = subslice.n_id[subslice.core_mask].cpu().numpy()
+            vectors[rows] = z[subslice.core_mask].cpu().numpy()
         check_model_output(vectors, tissue.name, "embeddings")
         adata.obsm[key_added] = vectors
         adata.uns[Keys.UNS] = self._provenance(tissue.slices)
