@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 from stofm_geo._version import __version__
 
 if TYPE_CHECKING:
+    from stofm_geo import benchmark as benchmark
+    from stofm_geo import data as data
     from stofm_geo import datasets, pl, tl, transforms
+    from stofm_geo import genes as genes
+    from stofm_geo import models as models
+    from stofm_geo import networks as networks
+    from stofm_geo import nn as nn
+    from stofm_geo import ops as ops
+    from stofm_geo import tasks as tasks
+    from stofm_geo import training as training
     from stofm_geo.data import from_anndata
     from stofm_geo.models import SToFM
     from stofm_geo.networks import SToFMConfig
@@ -40,16 +49,17 @@ _MEMBERS = {
     "from_anndata": "data",
 }
 
+if not TYPE_CHECKING:  # type checkers read the imports above, and see misspelt names
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        value = import_module(f"stofm_geo.{name}")
-    elif name in _MEMBERS:
-        value = getattr(import_module(f"stofm_geo.{_MEMBERS[name]}"), name)
-    else:
-        raise AttributeError(f"module 'stofm_geo' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            value = import_module(f"stofm_geo.{name}")
+        elif name in _MEMBERS:
+            value = getattr(import_module(f"stofm_geo.{_MEMBERS[name]}"), name)
+        else:
+            raise AttributeError(f"module 'stofm_geo' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

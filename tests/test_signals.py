@@ -207,15 +207,3 @@ def test_a_signal_before_and_after_the_command_ends_it_with_its_own_code(
         assert (run.returncode, run.stderr) == (128 + number, said)
     else:  # shells tell a process that died by a signal as 128 and its number, too
         assert (run.returncode, run.stderr) == (-number, "")
-
-
-def test_the_command_line_answers_before_the_library_is_imported() -> None:
-    script = (
-        "import sys, stofm_geo.cli\n"
-        "late = ('torch', 'anndata', 'pandas', 'lightning', 'matplotlib')\n"
-        "assert not set(late) & set(sys.modules)\n"
-        "import stofm_geo\n"
-        "assert stofm_geo.pl.domains and stofm_geo.SToFM.__name__ == 'SToFM'\n"
-        "assert set(stofm_geo.__all__) <= set(dir(stofm_geo))\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
