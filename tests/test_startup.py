@@ -6,16 +6,19 @@ import ast
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import stofm_geo
+from stofm_geo.datasets import toy_tissue
 from stofm_geo.models import SToFM
 
 HEAVY = {
     *("anndata", "huggingface_hub", "igraph", "lightning", "matplotlib", "numba", "numpy"),
     *("pandas", "scipy", "sklearn", "torch", "torch_geometric", "torchmetrics"),
 }
+TRAINING = {"lightning", "torchmetrics", "stofm_geo.pl"}
 RUN = "import sys; from stofm_geo.__main__ import main; sys.argv[1:] = {}; main()"
 
 
@@ -40,6 +43,15 @@ def _imported(code: str) -> set[str]:
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
     assert not HEAVY & _imported(code)
+
+
+def test_embedding_without_training_imports_nothing_to_train_or_plot_with(tmp_path: Path) -> None:
+    tissue = toy_tissue(100, 60, seed=0)
+    tissue.var_names = list(SToFM.from_pretrained("stofm-geo-mini").encoder.genes)[:60]
+    tissue.write_h5ad(tmp_path / "tissue.h5ad")
+    files = [str(tmp_path / "tissue.h5ad"), "-o", str(tmp_path / "out.h5ad")]
+    assert not TRAINING & _imported(RUN.format(["embed", *files, "--zero-shot"]))
+    assert (tmp_path / "out.h5ad").is_file()
 
 
 def test_all_names_are_there_when_asked_for() -> None:

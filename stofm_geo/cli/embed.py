@@ -83,7 +83,6 @@ def embed(
     from stofm_geo._names import read_names
     from stofm_geo._validation import listed
     from stofm_geo.data import prepare_for_writing, read_slice_file
-    from stofm_geo.pl import check_picture
 
     if zero_shot:
         if model or encoder or use_rep:
@@ -99,6 +98,8 @@ def embed(
         )
     targets = output_paths(slices, output)
     if plot is not None:
+        from stofm_geo.pl import check_picture
+
         check_picture(plot)
     if vocabulary is not None and not (model or "").startswith(_OFFICIAL):
         raise ValueError(f"a vocabulary goes with --model {_OFFICIAL}DIR alone; leave it out")
@@ -234,6 +235,8 @@ def _report(
     plot: Path | None = None,
 ) -> None:
     """Print scores, write pictures."""
+    if label_key is None and plot is None:
+        return  # and leave out the imports
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     from stofm_geo import pl
