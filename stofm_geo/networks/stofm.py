@@ -59,6 +59,11 @@ class SToFMNetwork(nn.Module):
         self.distance_head = DistanceHead(config.heads)
         if config.objectives == "official":
             self.cell_head = CellHead(config.out_channels, in_channels)
+        else:
+            # Close to the mean of log(1 + distance) to neighbours, in cell spacings, where a random
+            # head errs by far more than the niches and holds their training up.
+            nn.init.zeros_(self.distance_head[-1].weight)
+            nn.init.ones_(self.distance_head[-1].bias)
         basis = torch.empty(3 * in_channels, config.out_channels)
         if encoder is not None:
             nn.init.eye_(basis)
