@@ -36,7 +36,6 @@ from stofm_geo.networks.files import FILES
 from stofm_geo.networks.state import ModelState, TrainingRecord
 from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.networks.warm_start import warm_start
-from stofm_geo.training.pretraining_loader import pretraining_loader
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -183,7 +182,7 @@ class SToFM(ModelHubMixin):
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
         layer: str | None = None,
-        max_steps: int = 200,
+        max_steps: int = 80,
         seed: int = 0,
         progress: bool = True,
         names: list[str] | None = None,
@@ -199,7 +198,8 @@ class SToFM(ModelHubMixin):
             slice_key: Column of ``obs`` with the slice of each cell; ``None``: one slice an
                 AnnData.
             layer: Layer with the raw counts; ``None``: they are in ``X``.
-            max_steps: Training steps, one sub-slice each.
+            max_steps: Training steps at most, one sub-slice each. Training ends earlier when the
+                niche loss on masks that are held out no longer falls; the best weights are kept.
             seed: Seed of weights, masks and moves; the same seed gives the same weights on the
                 same machine with as many threads.
             progress: Show a progress bar.
@@ -211,8 +211,8 @@ class SToFM(ModelHubMixin):
         Raises:
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         """
-        from stofm_geo.training.pretrain import Pretraining
-        from stofm_geo.training.trainer import fit_module, seed_context
+        from stofm_geo.training.slice_pretrain import SlicePretraining, pretrain
+        from stofm_geo.training.trainer import seed_context
 
         check_positive("max_steps", max_steps, whole=True)
         given = list_of(adata)
@@ -231,24 +231,24 @@ class SToFM(ModelHubMixin):
             for tissue in tissues:
                 tissue.drop_empty(encoder.genes)
             network = SToFMNetwork(encoder.out_channels, self.config, encoder.module)
-            module = Pretraining(network, self.config)
+            module = SlicePretraining(network, self.config)
             subslices = [own for tissue in tissues for own in tissue.subslices(encoder)]
             if encoder.module is not None:
                 warm_start(encoder.module, [own.panel for own in subslices])
             every: Any = ConcatDataset(subslices)  # type: ignore[arg-type]  # any sequences do
-            loader = pretraining_loader(every, self.config, max_steps)
-            fit_module(module, loader, max_steps=max_steps, progress=progress)
+            steps = pretrain(module, every, max_steps, seed=seed, progress=progress)
         self.network, self.encoder = network.cpu().eval(), encoder
-        last = torch.stack([*module.losses]).cpu().mean(dim=0)
+        losses = module.best_losses.tolist()
         self.training_record = {
             "seed": seed,
-            "steps": max_steps,
+            "steps": steps,
+            "best_step": module.best_step,
             "slices": len(subslices),
             "cells": sum(len(own.part) for own in subslices),
-            "niche_loss": float(last[0]),
-            "niche_loss_of_averages": float(last[1]),
-            "distance_loss": float(last[2]),
-            "distance_loss_as_seen": float(last[3]),
+            "niche_loss": losses[0],
+            "niche_loss_of_averages": losses[1],
+            "distance_loss": losses[2],
+            "distance_loss_as_seen": losses[3],
         }
         return self
 

@@ -26,9 +26,10 @@ class TrainingRecord(TypedDict, total=False):
     Attributes:
         seed: Random seed.
         steps: Training steps.
+        best_step: Those after which the weights were kept; 0 is before training.
         slices: Slices the model was fitted to.
         cells: Their cells.
-        niche_loss: Mean loss of niches over the last steps, or on held-out slices of a corpus.
+        niche_loss: Mean loss of niches on held-out masks, or on held-out slices of a corpus.
         niche_loss_of_averages: That of neighbour averages.
         distance_loss: Mean loss of distances.
         distance_loss_as_seen: That of the perturbed positions.
@@ -38,6 +39,7 @@ class TrainingRecord(TypedDict, total=False):
 
     seed: int
     steps: int
+    best_step: int
     slices: int
     cells: int
     niche_loss: float

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -25,9 +23,6 @@ class Pretraining(L.LightningModule):
     Args:
         network: Trained in place.
         config: Weights and rates.
-
-    Attributes:
-        losses: Of the last 50 steps, niche and distance loss, each before its baseline, ``[4]``.
     """
 
     def __init__(self, network: SToFMNetwork, config: SToFMConfig) -> None:
@@ -35,24 +30,19 @@ class Pretraining(L.LightningModule):
         self.network = network
         self.config = config
         self.objectives = PretrainingObjective.from_config(config)
-        self.losses: deque[Tensor] = deque(maxlen=50)
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """See ``LightningModule``."""
         z, pair = self.network(batch)
-        niches = self._mean(self.objectives.niche_loss(self.network, batch, z))
-        distances = self._mean(self.objectives.distance_loss(self.network, batch, pair))
-        self.log_dict(
-            {"niche_loss": niches[0], "distance_loss": distances[0]}, prog_bar=True, batch_size=1
-        )
-        # Left on the device: asked for its numbers, it would be waited for at each step.
-        self.losses.append(torch.stack([*niches, *distances]).detach())
-        return niches[0] + self.config.distance_weight * distances[0]
+        niche = self._mean(self.objectives.niche_loss(self.network, batch, z))
+        distance = self._mean(self.objectives.distance_loss(self.network, batch, pair))
+        self.log_dict({"niche_loss": niche, "distance_loss": distance}, prog_bar=True, batch_size=1)
+        return niche + self.config.distance_weight * distance
 
-    def _mean(self, loss: Loss) -> tuple[Tensor, Tensor]:
-        """Return mean error and mean baseline error; gradients are averaged over ranks later."""
+    def _mean(self, loss: Loss) -> Tensor:
+        """Return the mean error; gradients are averaged over ranks later."""
         count = self.trainer.strategy.reduce(loss.count.clone(), reduce_op="mean").clamp_min(1)
-        return loss.error / count, loss.baseline / count
+        return loss.error / count
 
     def configure_optimizers(self) -> Any:
         """See ``LightningModule``."""

@@ -18,6 +18,12 @@ from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives.niches import distance_loss, niche_loss
 from stofm_geo.training.pretraining_loader import pretraining_loader
+from stofm_geo.training.slice_pretrain import (
+    SlicePretraining,
+    _held_out,
+    pretrain,
+    whole_checks,
+)
 from stofm_geo.training.trainer import adamw_one_cycle
 from stofm_geo.transforms import SpatialKNN
 
@@ -103,6 +109,7 @@ def test_the_graph_is_that_of_the_moved_positions(subslices) -> None:
 
 
 def test_losses_have_gradients_and_baselines(subslices, network) -> None:
+    torch.nn.init.ones_(network.distance_head[-1].weight)  # from zeros, as it starts, none go on
     masked = next(iter(pretraining_loader(subslices, SETTINGS, 1)))
     z, pair = network(masked)
     niches, distances = niche_loss(network, masked, z), distance_loss(network, masked, pair)
@@ -168,6 +175,62 @@ def test_any_number_of_steps_has_a_schedule(steps: int) -> None:
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
         usual = OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
         assert usual.get_last_lr()[0] == rates[0]
+
+
+def test_distances_start_near_their_mean(subslices, network) -> None:
+    masked = next(iter(pretraining_loader(subslices, SETTINGS, 1)))
+    with torch.no_grad():
+        _, pair = network(masked)
+        loss = distance_loss(network, masked, pair)
+    assert loss.error < loss.baseline  # of believing what is seen
+
+
+def _training(subslices, monkeypatch, losses: list[float], max_steps: int) -> SlicePretraining:
+    """Train on ``subslices``; the checks find these niche losses, the first before training."""
+    torch.manual_seed(0)
+    module = SlicePretraining(SToFMNetwork(8, SETTINGS), SETTINGS)
+    left = iter(losses)
+
+    def found(batch, batch_idx: int) -> None:
+        module._found.append(torch.tensor([next(left), 1, 1, 1, 1, 1]))
+
+    monkeypatch.setattr(module, "validation_step", found)
+    assert len(subslices) == 1  # one held-out batch a check
+    module.steps = pretrain(module, subslices, max_steps, seed=0, progress=False)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("losses", "steps", "best"),
+    [
+        ([9, 8, 7, 6, 5, 4], 100, 100),  # it goes on falling
+        ([9, 8, 7, 7, 7, 7], 100, 40),  # the last of three checks without a gain is the end
+        ([5, 9, 9, 9, 9, 9], 80, 0),  # no better than the averages
+        ([torch.nan] * 6, 20, 0),
+    ],
+)
+def test_training_ends_when_held_out_masks_are_guessed_no_better(
+    subslices, monkeypatch, losses: list[float], steps: int, best: int
+) -> None:
+    module = _training(subslices, monkeypatch, losses, 100)
+    assert (module.steps, module.best_step) == (steps, best)
+    torch.manual_seed(0)
+    untrained = SToFMNetwork(8, SETTINGS).project.weight
+    assert torch.equal(module.network.project.weight, untrained) == (best == 0)
+
+
+def test_held_out_masks_change_nothing_of_training(subslices, network) -> None:
+    before = torch.get_rng_state()
+    first, second = (_held_out(subslices, SETTINGS, seed=3) for _ in range(2))
+    masks = [[batch.mask for batch in loader] for loader in (first, first, second)]
+    assert all(torch.equal(*pair) for pair in zip(masks[0], masks[1], strict=True))
+    assert all(torch.equal(*pair) for pair in zip(masks[0], masks[2], strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("given", "steps"), [(39, 39), (41, 40), (53, 52), (199, 198)])
+def test_the_last_step_is_checked(given: int, steps: int) -> None:
+    assert whole_checks(given) == (steps // max(1, given // 20), steps)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10])
