@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +63,9 @@ class SToFMNetwork(nn.Module):
         else:
             # Close to the mean of log(1 + distance) to neighbours, in cell spacings, where a random
             # head errs by far more than the niches and holds their training up.
-            nn.init.zeros_(self.distance_head[-1].weight)
-            nn.init.ones_(self.distance_head[-1].bias)
+            last: Any = self.distance_head[-1]
+            nn.init.zeros_(last.weight)
+            nn.init.ones_(last.bias)
         basis = torch.empty(3 * in_channels, config.out_channels)
         if encoder is not None:
             nn.init.eye_(basis)
