@@ -49,8 +49,8 @@ def niche_losses(model: SToFM, tissue: PreparedTissue) -> tuple[float, float]:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(_MASKS)
         for subslices in tissue.subslices(model.state.encoder):
-            for piece in subslices:
-                batch = collate_subslices([objective.puzzle(piece)])
+            for subslice in subslices:
+                batch = collate_subslices([objective.masking(subslice)])
                 loss = objective.niche_loss(network, batch, network(batch)[0])
                 error += float(loss.error)
                 baseline += float(loss.baseline)
