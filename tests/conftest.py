@@ -1,4 +1,4 @@
-"""Small fixtures that several rooms share; all made with numpy, nothing is downloaded."""
+"""Fixtures that tests of several folders share; functions are in ``helpers.py``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import torch
-from anndata import AnnData
-from torch_geometric.data import Data
-
-from stofm_geo import _replace
 
 
 @pytest.fixture(scope="session")
@@ -30,17 +24,6 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real slices (../shared/data) are not here")
     return folder
-
-
-@pytest.fixture(scope="session")
-def turned() -> Callable[..., np.ndarray]:
-    """Turn and shift positions, as a stranger's script would."""
-
-    def turned(pos: np.ndarray, angle: float, shift: float | tuple[float, float] = 0) -> np.ndarray:
-        cos, sin = np.cos(angle), np.sin(angle)
-        return pos @ np.array([[cos, sin], [-sin, cos]]) + shift
-
-    return turned
 
 
 @pytest.fixture(scope="session")
@@ -69,93 +52,9 @@ def places() -> dict[str, np.ndarray]:
     }
 
 
-@pytest.fixture(scope="session")
-def make_slice() -> Callable[..., AnnData]:
-    """A slice of random counts on random places, with two halves that differ."""
-
-    def make(n: int = 60, genes: int = 12, seed: int = 0, pos: np.ndarray | None = None) -> AnnData:
-        rng = np.random.default_rng(seed)
-        if pos is None:
-            pos = rng.uniform(0, 10 * np.sqrt(n), (n, 2))
-        left = pos[:, 0] < np.median(pos[:, 0]) if len(pos) else np.empty(0, bool)
-        mean = np.where(left[:, None], rng.gamma(2, 1, genes), rng.gamma(2, 1, genes))
-        adata = AnnData(sp.csr_matrix(rng.poisson(mean).astype(np.int32)))
-        adata.obs_names = [f"cell{i}" for i in range(len(pos))]
-        adata.var_names = [f"gene{i}" for i in range(genes)]
-        adata.obsm["spatial"] = pos.astype(np.float64)
-        return adata
-
-    return make
-
-
 @pytest.fixture
 def thread_count() -> Iterator[Callable[[int], None]]:
     """Sets PyTorch's threads for a test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def unchanged() -> Callable:
-    """A context in which a ``Data`` must keep its keys, its tensors and what is in them."""
-
-    @contextmanager
-    def unchanged(data: Data) -> Iterator[None]:
-        tensors = {key: value for key, value in data if torch.is_tensor(value)}
-        before = {key: value.clone() for key, value in tensors.items()}
-        keys = sorted(data.keys())
-        yield
-        assert sorted(data.keys()) == keys
-        for key, value in before.items():
-            assert data[key] is tensors[key]
-            assert torch.equal(data[key], value), key
-
-    return unchanged
-
-
-@pytest.fixture(scope="session")
-def killed_at_each_call() -> Callable[[Callable[[], None], Callable[[], object]], Iterator[int]]:
-    """Let processes die while they write.
-
-    ``for n in killed_at_each_call(work, prepare)`` is after the death of a process before its n-th
-    call that changes a folder, from none to all of them; after a call is before the next.
-    """
-    if not hasattr(os, "fork"):
-        pytest.skip("kills a forked process")
-    calls = ("mkdir", "open", "rename", "replace", "rmdir", "unlink", "fsync", "link", "chmod")
-
-    def die_before(n: int) -> None:
-        left = [n]
-
-        def counted(call: Callable) -> Callable:
-            def counting(*args: object, **kwargs: object) -> object:
-                if left[0] == 0:
-                    os._exit(9)
-                left[0] -= 1
-                return call(*args, **kwargs)
-
-            return counting
-
-        for name in calls:
-            setattr(os, name, counted(getattr(os, name)))
-        _replace.exchange = counted(_replace.exchange)
-
-    def killed(work: Callable[[], None], prepare: Callable[[], object]) -> Iterator[int]:
-        n, status = 0, 9
-        while status == 9:
-            prepare()
-            if (child := os.fork()) == 0:
-                die_before(n)
-                try:
-                    work()
-                except BaseException:
-                    os._exit(1)
-                os._exit(0)
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            assert status in (0, 9)
-            yield n
-            n += 1
-        assert n > 10  # it was counted
-
-    return killed

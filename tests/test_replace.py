@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from stofm_geo import _replace
 from stofm_geo._files import atomic_folder, atomic_path, check_folder, check_writable
 from stofm_geo._replace import recover_folder
+from tests.helpers import killed_at_each_call
 
 FILES = ("a", "b")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
@@ -44,9 +44,7 @@ def leftovers(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.startswith(".stofm-geo-")]
 
 
-def test_a_kill_at_any_call_leaves_the_old_or_the_new_folder(
-    tmp_path: Path, disk: str, killed_at_each_call: Callable
-) -> None:
+def test_a_kill_at_any_call_leaves_the_old_or_the_new_folder(tmp_path: Path, disk: str) -> None:
     parent, seen = tmp_path / "parent", set()
     path = parent / "model"
 
@@ -74,9 +72,7 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new_folder(
     assert gaps == (0 if disk == "exchange" else 1)
 
 
-def test_a_kill_at_any_call_leaves_the_old_or_the_new_file(
-    tmp_path: Path, killed_at_each_call: Callable
-) -> None:
+def test_a_kill_at_any_call_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
     path = tmp_path / "out.h5ad"
 
     def work() -> None:
@@ -89,9 +85,7 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new_file(
         assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.h5ad"]
 
 
-def test_a_new_folder_is_there_whole_or_not_at_all(
-    tmp_path: Path, disk: str, killed_at_each_call: Callable
-) -> None:
+def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path: Path, disk: str) -> None:
     path = tmp_path / "model"
 
     def work() -> None:

@@ -21,8 +21,8 @@ from stofm_geo import SToFM, tl
 from stofm_geo.cli import app
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.training.pretrain import Pretraining
+from tests.helpers import SMALL
 
-SMALL = dict(hidden_channels=16, heads=2, num_layers=1, n_components=6, out_channels=24)
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 

@@ -14,10 +14,11 @@ from anndata import AnnData, read_h5ad
 
 from stofm_geo._storable import prepare_for_writing, storable_frame, storable_names
 from stofm_geo.data import read_slice_file, write_h5ad
+from tests.helpers import make_slice
 
 
 @pytest.fixture
-def adata(make_slice) -> AnnData:
+def adata() -> AnnData:
     return make_slice(20, 6)
 
 

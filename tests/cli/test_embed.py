@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from stofm_geo import SToFM
 from stofm_geo.cli import app
 from stofm_geo.datasets import toy_tissue
-
-SMALL = dict(hidden_channels=32, heads=4, num_layers=1, n_components=8)
+from tests.helpers import SMALL
 
 
 def run(*args: object) -> tuple[int, str]:

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from stofm_geo import SToFM
 from stofm_geo.cli import app
 from stofm_geo.datasets import toy_tissue
-
-SMALL = dict(hidden_channels=16, heads=2, num_layers=1, n_components=8, out_channels=32)
+from tests.helpers import SMALL
 
 
 @pytest.fixture(scope="module")

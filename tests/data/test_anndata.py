@@ -13,10 +13,11 @@ from stofm_geo import from_anndata
 from stofm_geo.data import to_obsm
 from stofm_geo.genes import ObsmFeatures, PCAFeatures
 from stofm_geo.transforms import SpatialKNN
+from tests.helpers import make_slice
 
 
 @pytest.fixture
-def adata(make_slice) -> AnnData:
+def adata() -> AnnData:
     adata = make_slice(30, 12)
     adata.obs["section"] = pd.Categorical(np.tile(["b", "a", "c"], 10), categories=list("cbad"))
     adata.obsm["Z"] = np.random.default_rng(0).normal(size=(30, 5))
@@ -251,7 +252,7 @@ def test_vectors_and_rows_must_match(adata: AnnData) -> None:
         to_obsm(adata, torch.rand(3, 2), torch.arange(4))
 
 
-def test_columns_that_seem_to_be_z_y_x_are_told_of(make_slice) -> None:
+def test_columns_that_seem_to_be_z_y_x_are_told_of() -> None:
     adata = make_slice(120)
     x, y = adata.obsm["spatial"].T
     adata.obsm["spatial"] = np.c_[np.arange(120) % 4 * 10.0, y, x]
@@ -263,7 +264,7 @@ def test_columns_that_seem_to_be_z_y_x_are_told_of(make_slice) -> None:
     np.testing.assert_array_equal(data.pos, np.c_[x, y])
 
 
-def test_positions_under_another_key_are_found(make_slice) -> None:
+def test_positions_under_another_key_are_found() -> None:
     adata = make_slice(30)
     adata.obsm["X_spatial"] = adata.obsm.pop("spatial")
     with pytest.raises(KeyError, match=r"spatial_key='X_spatial' \(--spatial-key X_spatial\)"):

@@ -7,6 +7,7 @@ import torch
 
 from stofm_geo.data import CanonicalPose, canonical_pose
 from stofm_geo.transforms.neighbor_search import spacing
+from tests.helpers import turned
 
 PLACES = ["square", "hexagonal", "anisotropic", "holed", "framed", "random", "doubled"]
 COPIES = [
@@ -24,9 +25,7 @@ def counts(n: int, genes: int = 9, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_turned_shifted_rescaled_resorted_copy_has_the_same_bytes(
-    places, turned, place: str
-) -> None:
+def test_a_turned_shifted_rescaled_resorted_copy_has_the_same_bytes(places, place: str) -> None:
     pos = places[place]
     rows = counts(len(pos))
     expected = canonical_pose(sp.csr_matrix(rows), pos)
@@ -93,7 +92,7 @@ def test_identical_rows_are_told_apart_by_position(places, place: str, kinds: in
     np.testing.assert_allclose(pos[first.order], pos[order][second.order])
 
 
-def test_some_empty_and_some_equal_rows_turn_with_the_slice(places, turned) -> None:
+def test_some_empty_and_some_equal_rows_turn_with_the_slice(places) -> None:
     pos = places["hexagonal"]
     rows = counts(len(pos))
     rows[::3] = 0
@@ -105,7 +104,7 @@ def test_some_empty_and_some_equal_rows_turn_with_the_slice(places, turned) -> N
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_few_cells(turned, n: int) -> None:
+def test_few_cells(n: int) -> None:
     pos = np.array([[3.0, 4.0], [8.0, 4.0], [3.0, 9.5], [0.0, 0.0]])[:n]
     rows = counts(n)
     frame = canonical_pose(rows, pos)
@@ -140,7 +139,7 @@ def test_many_rows_are_hashed_in_steps_without_a_seam() -> None:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["osmfish_sscortex", "st_mouse_olfactory_bulb", "dlpfc_151673"])
-def test_real_slices_have_a_frame_of_their_own(shared_data, turned, name: str) -> None:
+def test_real_slices_have_a_frame_of_their_own(shared_data, name: str) -> None:
     import anndata
 
     adata = anndata.read_h5ad(shared_data / f"{name}.h5ad")

@@ -8,10 +8,11 @@ import pytest
 from anndata import AnnData
 
 from stofm_geo.data import read_slice_file, write_h5ad
+from tests.helpers import make_slice
 
 
 @pytest.fixture
-def adata(make_slice) -> AnnData:
+def adata() -> AnnData:
     return make_slice(20, 8)
 
 

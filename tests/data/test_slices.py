@@ -11,10 +11,11 @@ from anndata import AnnData
 
 from stofm_geo.data import slice_graph, split_slices
 from stofm_geo.genes import ObsmFeatures, PCAFeatures
+from tests.helpers import make_slice, turned
 
 
 @pytest.fixture
-def adata(make_slice) -> AnnData:
+def adata() -> AnnData:
     adata = make_slice(90, 12)
     adata.obs["section"] = np.tile(["10", "2", "x"], 30)
     adata.obsm["Z"] = np.random.default_rng(0).normal(size=(90, 5))
@@ -56,7 +57,7 @@ def test_features_instead_of_counts(adata: AnnData) -> None:
 
 @pytest.mark.parametrize("features", [None, "Z"])
 def test_a_turned_and_resorted_copy_gives_the_same_graphs(
-    adata: AnnData, turned, features: str | None
+    adata: AnnData, features: str | None
 ) -> None:
     order = np.random.default_rng(1).permutation(90)
     copy = adata[order].copy()
@@ -150,7 +151,7 @@ def test_duplicate_cell_names_and_positions_do(adata: AnnData) -> None:
         assert sorted(part.row) == list(range(90))
 
 
-def test_small_fields_of_view_are_named_at_once_with_what_drops_them(make_slice) -> None:
+def test_small_fields_of_view_are_named_at_once_with_what_drops_them() -> None:
     adata = make_slice(60)
     adata.obs["fov"] = pd.Categorical(["a"] * 50 + ["b"] * 7 + ["c"] * 3)
     with pytest.raises(ValueError, match=r"2 of 3 slices .* \('b': 7, 'c': 3\)") as told:

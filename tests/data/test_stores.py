@@ -21,13 +21,14 @@ from anndata import AnnData
 from stofm_geo.data import read_slice_file
 from stofm_geo.data.stores import ElsewhereError, check_zarr
 from stofm_geo.datasets import toy_tissue
+from tests.helpers import make_slice
 
 corpus = pytest.importorskip("stofm_geo.data.corpus", reason="the extra corpus is not installed")
 sources = pytest.importorskip("stofm_geo.data.corpus.sources")
 
 
 @pytest.fixture
-def adata(make_slice) -> AnnData:
+def adata() -> AnnData:
     adata = make_slice(40, 8)
     adata.uns["note"] = "plain"
     return adata
@@ -116,7 +117,7 @@ def test_attributes_may_have_any_name(adata, tmp_path) -> None:
     check_zarr(folder)
 
 
-def test_a_corpus_is_looked_through_too(adata, tmp_path, make_slice) -> None:
+def test_a_corpus_is_looked_through_too(adata, tmp_path) -> None:
     make_slice(200, 8).write_h5ad(tmp_path / "in.h5ad")
     found = corpus.find_sources([tmp_path / "in.h5ad"], organism="none")
     corpus.build(found, tmp_path / "c", n_components=4)

@@ -16,6 +16,7 @@ from stofm_geo.data.corpus.sources import find_sources, read_slice, slices_of
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures, harmonize
 from stofm_geo.genes.controls import gene_mask
+from tests.helpers import SMALL
 
 CONTROLS = """NegControlProbe_00042 NegControlCodeword_0500 NegPrb1 NegPrb01 Negative01 Negative1
 BLANK_0006 Blank-1 Blank-E1 blank1 BLANK antisense_PROKR2 antisense_ADCY4 UnassignedCodeword_0001
@@ -75,11 +76,10 @@ def with_controls(tissue: AnnData) -> AnnData:
 @pytest.mark.parametrize("encoder", ["pca", "panel"])
 def test_a_model_is_as_if_there_were_none(encoder) -> None:
     tissue = toy_tissue(300, 40)
-    small = dict(hidden_channels=16, heads=2, num_layers=1, n_components=6, out_channels=24)
     controls = with_controls(tissue)
     with pytest.warns(UserWarning, match=r"5 of 45 features are not genes .*\(BLANK_0001, Neg"):
-        model = SToFM(encoder=encoder, **small).fit(controls, max_steps=2, progress=False)
-    alone = SToFM(encoder=encoder, **small).fit(tissue, max_steps=2, progress=False)
+        model = SToFM(encoder=encoder, **SMALL).fit(controls, max_steps=2, progress=False)
+    alone = SToFM(encoder=encoder, **SMALL).fit(tissue, max_steps=2, progress=False)
     assert model.weights_hash() == alone.weights_hash()
     with pytest.warns(UserWarning, match="5 of 45 features are not genes"):
         model.embed(controls)
@@ -99,8 +99,7 @@ def test_components_of_an_anndata_are_of_its_genes() -> None:
 def test_a_model_that_knows_controls_still_gets_them(monkeypatch) -> None:
     tissue = toy_tissue(300, 40)
     controls = with_controls(tissue)
-    small = dict(hidden_channels=16, heads=2, num_layers=1, n_components=6, out_channels=24)
-    before = SToFM(**small)
+    before = SToFM(**SMALL)
     with monkeypatch.context() as patch:
         for module in ("stofm_geo.data.slices", "stofm_geo.genes.pca_encoder"):
             patch.setattr(f"{module}.gene_mask", lambda var: np.ones(len(var), dtype=bool))

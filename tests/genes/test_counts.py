@@ -11,6 +11,7 @@ from anndata import AnnData, read_h5ad
 from stofm_geo.genes import as_counts
 from stofm_geo.genes import counts as module
 from stofm_geo.genes.counts import checked_counts, count_blocks, warn_if_row_numbers
+from tests.helpers import make_slice
 
 COUNTS = np.random.default_rng(0).poisson(0.7, (20, 9))
 
@@ -204,7 +205,7 @@ def test_names_that_are_row_numbers_are_told_of() -> None:
         (lambda x: x.indptr.__setitem__(-1, 10**6), "indptr ends at 1000000, and there are"),
     ],
 )
-def test_damaged_sparse_matrices(make_slice, kind, change, message: str) -> None:
+def test_damaged_sparse_matrices(kind, change, message: str) -> None:
     adata = make_slice(30, 9)
     adata.X = kind(adata.X)
     change(adata.X)
@@ -212,7 +213,7 @@ def test_damaged_sparse_matrices(make_slice, kind, change, message: str) -> None
         as_counts(adata)
 
 
-def test_counts_that_are_in_a_layer(make_slice) -> None:
+def test_counts_that_are_in_a_layer() -> None:
     adata = make_slice(30, 9)
     adata.layers["counts"] = adata.X
     adata.X = None

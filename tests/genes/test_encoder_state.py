@@ -14,6 +14,7 @@ from anndata import AnnData
 import stofm_geo.genes
 from stofm_geo.genes import CellFeatures, CountsEncoder, ObsmFeatures, PanelEncoder, PCAFeatures
 from stofm_geo.genes.encoders import from_state
+from tests.helpers import make_slice
 
 # A value of every argument that is not its default.
 ARGUMENTS: dict[type, dict[str, Any]] = {
@@ -30,7 +31,7 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
 
 
 @pytest.fixture
-def adata(make_slice) -> AnnData:
+def adata() -> AnnData:
     adata = make_slice(60, 12)
     adata.obsm["X_scVI"] = np.random.default_rng(0).normal(size=(60, 6)) * 7
     adata.uns["technology"] = "MERFISH"

@@ -9,6 +9,7 @@ from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import ObsmFeatures, PCAFeatures, register_encoder
 from stofm_geo.genes.encoders import ENCODERS, from_state
+from tests.helpers import make_slice
 
 
 def log_normalised(counts: np.ndarray) -> np.ndarray:
@@ -28,7 +29,7 @@ def slow_features(adata: AnnData, n_components: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("n", "genes", "asked"), [(80, 30, 6), (60, 1100, 5), (12, 30, 50)])
-def test_features_are_the_principal_components(make_slice, n: int, genes: int, asked: int) -> None:
+def test_features_are_the_principal_components(n: int, genes: int, asked: int) -> None:
     adata = make_slice(n, genes)
     features = PCAFeatures(asked).fit([adata])
     x = features.transform(adata)
@@ -42,13 +43,13 @@ def test_features_are_the_principal_components(make_slice, n: int, genes: int, a
 
 
 @pytest.mark.parametrize("genes", [30, 1100])
-def test_same_slices_same_bytes(make_slice, genes: int) -> None:
+def test_same_slices_same_bytes(genes: int) -> None:
     adata = make_slice(50, genes)
     first, second = (PCAFeatures(8).fit([adata]).transform(adata) for _ in range(2))
     assert first.tobytes() == second.tobytes()
 
 
-def test_the_genes_that_all_slices_share(make_slice) -> None:
+def test_the_genes_that_all_slices_share() -> None:
     one, other = make_slice(40, 12), make_slice(50, 12, seed=1)
     other.var_names = [f"gene{i}" for i in reversed(range(3, 15))]
     features = PCAFeatures(4).fit([one, other])
@@ -62,7 +63,7 @@ def test_the_genes_that_all_slices_share(make_slice) -> None:
     np.testing.assert_allclose(x * np.sign((x * expected).sum(axis=0)), expected, atol=2e-3)
 
 
-def test_order_of_genes_does_not_matter(make_slice) -> None:
+def test_order_of_genes_does_not_matter() -> None:
     adata = make_slice(40, 12)
     features = PCAFeatures(4).fit([adata])
     order = np.random.default_rng(0).permutation(12)
@@ -73,7 +74,7 @@ def test_order_of_genes_does_not_matter(make_slice) -> None:
 
 @pytest.mark.parametrize("storage", ["csr", "csc", "dense", "view"])
 @pytest.mark.parametrize("dtype", [np.int64, np.float64])
-def test_storage_does_not_matter(make_slice, storage: str, dtype: type) -> None:
+def test_storage_does_not_matter(storage: str, dtype: type) -> None:
     adata = make_slice(40, 12)
     counts = adata.X.astype(dtype)
     other = adata.copy()
@@ -86,7 +87,7 @@ def test_storage_does_not_matter(make_slice, storage: str, dtype: type) -> None:
     assert x[0].tobytes() == x[1].tobytes()
 
 
-def test_missing_genes_count_as_average(make_slice) -> None:
+def test_missing_genes_count_as_average() -> None:
     adata = make_slice(60, 12)
     features = PCAFeatures(4).fit([adata])
     few = adata[:, 2:].copy()
@@ -98,7 +99,7 @@ def test_missing_genes_count_as_average(make_slice) -> None:
     np.testing.assert_allclose(x, centred @ features.components.T / features.scale, atol=1e-4)
 
 
-def test_genes_the_model_does_not_know_are_ignored(make_slice) -> None:
+def test_genes_the_model_does_not_know_are_ignored() -> None:
     adata = make_slice(60, 12)
     features = PCAFeatures(4).fit([adata[:, :9].copy()])
     np.testing.assert_array_equal(
@@ -106,7 +107,7 @@ def test_genes_the_model_does_not_know_are_ignored(make_slice) -> None:
     )
 
 
-def test_another_panel_is_an_error(make_slice) -> None:
+def test_another_panel_is_an_error() -> None:
     adata = make_slice(30, 12)
     features = PCAFeatures().fit([adata])
     other = adata.copy()
@@ -118,7 +119,7 @@ def test_another_panel_is_an_error(make_slice) -> None:
         PCAFeatures().fit([adata, other])
 
 
-def test_cells_without_counts_are_average(make_slice) -> None:
+def test_cells_without_counts_are_average() -> None:
     adata = make_slice(30, 12)
     counts = adata.X.tolil()
     counts[[3, 7]] = 0
@@ -132,7 +133,7 @@ def test_cells_without_counts_are_average(make_slice) -> None:
 
 @pytest.mark.parametrize("genes", [12, 1100])
 @pytest.mark.parametrize("n", [2, 3])
-def test_few_cells_give_finite_features(make_slice, n: int, genes: int) -> None:
+def test_few_cells_give_finite_features(n: int, genes: int) -> None:
     adata = make_slice(n, genes, seed=3)
     x = PCAFeatures().fit([adata]).transform(adata)
     assert x.shape[0] == n and np.isfinite(x).all()
@@ -144,7 +145,7 @@ def test_alike_cells_give_finite_features(genes: int) -> None:
     assert np.isfinite(PCAFeatures().fit([adata]).transform(adata)).all()
 
 
-def test_counts_stay_as_they_were(make_slice) -> None:
+def test_counts_stay_as_they_were() -> None:
     adata = make_slice(30, 12)[:, ::-1].copy()
     before = adata.X.toarray()
     PCAFeatures().fit([adata]).transform(adata)
@@ -157,7 +158,7 @@ def test_state_of_an_unknown_kind() -> None:
         from_state({"kind": "bert"}, {})
 
 
-def test_state_of_other_genes(make_slice) -> None:
+def test_state_of_other_genes() -> None:
     settings, arrays = PCAFeatures(5).fit([make_slice(40, 12)]).state()
     settings["genes"].pop()
     with pytest.raises(ValueError, match="there are 11 genes, and components of 12"):
@@ -165,7 +166,7 @@ def test_state_of_other_genes(make_slice) -> None:
 
 
 @pytest.mark.parametrize("storage", [np.asarray, sp.csr_matrix], ids=["dense", "csr"])
-def test_vectors_are_divided_by_their_rms(make_slice, storage) -> None:
+def test_vectors_are_divided_by_their_rms(storage) -> None:
     adata = make_slice(40)
     vectors = 30 * np.random.default_rng(0).normal(size=(40, 6))
     adata.obsm["Z"] = storage(vectors)
@@ -174,7 +175,7 @@ def test_vectors_are_divided_by_their_rms(make_slice, storage) -> None:
     np.testing.assert_allclose(x, vectors / np.sqrt(np.square(vectors).mean()), rtol=1e-5)
 
 
-def test_unfit_vectors(make_slice) -> None:
+def test_unfit_vectors() -> None:
     adata, other = make_slice(40), make_slice(30)
     adata.obsm["Z"], other.obsm["Z"] = np.ones((40, 6)), np.ones((30, 5))
     with pytest.raises(ValueError, match=r"obsm\['Z'\] has \[5, 6\] columns in different slices"):
@@ -192,7 +193,7 @@ def test_unfit_vectors(make_slice) -> None:
         ObsmFeatures("Z").fit([adata])
 
 
-def test_all_zero_vectors_stay_zero(make_slice) -> None:
+def test_all_zero_vectors_stay_zero() -> None:
     adata = make_slice(10)
     adata.obsm["Z"] = np.zeros((10, 3))
     assert (ObsmFeatures("Z").fit([adata]).transform(adata) == 0).all()

@@ -11,12 +11,13 @@ from stofm_geo.data import read_slice_file
 from stofm_geo.genes import PanelEncoder, harmonize
 from stofm_geo.genes.components import Components
 from stofm_geo.genes.panel_encoder import unit_axes
+from tests.helpers import make_slice
 
 FILES = 14
 
 
 @pytest.fixture
-def encoder(make_slice) -> PanelEncoder:
+def encoder() -> PanelEncoder:
     torch.manual_seed(0)
     encoder = PanelEncoder.from_slices(
         [make_slice(genes=12)], out_channels=8, hidden_channels=16, n_components=6
@@ -43,21 +44,21 @@ def reference(encoder: PanelEncoder, counts: np.ndarray) -> torch.Tensor:
     return h + encoder.narrow(torch.nn.functional.gelu(encoder.wide(encoder.norm(h))))
 
 
-def test_vectors_are_those_of_the_formula(make_slice, encoder) -> None:
+def test_vectors_are_those_of_the_formula(encoder) -> None:
     adata = make_slice(50, genes=12)
     with torch.no_grad():
         expected = reference(encoder, adata[:, encoder.genes].X.toarray()).numpy()
     np.testing.assert_allclose(encoder.transform(adata), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_unit_of_counts_order_and_storage_of_genes_do_not_matter(make_slice, encoder) -> None:
+def test_unit_of_counts_order_and_storage_of_genes_do_not_matter(encoder) -> None:
     adata = make_slice(50, genes=12)
     expected = encoder.transform(adata)
     other = AnnData(adata.X.toarray()[:, ::-1] * 4, obs=adata.obs, var=adata.var[::-1])
     np.testing.assert_allclose(encoder.transform(other), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_part_of_the_panel_and_genes_never_seen(make_slice, encoder) -> None:
+def test_a_part_of_the_panel_and_genes_never_seen(encoder) -> None:
     adata = make_slice(50, genes=12)
     part = adata[:, :9].copy()
     expected = encoder.transform(part)
@@ -67,7 +68,7 @@ def test_a_part_of_the_panel_and_genes_never_seen(make_slice, encoder) -> None:
     np.testing.assert_allclose(encoder.transform(wider), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_cells_without_counts_are_average_and_told(make_slice, encoder) -> None:
+def test_cells_without_counts_are_average_and_told(encoder) -> None:
     adata = make_slice(50, genes=12)
     counts = adata.X.toarray()
     counts[[3, 7]] = 0
@@ -78,14 +79,14 @@ def test_cells_without_counts_are_average_and_told(make_slice, encoder) -> None:
     np.testing.assert_allclose(found[[3, 7]], average.detach().expand(2, 8).numpy(), rtol=1e-5)
 
 
-def test_blocks_of_cells_are_as_all_at_once(make_slice, encoder, monkeypatch) -> None:
+def test_blocks_of_cells_are_as_all_at_once(encoder, monkeypatch) -> None:
     adata = make_slice(50, genes=12)
     expected = encoder.transform(adata)
     monkeypatch.setattr("stofm_geo.genes.panel_encoder.BLOCK", 7)
     np.testing.assert_allclose(encoder.transform(adata), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_technologies_have_tokens_and_unknown_ones_have_none(make_slice) -> None:
+def test_technologies_have_tokens_and_unknown_ones_have_none() -> None:
     first, second = make_slice(40), make_slice(40)
     first.uns["technology"] = "MERFISH"
     encoder = PanelEncoder.from_slices([first, second], out_channels=8)
@@ -100,7 +101,7 @@ def test_technologies_have_tokens_and_unknown_ones_have_none(make_slice) -> None
     np.testing.assert_array_equal(new, encoder.transform(second))
 
 
-def test_gradients_reach_embeddings_through_the_sums(make_slice, encoder, monkeypatch) -> None:
+def test_gradients_reach_embeddings_through_the_sums(encoder, monkeypatch) -> None:
     adata = make_slice(20, genes=12)
     own = Components.from_counts(encoder.known_counts(adata), 6)
     encoder.double()
@@ -119,7 +120,7 @@ def test_gradients_reach_embeddings_through_the_sums(make_slice, encoder, monkey
     assert torch.autograd.gradcheck(vectors, (embedding, t))
 
 
-def test_components_embeddings_have_the_roots_of_their_singular_values(make_slice, encoder) -> None:
+def test_components_embeddings_have_the_roots_of_their_singular_values(encoder) -> None:
     own = Components.from_counts(encoder.known_counts(make_slice(20, genes=12)), 6)
     panel, loadings = torch.from_numpy(own.panel), torch.from_numpy(own.loadings)
     plain = unit_axes(loadings) @ encoder.embedding[panel]
@@ -134,13 +135,13 @@ def test_components_embeddings_have_the_roots_of_their_singular_values(make_slic
     torch.testing.assert_close(found[:6], encoder.component_embeddings(panel, loadings))
 
 
-def test_it_takes_the_place_of_other_features(make_slice, encoder) -> None:
+def test_it_takes_the_place_of_other_features(encoder) -> None:
     adata = make_slice(50, genes=12)
     data = from_anndata(adata, encoder)
     np.testing.assert_array_equal(data.x.numpy(), encoder.transform(adata))
 
 
-def test_genes_that_do_not_fit(make_slice, encoder) -> None:
+def test_genes_that_do_not_fit(encoder) -> None:
     adata = make_slice(50, genes=12)
     strange = adata.copy()
     strange.var_names = [f"strange{i}" for i in range(12)]

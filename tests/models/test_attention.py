@@ -10,8 +10,7 @@ from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.models.attention import attention_of
 from stofm_geo.tasks import fine_tune
-
-SMALL = dict(hidden_channels=32, heads=4, num_layers=2, cells_per_subslice=150, n_components=10)
+from tests.helpers import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def tissue():
 
 @pytest.fixture(scope="module", params=["pca", "panel"])
 def model(request, tissue) -> SToFM:
-    settings = {**SMALL, "encoder": request.param, "out_channels": 48}
+    settings = {**SMALL, "encoder": request.param, "cells_per_subslice": 150}
     return SToFM(**settings).fit(tissue, slice_key="slice_id", max_steps=2, progress=False)
 
 

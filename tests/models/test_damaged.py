@@ -22,8 +22,8 @@ from stofm_geo.genes.vocabulary import read_pickle
 from stofm_geo.models import official
 from stofm_geo.networks.files import FILES
 from stofm_geo.tasks import Annotator, fine_tune
+from tests.helpers import SMALL
 
-SMALL = dict(hidden_channels=16, heads=2, num_layers=2, n_components=6, out_channels=24)
 DEEP = "[" * 200_000
 
 

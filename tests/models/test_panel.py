@@ -17,17 +17,10 @@ from stofm_geo.networks import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.networks.warm_start import warm_start
 from stofm_geo.training.pretraining_loader import pretraining_loader
+from tests.helpers import SMALL, turned
 
-SMALL = {
-    "encoder": "panel",
-    "hidden_channels": 32,
-    "heads": 4,
-    "num_layers": 2,
-    "n_components": 8,
-    "out_channels": 48,
-    "k": 8,
-}
-SETTINGS = SToFMConfig(**SMALL)
+PANEL = {**SMALL, "encoder": "panel", "k": 8}
+SETTINGS = SToFMConfig(**PANEL)
 CUT = SETTINGS.subslice_options
 
 
@@ -82,7 +75,7 @@ def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> No
             network.features(collate_subslices(each)),
             torch.cat([network.features(one) for one in each]),
         )
-        z = [torch.randn(one.num_nodes, 48) for one in each]
+        z = [torch.randn(one.num_nodes, 24) for one in each]
         found = network.decode_niche(torch.cat(z), collate_subslices(each))
         expected = [
             network.decode_niche(one, collate_subslices([data]))
@@ -122,7 +115,7 @@ def panels() -> list[AnnData]:
 
 @pytest.fixture(scope="module")
 def fitted(panels) -> SToFM:
-    return SToFM(**SMALL).fit(panels, max_steps=30, progress=False)
+    return SToFM(**PANEL).fit(panels, max_steps=30, progress=False)
 
 
 def test_one_model_of_two_panels(fitted, panels, tmp_path) -> None:
@@ -140,7 +133,7 @@ def test_one_model_of_two_panels(fitted, panels, tmp_path) -> None:
         assert vectors[0].tobytes() == vectors[1].tobytes()
 
 
-def test_turned_sorted_anew_and_fitted_again_it_is_the_same(fitted, panels, turned) -> None:
+def test_turned_sorted_anew_and_fitted_again_it_is_the_same(fitted, panels) -> None:
     adata = panels[0]
     fitted.embed(adata)
     other = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
@@ -148,14 +141,14 @@ def test_turned_sorted_anew_and_fitted_again_it_is_the_same(fitted, panels, turn
     fitted.embed(other)
     same = other[adata.obs_names].obsm["X_stofm"]
     np.testing.assert_allclose(same, adata.obsm["X_stofm"], atol=1e-5)
-    again = SToFM(**SMALL).fit(panels, max_steps=30, progress=False)
+    again = SToFM(**PANEL).fit(panels, max_steps=30, progress=False)
     assert again.weights_hash() == fitted.weights_hash()
 
 
 def test_technologies_are_known_by_name(panels) -> None:
     first, second = (adata.copy() for adata in panels)
     first.uns["technology"], second.uns["technology"] = "MERFISH", "Xenium"
-    model = SToFM(**SMALL).fit([first, second], max_steps=30, progress=False)
+    model = SToFM(**PANEL).fit([first, second], max_steps=30, progress=False)
     assert model.encoder.technologies == ["MERFISH", "Xenium"]
     vectors = []
     for name in ("MERFISH", "Xenium", "one of tomorrow"):
@@ -167,8 +160,8 @@ def test_technologies_are_known_by_name(panels) -> None:
 
 @pytest.mark.slow
 def test_training_lowers_the_loss(panels) -> None:
-    model = SToFM(**SMALL, learning_rate=3e-3).fit(panels, max_steps=250, progress=False)
-    first = SToFM(**SMALL, learning_rate=3e-3).fit(panels, max_steps=50, progress=False)
+    model = SToFM(**PANEL, learning_rate=3e-3).fit(panels, max_steps=250, progress=False)
+    first = SToFM(**PANEL, learning_rate=3e-3).fit(panels, max_steps=50, progress=False)
     assert model.training_record["niche_loss"] < 0.9 * first.training_record["niche_loss"]
 
 
@@ -177,7 +170,7 @@ def test_genes_are_harmonised_where_that_is_asked_for(monkeypatch) -> None:
     symbols = ["ACTB", "GAPDH", "CD3E", "CD4", "CD8A", "MS4A1", "CD19", "EPCAM", "VIM", "KRT8"]
     symbols += ["PTPRC", "COL1A1", "PECAM1", "CD68", "LYZ", "NKG7", "GFAP", "MBP", "SNAP25", "RELN"]
     adata.var_names = symbols
-    model = SToFM(**SMALL, organism="auto").fit(adata, max_steps=3, progress=False)
+    model = SToFM(**PANEL, organism="auto").fit(adata, max_steps=3, progress=False)
     assert model.encoder.genes.str.startswith("ENSG").all()
     mouse = adata.copy()
     mouse.var_names = [name.capitalize() for name in symbols]
@@ -198,12 +191,12 @@ def test_settings_of_the_encoder_are_checked() -> None:
 def test_the_loader_of_puzzles(part, encoder) -> None:
     masked = next(iter(pretraining_loader(SubSliceDataset(part, encoder, **CUT), SETTINGS, 1)))
     z, _ = SToFMNetwork(16, SETTINGS, encoder)(masked)
-    assert z.shape == (masked.num_nodes, 48) and torch.isfinite(z).all()
+    assert z.shape == (masked.num_nodes, 24) and torch.isfinite(z).all()
 
 
 def test_a_panel_of_fewer_genes_than_components() -> None:
     few = toy_tissue(200, 5, seed=0)
-    model = SToFM(**SMALL).fit([few, toy_tissue(200, 40, seed=1)], max_steps=3, progress=False)
+    model = SToFM(**PANEL).fit([few, toy_tissue(200, 40, seed=1)], max_steps=3, progress=False)
     model.embed(few)
     assert np.isfinite(few.obsm["X_stofm"]).all()
     assert all(torch.isfinite(weight).all() for weight in model.network.parameters())

@@ -16,8 +16,7 @@ from stofm_geo.genes import PCAFeatures
 from stofm_geo.models import prepare
 from stofm_geo.tasks import fine_tune
 from stofm_geo.transforms import MacroNodes, SpatialKNN
-
-TINY = {"hidden_channels": 16, "heads": 2, "num_layers": 1, "out_channels": 24, "n_components": 6}
+from tests.helpers import SMALL
 
 
 @pytest.fixture
@@ -65,10 +64,10 @@ def test_labels_are_learned_and_predicted_on_the_same_graphs(calls) -> None:
 @pytest.mark.parametrize("encoder", ["pca", "panel"])
 def test_the_same_numbers_as_without(encoder) -> None:
     adata, again = toy_tissue(150, 30, seed=0), toy_tissue(150, 30, seed=0)
-    model = SToFM(**TINY, encoder=encoder)
+    model = SToFM(**SMALL, encoder=encoder)
     tissue = model.prepare(adata)
     model.fit(tissue, max_steps=2, progress=False).embed(tissue)
-    plain = SToFM(**TINY, encoder=encoder).fit(again, max_steps=2, progress=False)
+    plain = SToFM(**SMALL, encoder=encoder).fit(again, max_steps=2, progress=False)
     plain.embed(again)
     assert model.weights_hash() == plain.weights_hash()
     np.testing.assert_array_equal(adata.obsm["X_stofm"], again.obsm["X_stofm"])
@@ -83,7 +82,7 @@ def test_cells_without_counts_of_the_shared_genes_are_left_out() -> None:
     counts[:5, :20] = 0  # these have counts of genes that the second lacks, and of no others
     counts[:5, 25] = 3
     first.X = counts.tocsr()
-    model = SToFM(**TINY)
+    model = SToFM(**SMALL)
     tissues = [model.prepare(first), model.prepare(second)]
     with pytest.warns(UserWarning, match="5 of 150 cells have no counts of the model's genes"):
         model.fit(tissues, max_steps=2, progress=False)
@@ -94,8 +93,8 @@ def test_cells_without_counts_of_the_shared_genes_are_left_out() -> None:
 
 def test_another_model_refuses_it() -> None:
     adata = toy_tissue(150, 30, seed=0)
-    tissue = SToFM(**TINY, k=6).prepare(adata, name="a.h5ad")
-    model = SToFM(**TINY).fit(adata, max_steps=1, progress=False)
+    tissue = SToFM(**SMALL, k=6).prepare(adata, name="a.h5ad")
+    model = SToFM(**SMALL).fit(adata, max_steps=1, progress=False)
     with pytest.raises(ValueError, match=r"a\.h5ad was prepared for a model of another conf"):
         model.embed(tissue)
     with pytest.raises(TypeError, match="must be all AnnData or all prepared; found AnnData"):

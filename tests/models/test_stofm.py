@@ -12,12 +12,13 @@ from anndata import AnnData, read_h5ad
 
 from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
+from tests.helpers import SMALL, killed_at_each_call, turned
 
-SMALL = dict(hidden_channels=32, heads=4, num_layers=2, cells_per_subslice=150, n_components=10)
+SETTINGS = {**SMALL, "cells_per_subslice": 150}
 
 
 def fitted(adata, **options) -> SToFM:
-    return SToFM(**SMALL).fit(adata, max_steps=4, progress=False, **options)
+    return SToFM(**SETTINGS).fit(adata, max_steps=4, progress=False, **options)
 
 
 def embedded(model: SToFM, adata: AnnData, **options) -> np.ndarray:
@@ -51,19 +52,19 @@ def test_embeds_in_place_and_says_how(tissue, model, tmp_path) -> None:
 
 @pytest.mark.parametrize("angle", [0.3, np.pi / 2, 2.5])
 @pytest.mark.parametrize("shift", [0.0, 1e6])
-def test_turning_and_shifting_changes_nothing(tissue, model, turned, angle, shift) -> None:
+def test_turning_and_shifting_changes_nothing(tissue, model, angle, shift) -> None:
     moved = tissue.copy()
     moved.obsm["spatial"] = turned(tissue.obsm["spatial"], angle, (shift, -3 * shift))
     np.testing.assert_allclose(embedded(model, moved), embedded(model, tissue), atol=1e-4)
 
 
-def test_turning_changes_nothing_of_a_fit_either(tissue, turned) -> None:
+def test_turning_changes_nothing_of_a_fit_either(tissue) -> None:
     moved = tissue.copy()
     moved.obsm["spatial"] = turned(tissue.obsm["spatial"], 1.0, (5e3, 7e4))
     assert fitted(moved).weights_hash() == fitted(tissue).weights_hash()
 
 
-def test_lattices_turn_too(turned) -> None:
+def test_lattices_turn_too() -> None:
     side = np.arange(20.0)
     pos = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
     adata = toy_tissue(400, 40, seed=2)
@@ -247,7 +248,7 @@ def test_not_fitted(tissue) -> None:
 
 
 @pytest.mark.shared
-def test_real_lattice_does_not_notice_rotation(shared_data, turned) -> None:
+def test_real_lattice_does_not_notice_rotation(shared_data) -> None:
     adata = read_h5ad(shared_data / "dlpfc_151673.h5ad")
     adata.obsm["spatial"] = adata.obsm["spatial"].astype(np.float64)
     model = SToFM(num_layers=2, hidden_channels=32).fit(adata, max_steps=3, progress=False)
@@ -258,9 +259,7 @@ def test_real_lattice_does_not_notice_rotation(shared_data, turned) -> None:
         np.testing.assert_allclose(embedded(model, moved), z, atol=1e-4)
 
 
-def test_saving_over_a_model_survives_a_kill_and_keeps_other_files(
-    tissue, model, tmp_path, killed_at_each_call
-) -> None:
+def test_saving_over_a_model_survives_a_kill_and_keeps_other_files(tissue, model, tmp_path) -> None:
     old, folder = fitted(tissue, seed=1), tmp_path / "m"
     hashes = {old.weights_hash(), model.weights_hash()}
     old.save_pretrained(tmp_path / "old")

@@ -7,6 +7,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.utils import to_torch_coo_tensor, to_torch_csc_tensor, to_torch_csr_tensor
 
 from stofm_geo.nn import adjacency
+from tests.nn.helpers import attend, make_conv, make_graph
 
 MAKERS = {"coo": to_torch_coo_tensor, "csr": to_torch_csr_tensor, "csc": to_torch_csc_tensor}
 
@@ -39,9 +40,7 @@ def by_destination(graph: dict, layout: str = "coo") -> dict:
 
 
 @pytest.mark.parametrize("layout", MAKERS)
-def test_a_transposed_sparse_matrix_is_its_edges(
-    make_conv, make_graph, attend, options: dict, layout: str
-) -> None:
+def test_a_transposed_sparse_matrix_is_its_edges(options: dict, layout: str) -> None:
     conv = make_conv(**options)
     graph = by_destination(make_graph(conv), layout)
     matrix = MAKERS[layout](graph["edge_index"].flip(0), size=(9, 9))
@@ -50,7 +49,7 @@ def test_a_transposed_sparse_matrix_is_its_edges(
     )
 
 
-def test_an_edge_index_of_torch_geometric_is_its_edges(make_conv, make_graph, attend) -> None:
+def test_an_edge_index_of_torch_geometric_is_its_edges() -> None:
     conv = make_conv(edge_dim=3, vector_channels=2)
     graph = by_destination(make_graph(conv))
     edges = EdgeIndex(graph["edge_index"], sparse_size=(9, 9), sort_order="col")
@@ -61,9 +60,7 @@ def test_an_edge_index_of_torch_geometric_is_its_edges(make_conv, make_graph, at
 
 
 @pytest.mark.parametrize("layout", MAKERS)
-def test_values_of_a_matrix_are_edge_features_unless_others_are_given(
-    make_conv, make_graph, layout: str
-) -> None:
+def test_values_of_a_matrix_are_edge_features_unless_others_are_given(layout: str) -> None:
     for size in (1, 3):
         conv = make_conv(edge_dim=size)
         graph = by_destination(make_graph(conv), layout)
@@ -79,7 +76,7 @@ def test_values_of_a_matrix_are_edge_features_unless_others_are_given(
 
 
 @pytest.mark.parametrize("layout", MAKERS)
-def test_attention_weights_come_back_as_a_matrix(make_conv, make_graph, layout: str) -> None:
+def test_attention_weights_come_back_as_a_matrix(layout: str) -> None:
     conv = make_conv()
     graph = by_destination(make_graph(conv), layout)
     matrix = MAKERS[layout](graph["edge_index"].flip(0), size=(9, 9))
@@ -92,7 +89,7 @@ def test_attention_weights_come_back_as_a_matrix(make_conv, make_graph, layout: 
     torch.testing.assert_close(values, dense[edges[1], edges[0]])
 
 
-def test_a_matrix_between_two_kinds_of_nodes(make_conv, make_graph, attend) -> None:
+def test_a_matrix_between_two_kinds_of_nodes() -> None:
     conv = make_conv()
     graph = make_graph(conv, n=12)
     edges = torch.stack([torch.randint(8, (40,)), torch.randint(4, (40,))])
@@ -107,7 +104,7 @@ def test_a_matrix_between_two_kinds_of_nodes(make_conv, make_graph, attend) -> N
 
 @pytest.mark.parametrize("with_value", [True, False])
 def test_torch_sparses_matrix_is_read_and_given_back(
-    make_conv, make_graph, attend, monkeypatch: pytest.MonkeyPatch, with_value: bool
+    monkeypatch: pytest.MonkeyPatch, with_value: bool
 ) -> None:
     monkeypatch.setattr(adjacency, "SparseTensor", FakeSparseTensor)
     conv = make_conv(edge_dim=1)
@@ -122,7 +119,7 @@ def test_torch_sparses_matrix_is_read_and_given_back(
     torch.testing.assert_close((out, weights.parts[2]), (expected.x, expected.alpha))
 
 
-def test_edge_features_of_one_number_may_be_a_vector(make_conv, make_graph) -> None:
+def test_edge_features_of_one_number_may_be_a_vector() -> None:
     conv = make_conv(edge_dim=1)
     graph = make_graph(conv)
     flat = {**graph, "edge_attr": graph["edge_attr"][:, 0]}

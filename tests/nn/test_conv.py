@@ -10,13 +10,14 @@ from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 from torch_geometric.nn import TransformerConv
 
 from stofm_geo.nn import SE2TransformerConv
+from tests.nn.helpers import attend, leaves_of, make_conv, make_graph, subset
 
 SIZES = [(heads, channels) for heads in (1, 3, 8, 16) for channels in (1, 3, 8, 16)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("heads", "channels"), SIZES)
-def test_sizes(make_conv, make_graph, attend, heads: int, channels: int, dtype) -> None:
+def test_sizes(heads: int, channels: int, dtype) -> None:
     for concat, other in ((True, 17 - channels), (False, channels)):
         options = {"vector_channels": other, "in_vector_channels": 2, "out_vectors": True}
         conv = make_conv(5, channels, heads, concat=concat, dtype=dtype, **options)
@@ -29,9 +30,7 @@ def test_sizes(make_conv, make_graph, attend, heads: int, channels: int, dtype) 
 
 
 @pytest.mark.parametrize(("n", "edges"), [(0, 0), (1, 0), (5, 0), (1, 1), (1, 3), (9, 2)])
-def test_graphs_with_little_in_them(
-    make_conv, make_graph, attend, leaves_of, options: dict, n: int, edges: int
-) -> None:
+def test_graphs_with_little_in_them(options: dict, n: int, edges: int) -> None:
     conv = make_conv(**options)
     graph = make_graph(conv, n, edges)
     leaves = leaves_of(graph)
@@ -43,9 +42,7 @@ def test_graphs_with_little_in_them(
         assert tensor.isfinite().all()
 
 
-def test_a_hub_of_all_edges_leaves_the_rest_isolated(
-    make_conv, make_graph, attend, leaves_of, options: dict
-) -> None:
+def test_a_hub_of_all_edges_leaves_the_rest_isolated(options: dict) -> None:
     conv = make_conv(**options)
     graph = make_graph(conv, n=300, edges=2000)
     graph["edge_index"][1] = 7
@@ -61,7 +58,7 @@ def test_a_hub_of_all_edges_leaves_the_rest_isolated(
     torch.testing.assert_close(again.x.double(), hub.x, atol=1e-4, rtol=1e-4)
 
 
-def test_an_edge_twice_counts_twice(make_conv, make_graph, attend, subset, options: dict) -> None:
+def test_an_edge_twice_counts_twice(options: dict) -> None:
     conv = make_conv(**options)
     graph = make_graph(conv)
     once = attend(conv, graph)
@@ -74,7 +71,7 @@ def test_an_edge_twice_counts_twice(make_conv, make_graph, attend, subset, optio
     assert (first_twice.x != once.x).any()
 
 
-def test_inputs_that_are_not_contiguous(make_conv, make_graph, attend, options: dict) -> None:
+def test_inputs_that_are_not_contiguous(options: dict) -> None:
     conv = make_conv(**options)
     graph = make_graph(conv)
     strided = {
@@ -85,9 +82,7 @@ def test_inputs_that_are_not_contiguous(make_conv, make_graph, attend, options: 
     torch.testing.assert_close(attend(conv, strided)[:4], attend(conv, graph)[:4])
 
 
-def test_numbering_and_order_do_not_matter(
-    make_conv, make_graph, attend, subset, options: dict
-) -> None:
+def test_numbering_and_order_do_not_matter(options: dict) -> None:
     conv = make_conv(**options)
     graph = make_graph(conv)
     node, edge = torch.randperm(9), torch.randperm(40)
@@ -99,7 +94,7 @@ def test_numbering_and_order_do_not_matter(
         torch.testing.assert_close(after.vectors, before.vectors[node])
 
 
-def test_a_batch_is_its_graphs_one_by_one(make_conv, make_graph, attend, options: dict) -> None:
+def test_a_batch_is_its_graphs_one_by_one(options: dict) -> None:
     conv = make_conv(**options)
     graphs = [make_graph(conv, n, e, n) for n, e in ((9, 40), (1, 0), (4, 7), (1, 1), (6, 30))]
     batch = Batch.from_data_list([Data(**graph) for graph in graphs]).to_dict()
@@ -111,9 +106,7 @@ def test_a_batch_is_its_graphs_one_by_one(make_conv, make_graph, attend, options
             torch.testing.assert_close(whole, torch.cat(parts))
 
 
-def test_two_kinds_of_nodes_are_one_graph_with_edges_between(
-    make_conv, make_graph, attend, options: dict
-) -> None:
+def test_two_kinds_of_nodes_are_one_graph_with_edges_between(options: dict) -> None:
     conv = make_conv(**options)
     graph = make_graph(conv, n=12)
     graph["edge_index"] = torch.stack([torch.randint(8, (40,)), torch.randint(8, 12, (40,))])
@@ -133,7 +126,7 @@ def test_two_kinds_of_nodes_are_one_graph_with_edges_between(
 @pytest.mark.parametrize("root_weight", [True, False])
 @pytest.mark.parametrize("in_channels", [5, (5, 7)])
 def test_without_positions_it_is_torch_geometrics_transformer_conv(
-    make_conv, edge_dim: int | None, concat: bool, root_weight: bool, in_channels
+    edge_dim: int | None, concat: bool, root_weight: bool, in_channels
 ) -> None:
     options = {"edge_dim": edge_dim, "concat": concat, "root_weight": root_weight}
     theirs = TransformerConv(in_channels, 4, 3, **options).double()
@@ -151,7 +144,7 @@ def test_without_positions_it_is_torch_geometrics_transformer_conv(
     assert edges is edge_index
 
 
-def test_on_all_pairs_it_is_torchs_attention_with_a_bias(make_conv, make_graph) -> None:
+def test_on_all_pairs_it_is_torchs_attention_with_a_bias() -> None:
     conv = make_conv()
     graph = make_graph(conv, n=7, edges=49)
     dst, src = torch.cartesian_prod(torch.arange(7), torch.arange(7)).t()
@@ -166,9 +159,7 @@ def test_on_all_pairs_it_is_torchs_attention_with_a_bias(make_conv, make_graph) 
     torch.testing.assert_close(out, expected)
 
 
-def test_the_pair_state_is_the_logits_and_the_weights_are_their_softmax(
-    make_conv, make_graph, attend, options: dict
-) -> None:
+def test_the_pair_state_is_the_logits_and_the_weights_are_their_softmax(options: dict) -> None:
     conv = make_conv(**options)
     graph = make_graph(conv)
     result, unbiased = attend(conv, graph), attend(conv, {**graph, "pair": None})
@@ -178,7 +169,7 @@ def test_the_pair_state_is_the_logits_and_the_weights_are_their_softmax(
         torch.testing.assert_close(result.alpha[into], result.pair[into].softmax(0))
 
 
-def test_gradcheck(make_conv, make_graph, leaves_of, options: dict) -> None:
+def test_gradcheck(options: dict) -> None:
     conv = make_conv(3, 2, 2, **options)
     graph = make_graph(conv, n=4, edges=7)
     leaves = leaves_of(graph)
@@ -189,7 +180,7 @@ def test_gradcheck(make_conv, make_graph, leaves_of, options: dict) -> None:
     assert torch.autograd.gradcheck(function, tuple(leaves.values()))
 
 
-def test_every_parameter_has_a_gradient(make_conv, make_graph, attend, options: dict) -> None:
+def test_every_parameter_has_a_gradient(options: dict) -> None:
     conv = make_conv(**options)
     result = attend(conv, make_graph(conv, n=30, edges=200))
     sum(part.sin().sum() for part in result if part is not None).backward()
@@ -201,9 +192,7 @@ def test_every_parameter_has_a_gradient(make_conv, make_graph, attend, options: 
         assert parameter.grad.any(), name
 
 
-def test_everything_as_messages_is_the_same(
-    make_conv, make_graph, attend, leaves_of, options: dict
-) -> None:
+def test_everything_as_messages_is_the_same(options: dict) -> None:
     results = []
     for fuse in (True, False):
         conv = make_conv(**options)
@@ -217,7 +206,7 @@ def test_everything_as_messages_is_the_same(
     torch.testing.assert_close(*results)
 
 
-def test_who_looks_at_the_messages_sees_all_of_them(make_conv, make_graph) -> None:
+def test_who_looks_at_the_messages_sees_all_of_them() -> None:
     conv = make_conv(radial=None)
     graph = make_graph(conv)
     expected = conv(**graph)
@@ -230,7 +219,7 @@ def test_who_looks_at_the_messages_sees_all_of_them(make_conv, make_graph) -> No
     assert len(seen) == 1
 
 
-def test_torch_geometrics_explainers_can_mask_edges(make_conv, make_graph) -> None:
+def test_torch_geometrics_explainers_can_mask_edges() -> None:
     conv = make_conv(edge_dim=3)
     graph = make_graph(conv)
     expected = conv(**graph)
@@ -243,7 +232,7 @@ def test_torch_geometrics_explainers_can_mask_edges(make_conv, make_graph) -> No
 
 
 @pytest.mark.parametrize("channels", [-1, (-1, -1)])
-def test_sizes_can_be_read_off_the_first_input(make_conv, make_graph, options, channels) -> None:
+def test_sizes_can_be_read_off_the_first_input(options, channels) -> None:
     lazy = SE2TransformerConv(channels, 4, 3, **options).double()
     conv = make_conv(**options)
     graph = make_graph(conv)
@@ -253,7 +242,7 @@ def test_sizes_can_be_read_off_the_first_input(make_conv, make_graph, options, c
     torch.testing.assert_close(lazy(**graph), conv(**graph))
 
 
-def test_dropout_of_weights_only_in_training_and_right_on_average(make_conv, make_graph) -> None:
+def test_dropout_of_weights_only_in_training_and_right_on_average() -> None:
     conv = make_conv(dropout=0.4, radial=None)
     graph = make_graph(conv)
     del graph["pos"]
@@ -267,7 +256,7 @@ def test_dropout_of_weights_only_in_training_and_right_on_average(make_conv, mak
     torch.testing.assert_close(mean, expected, atol=0.15, rtol=0)
 
 
-def test_reset_draws_every_parameter_anew(make_conv, options: dict) -> None:
+def test_reset_draws_every_parameter_anew(options: dict) -> None:
     conv = make_conv(**options)
     with torch.no_grad():
         for parameter in conv.parameters():
@@ -283,7 +272,7 @@ def test_reset_draws_every_parameter_anew(make_conv, options: dict) -> None:
     assert not all(map(torch.equal, drawn[0], drawn[2]))
 
 
-def test_what_is_returned_comes_in_one_order(make_conv, make_graph) -> None:
+def test_what_is_returned_comes_in_one_order() -> None:
     conv = make_conv(vector_channels=1, out_vectors=True)
     graph = make_graph(conv)
     assert [part.shape[0] for part in conv(**graph)] == [9, 9]
@@ -292,7 +281,7 @@ def test_what_is_returned_comes_in_one_order(make_conv, make_graph) -> None:
     assert isinstance(make_conv()(**graph), Tensor)
 
 
-def test_inputs_stay_as_they_were(make_conv, make_graph, attend, options: dict) -> None:
+def test_inputs_stay_as_they_were(options: dict) -> None:
     conv = make_conv(**options)
     graph = make_graph(conv)
     before = {key: value.clone() for key, value in graph.items() if value is not None}
@@ -339,14 +328,14 @@ def test_sizes_that_cannot_be(options: dict, message: str) -> None:
     ],
 )
 def test_what_is_missing_or_does_not_fit_is_named(
-    make_conv, make_graph, options: dict, change: dict, message: str
+    options: dict, change: dict, message: str
 ) -> None:
     conv = make_conv(dtype=torch.float32, **options)
     with pytest.raises(ValueError, match=message):
         conv(**{**make_graph(conv), **change})
 
 
-def test_outputs_can_be_changed_in_place(make_conv, make_graph, leaves_of, options: dict) -> None:
+def test_outputs_can_be_changed_in_place(options: dict) -> None:
     conv = make_conv(**{**options, "root_weight": False, "out_vectors": False})
     graph = make_graph(conv)
     grads = []

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stofm_geo.nn.geometry import EdgeGeometry, circular_harmonics, edge_geometry
 from stofm_geo.nn.radial import GaussianRadial
+from tests.nn.helpers import attend, leaves_of, make_conv, make_graph
 
 
 def circle(count: int = 60) -> tuple[Tensor, Tensor]:
@@ -127,7 +128,7 @@ def test_no_edges(radial: type | None, max_order: int | None) -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 1e8])
 def test_a_layer_in_single_precision_takes_positions_in_double(
-    make_conv, make_graph, attend, options: dict, offset: float
+    options: dict, offset: float
 ) -> None:
     conv = make_conv(dtype=torch.float32, **options)
     graph = make_graph(conv)
@@ -137,7 +138,7 @@ def test_a_layer_in_single_precision_takes_positions_in_double(
     torch.testing.assert_close(result[:4], expected[:4], atol=1e-4, rtol=1e-4)
 
 
-def test_nodes_at_one_place_have_no_direction(make_conv, make_graph, attend, leaves_of) -> None:
+def test_nodes_at_one_place_have_no_direction() -> None:
     conv = make_conv(vector_channels=3, max_order=3, out_vectors=True)
     graph = make_graph(conv)
     graph["pos"] = torch.tensor([[3.0, -7.0]], dtype=torch.float64).repeat(9, 1)
@@ -148,7 +149,7 @@ def test_nodes_at_one_place_have_no_direction(make_conv, make_graph, attend, lea
     assert all(leaf.grad.isfinite().all() for leaf in leaves.values())
 
 
-def test_positions_of_nan_are_as_one_place(make_conv, make_graph, attend, options: dict) -> None:
+def test_positions_of_nan_are_as_one_place(options: dict) -> None:
     conv = make_conv(**options)
     graph = make_graph(conv)
     nowhere = {**graph, "pos": torch.full_like(graph["pos"], math.nan)}
@@ -156,9 +157,7 @@ def test_positions_of_nan_are_as_one_place(make_conv, make_graph, attend, option
     torch.testing.assert_close(attend(conv, nowhere), attend(conv, one_place))
 
 
-def test_a_node_without_a_place_among_others(
-    make_conv, make_graph, attend, leaves_of, options: dict
-) -> None:
+def test_a_node_without_a_place_among_others(options: dict) -> None:
     conv = make_conv(**options)
     graph = make_graph(conv)
     expected = attend(conv, graph)
@@ -189,7 +188,7 @@ def test_a_node_without_a_place_among_others(
 )
 @pytest.mark.parametrize("options", [{}, {"radial": None, "vector_channels": 1}])
 def test_positions_that_do_not_fit_are_named(
-    make_conv, make_graph, options: dict, pos: Tensor | None, message: str
+    options: dict, pos: Tensor | None, message: str
 ) -> None:
     conv = make_conv(dtype=torch.float32, **options)
     with pytest.raises(ValueError, match=message):

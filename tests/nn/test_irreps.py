@@ -10,6 +10,7 @@ from e3nn.util.test import assert_equivariant, equivariance_error
 from torch import Tensor, nn
 
 from stofm_geo.nn import SE2TransformerConv, from_irreps, irreps, planar_irreps, to_irreps
+from tests.nn.helpers import make_conv, make_graph, turn_vectors
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
 SHAPES = [(5, 3, 2), (1, 1, 1), (0, 2, 3), (4, 1, 7)]
@@ -107,7 +108,7 @@ def test_a_vector_of_order_1_lies_in_the_plane() -> None:
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.usefixtures("double")
 def test_turned_vectors_are_features_turned_by_e3nn(
-    turn_vectors, channels: int, size: int, orders: int, mirror: bool
+    channels: int, size: int, orders: int, mirror: bool
 ) -> None:
     x = torch.randn(4, channels, dtype=torch.float64)
     vectors = torch.randn(4, orders, size, 2, dtype=torch.float64)
@@ -152,7 +153,7 @@ def test_features_are_a_matrix() -> None:
         from_irreps(torch.rand(4, 5, 1), "5x0e")
 
 
-def test_a_layer_tells_its_irreps(make_conv) -> None:
+def test_a_layer_tells_its_irreps() -> None:
     options = {"vector_channels": 4, "in_vector_channels": 2, "max_order": 3}
     conv = make_conv(5, 4, 3, out_vectors=True, **options)
     assert conv.irreps_in == o3.Irreps("5x0e+2x1o+2x2e+2x3o")
@@ -167,7 +168,7 @@ def test_a_layer_tells_its_irreps(make_conv) -> None:
 @pytest.mark.parametrize("reflections", [False, True])
 @pytest.mark.usefixtures("double")
 def test_e3nn_finds_the_layer_equivariant(
-    make_conv, make_graph, monkeypatch: pytest.MonkeyPatch, options: dict, reflections: bool
+    monkeypatch: pytest.MonkeyPatch, options: dict, reflections: bool
 ) -> None:
     conv = make_conv(**{**options, "reflections": reflections})
     layer = OnIrreps(conv, **make_graph(conv))
@@ -183,9 +184,7 @@ def test_e3nn_finds_the_layer_equivariant(
 
 
 @pytest.mark.usefixtures("double")
-def test_e3nn_finds_that_a_mirror_makes_a_difference(
-    make_conv, make_graph, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_e3nn_finds_that_a_mirror_makes_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     conv = make_conv(vector_channels=4, in_vector_channels=2, out_vectors=True)
     monkeypatch.setattr(o3, "rand_matrix", random_in_plane(mirrors=True))
     errors = equivariance_error(
@@ -199,7 +198,7 @@ def test_e3nn_finds_that_a_mirror_makes_a_difference(
 
 @pytest.mark.usefixtures("double")
 def test_between_linear_layers_of_e3nn_it_stays_equivariant(
-    make_conv, make_graph, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     conv = make_conv(vector_channels=4, in_vector_channels=2, out_vectors=True)
     before = o3.Linear("7x0e+3x1o+1x2e", conv.irreps_in)

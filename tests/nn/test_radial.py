@@ -9,6 +9,7 @@ from e3nn.math import soft_unit_step
 from torch import Tensor, nn
 
 from stofm_geo.nn import GaussianRadial, SoftOneHotRadial
+from tests.nn.helpers import attend, leaves_of, make_conv, make_graph, subset
 
 BASES = ["smooth_finite", "cosine", "fourier"]
 SOFT = partial(SoftOneHotRadial, cutoff=5.0)
@@ -135,7 +136,7 @@ def test_the_envelope_is_e3nns_soft_step() -> None:
 
 
 @pytest.mark.parametrize("vector_channels", [0, 2])
-def test_an_edge_fades_out_towards_the_cutoff(make_conv, attend, vector_channels: int) -> None:
+def test_an_edge_fades_out_towards_the_cutoff(vector_channels: int) -> None:
     conv = make_conv(radial=SOFT, vector_channels=vector_channels)
     without = conv(**star(1.0))[0]
     lengths = torch.linspace(4.0, 5.5, 301).tolist()
@@ -149,9 +150,7 @@ def test_an_edge_fades_out_towards_the_cutoff(make_conv, attend, vector_channels
     torch.testing.assert_close(out[201:], without.expand(100, -1))
 
 
-def test_an_edge_beyond_the_cutoff_is_as_no_edge(
-    make_conv, make_graph, attend, subset, options: dict
-) -> None:
+def test_an_edge_beyond_the_cutoff_is_as_no_edge(options: dict) -> None:
     conv = make_conv(**{**options, "radial": SOFT})
     graph = make_graph(conv, n=20, edges=120)
     source, destination = (graph["pos"][end] for end in graph["edge_index"])
@@ -166,9 +165,7 @@ def test_an_edge_beyond_the_cutoff_is_as_no_edge(
     assert ((total - 1).abs() < 1e-9).logical_or(total == 0).all()
 
 
-def test_a_node_whose_edges_are_all_beyond_the_cutoff_is_isolated(
-    make_conv, make_graph, attend, leaves_of, subset, options: dict
-) -> None:
+def test_a_node_whose_edges_are_all_beyond_the_cutoff_is_isolated(options: dict) -> None:
     conv = make_conv(**{**options, "radial": SOFT})
     graph = make_graph(conv)
     graph["pos"][4] = 1e3
@@ -186,7 +183,7 @@ def test_a_node_whose_edges_are_all_beyond_the_cutoff_is_isolated(
         assert tensor.isfinite().all()
 
 
-def test_nodes_at_one_place_are_within_the_cutoff(make_conv) -> None:
+def test_nodes_at_one_place_are_within_the_cutoff() -> None:
     conv = make_conv(radial=SOFT)
     graph = star(0.0, 4.0)
     assert (conv(**graph, return_attention_weights=True)[1][1] > 0).all()
@@ -194,7 +191,7 @@ def test_nodes_at_one_place_are_within_the_cutoff(make_conv) -> None:
     assert (conv(**graph, return_attention_weights=True)[1][1] > 0).all()
 
 
-def test_any_module_can_be_radial(make_conv, make_graph) -> None:
+def test_any_module_can_be_radial() -> None:
     def radial(size: int) -> nn.Module:
         return nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, size, bias=False))
 

@@ -15,6 +15,7 @@ from torch_geometric.nn import MessagePassing, TransformerConv
 from torch_geometric.utils import scatter, softmax, to_torch_csc_tensor
 
 from stofm_geo.nn import SE2TransformerConv
+from tests.nn.helpers import attend, make_conv, make_graph
 
 OURS = partial(SE2TransformerConv, radial=None)
 EDGES = torch.tensor([[0, 1, 2, 3, 3], [0, 0, 1, 1, 0]])
@@ -132,7 +133,7 @@ def test_an_explanation_needs_a_mask(conv, x) -> None:
         conv(x, EDGES)
 
 
-def test_a_mask_weighs_messages_and_is_gone_after(make_conv, make_graph, attend, options) -> None:
+def test_a_mask_weighs_messages_and_is_gone_after(options) -> None:
     """With none of them left it is a graph without edges; weights and logits are as ever."""
     conv = make_conv(**options)
     graph = make_graph(conv)

@@ -12,6 +12,7 @@ from torch_geometric.data import Batch, Data
 from stofm_geo.nn import GaussianRadial, SE2Transformer, SoftOneHotRadial
 from stofm_geo.nn.transformer import SE2Output
 from stofm_geo.ops import edge_attention
+from tests.nn.helpers import turn_vectors
 
 OPTIONS: dict[str, dict] = {
     "pre": {},
@@ -71,7 +72,7 @@ def moved(data: Data, angle: float, shift: float, mirror: bool = False) -> Data:
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
 def test_turning_and_shifting_turns_the_vectors_and_nothing_else(
-    make: Make, turn_vectors, options: dict, dtype: torch.dtype, close: float
+    make: Make, options: dict, dtype: torch.dtype, close: float
 ) -> None:
     model, data = make(dtype, **options), graph(dtype=dtype)
     before = run(model, data)
@@ -87,7 +88,7 @@ def test_turning_and_shifting_turns_the_vectors_and_nothing_else(
 
 
 def test_a_mirror_image_is_the_same_without_directions_or_with_reflections(
-    model: SE2Transformer, turn_vectors, options: dict
+    model: SE2Transformer, options: dict
 ) -> None:
     data = graph()
     before, after = run(model, data), run(model, moved(data, 0.7, 2.0, mirror=True))

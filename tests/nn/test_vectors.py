@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stofm_geo.nn import SE2TransformerConv
+from tests.nn.helpers import attend, leaves_of, make_conv, make_graph, move, turn_vectors
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 MOVES = [(0.3, 0.0), (2.0, 10.0), (math.pi, -5.0), (-1.1, 3.0)]
@@ -64,9 +65,7 @@ def slow(conv: SE2TransformerConv, graph: dict, i: int) -> tuple[Tensor, Tensor]
 
 
 @pytest.mark.parametrize("reflections", [False, True])
-def test_one_node_at_a_time_it_is_the_formula(
-    make_conv, make_graph, attend, reflections: bool
-) -> None:
+def test_one_node_at_a_time_it_is_the_formula(reflections: bool) -> None:
     conv = make_conv(**FULL, edge_dim=2, max_order=3, reflections=reflections)
     graph = make_graph(conv)
     graph["edge_index"][1] = torch.arange(40) % 9
@@ -80,9 +79,7 @@ def test_one_node_at_a_time_it_is_the_formula(
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("heads", [1, 3, 8, 16])
 @pytest.mark.parametrize("channels", [1, 3, 8, 16])
-def test_vectors_turn_with_the_tissue_and_scalars_stay(
-    make_conv, make_graph, attend, move, turn_vectors, heads: int, channels: int, dtype
-) -> None:
+def test_vectors_turn_with_the_tissue_and_scalars_stay(heads: int, channels: int, dtype) -> None:
     options = {**FULL, "vector_channels": channels, "max_order": 3, "edge_dim": 2}
     conv = make_conv(5, 17 - channels, heads, dtype=dtype, **options)
     graph = make_graph(conv)
@@ -96,9 +93,7 @@ def test_vectors_turn_with_the_tissue_and_scalars_stay(
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_so_it_is_with_all_options(
-    make_conv, make_graph, attend, move, turn_vectors, options: dict, dtype
-) -> None:
+def test_so_it_is_with_all_options(options: dict, dtype) -> None:
     conv = make_conv(dtype=dtype, **options)
     graph = make_graph(conv)
     before = attend(conv, graph)
@@ -112,9 +107,7 @@ def test_so_it_is_with_all_options(
 
 @pytest.mark.parametrize("incoming", [0, 2])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_a_mirror_image_is_another_tissue_unless_reflections(
-    make_conv, make_graph, attend, move, turn_vectors, incoming: int, dtype
-) -> None:
+def test_a_mirror_image_is_another_tissue_unless_reflections(incoming: int, dtype) -> None:
     options = {**FULL, "in_vector_channels": incoming}
     conv = make_conv(dtype=dtype, **options)
     graph = make_graph(conv)
@@ -129,13 +122,13 @@ def test_a_mirror_image_is_another_tissue_unless_reflections(
     torch.testing.assert_close(back.vectors, mirrored, **close)
 
 
-def test_without_directions_a_mirror_image_is_the_same(make_conv, make_graph, move) -> None:
+def test_without_directions_a_mirror_image_is_the_same() -> None:
     conv = make_conv()
     graph = make_graph(conv)
     torch.testing.assert_close(conv(**move(graph, 0.7, mirror=True)), conv(**graph))
 
 
-def test_directions_count_where_distances_do_not_tell(make_conv) -> None:
+def test_directions_count_where_distances_do_not_tell() -> None:
     options = {"x": torch.ones(3, 5).double(), "edge_index": torch.tensor([[1, 2], [0, 0]])}
     straight = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]).double()
     bent = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).double()
@@ -144,16 +137,14 @@ def test_directions_count_where_distances_do_not_tell(make_conv) -> None:
         assert (difference.abs().max() < 1e-9) == same
 
 
-def test_turning_only_the_vectors_is_not_turning_the_tissue(
-    make_conv, make_graph, attend, turn_vectors
-) -> None:
+def test_turning_only_the_vectors_is_not_turning_the_tissue() -> None:
     conv = make_conv(**FULL)
     graph = make_graph(conv)
     turned = {**graph, "vectors": turn_vectors(graph["vectors"], 0.7)}
     assert ((attend(conv, graph).x - attend(conv, turned).x).abs().amax(1) > 1e-3).any()
 
 
-def test_vectors_of_zero_have_finite_gradients(make_conv, make_graph, leaves_of) -> None:
+def test_vectors_of_zero_have_finite_gradients() -> None:
     conv = make_conv(**FULL)
     graph = make_graph(conv)
     graph["vectors"] = torch.zeros_like(graph["vectors"])
@@ -166,7 +157,7 @@ def test_vectors_of_zero_have_finite_gradients(make_conv, make_graph, leaves_of)
     assert all(grad.isfinite().all() for grad in grads if grad is not None)
 
 
-def test_the_gate_lets_through_a_share_of_the_vectors(make_conv, make_graph, attend) -> None:
+def test_the_gate_lets_through_a_share_of_the_vectors() -> None:
     conv = make_conv(**FULL)
     graph = make_graph(conv)
     gated = attend(conv, graph).vectors
@@ -180,7 +171,7 @@ def test_the_gate_lets_through_a_share_of_the_vectors(make_conv, make_graph, att
 
 
 @pytest.mark.parametrize("heads", [1, 3])
-def test_heads_side_by_side_or_their_mean(make_conv, make_graph, heads: int) -> None:
+def test_heads_side_by_side_or_their_mean(heads: int) -> None:
     for concat, size in ((True, heads * 3), (False, 3)):
         conv = make_conv(5, 4, heads, concat=concat, **FULL)
         vectors = conv(**make_graph(conv))[1]
@@ -198,7 +189,7 @@ def test_heads_side_by_side_or_their_mean(make_conv, make_graph, heads: int) -> 
     ],
 )
 def test_vectors_that_do_not_fit_are_named(
-    make_conv, make_graph, options: dict, vectors: Tensor | None, message: str
+    options: dict, vectors: Tensor | None, message: str
 ) -> None:
     conv = make_conv(dtype=torch.float32, **options)
     with pytest.raises(ValueError, match=message):

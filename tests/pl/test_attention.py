@@ -11,8 +11,9 @@ from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.models.attention import attention_of
 from stofm_geo.pl import attention
+from tests.helpers import SMALL
 
-SMALL = dict(hidden_channels=16, heads=2, num_layers=2, cells_per_subslice=150, n_components=5)
+SETTINGS = {**SMALL, "cells_per_subslice": 150}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def tissue():
 
 @pytest.fixture(scope="module")
 def model(tissue) -> SToFM:
-    return SToFM(**SMALL).fit(tissue, slice_key="slice_id", max_steps=2, progress=False)
+    return SToFM(**SETTINGS).fit(tissue, slice_key="slice_id", max_steps=2, progress=False)
 
 
 def test_shares_and_places(tissue, model, tmp_path: Path) -> None:

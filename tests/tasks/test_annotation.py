@@ -15,15 +15,9 @@ from stofm_geo import SToFM, tl
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.tasks import Annotator, fine_tune
 from stofm_geo.tasks.splits import contiguous_blocks
+from tests.helpers import SMALL, turned
 
-SMALL = dict(
-    hidden_channels=32,
-    heads=4,
-    num_layers=2,
-    cells_per_subslice=150,
-    n_components=8,
-    out_channels=48,
-)
+SETTINGS = {**SMALL, "cells_per_subslice": 150}
 QUICK = dict(progress=False, max_steps=12)
 
 
@@ -44,7 +38,7 @@ def second(tissue) -> AnnData:
 
 @pytest.fixture(scope="module")
 def model(first) -> SToFM:
-    return SToFM(**SMALL).fit(first, max_steps=4, progress=False)
+    return SToFM(**SETTINGS).fit(first, max_steps=4, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +146,7 @@ def test_unsure_is_said_where_the_best_is_improbable(annotator, second) -> None:
         annotator.predict(adata, min_probability=2)
 
 
-def test_pose_and_order_do_not_matter(annotator, second, turned) -> None:
+def test_pose_and_order_do_not_matter(annotator, second) -> None:
     order = np.random.default_rng(0).permutation(second.n_obs)
     other = second[order].copy()
     other.obsm["spatial"] = 7 * turned(other.obsm["spatial"], 1.0, 1e4)
@@ -269,7 +263,7 @@ def test_without_peft_lora_says_what_to_install(model, first, monkeypatch) -> No
 
 
 def test_a_panel_model_labels_another_panel(first, second) -> None:
-    model = SToFM(**SMALL, encoder="panel").fit(first, max_steps=2, progress=False)
+    model = SToFM(**SETTINGS, encoder="panel").fit(first, max_steps=2, progress=False)
     found = fine_tune(model, first, "region", "full", progress=False, max_steps=10)
     adata = second[:, 20:].copy()
     found.predict(adata)
@@ -335,7 +329,7 @@ def test_one_call_from_reference_to_labels(first, second, annotator, monkeypatch
 def test_real_cell_types_by_a_block_of_tissue(shared_data) -> None:
     adata = read_h5ad(shared_data / "starmap_visp_1020.h5ad")
     left = adata.obsm["spatial"][:, 1] < np.median(adata.obsm["spatial"][:, 1])
-    model = SToFM(**SMALL).fit(adata, max_steps=2, progress=False)
+    model = SToFM(**SETTINGS).fit(adata, max_steps=2, progress=False)
     found = fine_tune(model, adata[left].copy(), "cell_type", task="cell_type", progress=False)
     assert found.evaluate(adata[~left].copy(), "cell_type")["accuracy"] > 0.5
 

@@ -12,6 +12,7 @@ from stofm_geo.datasets import toy_tissue
 from stofm_geo.tasks.deconvolution import pseudospots
 from stofm_geo.tasks.deconvolution.poisson_mixture import mixture, proportions
 from stofm_geo.tl import deconvolve
+from tests.helpers import turned
 
 KEY = "stofm_proportions"
 
@@ -103,7 +104,7 @@ def test_a_gene_that_one_platform_misses_does_not_decide(tissue) -> None:
     assert error(spots.obsm[KEY], truth) < 0.12
 
 
-def test_orders_and_poses_do_not_matter(tissue, turned) -> None:
+def test_orders_and_poses_do_not_matter(tissue) -> None:
     reference, spots, _ = tissue
     rng = np.random.default_rng(0)
     other = reference[rng.permutation(reference.n_obs), rng.permutation(reference.n_vars)].copy()

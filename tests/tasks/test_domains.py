@@ -10,6 +10,7 @@ from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
 from stofm_geo.tl import domains
+from tests.helpers import turned
 
 module = sys.modules[domains.__module__]
 
@@ -75,7 +76,7 @@ def test_the_order_of_the_rows_does_not_matter(n_domains: int | None, kind: str)
     np.testing.assert_array_equal(found(adata, n_domains)[order], found(other, n_domains))
 
 
-def test_pose_and_unit_do_not_matter(turned) -> None:
+def test_pose_and_unit_do_not_matter() -> None:
     adata, _ = planted(noise=1.0)
     other = adata.copy()
     other.obsm["spatial"] = 0.1 * turned(adata.obsm["spatial"], 1.0, 1e4)

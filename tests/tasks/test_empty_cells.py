@@ -15,15 +15,9 @@ from stofm_geo.datasets import toy_tissue
 from stofm_geo.models.attention import attention_of
 from stofm_geo.tasks import fine_tune
 from stofm_geo.tasks._empty import nearest_full
+from tests.helpers import SMALL
 
-SMALL = dict(
-    hidden_channels=32,
-    heads=4,
-    num_layers=2,
-    cells_per_subslice=300,
-    n_components=8,
-    out_channels=48,
-)
+SETTINGS = {**SMALL, "cells_per_subslice": 300}
 WORD = r"of 800 cells have no counts and are left out"
 
 
@@ -46,8 +40,8 @@ def test_the_rest_is_as_if_they_were_left_out(tissue, share, encoder) -> None:
     kept, full = emptied(tissue, share)
     dropped = kept[full].copy()
     with pytest.warns(UserWarning, match=rf"{(~full).sum()} {WORD}"):
-        model = SToFM(encoder=encoder, **SMALL).fit(kept, max_steps=3, progress=False)
-    alone = SToFM(encoder=encoder, **SMALL).fit(dropped, max_steps=3, progress=False)
+        model = SToFM(encoder=encoder, **SETTINGS).fit(kept, max_steps=3, progress=False)
+    alone = SToFM(encoder=encoder, **SETTINGS).fit(dropped, max_steps=3, progress=False)
     assert model.weights_hash() == alone.weights_hash()
     with pytest.warns(UserWarning, match=WORD):
         model.embed(kept)
@@ -98,7 +92,7 @@ def test_a_slice_that_is_all_empty_gets_no_domain() -> None:
 @pytest.mark.parametrize("task", ["region", "cell_type"])
 def test_labels_of_empty_bins(tissue, task, tmp_path) -> None:
     kept, full = emptied(tissue, 0.5)
-    model = SToFM(**SMALL).fit(kept, max_steps=3, progress=False)
+    model = SToFM(**SETTINGS).fit(kept, max_steps=3, progress=False)
     annotator = fine_tune(model, kept, task, task=task, progress=False)
     assert annotator.record["labelled_cells"] == full.sum()
     annotator.predict(kept)
@@ -127,8 +121,8 @@ def test_cells_without_counts_of_shared_genes_are_empty(tissue) -> None:
     counts[lost, 0] = 1
     first.X = sp.csr_matrix(counts)
     with pytest.warns(UserWarning, match="200 of 800 cells have no counts of the model's genes"):
-        model = SToFM(**SMALL).fit([first, second], max_steps=2, progress=False)
-    alone = SToFM(**SMALL).fit([first[~lost].copy(), second], max_steps=2, progress=False)
+        model = SToFM(**SETTINGS).fit([first, second], max_steps=2, progress=False)
+    alone = SToFM(**SETTINGS).fit([first[~lost].copy(), second], max_steps=2, progress=False)
     assert model.weights_hash() == alone.weights_hash()
 
 

@@ -12,6 +12,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.tasks.imputation.blending import ClusterMeans, RidgeKnn, blend, correlations
 from stofm_geo.tl import impute
+from tests.helpers import turned
 
 KEY = "stofm_imputed"
 
@@ -112,7 +113,7 @@ def test_without_positions(tissue) -> None:
     assert correlations(table.to_numpy(float), truth_of(whole, table.columns)).mean() > 0.2
 
 
-def test_orders_and_poses_do_not_matter(tissue, turned) -> None:
+def test_orders_and_poses_do_not_matter(tissue) -> None:
     cells, reference, _ = tissue
     rng = np.random.default_rng(0)
     other = reference[rng.permutation(reference.n_obs), rng.permutation(reference.n_vars)].copy()

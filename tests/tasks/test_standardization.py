@@ -11,6 +11,7 @@ from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.tasks import fine_tune
 from stofm_geo.tasks.annotation.standardization import Moments
+from tests.helpers import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,7 @@ def slices():
 
 @pytest.fixture(scope="module")
 def annotator(slices):
-    small = dict(hidden_channels=32, heads=4, num_layers=2, n_components=8, out_channels=48)
-    model = SToFM(**small).fit(slices[0], max_steps=4, progress=False)
+    model = SToFM(**SMALL).fit(slices[0], max_steps=4, progress=False)
     return fine_tune(model, slices[0], "region", progress=False)
 
 

@@ -28,9 +28,8 @@ from stofm_geo.nn import geometry
 from stofm_geo.training.callbacks import SaveBestModel
 from stofm_geo.training.checkpoints import AtomicCheckpointIO
 from stofm_geo.training.command import command
+from tests.helpers import CUT, SMALL
 
-CUT = {"k": 6, "max_macro_nodes": 4, "cells_per_subslice": 60, "n_components": 5}
-SIZES = {"encoder": "panel", "hidden_channels": 16, "heads": 2, "num_layers": 1, "out_channels": 24}
 STEPS = 12
 
 
@@ -45,7 +44,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def arguments(corpus: Path, folder: Path) -> list[str]:
-    sizes = {**SIZES, **CUT, "organism": "null"}
+    sizes = {**SMALL, **CUT, "encoder": "panel", "organism": "null"}
     return [
         f"--folder={folder}",
         "--checkpoint_every=3",

@@ -19,18 +19,16 @@ from stofm_geo.networks import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.training.objectives import PretrainingObjective
 from stofm_geo.training.pretrain import Pretraining
+from tests.helpers import SMALL
 
-SETTINGS = SToFMConfig(
-    hidden_channels=16, out_channels=24, heads=2, num_layers=2, n_components=8,
-    num_gaussians=8, dropout=0.0,
-)  # fmt: skip
+SETTINGS = SToFMConfig(**SMALL, num_gaussians=8, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
 def batches() -> list[Data]:
     part = split_slices(toy_tissue(900, 40, seed=0))[0]
     (subslice,) = SubSliceDataset(
-        part, PCAFeatures(8).fit([part.adata]), **SETTINGS.subslice_options
+        part, PCAFeatures(6).fit([part.adata]), **SETTINGS.subslice_options
     )
     torch.manual_seed(0)
     made = [
@@ -44,7 +42,7 @@ def batches() -> list[Data]:
 class Module(Pretraining):
     def __init__(self, exact: bool = False, **optimizer: object) -> None:
         torch.manual_seed(1)
-        network = SToFMNetwork(8, SETTINGS)
+        network = SToFMNetwork(6, SETTINGS)
         if exact:
             for block in network.transformer.blocks:
                 block.attention.backend = "reference"

@@ -26,20 +26,21 @@ from stofm_geo.training.slice_pretrain import (
 )
 from stofm_geo.training.trainer import adamw_one_cycle
 from stofm_geo.transforms import SpatialKNN
+from tests.helpers import SMALL, make_slice
 
-SETTINGS = SToFMConfig(hidden_channels=32, heads=4, num_layers=2, n_components=8, k=8)
+SETTINGS = SToFMConfig(**SMALL, k=8)
 
 
 @pytest.fixture(scope="module")
 def subslices():
     part = split_slices(toy_tissue(300, 40, seed=0))[0]
-    return SubSliceDataset(part, PCAFeatures(8).fit([part.adata]), **SETTINGS.subslice_options)
+    return SubSliceDataset(part, PCAFeatures(6).fit([part.adata]), **SETTINGS.subslice_options)
 
 
 @pytest.fixture
 def network() -> SToFMNetwork:
     torch.manual_seed(0)
-    return SToFMNetwork(8, SETTINGS)
+    return SToFMNetwork(6, SETTINGS)
 
 
 def test_niche_against_dense_matrices() -> None:
@@ -83,7 +84,7 @@ def test_hidden_cells_reach_neither_inputs_nor_embeddings(subslices, network) ->
     first = puzzle_of(subslices[0])
     other = subslices[0].clone()
     cells = first.mask.nonzero().view(-1)
-    shift = torch.randn(len(cells), 8)
+    shift = torch.randn(len(cells), 6)
     other.x = other.x.index_add(0, cells, shift)
     size = other.cluster_size[other.cluster[cells]][:, None]
     other.x = other.x.index_add(0, other.cluster[cells], shift / size)  # virtual cells are means
@@ -145,7 +146,7 @@ def test_slice_graph_keeps_rows(subslices) -> None:
 
 def test_niches_of_core_cells_are_those_of_the_whole_slice() -> None:
     part = split_slices(toy_tissue(300, 40, seed=0))[0]
-    features = PCAFeatures(8).fit([part.adata])
+    features = PCAFeatures(6).fit([part.adata])
     data = SpatialKNN(8)(slice_graph(part, features))
     whole = torch.empty(300, 24)
     whole[torch.from_numpy(part.row)] = niche_features(data.x, data.edge_index)
@@ -234,8 +235,7 @@ def test_the_last_step_is_checked(given: int, steps: int) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10])
-def test_a_fit_of_few_steps(make_slice, steps: int) -> None:
-    sizes = dict(hidden_channels=16, heads=2, num_layers=1, n_components=6)
-    model = SToFM(**sizes).fit(make_slice(60), max_steps=steps, progress=False)
+def test_a_fit_of_few_steps(steps: int) -> None:
+    model = SToFM(**SMALL).fit(make_slice(60), max_steps=steps, progress=False)
     assert model.training_record["steps"] == steps
     assert np.isfinite(model.training_record["niche_loss"])

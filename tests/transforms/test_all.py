@@ -11,6 +11,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
 import stofm_geo.transforms as T
+from tests.helpers import unchanged
 
 JOINED = Compose([T.SpatialKNN(4), T.MacroNodes(max_nodes=3)])
 NOT_JOINED = Compose([T.SpatialKNN(4), T.MacroNodes(max_nodes=3, join=False)])
@@ -111,7 +112,7 @@ def test_all_transforms_are_here() -> None:
 
 @pytest.mark.parametrize("slices", [False, True], ids=["", "slices"])
 @pytest.mark.parametrize(("transform", "prepare"), CASES, ids=name)
-def test_a_batch_is_as_one_by_one(transform, prepare, slices: bool, unchanged) -> None:
+def test_a_batch_is_as_one_by_one(transform, prepare, slices: bool) -> None:
     parts = graphs(prepare, slices=slices)
     if isinstance(transform, T.NormalizePositions) and slices:  # cells of a slice at two places
         parts = [part for part in parts if part.num_nodes != 2]
@@ -215,7 +216,7 @@ def as_list(found: Data | HeteroData | list[Data]) -> list:
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8], ids=str)
 @pytest.mark.parametrize(("transform", "prepare"), CASES, ids=name)
-def test_whole_numbers_are_as_floats(transform, prepare, dtype: torch.dtype, unchanged) -> None:
+def test_whole_numbers_are_as_floats(transform, prepare, dtype: torch.dtype) -> None:
     floats = prepare(graph(40, 2))
     floats.pos = (floats.pos * 4).round().float()
     whole = copy.copy(floats)

@@ -7,6 +7,7 @@ from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
 from stofm_geo.transforms import HeteroView, MacroNodes, SpatialKNN, SubSlices
+from tests.helpers import unchanged
 
 CELL, CLS, MACRO = NodeType.CELL, NodeType.CLS, NodeType.MACRO
 
@@ -25,7 +26,7 @@ def data() -> Data:
     return data
 
 
-def test_nodes_and_edges_go_to_their_types(data: Data, unchanged) -> None:
+def test_nodes_and_edges_go_to_their_types(data: Data) -> None:
     with unchanged(data):
         out = HeteroView()(data)
     out.validate()

@@ -16,6 +16,7 @@ from stofm_geo.transforms import (
     SpatialDelaunay,
     SpatialKNN,
 )
+from tests.helpers import make_slice, turned, unchanged
 
 
 def tissue(pos: np.ndarray, **more: torch.Tensor) -> Data:
@@ -31,7 +32,7 @@ def scattered(n: int = 400) -> np.ndarray:
     return np.random.default_rng(1).uniform(0, 20, (n, 2))
 
 
-def test_input_stays_as_it_was(unchanged) -> None:
+def test_input_stays_as_it_was() -> None:
     data = tissue(scattered())
     with unchanged(data):
         assert MacroNodes()(data) is not data
@@ -124,7 +125,7 @@ def test_each_slice_has_its_own(places) -> None:
 
 
 @pytest.mark.parametrize("place", ["square", "hexagonal", "anisotropic", "holed", "random"])
-def test_turning_and_shifting_changes_no_cluster(places, turned, place: str) -> None:
+def test_turning_and_shifting_changes_no_cluster(places, place: str) -> None:
     pos = places[place]
     x = torch.from_numpy(np.random.default_rng(3).normal(size=(len(pos), 8))).float()
     for graph in (SpatialKNN(6), SpatialDelaunay()):
@@ -138,7 +139,7 @@ def test_turning_and_shifting_changes_no_cluster(places, turned, place: str) -> 
 
 
 @pytest.mark.parametrize("place", ["hexagonal", "random", "doubled"])
-def test_sorting_anew_changes_nothing_in_the_slices_frame(make_slice, places, place: str) -> None:
+def test_sorting_anew_changes_nothing_in_the_slices_frame(places, place: str) -> None:
     adata = make_slice(pos=places[place], seed=4)
     order = np.random.default_rng(5).permutation(adata.n_obs)
     results = []

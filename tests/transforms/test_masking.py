@@ -8,6 +8,7 @@ from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
 from stofm_geo.transforms import MacroNodes, MaskCells, SpatialKNN, SubSlices
+from tests.helpers import unchanged
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def whole() -> Data:
     return Compose([SpatialKNN(5), MacroNodes(max_nodes=4)])(Data(x=x, pos=pos))
 
 
-def test_input_stays_as_it_was(whole: Data, unchanged) -> None:
+def test_input_stays_as_it_was(whole: Data) -> None:
     with unchanged(whole):
         MaskCells(0.5)(whole)
 

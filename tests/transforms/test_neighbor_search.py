@@ -10,6 +10,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from stofm_geo.transforms import gpu_search_unavailable, neighbor_search
+from tests.helpers import turned
 
 SEARCHES = {
     "knn1": lambda pos: neighbor_search.knn(pos, 1),
@@ -104,7 +105,7 @@ def test_ties_beyond_the_first_query_are_found() -> None:
 
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("place", PLACES)
-def test_turning_and_shifting_changes_no_graph(places, turned, place: str, name: str) -> None:
+def test_turning_and_shifting_changes_no_graph(places, place: str, name: str) -> None:
     rng = np.random.default_rng(1)
     graph = search(name, places[place])
     for i in range(20):
@@ -191,7 +192,7 @@ def test_delaunay_of_a_hexagonal_lattice_has_six_neighbours(places) -> None:
 @pytest.mark.parametrize("angle", [0, 0.3, 1.0, np.pi / 4, np.pi / 2, 2.0])
 @pytest.mark.parametrize("shift", [0, 1e6])
 @pytest.mark.parametrize("n", [2, 3, 30, 400])
-def test_delaunay_of_a_line_is_a_chain(turned, angle: float, shift: float, n: int) -> None:
+def test_delaunay_of_a_line_is_a_chain(angle: float, shift: float, n: int) -> None:
     order = np.random.default_rng(6).permutation(n)
     line = turned(np.stack([np.arange(float(n)), np.zeros(n)], axis=1), angle, shift)
     chain = {(a, a + 1) for a in range(n - 1)}
@@ -200,7 +201,7 @@ def test_delaunay_of_a_line_is_a_chain(turned, angle: float, shift: float, n: in
 
 
 @pytest.mark.parametrize("length", [5, 60, 200])
-def test_delaunay_leaves_no_cell_of_a_straight_tail_alone(places, turned, length: int) -> None:
+def test_delaunay_leaves_no_cell_of_a_straight_tail_alone(places, length: int) -> None:
     tail = np.stack([np.arange(14.0, 14 + length), np.full(length, 4.0)], axis=1)
     pos = np.concatenate([places["square"], tail])
     graph = search("delaunay", pos)
@@ -209,7 +210,7 @@ def test_delaunay_leaves_no_cell_of_a_straight_tail_alone(places, turned, length
     assert search("delaunay", turned(pos, 0.7)) == graph
 
 
-def test_delaunay_joins_the_straight_outline(places, turned) -> None:
+def test_delaunay_joins_the_straight_outline(places) -> None:
     pos = places["framed"]
     bottom = [i for i in np.lexsort(pos.T) if pos[i, 1] == 0]
     for angle in (0, 0.4, 2.2):
@@ -229,7 +230,7 @@ def test_delaunay_duplicates_share_their_neighbours(places) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_spacing_is_the_median_distance_to_the_sixth(places, turned, place: str) -> None:
+def test_spacing_is_the_median_distance_to_the_sixth(places, place: str) -> None:
     pos = places[place]
     sites = np.unique(pos, axis=0)
     expected = np.median(np.sort(cdist(sites, sites), axis=1)[:, 6])
@@ -267,7 +268,7 @@ def test_without_torch_cluster_the_reason_is_told(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["knn12", "delaunay"])
-def test_turning_changes_no_graph_of_real_slices(shared_data, turned, name: str) -> None:
+def test_turning_changes_no_graph_of_real_slices(shared_data, name: str) -> None:
     import anndata
 
     slices = [anndata.read_h5ad(shared_data / "dlpfc_151673.h5ad").obsm["spatial"]]

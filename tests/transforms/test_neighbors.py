@@ -14,6 +14,7 @@ from stofm_geo.transforms import (
     SpatialKNN,
     SpatialRadius,
 )
+from tests.helpers import turned, unchanged
 
 GRAPHS = [SpatialKNN(5), SpatialRadius(1.8), SpatialDelaunay()]
 
@@ -31,7 +32,7 @@ def pairs(data: Data) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("transform", [*GRAPHS, PruneLongEdges()], ids=name)
-def test_input_stays_as_it_was(places, unchanged, transform: BaseTransform) -> None:
+def test_input_stays_as_it_was(places, transform: BaseTransform) -> None:
     data = SpatialKNN(8)(graph(places["random"]))
     data.edge_attr = torch.rand(data.num_edges)
     with unchanged(data):
@@ -127,7 +128,7 @@ def test_prune_keeps_attributes_with_their_edges_and_virtual_edges(places) -> No
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5, 3.0])
-def test_prune_does_not_depend_on_pose(places, turned, factor: float) -> None:
+def test_prune_does_not_depend_on_pose(places, factor: float) -> None:
     prune = Compose([SpatialDelaunay(), PruneLongEdges(factor)])
     expected = pairs(prune(graph(places["holed"])))
     for angle in np.linspace(0.1, 6, 8):

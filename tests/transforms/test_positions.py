@@ -18,6 +18,7 @@ from stofm_geo.transforms import (
     SpatialKNN,
 )
 from stofm_geo.transforms.neighbor_search import spacing
+from tests.helpers import turned, unchanged
 
 
 @pytest.fixture
@@ -29,13 +30,13 @@ def data(places) -> Data:
 @pytest.mark.parametrize(
     "transform", [NormalizePositions(), RandomSE2(10), PerturbPositions(0.5, 2)], ids=repr
 )
-def test_input_stays_as_it_was(data: Data, unchanged, transform: BaseTransform) -> None:
+def test_input_stays_as_it_was(data: Data, transform: BaseTransform) -> None:
     with unchanged(data):
         assert transform(data) is not data
 
 
 @pytest.mark.parametrize("place", ["square", "hexagonal", "anisotropic", "random", "doubled"])
-def test_normalised_lengths_do_not_depend_on_pose_or_unit(places, turned, place: str) -> None:
+def test_normalised_lengths_do_not_depend_on_pose_or_unit(places, place: str) -> None:
     def lengths(pos: np.ndarray) -> np.ndarray:
         out = NormalizePositions()(Data(pos=torch.from_numpy(pos))).pos
         assert out.dtype == torch.float64
@@ -59,7 +60,7 @@ def test_the_unit_is_the_cell_spacing_of_each_slice(places) -> None:
         assert out.pos[which == s].mean(dim=0).abs().max() < 1e-9
 
 
-def test_turning_the_slice_turns_the_result(places, turned) -> None:
+def test_turning_the_slice_turns_the_result(places) -> None:
     pos = places["random"]
     first = NormalizePositions()(Data(pos=torch.from_numpy(pos))).pos.numpy()
     second = NormalizePositions()(Data(pos=torch.from_numpy(turned(pos, 0.8, 5)))).pos.numpy()

@@ -8,6 +8,7 @@ from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
 from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialKNN, SubSlices
+from tests.helpers import turned, unchanged
 
 PLACES = ["square", "hexagonal", "anisotropic", "holed", "framed", "random", "doubled"]
 
@@ -33,7 +34,7 @@ def in_neighbours(data: Data, ids: torch.Tensor) -> dict[int, set[int]]:
     return found
 
 
-def test_input_stays_as_it_was(places, unchanged) -> None:
+def test_input_stays_as_it_was(places) -> None:
     data = MacroNodes(max_nodes=3)(tissue(places["random"]))
     with unchanged(data):
         SubSlices(50)(data)
@@ -131,7 +132,7 @@ def test_numbers_of_nodes_are_those_of_the_source(places) -> None:
 
 @pytest.mark.parametrize("num_cells", [10, 33, 64])
 @pytest.mark.parametrize("place", PLACES)
-def test_turning_and_shifting_changes_no_piece(places, turned, place: str, num_cells: int) -> None:
+def test_turning_and_shifting_changes_no_piece(places, place: str, num_cells: int) -> None:
     cut = SubSlices(num_cells)
     expected = cut(tissue(places[place]))
     for angle, shift in [
@@ -207,7 +208,7 @@ def test_errors() -> None:
 
 
 @pytest.mark.shared
-def test_turning_changes_no_piece_of_real_slices(shared_data, turned) -> None:
+def test_turning_changes_no_piece_of_real_slices(shared_data) -> None:
     import anndata
 
     adata = anndata.read_h5ad(shared_data / "her2st_labelled_8slices.h5ad")

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stofm_geo.data.corpus import build, find_sources
 from stofm_geo.datasets import toy_tissue
-
-SMALL = {"k": 6, "max_macro_nodes": 4, "cells_per_subslice": 60, "n_components": 5}
-
-
-@pytest.fixture(scope="session")
-def small() -> dict[str, Any]:
-    """Settings of sub-slices."""
-    return dict(SMALL)
+from tests.helpers import CUT
 
 
 @pytest.fixture(scope="session")
@@ -35,5 +27,5 @@ def sources(tmp_path_factory) -> Path:
 def corpus(sources, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("corpus") / "corpus"
     found = find_sources([sources], slice="slice_id", organism="none")
-    assert build(found, folder, **SMALL) == []
+    assert build(found, folder, **CUT) == []
     return folder

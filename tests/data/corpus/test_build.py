@@ -29,6 +29,7 @@ from stofm_geo.data.corpus import build as build_function
 from stofm_geo.data.corpus.sources import read_slice, slices_of
 from stofm_geo.data.corpus.workers import each
 from stofm_geo.datasets import toy_tissue
+from tests.helpers import CUT
 
 COMMAND = [sys.executable, "-m", "stofm_geo", "corpus", "build"]
 ROOT = Path(__file__).parents[3]
@@ -45,9 +46,9 @@ def arguments(sources: Path, folder: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_any_number_of_workers_gives_the_same_bytes(sources, corpus, small, tmp_path) -> None:
+def test_any_number_of_workers_gives_the_same_bytes(sources, corpus, tmp_path) -> None:
     found = find_sources([sources], slice="slice_id", organism="none")
-    assert build(found, tmp_path / "two", num_workers=2, **small) == []
+    assert build(found, tmp_path / "two", num_workers=2, **CUT) == []
     assert (tmp_path / "two" / "corpus.json").read_bytes() == (corpus / "corpus.json").read_bytes()
     assert verify(tmp_path / "two") == []
 
@@ -73,25 +74,25 @@ def test_killed_three_times_it_ends_with_the_same_bytes(sources, corpus, tmp_pat
     assert not list(slices.glob(".stofm-geo-*"))
 
 
-def test_what_is_there_is_not_made_again(sources, corpus, small) -> None:
+def test_what_is_there_is_not_made_again(sources, corpus) -> None:
     lines: list[str] = []
     found = find_sources([sources], slice="slice_id", organism="none")
-    build(found, corpus, on_progress=lines.append, **small)
+    build(found, corpus, on_progress=lines.append, **CUT)
     assert lines == ["5 of 5 slices are there already"]
 
 
-def test_a_changed_source_is_made_again(tmp_path, small) -> None:
+def test_a_changed_source_is_made_again(tmp_path) -> None:
     file = tmp_path / "a.h5ad"
     for seed in (0, 1):
         toy_tissue(90, 20, seed=seed).write_h5ad(file)
-        build(find_sources([file], organism="none"), tmp_path / "c", **small)
+        build(find_sources([file], organism="none"), tmp_path / "c", **CUT)
         assert verify(tmp_path / "c") == []
         if seed == 0:
             before = sums(tmp_path / "c")
     assert before.keys() == sums(tmp_path / "c").keys() and before != sums(tmp_path / "c")
 
 
-def test_bad_slices_are_put_aside(sources, corpus, small, tmp_path) -> None:
+def test_bad_slices_are_put_aside(sources, corpus, tmp_path) -> None:
     folder = tmp_path / "sources"
     shutil.copytree(sources, folder)
     whole = (folder / "one.h5ad").read_bytes()
@@ -104,7 +105,7 @@ def test_bad_slices_are_put_aside(sources, corpus, small, tmp_path) -> None:
     adata = anndata.read_h5ad(folder / "one.h5ad")
     adata[np.random.default_rng(0).permutation(adata.n_obs)].write_h5ad(folder / "the_same.h5ad")
     found = find_sources([folder], slice="slice_id", organism="none")
-    failed = dict(build(found, tmp_path / "c", **small))
+    failed = dict(build(found, tmp_path / "c", **CUT))
     reasons = {Path(label.split(",")[0]).stem: reason for label, reason in failed.items()}
     assert reasons["cut_short"].startswith("cannot be read as .h5ad (")  # told of which file before
     assert "cut short?" in reasons["cut_short"] and "cannot be read" in reasons["text"]
@@ -120,7 +121,7 @@ def test_bad_slices_are_put_aside(sources, corpus, small, tmp_path) -> None:
     assert "5 slices were skipped" in " ".join(said.split())
 
 
-def test_a_full_disk_leaves_nothing_half_written(sources, small, tmp_path, monkeypatch) -> None:
+def test_a_full_disk_leaves_nothing_half_written(sources, tmp_path, monkeypatch) -> None:
     module = sys.modules[build_function.__module__]
     write, count = module.write_slice, []
 
@@ -133,10 +134,10 @@ def test_a_full_disk_leaves_nothing_half_written(sources, small, tmp_path, monke
     monkeypatch.setattr(module, "write_slice", full)
     found = find_sources([sources], slice="slice_id", organism="none")
     with pytest.raises(OSError, match="cannot be written, the disk is full; make room") as told:
-        build(found, tmp_path / "c", **small)
+        build(found, tmp_path / "c", **CUT)
     assert str(tmp_path / "c" / "slices" / count[1].name) in str(told.value)
     assert len(list((tmp_path / "c" / "slices").iterdir())) == 2  # one, with a file about it
-    assert build(found, tmp_path / "c", **small) == []
+    assert build(found, tmp_path / "c", **CUT) == []
     assert len(count) == 6
 
 
@@ -157,7 +158,7 @@ def test_verify_finds_a_flipped_byte(corpus, tmp_path) -> None:
     assert said.exit_code == 1 and "SHA-256 differs" in said.output
 
 
-def test_zarr_folders_are_read_too(sources, small, tmp_path) -> None:
+def test_zarr_folders_are_read_too(sources, tmp_path) -> None:
     folder = tmp_path / "sources"
     adata = anndata.read_h5ad(sources / "three.h5ad")
     adata.uns["spatialdata_attrs"] = {"region_key": "slice_id", "region": "x", "instance_key": "y"}
@@ -169,16 +170,16 @@ def test_zarr_folders_are_read_too(sources, small, tmp_path) -> None:
     dense = anndata.read_h5ad(sources / "tiny_panel.h5ad")
     dense.X = dense.X.toarray()
     dense.write_h5ad(folder / "dense.h5ad")
-    assert build(find_sources([folder], organism="none"), tmp_path / "c", **small) == []
+    assert build(find_sources([folder], organism="none"), tmp_path / "c", **CUT) == []
     row = summary(tmp_path / "c")[-1]
     assert row["slices"] == 5 and row["cells"] == 1050 and row["genes"] == 40
 
 
-def test_the_records_are_those_of_any_storage(sources, corpus, small, tmp_path) -> None:
+def test_the_records_are_those_of_any_storage(sources, corpus, tmp_path) -> None:
     one = anndata.read_h5ad(sources / "one.h5ad")
     one.X = sp.csc_matrix(one.X.astype(np.float64))
     one.write_zarr(tmp_path / "one.zarr")
-    build(find_sources([tmp_path / "one.zarr"], organism="none"), tmp_path / "c", **small)
+    build(find_sources([tmp_path / "one.zarr"], organism="none"), tmp_path / "c", **CUT)
     here, there = (
         folder / "slices" / next(name for name in sums(folder) if name.startswith("one"))
         for folder in (tmp_path / "c", corpus)
@@ -187,7 +188,7 @@ def test_the_records_are_those_of_any_storage(sources, corpus, small, tmp_path) 
         assert (here / name).read_bytes() == (there / name).read_bytes(), name
 
 
-def test_a_manifest(sources, small, tmp_path) -> None:
+def test_a_manifest(sources, tmp_path) -> None:
     shutil.copy(sources / "three.h5ad", tmp_path)
     shutil.copy(sources / "one.h5ad", tmp_path)
     manifest = tmp_path / "manifest.csv"
@@ -208,15 +209,15 @@ def test_a_manifest(sources, small, tmp_path) -> None:
     assert "line 2: organism must be" in " ".join(said.output.split())
 
 
-def test_genes_that_are_no_genes(sources, small, tmp_path) -> None:
+def test_genes_that_are_no_genes(sources, tmp_path) -> None:
     with pytest.raises(ValueError, match="no slice could be made"):
-        build(find_sources([sources / "one.h5ad"]), tmp_path / "c", **small)
+        build(find_sources([sources / "one.h5ad"]), tmp_path / "c", **CUT)
     assert "no name is a known gene" in (tmp_path / "c" / "failed.csv").read_text()
     with pytest.raises(FileNotFoundError, match="start it again"):
         read_index(tmp_path / "c")
 
 
-def test_a_column_with_gaps_tells_slices_apart(small, tmp_path) -> None:
+def test_a_column_with_gaps_tells_slices_apart(tmp_path) -> None:
     adata = toy_tissue(120, 20, n_slices=2, seed=6)
     names = adata.obs["slice_id"].astype(object)
     names.iloc[:3] = np.nan
@@ -224,10 +225,10 @@ def test_a_column_with_gaps_tells_slices_apart(small, tmp_path) -> None:
     adata.write_h5ad(tmp_path / "gaps.h5ad")
     found = find_sources([tmp_path / "gaps.h5ad"], organism="none")
     with pytest.warns(UserWarning, match="separates 2 slices, but all cells are treated as one"):
-        assert build(found, tmp_path / "c", **small) == []
+        assert build(found, tmp_path / "c", **CUT) == []
     found = find_sources([tmp_path / "gaps.h5ad"], slice="slice_id", organism="none")
     with pytest.raises(ValueError, match="no slice could be made"):
-        build(found, tmp_path / "c", **small)
+        build(found, tmp_path / "c", **CUT)
     assert "is missing for 3 of 120 cells" in (tmp_path / "c" / "failed.csv").read_text()
 
 
@@ -259,34 +260,34 @@ def read_of(adata: AnnData, folder: Path) -> np.ndarray:
     return read_slice(which).pos
 
 
-def test_a_disk_without_room_for_the_index_is_named(sources, small, tmp_path, monkeypatch) -> None:
+def test_a_disk_without_room_for_the_index_is_named(sources, tmp_path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     found = find_sources([sources / "one.h5ad"], organism="none")
     with pytest.raises(OSError, match=f"^{tmp_path / 'c'}.*: cannot be written, the disk is full"):
-        build(found, tmp_path / "c", **small)
+        build(found, tmp_path / "c", **CUT)
     assert not list((tmp_path / "c" / "slices").iterdir())
 
 
-def test_cells_without_a_place_are_told_by_their_rows(small, tmp_path) -> None:
+def test_cells_without_a_place_are_told_by_their_rows(tmp_path) -> None:
     adata = toy_tissue(120, 20, n_slices=2, seed=6)
     row = int(np.flatnonzero(adata.obs["slice_id"] == "slice2")[4])
     adata.obsm["spatial"][row] = np.nan
     adata.write_h5ad(tmp_path / "a.h5ad")
     found = find_sources([tmp_path / "a.h5ad"], slice="slice_id", organism="none")
-    ((label, reason),) = build(found, tmp_path / "c", **small)
+    ((label, reason),) = build(found, tmp_path / "c", **CUT)
     assert "slice2" in label and f"infinite for 1 of 60 cells ({row});" in reason
 
 
-def test_two_builds_do_not_write_at_once(sources, small, tmp_path) -> None:
+def test_two_builds_do_not_write_at_once(sources, tmp_path) -> None:
     (tmp_path / "c").mkdir()
     with (
         filelock.FileLock(tmp_path / "c" / ".lock"),
         pytest.raises(RuntimeError, match="another build is writing there"),
     ):
-        build(find_sources([sources], organism="none"), tmp_path / "c", **small)
+        build(find_sources([sources], organism="none"), tmp_path / "c", **CUT)
 
 
 def test_input_is_checked_at_the_door(sources, tmp_path) -> None:

@@ -15,6 +15,7 @@ from stofm_geo.data.subslices import SubSliceDataset, collate_subslices
 from stofm_geo.genes import PanelEncoder, harmonize
 from stofm_geo.nn import niche_features
 from stofm_geo.transforms import SpatialKNN
+from tests.helpers import CUT, make_slice
 
 
 def in_memory(dataset: CorpusDataset, slices: dict[str, TissueSlice], settings: dict) -> list:
@@ -38,7 +39,7 @@ def check_alike(dataset: CorpusDataset, expected: list) -> None:
             ), name
 
 
-def test_the_same_pieces_as_in_memory(corpus, sources, small) -> None:
+def test_the_same_pieces_as_in_memory(corpus, sources) -> None:
     slices = {}
     for file, name in (("one", "one"), ("three", "three"), ("tiny_panel", "tiny-panel")):
         adata = anndata.read_h5ad(sources / f"{file}.h5ad")
@@ -52,14 +53,14 @@ def test_the_same_pieces_as_in_memory(corpus, sources, small) -> None:
     dataset = CorpusDataset(corpus)
     assert dataset.technologies == ["toy"]
     assert len(dataset.genes) == 40
-    check_alike(dataset, in_memory(dataset, slices, small))
+    check_alike(dataset, in_memory(dataset, slices, CUT))
 
 
-def test_niches_of_core_cells_are_those_of_the_slice(corpus, sources, small) -> None:
+def test_niches_of_core_cells_are_those_of_the_slice(corpus, sources) -> None:
     part = split_slices(anndata.read_h5ad(sources / "one.h5ad"))[0]
     dataset = CorpusDataset(corpus, [CorpusDataset(corpus).slices[0]])
     encoder = PanelEncoder(dataset.genes, 4)
-    whole = SubSliceDataset(part, encoder, **{**small, "cells_per_subslice": 10_000})[0]
+    whole = SubSliceDataset(part, encoder, **{**CUT, "cells_per_subslice": 10_000})[0]
     expected = niche_features(whole.x, cells_edges(whole))
     row = {int(n): i for i, n in enumerate(whole.n_id) if n >= 0}
     seen, otherwise = [], 0.0
@@ -67,7 +68,7 @@ def test_niches_of_core_cells_are_those_of_the_slice(corpus, sources, small) -> 
         core = subslice.core_mask.nonzero().view(-1)
         mine = expected[[row[int(n)] for n in subslice.n_id[core]]]
         torch.testing.assert_close(niche_features(subslice.x, cells_edges(subslice))[core], mine)
-        again = SpatialKNN(small["k"])(subslice.clone())  # what the kept edges are for
+        again = SpatialKNN(CUT["k"])(subslice.clone())  # what the kept edges are for
         otherwise += float((niche_features(again.x, cells_edges(again))[core] - mine).abs().max())
         seen += subslice.n_id[core].tolist()
     assert sorted(seen) == sorted(row)
@@ -89,20 +90,20 @@ def test_pieces_of_any_panels_go_into_one_batch(corpus) -> None:
     assert batch.technology.tolist() == [0, 0]
 
 
-def test_fractions_stay_what_they_are(tmp_path, make_slice, small) -> None:
+def test_fractions_stay_what_they_are(tmp_path) -> None:
     adata = make_slice(120)
     adata.X = adata.X.astype(np.float32)
     adata.X.data *= np.random.default_rng(0).uniform(5, 20, adata.X.nnz).astype(np.float32)
     adata.var_names = [f"gene{i:02d}" for i in range(12)]
     adata.write_h5ad(tmp_path / "fractions.h5ad")
-    build(find_sources([tmp_path / "fractions.h5ad"], organism="none"), tmp_path / "c", **small)
+    build(find_sources([tmp_path / "fractions.h5ad"], organism="none"), tmp_path / "c", **CUT)
     dataset = CorpusDataset(tmp_path / "c")
-    check_alike(dataset, in_memory(dataset, {"fractions": split_slices(adata)[0]}, small))
+    check_alike(dataset, in_memory(dataset, {"fractions": split_slices(adata)[0]}, CUT))
 
 
 @pytest.mark.shared
-def test_real_slices(shared_data, tmp_path, small) -> None:
-    settings = {**small, "cells_per_subslice": 1000, "n_components": 30}
+def test_real_slices(shared_data, tmp_path) -> None:
+    settings = {**CUT, "cells_per_subslice": 1000, "n_components": 30}
     names = ("xenium_breast_voltron", "starmap_visp_1020", "st_mouse_olfactory_bulb")
     files = [shared_data / f"{name}.h5ad" for name in names]
     assert build(find_sources(files), tmp_path / "c", **settings) == []

@@ -10,6 +10,7 @@ import torch
 
 from stofm_geo.models import official
 from stofm_geo.models.official import checkpoint
+from tests.helpers import killed_at_each_call
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_a_hostile_checkpoint_runs_nothing(folder, monkeypatch) -> None:
     assert not (folder / "hostile-was-here").exists()
 
 
-def test_saving_over_a_checkpoint_survives_a_kill(tiny, tmp_path, killed_at_each_call) -> None:
+def test_saving_over_a_checkpoint_survives_a_kill(tiny, tmp_path) -> None:
     folder, network = tmp_path / "c", tiny.network()
     official.save(network, tmp_path / "old")
     bare = tiny.network()

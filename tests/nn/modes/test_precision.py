@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stofm_geo.nn import SE2TransformerConv
 from stofm_geo.ops import EdgeGraph, available_backends, edge_attention, edge_sum
+from tests.nn.helpers import make_conv
 
 if TYPE_CHECKING:
     from tests.nn.modes.conftest import Subject
@@ -132,7 +133,7 @@ def test_positions_of_any_type(subject: Subject, kind_of_pos: torch.dtype) -> No
 
 
 @pytest.mark.parametrize("nowhere", [torch.nan, torch.inf, -torch.inf])
-def test_positions_that_are_none(edges: int, make_conv, nowhere: float) -> None:
+def test_positions_that_are_none(edges: int, nowhere: float) -> None:
     """Edges of such a node have no bias: the right value from a layer that sees no positions."""
     conv = make_conv(6, 4, 2)
     blind = make_conv(6, 4, 2, radial=None)

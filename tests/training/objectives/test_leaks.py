@@ -12,6 +12,7 @@ from stofm_geo._keys import NodeType
 from stofm_geo.data import SubSliceDataset, split_slices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.training.pretraining_loader import pretraining_loader
+from tests.helpers import SMALL
 
 STEPS, ASKED = 250, 40
 
@@ -22,13 +23,9 @@ def noise(request) -> tuple[SToFM, list]:
     adata = toy_tissue(400, 40, seed=0)
     adata.X = adata.X[np.random.default_rng(0).permutation(adata.n_obs)]
     model = SToFM(
+        **SMALL,
         encoder=request.param,
-        hidden_channels=32,
-        heads=4,
-        num_layers=2,
-        n_components=8,
         k=8,
-        out_channels=48,
         learning_rate=3e-3,
         dropout=0.0,
         mask_ratio=0.3,
@@ -48,7 +45,7 @@ def test_hidden_cells_are_not_known_better_than_the_mean(noise) -> None:
         for masked in asked:
             z, _ = model.network(masked)
             hidden = masked.mask & masked.core_mask
-            own = slice(8)  # the other columns are means over cells, most of them visible
+            own = slice(SMALL["n_components"])  # the other columns are means over cells, most of them visible
             if model.network.encoder is None:
                 basis = model.network.basis
                 found = (z @ basis.t() / basis.square().sum(dim=1))[hidden][:, own]

@@ -16,6 +16,7 @@ from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.training.objectives import PretrainingObjective
 from stofm_geo.training.objectives.published import cell_loss, pair_loss
 from stofm_geo.training.pretraining_loader import pretraining_loader
+from tests.helpers import SMALL
 
 PUBLISHED = {
     "objectives": "official",
@@ -24,13 +25,12 @@ PUBLISHED = {
     "noise_std": 5.0,
     "distance_weight": 1.0,
 }
-SMALL = {"hidden_channels": 32, "heads": 4, "num_layers": 2, "n_components": 8, "k": 8}
 
 
 @pytest.fixture(scope="module", params=["pca", "panel"])
 def asked(request):
     """A network that is not trained, a sub-slice and a batch of the masked one."""
-    settings = SToFMConfig(encoder=request.param, out_channels=48, **SMALL, **PUBLISHED)
+    settings = SToFMConfig(encoder=request.param, k=8, **SMALL, **PUBLISHED)
     part = split_slices(toy_tissue(600, 40, seed=0))[0]
     torch.manual_seed(0)
     features = make_encoder(settings, None, [part])
@@ -78,7 +78,7 @@ def test_losses_against_their_formulas(asked) -> None:
 
 
 def test_training_lowers_both() -> None:
-    model = SToFM(**SMALL, **PUBLISHED, dropout=0.0, learning_rate=3e-3)
+    model = SToFM(**SMALL, **PUBLISHED, k=8, dropout=0.0, learning_rate=3e-3)
     model.fit(toy_tissue(500, 60, seed=0), max_steps=120, progress=False)
     record = model.training_record
     # Distances are given away: the neighbours are those before the move.
