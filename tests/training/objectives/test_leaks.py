@@ -45,7 +45,8 @@ def test_hidden_cells_are_not_known_better_than_the_mean(noise) -> None:
         for masked in asked:
             z, _ = model.network(masked)
             hidden = masked.mask & masked.core_mask
-            own = slice(SMALL["n_components"])  # the other columns are means over cells, most of them visible
+            # The other columns are means over cells, most of them visible.
+            own = slice(SMALL["n_components"])
             if model.network.encoder is None:
                 basis = model.network.basis
                 found = (z @ basis.t() / basis.square().sum(dim=1))[hidden][:, own]
