@@ -13,7 +13,9 @@ from benchmarks.quality.fuzz.inputs import Input, digest
 from benchmarks.quality.fuzz.trials import FAULTS, Trials
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-SEED, TRIALS = 0, 14
+SEED = 0
+# Some of each kind; more of them by `pytest -m slow`.
+TRIALS = [range(5), pytest.param(range(5, 14), marks=pytest.mark.slow)]
 KINDS = (
     *("model", "annotator", "vocabulary.json", "checkpoint", "csr.h5ad", "dense.h5ad"),
     *("source.h5ad", "v2.zarr", "v3.zarr", "corpus", "manifest.csv", "pretrain.yaml"),
@@ -29,9 +31,10 @@ def test_every_kind_is_tried(trials) -> None:
     assert tuple(trials.inputs) == KINDS
 
 
+@pytest.mark.parametrize("numbers", TRIALS, ids=["few", "more"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_damage_is_told(trials, kind: str) -> None:
-    for number in range(TRIALS):
+def test_damage_is_told(trials, kind: str, numbers: range) -> None:
+    for number in numbers:
         came = trials.run(kind, number)
         assert came.found not in FAULTS, f"--seed {SEED} --only {kind}:{number}: {came}"
 
