@@ -161,12 +161,13 @@ def test_genes_that_do_not_fit(encoder) -> None:
 
 @pytest.mark.shared
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_one_encoder_reads_all_files(shared_data) -> None:
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)], ids=["few", "all"])
+def test_one_encoder_reads_all_files(shared_data, step: int) -> None:
     files = sorted(
         f for f in shared_data.glob("*.h5ad") if not f.stem.endswith("_pca")
     )  # no counts
     assert len(files) == FILES
-    slices = [harmonize(read_slice_file(file)[:200].copy()) for file in files]
+    slices = [harmonize(read_slice_file(file)[:200].copy()) for file in files[::step]]
     encoder = PanelEncoder.from_slices(slices, out_channels=8)
     for part in slices:
         vectors = encoder.transform(part)

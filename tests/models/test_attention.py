@@ -29,7 +29,7 @@ def test_neighbours_and_virtual_cells_where_they_lie(tissue, model, row: int) ->
     found = attention_of(model, tissue, row, slice_key="slice_id")
     xy = tissue.obsm["spatial"]
     cells = found.node_type == 0
-    assert found.weight.shape == (2, len(found.rows), 4)
+    assert found.weight.shape == (SMALL["num_layers"], len(found.rows), SMALL["heads"])
     np.testing.assert_allclose(found.weight.sum(axis=1), 1, rtol=1e-5)
     assert (found.node_type == 1).sum() == 1 and (found.node_type == 2).any()
     assert (found.rows[~cells] == -1).all() and np.isnan(found.pos[found.node_type == 1]).all()

@@ -247,6 +247,7 @@ def test_not_fitted(tissue) -> None:
         SToFM().embed(tissue.copy())
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_real_lattice_does_not_notice_rotation(shared_data) -> None:
     adata = read_h5ad(shared_data / "dlpfc_151673.h5ad")

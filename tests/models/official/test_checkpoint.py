@@ -115,6 +115,7 @@ def test_a_hostile_checkpoint_runs_nothing(folder, monkeypatch) -> None:
     assert not (folder / "hostile-was-here").exists()
 
 
+@pytest.mark.slow
 def test_saving_over_a_checkpoint_survives_a_kill(tiny, tmp_path) -> None:
     folder, network = tmp_path / "c", tiny.network()
     official.save(network, tmp_path / "old")
