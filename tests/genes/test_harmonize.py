@@ -152,14 +152,19 @@ FILES = {  # least shares of genes and of counts by symbols alone, and the organ
     "verafish_hippocampus": (0.95, 0.9, "mouse"),
     "xenium_breast_voltron": (0.95, 0.95, "human"),
 }
-# The small files, and of each organism; the others by `pytest -m slow`.
-QUICK = ("dlpfc_151673", "osmfish_sscortex", "slideseqv2_hippocampus_crop", "starmap_visp_1020")
+# Of many genes; the others tell the same in less time.
+LARGE = (
+    "cosmx_lung_profast",
+    "dlpfc_151674",
+    "her2st_labelled_8slices",
+    "her2st_unlabelled_AB_10slices",
+    "st_mouse_olfactory_bulb",
+)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FILES],
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in FILES]
 )
 def test_real_files(shared_data: Path, name: str) -> None:
     genes, counts, organism = FILES[name]
