@@ -108,7 +108,9 @@ def test_killed_runs_end_with_the_same_weights(corpus, undisturbed, tmp_path) ->
     assert run(corpus, tmp_path) == undisturbed[1]
 
 
-@pytest.mark.parametrize("moment", ["on_validation_start", "on_validation_end"])
+@pytest.mark.parametrize(
+    "moment", ["on_validation_start", pytest.param("on_validation_end", marks=pytest.mark.slow)]
+)
 def test_a_run_killed_at_a_validation_does_not_miss_it(
     corpus, undisturbed, tmp_path, monkeypatch, moment
 ) -> None:
@@ -139,6 +141,7 @@ def _checkpoint(folder: Path) -> dict:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_killed_runs_with_tables_of_radial_functions(corpus, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(geometry, "_MANY", 100)  # edges: knots are kept from step to step
     expected = run(corpus, tmp_path / "undisturbed")

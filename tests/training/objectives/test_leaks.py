@@ -17,7 +17,7 @@ from tests.helpers import SMALL
 STEPS, ASKED = 250, 40
 
 
-@pytest.fixture(scope="module", params=["pca", "panel"])
+@pytest.fixture(scope="module", params=["pca", pytest.param("panel", marks=pytest.mark.slow)])
 def noise(request) -> tuple[SToFM, list]:
     """A model trained on counts of permuted cells, and masked sub-slices of them."""
     adata = toy_tissue(400, 40, seed=0)
