@@ -58,13 +58,18 @@ OTHERS = [
 ]
 
 
+# Variants of a layer, and of a model, answer as the layer and the model do.
+SLOW = [name for name in MODELS if "(" in name] + ["GATv2", "TransformerConv", "EGNN", "GPS"]
+PAIRS = [
+    *OTHERS,
+    *((name, "classes") for name in TRAINED),
+    *(("GCN", kind) for kind in MAIN if kind != "classes"),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        *OTHERS,
-        *((name, "classes") for name in TRAINED),
-        *(("GCN", kind) for kind in MAIN if kind != "classes"),
-    ],
+    [pytest.param(*pair, marks=[pytest.mark.slow] * (pair[0] in SLOW)) for pair in PAIRS],
 )
 def test_answers(problems, name, kind) -> None:
     problem, score = problems[kind]

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from numba import njit
+from numba.core import caching
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stofm_geo import ops
 from stofm_geo.ops import EdgeGraph, threads
+from stofm_geo.ops.compiled import compiled
 from stofm_geo.ops.edge_attention import cpu
 
 
@@ -134,7 +137,23 @@ def test_on_another_device_it_says_so() -> None:
     assert cpu.unavailable(torch.empty(1, device="meta")) == "the tensors are on meta"
 
 
-def test_without_a_folder_that_can_be_written_to(tmp_path: Path) -> None:
+def double(x: float) -> float:
+    return 2 * x
+
+
+def test_a_function_is_compiled_without_a_folder_that_can_be_written_to(monkeypatch) -> None:
+    def refuse(self: object) -> None:
+        raise OSError("read-only")
+
+    for locator in caching.CacheImpl._locator_classes:
+        monkeypatch.setattr(locator, "ensure_cache_path", refuse)
+    with pytest.raises(RuntimeError, match="no locator available"):
+        njit(cache=True)(double)
+    assert compiled(double)(3.0) == 6
+
+
+@pytest.mark.slow
+def test_without_a_folder_that_can_be_written_to() -> None:
     """numba keeps compiled code beside the source, or in the user's cache; or nowhere."""
     script = """
 import numba.core.caching as caching

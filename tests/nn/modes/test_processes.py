@@ -121,7 +121,7 @@ def test_loaders(start: str) -> None:
     assert_same_bytes([*loader], expected)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_process_pool(start: str) -> None:
     context = multiprocessing.get_context(start)
     with ProcessPoolExecutor(1, mp_context=context) as pool:
