@@ -74,7 +74,13 @@ def test_eager(call: str, row: int, edges: int) -> None:
             CALLS[call](edges_with(row, bad, edges))
 
 
-@pytest.mark.parametrize("call", CALLS)
+# Of the layer's programs, which take seconds, one; the others by `pytest -m slow`.
+SLOW = ("conv, no positions", "conv, reference", "stack")
+
+
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, marks=[pytest.mark.slow] * (call in SLOW)) for call in CALLS]
+)
 def test_compiled(call: str) -> None:
     torch._dynamo.reset()
 

@@ -84,7 +84,13 @@ def assert_same_bytes(found: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.parametrize("work", [inference, training])
 @pytest.mark.parametrize(
     ("kind", "how"),
-    [*product(KINDS, ["threads"]), *product(["layer, all"], ["ThreadPool", "asyncio"])],
+    [
+        *product(KINDS, ["threads"]),
+        *(
+            pytest.param("layer, all", how, marks=pytest.mark.slow)
+            for how in ("ThreadPool", "asyncio")
+        ),
+    ],
 )
 def test_threads(subject: Subject, work: Callable, how: str, thread_count) -> None:
     thread_count(2)  # kernels hand out work to threads of their own, too
