@@ -85,7 +85,7 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new_file(tmp_path: Path) -> No
         assert path.read_text() == "new" and os.listdir(tmp_path) == ["out.h5ad"]
 
 
-def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path: Path, disk: str) -> None:
+def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "model"
 
     def work() -> None:

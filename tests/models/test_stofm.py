@@ -260,6 +260,7 @@ def test_real_lattice_does_not_notice_rotation(shared_data) -> None:
         np.testing.assert_allclose(embedded(model, moved), z, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_saving_over_a_model_survives_a_kill_and_keeps_other_files(tissue, model, tmp_path) -> None:
     old, folder = fitted(tissue, seed=1), tmp_path / "m"
     hashes = {old.weights_hash(), model.weights_hash()}

@@ -246,6 +246,7 @@ def test_explained_by_attention(data: Data, net: Net) -> None:
     torch.testing.assert_close(mask, torch.stack(alphas).mean(dim=0))
 
 
+@pytest.mark.slow
 def test_compiled_without_a_break_for_any_size(data: Data) -> None:
     torch.manual_seed(0)
     model = SE2Transformer(8, num_layers=1, heads=2, vector_channels=4, dropout=0)

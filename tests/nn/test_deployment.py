@@ -40,6 +40,7 @@ def net() -> Net:
     return Net().eval()
 
 
+@pytest.mark.slow
 def test_onnx_for_any_size(net: Net, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     given = graph(40, 200)

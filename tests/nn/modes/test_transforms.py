@@ -182,6 +182,9 @@ def test_against_differences(subject: Subject) -> None:
         assert torch.autograd.gradgradcheck(function, given, **limits)
 
 
+SLOW = [("layer, all", True), ("stack", True), ("layer", None)]  # seconds to compile
+
+
 @pytest.fixture
 def fresh() -> None:
     torch._dynamo.reset()
@@ -189,7 +192,12 @@ def fresh() -> None:
 
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize(
-    ("kind", "dynamic"), [*product(KINDS, [True]), ("layer", None), ("edge_sum", None)]
+    ("kind", "dynamic"),
+    [
+        *product(("layer", *KINDS[3:]), [True]),
+        ("edge_sum", None),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW),
+    ],
 )
 def test_compiled(subjects: list[Subject], dynamic: bool | None) -> None:
     module = subjects[0].make()
