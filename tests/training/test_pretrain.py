@@ -29,6 +29,7 @@ from stofm_geo.transforms import SpatialKNN
 from tests.helpers import SMALL, make_slice
 
 SETTINGS = SToFMConfig(**SMALL, k=8)
+WIDTH, NICHE = SMALL["out_channels"], 3 * SMALL["n_components"]
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +62,10 @@ def test_embeddings_start_at_the_averages_and_keep_their_distances(subslices, ne
     z, _ = network(subslices[0])
     true = niche_features(subslices[0].x, cell_edges(subslices[0]))
     torch.testing.assert_close(z, true @ network.basis)
-    # Width 256 for 3 x 8 numbers: the basis keeps inner products, but for one scale.
+    # More channels than numbers of a niche: the basis keeps inner products, but for one scale.
     true = niche_features(subslices[0].x, cell_edges(subslices[0]))[subslices[0].core_mask]
     z = z[subslices[0].core_mask]
-    torch.testing.assert_close(z @ z.T, true @ true.T * (256 / 24), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(z @ z.T, true @ true.T * (WIDTH / NICHE), atol=1e-3, rtol=1e-4)
 
 
 def test_hidden_cells_reach_neither_inputs_nor_embeddings(subslices, network) -> None:
@@ -115,7 +116,7 @@ def test_losses_have_gradients_and_baselines(subslices, network) -> None:
     z, pair = network(masked)
     niches, distances = niche_loss(network, masked, z), distance_loss(network, masked, pair)
     assert niches.error.item() == pytest.approx(niches.baseline.item())  # before training
-    assert niches.count == masked.core_mask.sum() * 256 and distances.count > 0
+    assert niches.count == masked.core_mask.sum() * WIDTH and distances.count > 0
     assert distances.baseline > 0
     (niches.error + distances.error).backward()
     assert network.project.weight.grad.abs().sum() > 0
@@ -148,7 +149,7 @@ def test_niches_of_core_cells_are_those_of_the_whole_slice() -> None:
     part = split_slices(toy_tissue(300, 40, seed=0))[0]
     features = PCAFeatures(6).fit([part.adata])
     data = SpatialKNN(8)(slice_graph(part, features))
-    whole = torch.empty(300, 24)
+    whole = torch.empty(300, NICHE)
     whole[torch.from_numpy(part.row)] = niche_features(data.x, data.edge_index)
     subslices = SubSliceDataset(
         part, features, **{**SETTINGS.subslice_options, "cells_per_subslice": 60}
