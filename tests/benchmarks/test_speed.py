@@ -20,26 +20,19 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "speed"
 
 
-@pytest.fixture
-def speed(monkeypatch):
-    """A module of the benchmarks, which are not installed, by name."""
-    monkeypatch.syspath_prepend(ROOT)
-    return lambda name: importlib.import_module(f"benchmarks.speed.{name}")
+def speed(name: str) -> ModuleType:
+    """A module of the benchmarks, by name."""
+    return importlib.import_module(f"benchmarks.speed.{name}")
 
 
-@pytest.fixture
-def command(speed):
+def command(*words: object) -> tuple[int, str]:
     """The exit status and the words of a command."""
-
-    def command(*words: object) -> tuple[int, str]:
-        done = CliRunner().invoke(speed("__main__").app, [str(word) for word in words])
-        return done.exit_code, done.output
-
-    return command
+    done = CliRunner().invoke(speed("__main__").app, [str(word) for word in words])
+    return done.exit_code, done.output
 
 
 @pytest.fixture
-def alone(speed, monkeypatch):
+def alone(monkeypatch):
     """A module whose work runs in this process, which has imported all it needs."""
 
     def alone(name: str) -> ModuleType:
@@ -50,7 +43,7 @@ def alone(speed, monkeypatch):
     return alone
 
 
-def checked(speed, name: str, result: dict) -> dict:
+def checked(name: str, result: dict) -> dict:
     """The result, once it has been through JSON and has been reported."""
     result = json.loads(json.dumps(result))
     section = speed(name).report(result)
@@ -63,7 +56,7 @@ def checked(speed, name: str, result: dict) -> dict:
     return result
 
 
-def test_a_process_fails_and_is_told(speed) -> None:
+def test_a_process_fails_and_is_told() -> None:
     fresh, Failed = speed("_process").fresh, speed("_measurements").Failed
     assert fresh(operator.add, 1, 2) == 3
     assert fresh(os.getenv, "OMP_NUM_THREADS", threads=3) == "3"
@@ -73,7 +66,7 @@ def test_a_process_fails_and_is_told(speed) -> None:
         fresh(os._exit, 3)
 
 
-def test_a_process_ends_with_all_its_own(speed, tmp_path) -> None:
+def test_a_process_ends_with_all_its_own(tmp_path) -> None:
     late = ["sh", "-c", f"sleep 2; touch {tmp_path / 'late'}"]
     with pytest.raises(speed("_measurements").Failed, match="not done after 1 seconds"):
         speed("_process").fresh(subprocess.run, late, limit=1)
@@ -81,7 +74,7 @@ def test_a_process_ends_with_all_its_own(speed, tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_one_that_fails_does_not_stop_the_others(speed, command, tmp_path, monkeypatch) -> None:
+def test_one_that_fails_does_not_stop_the_others(tmp_path, monkeypatch) -> None:
     made, known = [], speed("_measurements")
 
     def fresh(_, name: str, given, limit: float) -> dict:
@@ -112,20 +105,20 @@ def test_one_that_fails_does_not_stop_the_others(speed, command, tmp_path, monke
     assert status == 1 and "quick sizes; name another folder" in words
 
 
-def test_unknown_names_are_told(command, tmp_path) -> None:
+def test_unknown_names_are_told(tmp_path) -> None:
     status, words = command("run", "speling", "-o", tmp_path / "new")
     assert status == 1 and not (tmp_path / "new").exists()
     assert words.startswith("Error: no measurement is named speling; there are attention, corpus")
     assert len(words.splitlines()) == 1
 
 
-def test_one_that_runs_out_of_time_fails(command, tmp_path) -> None:
+def test_one_that_runs_out_of_time_fails(tmp_path) -> None:
     status, words = command("run", "attention", "-o", tmp_path, "--limit", 1)
     assert status == 1 and "attention: failed: not done after 1 seconds" in words
     assert json.loads((tmp_path / "attention.json").read_text())["failed"]
 
 
-def test_report_of_the_committed_results(speed, command, tmp_path) -> None:
+def test_report_of_the_committed_results(tmp_path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n")
     status, words = command("report", RESULTS, "-o", tmp_path / "speed.md", "--readme", readme)
@@ -145,7 +138,7 @@ def test_report_of_the_committed_results(speed, command, tmp_path) -> None:
     assert status == 1 and "lacks <!-- speed --> and <!-- /speed -->" in words
 
 
-def test_report_of_what_was_not_measured(command, tmp_path) -> None:
+def test_report_of_what_was_not_measured(tmp_path) -> None:
     status, words = command("report", tmp_path)
     assert status == 1 and "has none of attention.json" in words
     shutil.copy(RESULTS / "tokens.json", tmp_path)
@@ -160,9 +153,9 @@ def test_report_of_what_was_not_measured(command, tmp_path) -> None:
     assert status == 1 and "let its name end in .md" in words
 
 
-def test_attention(speed) -> None:
+def test_attention() -> None:
     given = speed("_measurements").Given(quick=True)
-    found = checked(speed, "attention", speed("attention").measure(given))
+    found = checked("attention", speed("attention").measure(given))
     assert found["peaks"]["gemm_gflops"] > 0 and found["peaks"]["copy_gbytes"] > 0
     assert [graph["graph"] for graph in found["building"]] == [
         "near",
@@ -183,9 +176,9 @@ def test_attention(speed) -> None:
         assert contenders >= {"ours", "reference", "TransformerConv", "padded", "dense"}
 
 
-def test_encoder(speed, alone) -> None:
+def test_encoder(alone) -> None:
     given = speed("_measurements").Given(quick=True)
-    found = checked(speed, "encoder", alone("encoder").measure(given))
+    found = checked("encoder", alone("encoder").measure(given))
     assert found["without"] == {"the published model": "no --reference"}
     library, weights = found["rows"]
     assert library["model"] == "ours, library" and weights["model"] == "ours, published weights"
@@ -196,7 +189,7 @@ def test_encoder(speed, alone) -> None:
     assert parts <= set(library["shares"])
 
 
-def test_published_pairs(speed) -> None:
+def test_published_pairs() -> None:
     encoders = speed("_encoders")
     part = encoders.Slice(cells=80, macro=4)
     matrix, ((src, dst), _) = part.matrix(), part.told()
@@ -210,30 +203,30 @@ def test_published_pairs(speed) -> None:
     assert len(src) == there.sum()
 
 
-def test_subslices(speed) -> None:
+def test_subslices() -> None:
     given = speed("_measurements").Given(quick=True)
-    (row,) = checked(speed, "subslices", speed("subslices").measure(given))["rows"]
+    (row,) = checked("subslices", speed("subslices").measure(given))["rows"]
     assert row["subslices"] > 1 and row["times"]["ours"]["runs"] == 2
 
 
-def test_layers(speed) -> None:
+def test_layers() -> None:
     given = speed("_measurements").Given(quick=True)
-    forward, training = checked(speed, "layers", speed("layers").measure(given))["rows"]
+    forward, training = checked("layers", speed("layers").measure(given))["rows"]
     ways = [("ours" + option, *way) for option in ("", ", vectors") for way in ((), ("messages",))]
     names = {"TransformerConv", "GATv2Conv", *(", ".join(way) for way in ways)}
     assert set(forward["times"]) == names
     assert set(training["times"]) == names | {"ours, dropout", "ours, dropout, messages"}
 
 
-def test_scale(speed, alone) -> None:
+def test_scale(alone) -> None:
     given = speed("_measurements").Given(quick=True)
-    (row,) = checked(speed, "scale", alone("scale").measure(given))["rows"]
+    (row,) = checked("scale", alone("scale").measure(given))["rows"]
     assert row["cells"] == 300 and list(row["stages"]) == list(speed("scale").STAGES)
 
 
-def test_corpus(speed, alone) -> None:
+def test_corpus(alone) -> None:
     given = speed("_measurements").Given(quick=True)
-    found = checked(speed, "corpus", alone("corpus").measure(given))
+    found = checked("corpus", alone("corpus").measure(given))
     assert found["without"] == {"corpus of files": "no --data"}
     assert found["toy"]["built"]["cells"] == 400
     (loaded,) = found["toy"]["loaded"]
@@ -243,7 +236,7 @@ def test_corpus(speed, alone) -> None:
     assert training["training_cells_per_second"] > 0
 
 
-def test_on_a_gpu_in_small(speed, command, tmp_path, monkeypatch) -> None:
+def test_on_a_gpu_in_small(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
     code, text = command("gpu", "-o", tmp_path / "gpu.json", "--device", "cpu", "--quick")
     assert code == 0, text
@@ -258,7 +251,7 @@ def test_on_a_gpu_in_small(speed, command, tmp_path, monkeypatch) -> None:
         assert code == 1 and "there is no CUDA device" in text
 
 
-def test_against_another_checkout(speed, command, tmp_path) -> None:
+def test_against_another_checkout(tmp_path) -> None:
     works = speed("_works").works(60, 4)
     assert {"layer, forward", "stack of 3, training", "attention, training"} < works.keys()
     row = speed("against")._summary([[1.0, 2.0], [3.0, 2.0], [2.0, 2.0]])

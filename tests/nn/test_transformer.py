@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -22,18 +21,13 @@ OPTIONS: dict[str, dict] = {
     "vectors, reflections": {"vector_channels": 6, "reflections": True},
     "vectors, no radial": {"vector_channels": 3, "radial": None, "max_order": 1},
 }
-Make = Callable[..., SE2Transformer]
 
 
-@pytest.fixture
-def make() -> Make:
-    def make(dtype: torch.dtype = torch.float64, **options: object) -> SE2Transformer:
-        torch.manual_seed(0)
-        radial = options.pop("radial", partial(GaussianRadial, num_gaussians=8))
-        options.setdefault("out_vectors", bool(options.get("vector_channels")))
-        return SE2Transformer(12, 3, 3, radial=radial, **options).to(dtype).eval()
-
-    return make
+def make(dtype: torch.dtype = torch.float64, **options: object) -> SE2Transformer:
+    torch.manual_seed(0)
+    radial = options.pop("radial", partial(GaussianRadial, num_gaussians=8))
+    options.setdefault("out_vectors", bool(options.get("vector_channels")))
+    return SE2Transformer(12, 3, 3, radial=radial, **options).to(dtype).eval()
 
 
 @pytest.fixture(params=OPTIONS)
@@ -42,7 +36,7 @@ def options(request: pytest.FixtureRequest) -> dict:
 
 
 @pytest.fixture
-def model(make: Make, options: dict) -> SE2Transformer:
+def model(options: dict) -> SE2Transformer:
     return make(**options)
 
 
@@ -72,7 +66,7 @@ def moved(data: Data, angle: float, shift: float, mirror: bool = False) -> Data:
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
 def test_turning_and_shifting_turns_the_vectors_and_nothing_else(
-    make: Make, options: dict, dtype: torch.dtype, close: float
+    options: dict, dtype: torch.dtype, close: float
 ) -> None:
     model, data = make(dtype, **options), graph(dtype=dtype)
     before = run(model, data)
@@ -185,7 +179,7 @@ def test_attention_is_what_the_reference_weighs_values_by(model: SE2Transformer)
         torch.testing.assert_close(torch.zeros_like(v).index_add(0, dst, messages), out)
 
 
-def test_vectors_add_up_and_go_into_a_layer_at_most_of_size_1(make: Make) -> None:
+def test_vectors_add_up_and_go_into_a_layer_at_most_of_size_1() -> None:
     model = make(vector_channels=6)
     with torch.no_grad():
         model.blocks[0].attention.vectors.lin_direction.weight *= 50
@@ -257,7 +251,7 @@ def test_nodes_without_a_place_and_at_one_place(model: SE2Transformer) -> None:
     assert nowhere.vectors is None or (nowhere.vectors == 0).all()
 
 
-def test_positions_in_double_far_from_the_origin(make: Make, options: dict) -> None:
+def test_positions_in_double_far_from_the_origin(options: dict) -> None:
     model, data = make(torch.float32, **options), graph(dtype=torch.float32)
     expected = run(model, data)
     data.pos = data.pos.double() + 1e8
@@ -265,7 +259,7 @@ def test_positions_in_double_far_from_the_origin(make: Make, options: dict) -> N
 
 
 @pytest.mark.parametrize("vector_channels", [0, 6])
-def test_edges_beyond_a_cutoff_are_as_none_in_all_layers(make: Make, vector_channels: int) -> None:
+def test_edges_beyond_a_cutoff_are_as_none_in_all_layers(vector_channels: int) -> None:
     radial = partial(SoftOneHotRadial, cutoff=6.0)
     model, data = make(radial=radial, vector_channels=vector_channels), graph()
     src, dst = data.edge_index
@@ -297,7 +291,7 @@ def test_reset_draws_every_parameter_anew(model: SE2Transformer) -> None:
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_dropout_only_in_training(make: Make, norm: str) -> None:
+def test_dropout_only_in_training(norm: str) -> None:
     model, data = make(norm=norm, dropout=0.5), graph()
     assert torch.equal(run(model, data).x, run(model, data).x)
     for part in ("lin_out", "feed_forward"):  # each of the two sub-blocks alone
@@ -310,7 +304,7 @@ def test_dropout_only_in_training(make: Make, norm: str) -> None:
     assert torch.equal(run(quiet, data).x, run(make(norm=norm), data).x)
 
 
-def test_normalised_before_or_after(make: Make) -> None:
+def test_normalised_before_or_after() -> None:
     for norm in ("pre", "post"):
         x = run(make(norm=norm), graph()).x
         torch.testing.assert_close(x.mean(1), torch.zeros(15).double(), atol=1e-6, rtol=0)
@@ -327,7 +321,7 @@ def test_normalised_before_or_after(make: Make) -> None:
     torch.testing.assert_close(run(model, data).x, model.norm(data.x))
 
 
-def test_repr(make: Make) -> None:
+def test_repr() -> None:
     assert repr(make()) == "SE2Transformer(12, num_layers=3, heads=3)"
     vectors = "SE2Transformer(12, num_layers=3, heads=3, vector_channels=6)"
     assert repr(make(vector_channels=6)) == vectors
@@ -356,7 +350,7 @@ def test_what_cannot_be_is_named(options: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_vectors_that_nobody_asked_for_are_not_made(make: Make, norm: str) -> None:
+def test_vectors_that_nobody_asked_for_are_not_made(norm: str) -> None:
     data = graph()
     model, asked = (make(vector_channels=6, norm=norm, out_vectors=out) for out in (False, True))
     missing = asked.load_state_dict(model.state_dict(), strict=False).missing_keys
