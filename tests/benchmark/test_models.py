@@ -32,7 +32,7 @@ def problems():
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch) -> None:
-    monkeypatch.setattr(trained, "STEPS", 4)
+    monkeypatch.setattr(trained, "STEPS", 10)
     monkeypatch.setattr(trained, "PARAMETERS", 5000)
     fit, tune = SToFM.fit, stofm_models.fine_tune
     monkeypatch.setattr(SToFM, "fit", lambda *a, **k: fit(*a, **(k | {"max_steps": 2})))
