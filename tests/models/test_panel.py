@@ -32,7 +32,9 @@ def part() -> TissueSlice:
 @pytest.fixture(scope="module")
 def encoder(part) -> PanelEncoder:
     torch.manual_seed(0)
-    return PanelEncoder.from_slices([part.adata], out_channels=16, n_components=8)
+    return PanelEncoder.from_slices(
+        [part.adata], out_channels=16, n_components=SMALL["n_components"]
+    )
 
 
 @pytest.fixture
@@ -67,7 +69,9 @@ def test_the_network_sees_what_the_encoder_makes(part, encoder, subslice) -> Non
 def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> None:
     first, second = (split_slices(adata)[0] for adata in panels)
     torch.manual_seed(0)
-    encoder = PanelEncoder.from_slices([first.adata, second.adata], out_channels=16, n_components=8)
+    encoder = PanelEncoder.from_slices(
+        [first.adata, second.adata], out_channels=16, n_components=SMALL["n_components"]
+    )
     network = SToFMNetwork(16, SETTINGS, encoder).eval()
     each = [SubSliceDataset(part, encoder, **CUT)[0] for part in (first, second)]
     with torch.no_grad():
@@ -94,7 +98,9 @@ def test_what_the_encoder_makes_is_read_as_it_was(subslice, encoder) -> None:
 
 def test_warm_start_tells_components_from_noise(part) -> None:
     torch.manual_seed(0)
-    encoder = PanelEncoder.from_slices([part.adata], out_channels=16, n_components=8)
+    encoder = PanelEncoder.from_slices(
+        [part.adata], out_channels=16, n_components=SMALL["n_components"]
+    )
     subslice = SubSliceDataset(part, encoder, **CUT)[0]
     warm_start(encoder, [(subslice.panel, subslice.loadings)])
     axes = subslice.loadings / subslice.loadings.norm(dim=0)
@@ -182,7 +188,7 @@ def test_genes_are_harmonised_where_that_is_asked_for(monkeypatch) -> None:
 
 
 def test_settings_of_the_encoder_are_checked() -> None:
-    with pytest.raises(ValueError, match="encoder must be 'pca' or 'panel'; found 'bert'"):
+    with pytest.raises(ValueError, match="encoder must be one of 'pca', 'panel'; found 'bert'"):
         SToFM(encoder="bert")
     with pytest.raises(ValueError, match="organism must be 'auto', 'human', 'mouse' or None"):
         SToFM(organism="rat")

@@ -41,7 +41,9 @@ def test_embeds_in_place_and_says_how(tissue, model, tmp_path) -> None:
     adata = tissue.copy()
     model.embed(adata)
     z = adata.obsm["X_stofm"]
-    assert z.shape == (400, 256) and z.dtype == np.float32 and np.isfinite(z).all()
+    assert (
+        z.shape == (400, SMALL["out_channels"]) and z.dtype == np.float32 and np.isfinite(z).all()
+    )
     told = adata.uns["stofm"]
     assert told["seed"] == 0 and len(told["weights_sha256"]) == 64 and told["version"]
     assert told["settings"]["hidden_channels"] == 32 and "spacing" in told["units"]
@@ -148,11 +150,11 @@ def test_several_slices_and_files() -> None:
 
 def test_features_of_the_users_own(tissue) -> None:
     adata = tissue.copy()
-    adata.obsm["mine"] = np.random.default_rng(0).normal(size=(400, 100)) * 50  # 3 F > 256
+    adata.obsm["mine"] = np.random.default_rng(0).normal(size=(400, 100)) * 50  # 3 F > out_channels
     model = fitted(adata, use_rep="mine")
-    assert embedded(model, adata).shape == (400, 256)
+    assert embedded(model, adata).shape == (400, SMALL["out_channels"])
     del adata.X
-    assert embedded(model, adata).shape == (400, 256)
+    assert embedded(model, adata).shape == (400, SMALL["out_channels"])
     with pytest.raises(KeyError, match="obsm has no 'mine'"):
         model.embed(tissue.copy())
     with pytest.raises(ValueError, match=r"trained for obsm\['mine'\], not for counts in X"):
