@@ -19,7 +19,7 @@ from stofm_geo.networks.warm_start import warm_start
 from stofm_geo.training.pretraining_loader import pretraining_loader
 from tests.helpers import SMALL, turned
 
-PANEL = {**SMALL, "encoder": "panel", "k": 8}
+PANEL = {**SMALL, "encoder": "panel", "k": 8, "out_channels": 48}  # three times the encoder's
 SETTINGS = SToFMConfig(**PANEL)
 CUT = SETTINGS.subslice_options
 
@@ -79,7 +79,7 @@ def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> No
             network.features(collate_subslices(each)),
             torch.cat([network.features(one) for one in each]),
         )
-        z = [torch.randn(one.num_nodes, 24) for one in each]
+        z = [torch.randn(one.num_nodes, 48) for one in each]
         found = network.decode_niche(torch.cat(z), collate_subslices(each))
         expected = [
             network.decode_niche(one, collate_subslices([data]))
@@ -197,7 +197,7 @@ def test_settings_of_the_encoder_are_checked() -> None:
 def test_the_loader_of_puzzles(part, encoder) -> None:
     masked = next(iter(pretraining_loader(SubSliceDataset(part, encoder, **CUT), SETTINGS, 1)))
     z, _ = SToFMNetwork(16, SETTINGS, encoder)(masked)
-    assert z.shape == (masked.num_nodes, 24) and torch.isfinite(z).all()
+    assert z.shape == (masked.num_nodes, 48) and torch.isfinite(z).all()
 
 
 def test_a_panel_of_fewer_genes_than_components() -> None:

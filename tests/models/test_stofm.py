@@ -46,7 +46,10 @@ def test_embeds_in_place_and_says_how(tissue, model, tmp_path) -> None:
     )
     told = adata.uns["stofm"]
     assert told["seed"] == 0 and len(told["weights_sha256"]) == 64 and told["version"]
-    assert told["settings"]["hidden_channels"] == 32 and "spacing" in told["units"]
+    assert (
+        told["settings"]["hidden_channels"] == SMALL["hidden_channels"]
+        and "spacing" in told["units"]
+    )
     adata.write_h5ad(tmp_path / "a.h5ad")
     assert read_h5ad(tmp_path / "a.h5ad").uns["stofm"]["weights_sha256"] == told["weights_sha256"]
     assert (adata.X != tissue.X).nnz == 0
