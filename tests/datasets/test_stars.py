@@ -74,7 +74,7 @@ def accuracy(kind: str, **options) -> float:
     train, test = (Batch.from_data_list(toy_stars(kind, 100, seed=seed)) for seed in (0, 1))
     net = Net(**options)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
-    for _ in range(50):
+    for _ in range(70):
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(train), train.y).backward()
         optimizer.step()

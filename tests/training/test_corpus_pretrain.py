@@ -108,9 +108,8 @@ def test_killed_runs_end_with_the_same_weights(corpus, undisturbed, tmp_path) ->
     assert run(corpus, tmp_path) == undisturbed[1]
 
 
-@pytest.mark.parametrize(
-    "moment", ["on_validation_start", pytest.param("on_validation_end", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["on_validation_start", "on_validation_end"])
 def test_a_run_killed_at_a_validation_does_not_miss_it(
     corpus, undisturbed, tmp_path, monkeypatch, moment
 ) -> None:

@@ -101,6 +101,7 @@ def test_fractions_stay_what_they_are(tmp_path) -> None:
     check_alike(dataset, in_memory(dataset, {"fractions": split_slices(adata)[0]}, CUT))
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_real_slices(shared_data, tmp_path) -> None:
     settings = {**CUT, "cells_per_subslice": 1000, "n_components": 30}

@@ -81,6 +81,7 @@ def test_command(folder, adata, tmp_path) -> None:
     assert result.exit_code == 1 and "a vocabulary goes with --model official:DIR" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_golden_checkpoint_from_counts_to_embeddings(official_folder, shared_data) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")

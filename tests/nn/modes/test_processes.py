@@ -112,7 +112,7 @@ def layer_of(edges: int) -> tuple[SE2TransformerConv, dict[str, Tensor]]:
     }
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_loaders(start: str) -> None:
     conv, _ = layer_of(500)
     works = [partial(conv, **layer_of(edges)[1]) for edges in SIZES]

@@ -77,6 +77,7 @@ def test_losses_against_their_formulas(asked) -> None:
     )
 
 
+@pytest.mark.slow
 def test_training_lowers_both() -> None:
     model = SToFM(**SMALL, **PUBLISHED, k=8, dropout=0.0, learning_rate=3e-3)
     model.fit(toy_tissue(500, 60, seed=0), max_steps=120, progress=False)
