@@ -15,6 +15,7 @@ Counts = TypeVar("Counts", np.ndarray, sp.csr_matrix)
 BLOCK = 8192  # rows that are held dense, or in double precision, at a time
 # The covariance matrix is cheaper up to this many columns, Lanczos iterations beyond.
 _FEW_COLUMNS = 1000
+_MOST_ROWS = 100_000
 
 
 def principal_axes(
@@ -55,7 +56,8 @@ def sparse_principal_axes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute what :func:`principal_axes` computes, of sparse rows.
 
-    The rows are never dense all at once.
+    The rows are never dense all at once. Of more than 100 000 rows with more than 1 000 columns,
+    every second, fourth, ... is used, so that time and memory are bounded.
 
     Args:
         blocks: All rows, a block ``[b, columns]`` at a time.
@@ -66,8 +68,20 @@ def sparse_principal_axes(
     blocks = chain([first], blocks)
     if first.shape[1] <= _FEW_COLUMNS:
         return principal_axes((block.toarray() for block in blocks), n_components)
-    pca = PCA(n_components, svd_solver="arpack", random_state=0).fit(sp.vstack(list(blocks)))
+    rows = _every_nth(blocks, _MOST_ROWS)
+    pca = PCA(n_components, svd_solver="arpack", random_state=0).fit(rows)
     return pca.mean_, pca.components_, pca.explained_variance_
+
+
+def _every_nth(blocks: Iterable[sp.csr_matrix], most: int) -> sp.csr_matrix:
+    """Return every n-th row of all blocks, n the least power of 2 that leaves at most ``most``."""
+    nth, start, kept = 1, 0, []
+    for block in blocks:
+        kept.append(block[-start % nth :: nth])
+        start += block.shape[0]
+        while sum(part.shape[0] for part in kept) > most:
+            nth, kept = 2 * nth, [sp.vstack(kept, format="csr")[::2]]
+    return sp.vstack(kept, format="csr")
 
 
 def half_whitening(variance: np.ndarray) -> np.ndarray:

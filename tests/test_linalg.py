@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
+from stofm_geo import _linalg
 from stofm_geo._linalg import principal_axes
 
 
@@ -26,3 +28,24 @@ def test_alike_rows_have_no_variance() -> None:
     _, axes, variance = principal_axes([np.full((20, 3), 4.0)], 2)
     np.testing.assert_array_equal(variance, 0)
     assert np.isfinite(axes).all()
+
+
+@pytest.mark.parametrize("most", [1, 7, 40, 64, 100, 1000])
+def test_every_nth_row(most: int) -> None:
+    rows = sp.csr_matrix(np.arange(1, 101, dtype=float)[:, None])
+    for size in (3, 10, 100):
+        found = _linalg._every_nth((rows[i : i + size] for i in range(0, 100, size)), most)
+        nth = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128) if len(range(0, 100, n)) <= most)
+        assert found.toarray().ravel().tolist() == list(range(1, 101, nth))
+
+
+def test_axes_of_many_rows_are_those_of_all(monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(4000, 3)) * [3, 2, 1]
+    rows = sp.csr_matrix(factors @ rng.normal(size=(3, 1200)) + rng.normal(size=(4000, 1200)) / 10)
+    blocks = [rows[i : i + 500] for i in range(0, 4000, 500)]
+    _, exact, variance = _linalg.sparse_principal_axes(blocks, 3)
+    monkeypatch.setattr(_linalg, "_MOST_ROWS", 1000)
+    _, axes, fewer = _linalg.sparse_principal_axes(blocks, 3)
+    assert np.abs((exact * axes).sum(axis=1)).min() > 0.95  # cosines of the axes
+    np.testing.assert_allclose(fewer, variance, rtol=0.15)
