@@ -42,6 +42,20 @@ def build(
         typer.Option(help="auto, human, mouse, or none, which keeps gene names as they are."),
     ] = "auto",
     num_workers: Annotated[int, typer.Option(help="Number of worker processes.", min=1)] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a dask.distributed scheduler whose workers make the slices. Needs the "
+            "extra cluster. (default: this machine)"
+        ),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="i/n: make the i-th of n parts, in one of n array jobs; a build without it then "
+            "completes the corpus. (default: all)"
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("--k", help="Nearest neighbours of a cell.", min=1)] = 12,
     max_macro_nodes: Annotated[
         int, typer.Option(help="Maximum number of macro nodes of a slice.", min=1)
@@ -75,11 +89,14 @@ def build(
         cells_per_subslice=cells_per_subslice,
         n_components=n_components,
         num_workers=num_workers,
+        scheduler=scheduler,
+        part=part,
         on_progress=echo,
     )
     for label, reason in failed:
         echo(f"Skipped: {label}: {reason}")
-    echo(f"Wrote {output}")
+    record(failed=dict(failed))
+    echo(f"Wrote {output}" if part is None else f"Wrote part {part} into {output}")
 
 
 @corpus.command()

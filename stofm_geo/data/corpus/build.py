@@ -8,10 +8,10 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import scipy.sparse as sp
 
@@ -29,8 +29,10 @@ from stofm_geo._replace import clear_leftovers, replace_path, work_folder
 from stofm_geo._validation import check_positive, error_context
 from stofm_geo._version import __version__
 from stofm_geo.data.corpus import workers as pool
+from stofm_geo.data.corpus.cluster import each_on_cluster, part_of
 from stofm_geo.data.corpus.codec import SliceHeader, encode
 from stofm_geo.data.corpus.index import FAILED, FORMAT, HASH, HEAD, INDEX, SLICES
+from stofm_geo.data.corpus.locks import locked
 from stofm_geo.data.corpus.sources import CorpusSlice, Slice, Source, read_slice, slices_of
 from stofm_geo.data.corpus.store import checksum, head_of, read_genes, write_slice
 from stofm_geo.data.panel_slice import PanelSlice
@@ -72,6 +74,8 @@ def build(
     n_components: int = 50,
     spatial_key: str = Keys.SPATIAL,
     num_workers: int = 1,
+    scheduler: str | None = None,
+    part: str | None = None,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> list[tuple[str, str]]:
     """Write the sub-slices of all slices of these sources.
@@ -91,6 +95,12 @@ def build(
         n_components: Principal components of a slice, its targets (default 50).
         spatial_key: Key in ``obsm`` of the positions, any unit (default ``"spatial"``).
         num_workers: Processes, each with one thread and one slice at a time (default 1: this one).
+        scheduler: Address of a dask.distributed scheduler, whose workers make the slices in place
+            of ``num_workers``; they must see the same files. A slice whose worker dies is made by
+            another. ``None``: this machine.
+        part: ``"i/n"``: make every ``n``-th slice from the ``i``-th on, for the ``i``-th of ``n``
+            jobs at once, and no index; a build without it then makes what is missing and the
+            index. ``None``: all.
         on_progress: Is called with a line for each slice that is done.
 
     Returns:
@@ -103,6 +113,7 @@ def build(
         OSError: The folder cannot be written.
         RuntimeError: Another build is writing there.
         TypeError, ValueError: Settings that do not fit, or no slice could be made.
+        ImportError: A scheduler without dask.distributed.
     """
     settings = {
         "k": k,
@@ -112,16 +123,16 @@ def build(
     }
     for name, value in {**settings, "num_workers": num_workers}.items():
         check_positive(name, value, whole=True)
+    if part is not None:
+        part_of((), part)
     folder = Path(folder)
     check_writable(folder / INDEX, make=True)
     (folder / SLICES).mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        held = lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise RuntimeError(f"{folder}: another build is writing there; wait for it") from None
-    with held, explain_full_disk(folder):
-        return _build(sources, folder, settings, spatial_key, num_workers, on_progress)
+    with locked(folder, part), explain_full_disk(folder):
+        each = partial(pool.each, num_workers=num_workers)
+        if scheduler is not None:
+            each = partial(each_on_cluster, scheduler=scheduler)
+        return _build(sources, folder, settings, spatial_key, each, part, on_progress)
 
 
 def _build(
@@ -129,10 +140,12 @@ def _build(
     folder: Path,
     settings: dict[str, int],
     spatial_key: str,
-    num_workers: int,
+    each: Callable[..., Iterator[tuple[_Task, Any]]],
+    part: str | None,
     on_progress: Callable[[str], None],
 ) -> list[tuple[str, str]]:
-    clear_leftovers(folder / SLICES)  # of a build that was killed
+    if part is None:
+        clear_leftovers(folder / SLICES)  # of a build that was killed
     tasks: dict[str, _Task] = {}
     failed: dict[str, str] = {}
     for source in sources:
@@ -144,12 +157,13 @@ def _build(
         except (KeyError, OSError, TypeError, ValueError) as error:
             failed[source.path] = _reason(error).removeprefix(f"{source.path}: ")
     found = {name: _found(task) for name, task in tasks.items()}
-    open_ = [tasks[name] for name in sorted(tasks) if found[name] is None]
+    names = sorted(tasks) if part is None else part_of(sorted(tasks), part)
+    open_ = [tasks[name] for name in names if found[name] is None]
     if any((task.folder / task.which.folder).is_dir() for task in open_):
         (folder / INDEX).unlink(missing_ok=True)  # what it says of them holds no longer
-    if len(open_) < len(tasks):
-        on_progress(f"{len(tasks) - len(open_)} of {len(tasks)} slices are there already")
-    for i, (task, result) in enumerate(pool.each(_make, open_, num_workers), start=1):
+    if len(open_) < len(names):
+        on_progress(f"{len(names) - len(open_)} of {len(names)} slices are there already")
+    for i, (task, result) in enumerate(each(_make, open_), start=1):
         result = pool.DIED if result is None else result
         label = task.which.label
         if isinstance(result, str):
@@ -162,6 +176,8 @@ def _build(
         )
         for warning in result["warnings"]:
             warnings.warn(warning, stacklevel=3)
+    if part is not None:
+        return sorted(failed.items())
     slices: list[dict[str, Any]] = []
     first: dict[str, str] = {}
     for name, one in sorted(found.items()):

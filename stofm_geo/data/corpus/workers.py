@@ -29,7 +29,7 @@ def each(
         num_workers: Processes, each with one thread; with 1, the work is done in this one.
     """
     if num_workers == 1:
-        with _one_thread():
+        with one_thread():
             yield from ((task, work(task)) for task in tasks)
         return
     left = dict(enumerate(tasks))
@@ -71,7 +71,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Limit this process to one thread, so that sums do not depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
