@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import runpy
+import warnings
 
 # Of small sums: two threads wait for each other, and on a busy machine for minutes. It is read as
 # libraries are imported, and by the processes that tests start.
@@ -12,8 +14,10 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -86,6 +90,44 @@ def make_slice() -> Callable[..., AnnData]:
         return adata
 
     return make
+
+
+@pytest.fixture(scope="session")
+def vendors() -> dict[str, Any]:
+    """What makes small output folders of instruments: ``MAKERS[name](adata, folder)``."""
+    return runpy.run_path(str(Path(__file__).parent / "data" / "io" / "vendors.py"))
+
+
+@pytest.fixture(scope="session")
+def write_store() -> Callable[..., Path]:
+    """Write a SpatialData store of tables alone, as spatialdata does, without that package.
+
+    ``write_store(folder, {"table": adata})``; each table annotates ``cells``, which is not there.
+    """
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed")
+    from anndata.io import write_elem
+
+    def write(folder: Path, tables: dict[str, AnnData], version: int = 3) -> Path:
+        attributes = {"spatialdata_attrs": {"version": "0.2" if version == 3 else "0.1"}}
+        root = zarr.create_group(folder, zarr_format=version, attributes=attributes)
+        root.create_group("images").create_array("pixels", data=np.arange(4))
+        group = root.create_group("tables")
+        keys = {"region": "cells", "region_key": "at", "instance_key": "cell"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name, adata in tables.items():
+                table = adata.copy()
+                table.obs["at"] = pd.Categorical(["cells"] * table.n_obs)
+                table.obs["cell"] = np.arange(table.n_obs)
+                table.uns["spatialdata_attrs"] = keys
+                write_elem(group, name, table)
+                group[name].attrs.update(
+                    {"spatialdata-encoding-type": "ngff:regions_table", "version": "0.2", **keys}
+                )
+            zarr.consolidate_metadata(folder, zarr_format=version)
+        return folder
+
+    return write
 
 
 @pytest.fixture
