@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stofm_geo import ops as ops
     from stofm_geo import tasks as tasks
     from stofm_geo import training as training
-    from stofm_geo.data import from_anndata
+    from stofm_geo.data import from_anndata, read, write
     from stofm_geo.models import SToFM
     from stofm_geo.networks import SToFMConfig
     from stofm_geo.tasks import Annotator
@@ -31,8 +31,10 @@ __all__ = [
     "datasets",
     "from_anndata",
     "pl",
+    "read",
     "tl",
     "transforms",
+    "write",
 ]
 
 # Imported when first asked for: PyTorch Geometric takes seconds, in which the command line has to
@@ -47,6 +49,8 @@ _MEMBERS = {
     "SToFM": "models",
     "SToFMConfig": "networks",
     "from_anndata": "data",
+    "read": "data",
+    "write": "data",
 }
 
 if not TYPE_CHECKING:  # type checkers read the imports above, and see misspelt names

@@ -97,27 +97,35 @@ def atomic_folder(
     with explain_full_disk(path), work_folder(path) as temporary:
         temporary.mkdir()
         if path.is_dir():
-            _link(path, temporary, files)
+            copy_contents(path, temporary, files, link=True)
         yield temporary
         replace_path(temporary, path)
 
 
-def _link(folder: Path, to: Path, but: Collection[str]) -> None:
-    """Hard-link the contents of a folder into another; copy where links are not supported."""
+def copy_contents(folder: Path, to: Path, but: Collection[str] = (), *, link: bool = False) -> None:
+    """Copy the contents of a folder into another.
+
+    Args:
+        folder: From where.
+        to: An existing folder.
+        but: Names in ``folder`` that are left out.
+        link: Make hard links, and copies only where links are not supported.
+    """
+    copy = _link_file if link else shutil.copy2
     for entry in folder.iterdir():
         if entry.name in but:
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, to / entry.name, symlinks=True, copy_function=_link_file)
+            shutil.copytree(entry, to / entry.name, symlinks=True, copy_function=copy)
         else:
-            _link_file(entry, to / entry.name)
+            copy(entry, to / entry.name, follow_symlinks=False)
 
 
-def _link_file(source: str | Path, target: str | Path) -> None:
+def _link_file(source: str | Path, target: str | Path, *, follow_symlinks: bool = False) -> None:
     try:
-        os.link(source, target, follow_symlinks=False)
+        os.link(source, target, follow_symlinks=follow_symlinks)
     except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
+        shutil.copy2(source, target, follow_symlinks=follow_symlinks)
 
 
 def check_folder(path: str | Path, files: Collection[str] | None, *, make: bool = False) -> None:
@@ -190,36 +198,6 @@ def check_name(path: str | Path) -> None:
     except UnicodeEncodeError:
         shown = os.fsencode(path).decode(errors="backslashreplace")
         raise ValueError(f"{shown}: the name is not UTF-8; rename it") from None
-
-
-def output_paths(slices: list[Path], output: Path) -> list[Path]:
-    """Return the file to write for each slice file, after checking that it can be written.
-
-    Args:
-        slices: Input files.
-        output: A file for one input; a folder for several.
-
-    Raises:
-        OSError: It cannot be written.
-        ValueError: It does not fit the number of files, or is one of the inputs.
-    """
-    if len(slices) == 1 and not output.is_dir():
-        files = [output]
-        if output.suffix != ".h5ad":
-            raise ValueError(f"{output}: the output of one file must end in .h5ad or be a folder")
-    else:
-        if output.suffix == ".h5ad":
-            raise ValueError(
-                f"{output}: {len(slices)} files cannot be written into one; name a folder"
-            )
-        files = [output / path.name for path in slices]
-        if len(set(files)) < len(files):
-            raise ValueError(f"two of the {len(slices)} files have the same name; rename one")
-    for source, target in zip(slices, files, strict=True):
-        if target.resolve() == source.resolve():
-            raise ValueError(f"{target}: is the input too; name another output")
-        check_writable(target, make=len(slices) > 1)
-    return files
 
 
 def replace_section(file: Path, name: str, text: str) -> None:

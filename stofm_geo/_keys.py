@@ -9,6 +9,7 @@ class Keys:
     SPATIAL = "spatial"  # obsm, read: coordinates [n, 2]
     SLICES = ("slice_id", "library_id")  # obs, usual names of the slice column
     TECHNOLOGY = "technology"  # uns, read where it is there: MERFISH, Visium, ...
+    POSITIONS = "stofm_positions"  # uns, written: elements of SpatialData that positions are of
     EMBEDDING = "X_stofm"  # obsm, written: [n, 256] float32
     DOMAIN = "stofm_domain"  # obs, written: categorical
     LABEL = "stofm_label"  # obs, written: categorical

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
@@ -109,3 +112,31 @@ def killed_at_each_call(work: Callable[[], None], prepare: Callable[[], object])
         yield n
         n += 1
     assert n > 10  # it was counted
+
+
+def write_store(folder: Path, tables: dict[str, AnnData], version: int = 3) -> Path:
+    """Write a SpatialData store of tables alone, as spatialdata does, without that package.
+
+    Each table annotates ``cells``, which is not there.
+    """
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed")
+    from anndata.io import write_elem
+
+    attributes = {"spatialdata_attrs": {"version": "0.2" if version == 3 else "0.1"}}
+    root = zarr.create_group(folder, zarr_format=version, attributes=attributes)
+    root.create_group("images").create_array("pixels", data=np.arange(4))
+    group = root.create_group("tables")
+    keys = {"region": "cells", "region_key": "at", "instance_key": "cell"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, adata in tables.items():
+            table = adata.copy()
+            table.obs["at"] = pd.Categorical(["cells"] * table.n_obs)
+            table.obs["cell"] = np.arange(table.n_obs)
+            table.uns["spatialdata_attrs"] = keys
+            write_elem(group, name, table)
+            group[name].attrs.update(
+                {"spatialdata-encoding-type": "ngff:regions_table", "version": "0.2", **keys}
+            )
+        zarr.consolidate_metadata(folder, zarr_format=version)
+    return folder

@@ -215,7 +215,7 @@ def _with_seed(name: str, *words: str, to: str = "") -> Callable[[Path, Path, bo
 
 
 _STEP = "stofm_geo.training.pretrain:Pretraining.training_step"
-_READ = "stofm_geo.data:read_slice_file"
+_READ = "stofm_geo.data:read"
 _ANNOTATOR = "stofm_geo.tasks.annotation.annotator:Annotator"
 COMMANDS = {
     "demo": Command(

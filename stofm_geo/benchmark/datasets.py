@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from stofm_geo._registry import Registry
 from stofm_geo.benchmark.problems import GROUP, LOAD
-from stofm_geo.data import read_slice_file
+from stofm_geo.data import read as read_cells
 from stofm_geo.datasets import toy_tissue
 
 Slices = dict[str, AnnData]
@@ -103,7 +103,7 @@ def read(folder: Path, files: tuple[str, ...], group: str | None = None) -> Slic
 
 def each_once(path: Path) -> AnnData:
     """Read a file without the cells that it marks as duplicates."""
-    adata = read_slice_file(path)
+    adata = read_cells(path)
     if "is_duplicate" not in adata.obs:
         return adata
     return adata[~adata.obs["is_duplicate"].to_numpy(dtype=bool)].copy()

@@ -7,9 +7,32 @@ from typing import Annotated
 
 import typer
 
-Slices = Annotated[list[Path], typer.Argument(help="One or several .h5ad files.")]
+Slices = Annotated[
+    list[Path],
+    typer.Argument(
+        help="One or several .h5ad files, .zarr folders of AnnData or SpatialData, or folders of "
+        "Visium, Visium HD, Xenium, MERSCOPE, CosMx, Stereo-seq or Slide-seq."
+    ),
+]
 OutputTable = Annotated[
-    Path, typer.Option("-o", "--output", help="The .h5ad to write; for several files, a folder.")
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        help="The .h5ad or .zarr to write; for several files, a folder. A SpatialData .zarr may be "
+        "its own output: its table is replaced.",
+    ),
+]
+Table = Annotated[
+    str | None,
+    typer.Option(help="Table of SpatialData .zarr folders. (default: the only one)"),
+]
+CoordinateSystem = Annotated[
+    str | None,
+    typer.Option(
+        help="Coordinate system of SpatialData: positions are the centroids of the table's "
+        "elements in it. (default: those in the table, else in global)"
+    ),
 ]
 SliceKey = Annotated[
     str | None,

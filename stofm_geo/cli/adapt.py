@@ -11,6 +11,7 @@ import typer
 
 from stofm_geo.cli import _options as options
 from stofm_geo.cli._output import cli_errors, echo
+from stofm_geo.cli._tables import read_tables
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -52,6 +53,7 @@ def adapt(
     out_channels: Annotated[
         int, typer.Option(help="Length of a cell's vector, where none is given by --init.", min=1)
     ] = 256,
+    table: options.Table = None,
     seed: options.Seed = 0,
 ) -> None:
     """Train a cell encoder on slices, without labels, from a published BERT or from scratch.
@@ -79,7 +81,7 @@ def adapt(
     )
     start = time.perf_counter()
     encoder, record = adapt_encoder(
-        _opened(slices),
+        _opened(slices, table),
         Vocabulary.read(vocabulary),
         settings,
         init=init,
@@ -99,12 +101,9 @@ def adapt(
     echo(f"Wrote {output}")
 
 
-def _opened(slices: list[Path]) -> Iterator[AnnData]:
-    """Open one slice after another, counts left on disk."""
-    from stofm_geo.data import read_slice_file
-
-    for path in slices:
-        adata = read_slice_file(path, backed=True)
+def _opened(slices: list[Path], table: str | None) -> Iterator[AnnData]:
+    """Open one slice after another, counts of .h5ad files left on disk."""
+    for adata in read_tables(slices, table, None, spatial_key=None, backed=True):
         try:
             yield adata
         finally:

@@ -26,7 +26,8 @@ def build(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help=".h5ad files, zarr folders of AnnData or SpatialData, folders of these, patterns."
+            help=".h5ad files, .zarr folders of AnnData or SpatialData, folders of vendors (as for "
+            "embed), folders of these, patterns."
         ),
     ] = None,
     manifest: Annotated[
@@ -37,6 +38,9 @@ def build(
         ),
     ] = None,
     slice_key: options.SliceKey = None,
+    table: Annotated[
+        str | None, typer.Option(help="Table of SpatialData .zarr folders. (default: all)")
+    ] = None,
     organism: Annotated[
         str,
         typer.Option(help="auto, human, mouse, or none, which keeps gene names as they are."),
@@ -76,9 +80,9 @@ def build(
     from stofm_geo.data.corpus import find_sources, read_manifest
 
     given: SourceOptions = {"slice": slice_key, "organism": organism}
-    found = find_sources(sources or [], **given)
+    found = find_sources(sources or [], table=table, **given)
     if manifest is not None:
-        found += read_manifest(manifest, **given)
+        found += read_manifest(manifest, table=table, **given)
     if not found:
         raise ValueError("there is nothing to build from; name files or folders, or a --manifest")
     failed = write(

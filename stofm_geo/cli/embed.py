@@ -12,6 +12,7 @@ import typer
 from stofm_geo._keys import Keys
 from stofm_geo.cli import _options as options
 from stofm_geo.cli._output import cli_errors, echo
+from stofm_geo.cli._tables import read_tables, write_tables
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,6 +47,8 @@ def embed(
     ] = None,
     slice_key: options.SliceKey = None,
     spatial_key: options.SpatialKey = Keys.SPATIAL,
+    table: options.Table = None,
+    coordinate_system: options.CoordinateSystem = None,
     use_rep: Annotated[
         str | None,
         typer.Option(help="Key in obsm of precomputed cell vectors. (default: encode X)"),
@@ -77,12 +80,13 @@ def embed(
     """Embed slices and find their spatial domains.
 
     Writes obsm["X_stofm"] (n x 256, float32), obs["stofm_domain"] and uns["stofm"] into a copy of
-    each file.
+    each file, or into the table of a SpatialData store that is its own output.
     """
-    from stofm_geo._files import check_folder, output_paths
+    from stofm_geo._files import check_folder
     from stofm_geo._names import read_names
     from stofm_geo._validation import listed
-    from stofm_geo.data import prepare_for_writing, read_slice_file
+    from stofm_geo.data import prepare_for_writing
+    from stofm_geo.data.io import output_targets
 
     if zero_shot:
         if model or encoder or use_rep:
@@ -96,7 +100,7 @@ def embed(
             f"--label-key is {label_key!r}, where the domains are written: they would be scored by "
             "themselves; rename the column that has the labels"
         )
-    targets = output_paths(slices, output)
+    targets = output_targets(slices, output, table=table)
     if plot is not None:
         from stofm_geo.pl import check_picture
 
@@ -110,8 +114,8 @@ def embed(
             raise ValueError("--save-model is for a model that is fitted; leave one of both out")
         check_folder(save_model, None, make=True)
     adatas = []
-    for path in slices:
-        adata = read_slice_file(path)
+    tables = read_tables(slices, table, coordinate_system, spatial_key=spatial_key)
+    for path, adata in zip(slices, tables, strict=True):
         if label_key is not None and label_key not in adata.obs:
             raise KeyError(f"{path}: obs has no {label_key!r} (labels); it has {listed(adata.obs)}")
         if label_key is not None and not read_names(adata.obs[label_key]).astype(bool).any():
@@ -136,9 +140,7 @@ def embed(
     )
     keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     _report(adatas, names, label_key=label_key, plot=plot, **keys)
-    for adata, target in zip(adatas, targets, strict=True):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _write(adata, target)
+    write_tables(adatas, targets)
 
 
 @cli_errors
@@ -150,6 +152,7 @@ def demo(
 ) -> None:
     """Embed a toy tissue and compare its spatial domains with the known regions."""
     from stofm_geo._files import check_writable
+    from stofm_geo.data.io import Target
     from stofm_geo.datasets import toy_tissue
 
     check_writable(output / "tissue.h5ad", make=True)
@@ -159,7 +162,7 @@ def demo(
     _run([adata], ["toy tissue"], n_domains=regions, seed=seed)
     output.mkdir(parents=True, exist_ok=True)
     _report([adata], ["toy tissue"], label_key="region", plot=output / "tissue.png")
-    _write(adata, output / "tissue.h5ad")
+    write_tables([adata], [Target(output / "tissue.h5ad")])
 
 
 def _run(
@@ -267,10 +270,3 @@ def _report(
                 save=picture,
             )
             echo(f"Wrote {picture}")
-
-
-def _write(adata: AnnData, target: Path) -> None:
-    from stofm_geo.data import write_h5ad
-
-    write_h5ad(adata, target)
-    echo(f"Wrote {target}")

@@ -13,10 +13,9 @@ import typer
 from stofm_geo._keys import Keys
 from stofm_geo.cli import _options as options
 from stofm_geo.cli._output import cli_errors, echo
+from stofm_geo.cli._tables import read_tables, write_tables
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from stofm_geo.models.prepare import SliceKeys
 
 _Model = Annotated[Path, typer.Option(help="Folder that stofm-geo finetune has written.")]
@@ -63,6 +62,8 @@ def finetune(
     ] = Method.probe,
     slice_key: options.SliceKey = None,
     spatial_key: options.SpatialKey = Keys.SPATIAL,
+    table: options.Table = None,
+    coordinate_system: options.CoordinateSystem = None,
     steps: Annotated[
         int, typer.Option(help="Maximum number of training steps, for lora and full.", min=1)
     ] = 300,
@@ -82,7 +83,8 @@ def finetune(
 
     check_folder(output, FILES, make=True)
     check_options(method.value)
-    adatas, names = _read(slices), [str(path) for path in slices]
+    adatas = list(read_tables(slices, table, coordinate_system, spatial_key=spatial_key))
+    names = [str(path) for path in slices]
     training_labels(adatas, names, label_key)
     keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     start = time.perf_counter()
@@ -128,6 +130,8 @@ def predict(
     output: options.OutputTable,
     slice_key: options.SliceKey = None,
     spatial_key: options.SpatialKey = Keys.SPATIAL,
+    table: options.Table = None,
+    coordinate_system: options.CoordinateSystem = None,
     key_added: Annotated[str, typer.Option(help="Column of obs to write.")] = Keys.LABEL,
     min_probability: Annotated[
         float,
@@ -140,16 +144,17 @@ def predict(
 ) -> None:
     """Predict labels of slices.
 
-    Writes obs[KEY], obsm[KEY_probability] and uns[KEY] into a copy of each file.
+    Writes obs[KEY], obsm[KEY_probability] and uns[KEY] into a copy of each file, or into the
+    table of a SpatialData store that is its own output.
     """
-    from stofm_geo._files import output_paths
-    from stofm_geo.data import prepare_for_writing, write_h5ad
+    from stofm_geo.data import prepare_for_writing
+    from stofm_geo.data.io import output_targets
     from stofm_geo.tasks import Annotator
 
-    files = output_paths(slices, output)
+    targets = output_targets(slices, output, table=table)
     annotator = Annotator.load(model)
     keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
-    adatas = _read(slices)
+    adatas = list(read_tables(slices, table, coordinate_system, spatial_key=spatial_key))
     for adata, path in zip(adatas, slices, strict=True):
         prepare_for_writing(adata, str(path))
     for adata, path in zip(adatas, slices, strict=True):
@@ -159,10 +164,7 @@ def predict(
         count = adata.obs[key_added].value_counts()
         told = ", ".join(f"{name} {cells}" for name, cells in count[count > 0].items())
         echo(f"{path}: {told}")
-    for adata, target in zip(adatas, files, strict=True):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_h5ad(adata, target)
-        echo(f"Wrote {target}")
+    write_tables(adatas, targets)
 
 
 @cli_errors
@@ -172,6 +174,8 @@ def evaluate(
     label_key: Annotated[str, typer.Option(help="Column of obs with known labels.")],
     slice_key: options.SliceKey = None,
     spatial_key: options.SpatialKey = Keys.SPATIAL,
+    table: options.Table = None,
+    coordinate_system: options.CoordinateSystem = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="JSON file to write scores into.")
     ] = None,
@@ -185,7 +189,8 @@ def evaluate(
     annotator = Annotator.load(model)
     keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     told: dict[str, Any] = {}
-    for adata, path in zip(_read(slices), slices, strict=True):
+    tables = read_tables(slices, table, coordinate_system, spatial_key=spatial_key)
+    for adata, path in zip(tables, slices, strict=True):
         found = annotator.evaluate(adata, label_key, name=str(path), **keys)
         told[str(path)] = found
         echo(
@@ -200,12 +205,6 @@ def evaluate(
         with atomic_path(output) as temporary:
             temporary.write_text(json.dumps(told, indent=2) + "\n")
         echo(f"Wrote {output}")
-
-
-def _read(slices: list[Path]) -> list[AnnData]:
-    from stofm_geo.data import read_slice_file
-
-    return [read_slice_file(path) for path in slices]
 
 
 def _since(start: float) -> str:

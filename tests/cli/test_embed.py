@@ -206,7 +206,7 @@ def test_bad_arguments(slice_file, model, tmp_path) -> None:
     refused(
         "cannot be written", "absent", "embed", slice_file, "-o", tmp_path / "absent" / "o.h5ad"
     )
-    refused("is a folder", tmp_path, "embed", tmp_path, "-o", out)
+    refused("is a folder of no known format", tmp_path, "embed", tmp_path, "-o", out)
 
 
 def test_nothing_is_left_behind_of_what_failed(slice_file, model, tmp_path) -> None:

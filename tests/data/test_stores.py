@@ -184,7 +184,7 @@ def test_a_pipe_is_not_waited_for(tmp_path) -> None:
     os.mkfifo(tmp_path / "a.h5ad")
     with pytest.raises(ValueError, match=r"a\.h5ad: is no file; name an \.h5ad file"):
         read_slice_file(tmp_path / "a.h5ad")
-    with pytest.raises(ValueError, match=r"a\.h5ad: is neither an \.h5ad file nor a folder"):
+    with pytest.raises(ValueError, match=r"a\.h5ad: is no file; name an \.h5ad file"):
         corpus.find_sources([tmp_path / "a.h5ad"])
 
 

@@ -6,18 +6,15 @@ import glob
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import zarr
 from anndata import AnnData
-from anndata.io import read_elem
 
 from stofm_geo._anndata_checks import check_positions, check_slice_key
 from stofm_geo._keys import Keys
@@ -25,11 +22,11 @@ from stofm_geo._names import read_names
 from stofm_geo._stacked import is_usual, resolve_slice_key
 from stofm_geo._validation import error_context, listed, preview
 from stofm_geo.data.corpus.counts import SmallCounts, read_counts
-from stofm_geo.data.files import read_slice_file
+from stofm_geo.data.io.formats import locate, recognise, tables_of
+from stofm_geo.data.io.opening import open_table
 from stofm_geo.data.slices import check_enough, checked_pose
-from stofm_geo.data.stores import ElsewhereError, check_zarr, unreadable
 from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
-from stofm_geo.genes.counts import check_unique, missing_counts_message
+from stofm_geo.genes.counts import check_unique
 from stofm_geo.genes.harmonize import human_genes
 
 if TYPE_CHECKING:
@@ -40,14 +37,15 @@ _COLUMNS = ("path", "slice", "technology", "organism")  # of a manifest
 
 @dataclass(frozen=True)
 class Source:
-    """One table of cells: an ``.h5ad`` file, or a zarr folder that AnnData has written.
+    """One table of cells: a file or folder that :func:`stofm_geo.read` can read.
 
     Attributes:
-        path: Absolute.
+        path: Absolute; of SpatialData the folder of the table.
         slice: Column of ``obs`` that tells slices apart, or the name of one slice in a column of a
             usual name (``slice_id``, ``library_id``); ``None``: see :func:`slices_of`.
         technology: ``""``: what ``uns["technology"]`` says.
         organism: See :func:`~stofm_geo.genes.harmonize`; ``"none"``: genes stay as they are.
+        table: Name of the table, of a vendor's folder that has several (Visium HD).
 
     Raises:
         ValueError: ``organism`` is not known.
@@ -57,6 +55,7 @@ class Source:
     slice: str | None = None
     technology: str = ""
     organism: str = "auto"
+    table: str | None = None
 
     def __post_init__(self) -> None:
         if self.organism not in ("auto", "human", "mouse", "none"):
@@ -123,53 +122,61 @@ class SourceOptions(TypedDict, total=False):
     organism: str
 
 
-def find_sources(paths: Sequence[str | Path], **given: Unpack[SourceOptions]) -> list[Source]:
+def find_sources(
+    paths: Sequence[str | Path], *, table: str | None = None, **given: Unpack[SourceOptions]
+) -> list[Source]:
     """Return the tables at some paths, each once.
 
     Args:
-        paths: ``.h5ad`` files; zarr folders of AnnData, or of SpatialData, whose ``tables`` are
-            taken; folders, in which all of these are looked for; patterns (``*``, ``**``).
+        paths: Files and folders of all formats of :func:`stofm_geo.read`; folders, in which all of
+            these are looked for; patterns (``*``, ``**``).
+        table: Name of the table of stores, and of vendors' folders that have several; ``None``:
+            all tables of stores.
         given: Other attributes of each :class:`Source`.
 
     Raises:
         FileNotFoundError: A name stands for nothing.
-        ValueError: It is neither of these; or an organism that is not known.
+        KeyError: A store has no such table.
+        ValueError: The format is not known; or an organism that is not known.
     """
     found: dict[str, Source] = {}
     for name in map(str, paths):
         names = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
-        tables = [table for path in names for table in _tables(Path(path).resolve())]
-        if not tables:
+        there = [found for path in names for found in _tables(Path(path).resolve(), table)]
+        if not there:
             raise FileNotFoundError(f"{name}: no .h5ad files or zarr folders there")
-        for table in map(str, tables):
-            found.setdefault(table, Source(table, **given))
+        for one, of_vendor in there:
+            found.setdefault(str(one), Source(str(one), table=of_vendor, **given))
     return list(found.values())
 
 
-def _tables(path: Path) -> Iterator[Path]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    if not path.is_dir():
-        if path.suffix != ".h5ad" or not path.is_file():
-            raise ValueError(f"{path}: is neither an .h5ad file nor a folder")
-        yield path
-    elif (path / "tables").is_dir():
-        yield from sorted(table for table in (path / "tables").iterdir() if table.is_dir())
-    elif any((path / name).exists() for name in ("zarr.json", ".zgroup")):
-        yield path
-    else:
+def _tables(path: Path, table: str | None) -> Iterator[tuple[Path, str | None]]:
+    """Yield files and folders of tables, and the names of those that share their folder."""
+    found = recognise(path)
+    if found is None and path.is_dir():
         for inside in sorted(path.iterdir()):
             if inside.suffix == ".h5ad" or (inside.is_dir() and not inside.name.startswith(".")):
-                yield from _tables(inside)
+                yield from _tables(inside, table)
+    elif found is not None and found.kind == "spatialdata" and table is None:
+        names = [found.table] if found.table else tables_of(found.path)
+        yield from ((replace(found, table=name).group, None) for name in names)
+    elif found is not None and found.kind == "spatialdata":
+        yield locate(path, table).group, None
+    else:
+        named = found is not None and found.has_elements
+        yield locate(path).path, table if named else None
 
 
-def read_manifest(path: str | Path, **given: Unpack[SourceOptions]) -> list[Source]:
+def read_manifest(
+    path: str | Path, *, table: str | None = None, **given: Unpack[SourceOptions]
+) -> list[Source]:
     """Read the sources in a CSV file: columns path, slice, technology and organism.
 
     All but ``path`` may be missing or empty. Names are relative to the file's folder.
 
     Args:
         path: The file.
+        table: See :func:`find_sources`.
         given: What is taken where a column says nothing.
 
     Raises:
@@ -189,78 +196,8 @@ def read_manifest(path: str | Path, **given: Unpack[SourceOptions]) -> list[Sour
     for i, row in enumerate(rows.to_dict("records")):
         told = {name: value for name, value in row.items() if name != "path" and value}
         with error_context(f"{path}, line {i + 2}"):
-            found += find_sources([path.parent / row["path"]], **{**given, **told})
+            found += find_sources([path.parent / row["path"]], table=table, **{**given, **told})
     return list(dict.fromkeys(found))
-
-
-@dataclass
-class _Table:
-    """What is read of a source; ``x`` stays on disk, and so does of zarr what nobody asks for."""
-
-    obs: pd.DataFrame
-    var: pd.DataFrame
-    obsm: Mapping[str, Any]
-    uns: Mapping[str, Any]
-    x: Any
-
-
-class _Elements(Mapping):
-    """Elements of a zarr group, read when they are asked for."""
-
-    def __init__(self, file: Any, name: str) -> None:
-        self._group = file[name] if name in file else {}
-
-    def __getitem__(self, key: str) -> Any:
-        return read_elem(self._group[key])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._group)
-
-    def __len__(self) -> int:
-        return len(list(self._group))
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[_Table]:
-    """Open a source; the parts of a zarr folder are read on access.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
-    adata = None if Path(path).is_dir() else read_slice_file(path, backed=True)
-    try:
-        if adata is None:
-            yield _of_zarr(path)
-        else:
-            _check_x(path, "X" in adata.file, adata.layers)
-            yield _Table(adata.obs, adata.var, adata.obsm, adata.uns, adata.file["X"])
-    except (KeyError, TypeError, ValueError, MemoryError):
-        raise
-    except Exception as error:  # of what is read when it is asked for
-        raise unreadable(path, error) from error
-    finally:
-        if adata is not None:
-            adata.file.close()
-
-
-def _of_zarr(path: str) -> _Table:
-    try:
-        check_zarr(Path(path))
-        file: Any = zarr.open_group(path, mode="r")  # whose members may be groups or arrays
-        if missing := [name for name in ("obs", "var") if name not in file]:
-            raise ElsewhereError(f"{path}: has no {preview(missing)}; is it of AnnData?")
-        _check_x(path, "X" in file, file.get("layers", ()))
-        obs, var = read_elem(file["obs"]), read_elem(file["var"])
-        return _Table(obs, var, _Elements(file, "obsm"), _Elements(file, "uns"), file["X"])
-    except ElsewhereError:
-        raise
-    except Exception as error:
-        raise unreadable(path, error) from error
-
-
-def _check_x(path: str, there: bool, layers: Iterable[str]) -> None:
-    if not there:
-        raise ElsewhereError(f"{path}: {missing_counts_message(layers)}")
 
 
 def slices_of(source: Source) -> list[Slice]:
@@ -273,7 +210,7 @@ def slices_of(source: Source) -> list[Slice]:
         KeyError: There is neither such a column nor such a slice.
         ValueError: The source cannot be read.
     """
-    with _opened(source.path) as table, error_context(source.path):
+    with open_table(source.path, source.table) as table, error_context(source.path):
         obs, key, only = table.obs, source.slice, None
         if key is None and "spatialdata_attrs" in table.uns:
             key = table.uns["spatialdata_attrs"].get("region_key")
@@ -302,7 +239,9 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
         KeyError, TypeError, ValueError: What is wrong with it; see
             :func:`~stofm_geo.data.split_slices` and :func:`~stofm_geo.genes.harmonize`.
     """
-    with _opened(which.source.path) as table, error_context(which.label):
+    source = which.source
+    opened = open_table(source.path, source.table, spatial_key)
+    with opened as table, error_context(which.label):
         rows = np.arange(len(table.obs))
         if which.key is not None:
             rows = np.flatnonzero(check_slice_key(table.obs, which.key) == which.name)
@@ -321,10 +260,10 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
             cells.obs[column] = np.asarray(table.obs[column], dtype=object)[rows]
         resolve_slice_key(cells, pos, spatial_key, which.key, beside=True)
         counts = read_counts(table.x, rows, table.var)
-        technology = which.source.technology
+        technology = source.technology
         if not technology and Keys.TECHNOLOGY in table.uns:
             technology = str(table.uns[Keys.TECHNOLOGY])
-        counts, genes, report = _genes(counts, table.var, which.source.organism)
+        counts, genes, report = _genes(counts, table.var, source.organism)
         full = np.flatnonzero(counts.filled)
         if len(full) < len(rows):
             warnings.warn(

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import zarr
 from anndata import AnnData
 from typer.testing import CliRunner
 
@@ -162,7 +163,8 @@ def test_zarr_folders_are_read_too(sources, tmp_path) -> None:
     folder = tmp_path / "sources"
     adata = anndata.read_h5ad(sources / "three.h5ad")
     adata.uns["spatialdata_attrs"] = {"region_key": "slice_id", "region": "x", "instance_key": "y"}
-    (folder / "sample.zarr" / "tables").mkdir(parents=True)
+    zarr.create_group(folder / "sample.zarr" / "tables", zarr_format=2)
+    zarr.create_group(folder / "sample.zarr", zarr_format=2)
     adata.write_zarr(folder / "sample.zarr" / "tables" / "cells")
     one = anndata.read_h5ad(sources / "one.h5ad")
     one.X = sp.csc_matrix(one.X)
@@ -296,7 +298,7 @@ def test_input_is_checked_at_the_door(sources, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"\*.h5ad: no .h5ad files or zarr folders"):
         find_sources([tmp_path / "*.h5ad"])
     (tmp_path / "a.csv").write_text("")
-    with pytest.raises(ValueError, match=r"neither an \.h5ad file nor a folder"):
+    with pytest.raises(ValueError, match=r"a file of no known format; known are \.h5ad"):
         find_sources([tmp_path / "a.csv"])
     with pytest.raises(OSError, match=r"a\.csv.* cannot be written .Not a directory"):
         build(find_sources([sources]), tmp_path / "a.csv")

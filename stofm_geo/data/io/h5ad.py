@@ -1,4 +1,4 @@
-"""Reading and writing slices: checked on the way in, all or nothing on the way out."""
+"""``.h5ad`` files: checked before they are read, written whole or not at all."""
 
 from __future__ import annotations
 
