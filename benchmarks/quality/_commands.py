@@ -248,7 +248,7 @@ COMMANDS = {
     "adapt": Command(
         _with_seed(
             *("adapt", "{inputs}/a.h5ad", "--vocabulary={inputs}/words.json", *_ENCODER),
-            f"--steps={STEPS}",
+            f"--max-steps={STEPS}",
             to="encoder",
         ),
         {"encoder": _encoder},

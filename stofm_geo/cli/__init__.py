@@ -10,6 +10,7 @@ from stofm_geo.cli.corpus import corpus
 from stofm_geo.cli.doctor import doctor
 from stofm_geo.cli.embed import demo, embed
 from stofm_geo.cli.pretrain import pretrain
+from stofm_geo.cli.spatial import deconvolve, domains, impute
 from stofm_geo.cli.tasks import evaluate, finetune, predict
 
 app = typer.Typer(
@@ -20,7 +21,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (embed, demo, doctor, adapt, finetune, predict, evaluate):
+_TASKS = (domains, finetune, predict, evaluate, deconvolve, impute)
+for command in (embed, *_TASKS, adapt, demo, doctor):
     app.command()(command)
 # Lightning parses all options of pretrain, --help included.
 app.command(

@@ -38,5 +38,12 @@ SliceKey = Annotated[
     str | None,
     typer.Option(help="Column of obs that names the slice of a cell. (default: one slice a file)"),
 ]
+Layer = Annotated[
+    str | None, typer.Option(help="Layer with the raw counts. (default: counts in X)")
+]
+NDomains = Annotated[
+    int | None,
+    typer.Option(help="Number of spatial domains. (default: as many as Leiden finds)", min=2),
+]
 SpatialKey = Annotated[str, typer.Option(help="Key in obsm of the positions, x and y.")]
 Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]

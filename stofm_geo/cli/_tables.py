@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stofm_geo.cli._output import echo
+from stofm_geo.cli._output import echo, record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,3 +41,4 @@ def write_tables(adatas: Sequence[AnnData], targets: Sequence[Target]) -> None:
         target.path.parent.mkdir(parents=True, exist_ok=True)
         target.write(adata)
         echo(f"Wrote {target.path}")
+    record(written=[str(target.path) for target in targets])

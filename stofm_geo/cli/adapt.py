@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stofm_geo.cli import _options as options
-from stofm_geo.cli._output import cli_errors, echo
+from stofm_geo.cli._output import cli_errors, echo, record
 from stofm_geo.cli._tables import read_tables
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def adapt(
             "(default: a new BERT)"
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1000,
+    max_steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 1000,
     batch_size: Annotated[int, typer.Option(help="Cells per step.", min=2)] = 16,
     max_length: Annotated[
         int, typer.Option(help="Maximum number of tokens per cell in training.", min=2)
@@ -80,24 +80,26 @@ def adapt(
         **sizes,
     )
     start = time.perf_counter()
-    encoder, record = adapt_encoder(
+    encoder, training = adapt_encoder(
         _opened(slices, table),
         Vocabulary.read(vocabulary),
         settings,
         init=init,
-        max_steps=steps,
+        max_steps=max_steps,
         seed=seed,
         names=[str(path) for path in slices],
     )
-    before, after = record["held_out_before"], record["held_out_after"]
+    before, after = training["held_out_before"], training["held_out_after"]
+    record(training=dict(training), output=output)
+    seconds = time.perf_counter() - start
     echo(
-        f"Adapted to {record['cells']} cells, {steps} steps, {time.perf_counter() - start:.0f} s; "
-        f"on {record['held_out_cells']} cells held out, "
+        f"Adapted to {training['cells']} cells, {max_steps} steps, {seconds:.0f} s; "
+        f"on {training['held_out_cells']} cells held out, "
         f"gene loss {before['gene_loss']:.3f} -> {after['gene_loss']:.3f}, "
         f"cell loss {before['cell_loss']:.3f} -> {after['cell_loss']:.3f}"
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_adapted(encoder, record, output)
+    save_adapted(encoder, training, output)
     echo(f"Wrote {output}")
 
 

@@ -12,7 +12,7 @@ import typer
 
 from stofm_geo._keys import Keys
 from stofm_geo.cli import _options as options
-from stofm_geo.cli._output import cli_errors, echo
+from stofm_geo.cli._output import cli_errors, echo, record
 from stofm_geo.cli._tables import read_tables, write_tables
 
 if TYPE_CHECKING:
@@ -62,9 +62,10 @@ def finetune(
     ] = Method.probe,
     slice_key: options.SliceKey = None,
     spatial_key: options.SpatialKey = Keys.SPATIAL,
+    layer: options.Layer = None,
     table: options.Table = None,
     coordinate_system: options.CoordinateSystem = None,
-    steps: Annotated[
+    max_steps: Annotated[
         int, typer.Option(help="Maximum number of training steps, for lora and full.", min=1)
     ] = 300,
     seed: options.Seed = 0,
@@ -86,7 +87,7 @@ def finetune(
     adatas = list(read_tables(slices, table, coordinate_system, spatial_key=spatial_key))
     names = [str(path) for path in slices]
     training_labels(adatas, names, label_key)
-    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
     start = time.perf_counter()
     if model is None:
         base = SToFM()
@@ -105,16 +106,17 @@ def finetune(
         label_key,
         method.value,
         task=task.value,
-        max_steps=steps,
+        max_steps=max_steps,
         seed=seed,
         names=names,
         **keys,
     )
-    record = annotator.record
-    held_out = record["held_out"]
+    training = annotator.record
+    held_out = training["held_out"]
+    record(training=training, classes=annotator.classes, output=output)
     echo(
-        f"Learned {len(annotator.classes)} labels from {record['labelled_cells']} cells in "
-        f"{record['slices']} slices, {record['steps']} steps, {_since(start)}; on "
+        f"Learned {len(annotator.classes)} labels from {training['labelled_cells']} cells in "
+        f"{training['slices']} slices, {training['steps']} steps, {_since(start)}; on "
         f"{held_out['cells']} cells held out: accuracy {held_out['accuracy']:.3f}, "
         f"macro-F1 {held_out['macro_f1']:.3f}"
     )
@@ -130,6 +132,7 @@ def predict(
     output: options.OutputTable,
     slice_key: options.SliceKey = None,
     spatial_key: options.SpatialKey = Keys.SPATIAL,
+    layer: options.Layer = None,
     table: options.Table = None,
     coordinate_system: options.CoordinateSystem = None,
     key_added: Annotated[str, typer.Option(help="Column of obs to write.")] = Keys.LABEL,
@@ -153,7 +156,7 @@ def predict(
 
     targets = output_targets(slices, output, table=table)
     annotator = Annotator.load(model)
-    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
     adatas = list(read_tables(slices, table, coordinate_system, spatial_key=spatial_key))
     for adata, path in zip(adatas, slices, strict=True):
         prepare_for_writing(adata, str(path))
@@ -162,8 +165,9 @@ def predict(
             adata, key_added=key_added, min_probability=min_probability, name=str(path), **keys
         )
         count = adata.obs[key_added].value_counts()
-        told = ", ".join(f"{name} {cells}" for name, cells in count[count > 0].items())
-        echo(f"{path}: {told}")
+        labels = {str(name): int(cells) for name, cells in count[count > 0].items()}
+        record(files={str(path): {"labels": labels}})
+        echo(f"{path}: " + ", ".join(f"{name} {cells}" for name, cells in labels.items()))
     write_tables(adatas, targets)
 
 
@@ -174,6 +178,7 @@ def evaluate(
     label_key: Annotated[str, typer.Option(help="Column of obs with known labels.")],
     slice_key: options.SliceKey = None,
     spatial_key: options.SpatialKey = Keys.SPATIAL,
+    layer: options.Layer = None,
     table: options.Table = None,
     coordinate_system: options.CoordinateSystem = None,
     output: Annotated[
@@ -187,12 +192,12 @@ def evaluate(
     if output is not None:
         check_writable(output)
     annotator = Annotator.load(model)
-    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
-    told: dict[str, Any] = {}
+    keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
+    scores: dict[str, Any] = {}
     tables = read_tables(slices, table, coordinate_system, spatial_key=spatial_key)
     for adata, path in zip(tables, slices, strict=True):
         found = annotator.evaluate(adata, label_key, name=str(path), **keys)
-        told[str(path)] = found
+        scores[str(path)] = found
         echo(
             f"{path}: accuracy {found['accuracy']:.3f}, macro-F1 {found['macro_f1']:.3f}, "
             f"ARI {found['ari']:.3f}, NMI {found['nmi']:.3f}, "
@@ -201,9 +206,10 @@ def evaluate(
         )
         for label, score in found["f1"].items():
             echo(f"  F1 {score:.3f}  {label}" + " (not in training)" * (label in found["unknown"]))
+    record(files=scores)
     if output is not None:
         with atomic_path(output) as temporary:
-            temporary.write_text(json.dumps(told, indent=2) + "\n")
+            temporary.write_text(json.dumps(scores, indent=2) + "\n")
         echo(f"Wrote {output}")
 
 

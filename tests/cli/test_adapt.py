@@ -16,7 +16,7 @@ from stofm_geo.genes import RankEncoder, Vocabulary
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-TINY = ("--steps", 2, "--max-length", 8, "--hidden-size", 8, "--layers", 1, "--heads", 1)
+TINY = ("--max-steps", 2, "--max-length", 8, "--hidden-size", 8, "--layers", 1, "--heads", 1)
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def test_every_command_takes_every_format(name, make, work, tmp_path) -> None:
     assert "120" in run("corpus", "info", out / "corpus")
 
     pytest.importorskip("transformers", reason="transformers is not installed")
-    tiny = ("--steps", 2, "--max-length", 8, "--hidden-size", 8, "--layers", 1, "--heads", 1)
+    tiny = ("--max-steps", 2, "--max-length", 8, "--hidden-size", 8, "--layers", 1, "--heads", 1)
     words = ("--vocabulary", work / "words.json")
     assert "Wrote" in run("adapt", path, *table, "-o", out / "encoder", *words, *tiny)
 

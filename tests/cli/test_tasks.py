@@ -74,7 +74,7 @@ def test_finetune_end_to_end(work, tmp_path, method) -> None:
         pytest.importorskip("peft", reason="peft is not installed")
     code, text = run(
         *("finetune", work / "a.h5ad", "-o", tmp_path / "deep" / "m", *of(work)),
-        *("--method", method, "--steps", 3),
+        *("--method", method, "--max-steps", 3),
     )
     assert code == 0 and "steps" in text, text
     assert {file.name for file in (tmp_path / "deep" / "m").iterdir()} == {
