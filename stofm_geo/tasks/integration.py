@@ -1,0 +1,197 @@
+"""Integration of slices: what differs between slices, and not between places, is taken out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from stofm_geo._anndata_checks import check_anndatas, check_target
+from stofm_geo._keys import Keys
+from stofm_geo._linalg import BLOCK, principal_axes, row_order
+from stofm_geo._validation import check_positive
+from stofm_geo.tasks._embedded import Embedded, read_embedded
+from stofm_geo.tasks.agreement import Agreement, agreement
+
+Method = Literal["auto", "harmony", "center", "none"]
+
+_COMPONENTS = 30
+_APART = 0.05  # mixing below which clusters are slices, and Harmony finds nothing to correct
+_GAIN = 0.1  # least gain of the score for which vectors are changed
+_HARMONY = "pip install 'stofm-geo[integrate]'"
+
+
+@dataclass(frozen=True)
+class Integration:
+    """How slices were integrated.
+
+    Attributes:
+        method: ``"harmony"``, ``"center"`` or ``"none"``.
+        slices: How many there are.
+        agreements: Of the methods that ``"auto"`` has compared.
+    """
+
+    method: str
+    slices: int
+    agreements: dict[str, Agreement]
+
+    def record(self) -> dict[str, Any]:
+        """Return what is written into ``uns``."""
+        return {
+            "slices": self.slices,
+            "integrate": self.method,
+            **{
+                name: {"mixing": found.mixing, "coherence": found.coherence}
+                for name, found in self.agreements.items()
+            },
+        }
+
+
+def integrate(
+    adata: AnnData | list[AnnData],
+    *,
+    use_rep: str = Keys.EMBEDDING,
+    spatial_key: str = Keys.SPATIAL,
+    slice_key: str | None = None,
+    method: Method = "auto",
+    key_added: str = Keys.INTEGRATED,
+    seed: int = 0,
+) -> None:
+    """Take differences between slices out of embeddings, into ``adata.obsm[key_added]``.
+
+    Methods:
+
+    - ``"harmony"``: Harmony (Korsunsky et al. 2019; ``harmonypy``, ``pip install
+      'stofm-geo[integrate]'``) of the first 30 principal components; what it adds to them is added
+      to the vectors. It corrects within clusters that slices share. Where there are none (mixing
+      below 0.05, see below), it is given the centred vectors.
+    - ``"center"``: each slice gets the mean of all cells.
+    - ``"none"``: a copy.
+    - ``"auto"``: the one of these with the best score, if that is at least 0.1 above the score of
+      ``"none"``; Harmony takes part where ``harmonypy`` is installed. The score is
+      :attr:`~stofm_geo.tasks.agreement.Agreement.score` of the first 30 principal components:
+      how mixed the slices are among neighbours, times how well places of one slice have their
+      counterparts in the others. It takes no labels.
+
+    ``adata.uns[key_added]`` tells the number of slices, the method, and mixing and coherence of
+    those compared. The order of the rows does not matter. Cells whose embedding is 0, as of cells
+    without counts, take no part and stay 0.
+
+    What slices really differ in, as tumours of two patients do, is taken out with the rest; scores
+    cannot tell the one from the other.
+
+    Args:
+        adata: With embeddings in ``obsm[use_rep]``, ``[n, D]``; one AnnData or a list.
+        use_rep: Key in ``obsm`` of the embedding.
+        spatial_key: Key in ``obsm`` of the positions.
+        slice_key: Column of ``obs`` that tells slices apart; ``None``: each AnnData is one.
+        method: See above.
+        key_added: Key in ``obsm``, ``[n, D]``, and ``uns``.
+        seed: Random seed of Harmony.
+
+    Raises:
+        KeyError: A key that is not there; without ``X_stofm``, run ``SToFM.embed`` first.
+        ValueError: No such method; there are no cells with an embedding; the embedding or the
+            positions are not finite, or embeddings differ in size.
+        TypeError: ``adata`` is no AnnData.
+        ImportError: ``method="harmony"``, and harmonypy is not installed.
+    """
+    check_method("method", method)
+    check_positive("seed", seed, whole=True, or_zero=True)
+    adatas = check_anndatas(adata)
+    for one in adatas:
+        check_target(one, key_added, slice_key=slice_key, use_rep=use_rep, spatial_key=spatial_key)
+    cells = read_embedded(adatas, use_rep, spatial_key, slice_key)
+    vectors, integration = integrated(cells, method, seed)
+    for one, own, part in zip(adatas, cells.full, cells.split(vectors), strict=True):
+        every = np.zeros((one.n_obs, vectors.shape[1]), dtype=vectors.dtype)
+        every[own] = part
+        one.obsm[key_added] = every
+        one.uns[key_added] = integration.record()
+
+
+def check_method(name: str, method: object) -> None:
+    """Check the name of a method, and that what it needs is installed.
+
+    Raises:
+        ValueError: There is no such method.
+        ImportError: harmonypy is not installed.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"{name} must be one of {list(get_args(Method))}; found {method!r}")
+    if method == "harmony" and find_spec("harmonypy") is None:
+        raise ImportError(f"{name}='harmony' needs harmonypy: {_HARMONY}")
+
+
+def integrated(cells: Embedded, method: str, seed: int) -> tuple[np.ndarray, Integration]:
+    """Return the vectors of cells after integration, ``[n, D]``, and how it was done.
+
+    Args:
+        cells: Of all slices.
+        method: Of :func:`integrate`.
+        seed: Random seed of Harmony.
+    """
+    count = int(cells.slices.max()) + 1
+    if count == 1 or method == "none":
+        return cells.vectors, Integration("none", count, {})
+    # Rows in an order of their own, so that theirs does not matter; of equal ones, by slice.
+    order = np.argsort(cells.slices, kind="stable")
+    order = order[row_order(cells.vectors[order])]
+    vectors, slices, places = cells.vectors[order], cells.slices[order], cells.positions[order]
+    agreements: dict[str, Agreement] = {}
+    if method == "auto":
+        made = {"none": vectors, "center": _centred(vectors, slices)}
+        if find_spec("harmonypy") is not None:
+            made["harmony"] = _harmonised(vectors, slices, places, seed)
+        agreements = {
+            name: agreement(_components(z)[0], slices, places) for name, z in made.items()
+        }
+        best = max(agreements, key=lambda name: agreements[name].score)
+        enough = agreements[best].score >= agreements["none"].score + _GAIN
+        method = best if enough else "none"
+        found = made[method]
+    elif method == "center":
+        found = _centred(vectors, slices)
+    else:
+        found = _harmonised(vectors, slices, places, seed)
+    result = np.empty_like(found)
+    result[order] = found
+    return result, Integration(method, count, agreements)
+
+
+def _centred(vectors: np.ndarray, slices: np.ndarray) -> np.ndarray:
+    """Give each slice the mean of all cells."""
+    total = np.stack(
+        [vectors[slices == i].sum(axis=0, dtype=np.float64) for i in range(slices.max() + 1)]
+    )
+    shift = total.sum(axis=0) / len(vectors) - total / np.bincount(slices)[:, None]
+    return vectors + shift.astype(vectors.dtype)[slices]
+
+
+def _harmonised(
+    vectors: np.ndarray, slices: np.ndarray, positions: np.ndarray, seed: int
+) -> np.ndarray:
+    """Add to vectors what Harmony adds to their principal components."""
+    import harmonypy
+
+    parts, axes = _components(vectors)
+    if agreement(parts, slices, positions).mixing < _APART:
+        vectors = _centred(vectors, slices)
+        parts, axes = _components(vectors)
+    frame = pd.DataFrame({"slice": slices.astype(str)})
+    found = harmonypy.run_harmony(
+        parts, frame, ["slice"], random_state=seed, verbose=False, ncores=1
+    )
+    return vectors + ((found.Z_corr - parts) @ axes).astype(vectors.dtype)
+
+
+def _components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First principal components ``[n, 30]`` and their axes ``[30, D]``, float64."""
+    starts = range(0, len(vectors), BLOCK)
+    size = min(_COMPONENTS, *vectors.shape)
+    mean, axes, _ = principal_axes((vectors[i : i + BLOCK] for i in starts), size)
+    return np.concatenate([(vectors[i : i + BLOCK] - mean) @ axes.T for i in starts]), axes
