@@ -127,6 +127,24 @@ def check_method(name: str, method: object) -> None:
         raise ImportError(f"{name}='harmony' needs harmonypy: {_HARMONY}")
 
 
+def describe(record: dict[str, Any]) -> str:
+    """Return in words what :meth:`Integration.record` tells: nothing of one slice.
+
+    Example:
+        ``" over 4 slices jointly (integrate: harmony, mixing 0.86 instead of 0.23)"``
+    """
+    if record["slices"] == 1:
+        return ""
+    method = record["integrate"]
+    told = f"integrate: {method}"
+    if "none" in record:
+        mixing = f"mixing {record[method]['mixing']:.2f}"
+        told += f", {mixing}"
+        if method != "none":
+            told += f" instead of {record['none']['mixing']:.2f}"
+    return f" over {record['slices']} slices jointly ({told})"
+
+
 def integrated(cells: Embedded, method: str, seed: int) -> tuple[np.ndarray, Integration]:
     """Return the vectors of cells after integration, ``[n, D]``, and how it was done.
 
