@@ -5,7 +5,7 @@ takes the slices of a data set, in plain neighbour averages (6 and 18 nearest) o
 components and in ``X_stofm`` (a model fitted to these slices; across panels ``stofm-geo-mini``),
 integrates them by each method, and finds as many domains as there are labels, jointly and one by
 one. Labels only score: adjusted Rand index (ARI) within each slice and over all of them, iLISI and
-kBET of slices, cLISI of labels. Beside them stand mixing and coherence, of which
+kBET of slices, cLISI of labels. Beside them stand mixing and correspondence, of which
 ``integrate="auto"`` makes its choice without labels. Its two constants were settled on her2st,
 DLPFC and cuttings of DLPFC; the other data sets confirm it. What is in FILE is not made again.
 """
@@ -152,7 +152,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     """A row for each data set, kind of vectors and method: means over slices, ± over seeds."""
     lines = [
         "| data | vectors | method | ARI in slices | ARI over slices | iLISI | kBET | cLISI | "
-        "mixing | coherence |",
+        "mixing | correspondence |",
         f"|{'---|' * 10}",
     ]
     for key in dict.fromkeys((r["data"], r["vectors"], r["method"]) for r in rows):
@@ -164,7 +164,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         cells = [f"{np.mean(ari):.3f} ± {np.std(ari):.3f}"]
         for name in ("ari_over_slices", "ilisi", "kbet", "clisi"):
             cells.append(f"{np.mean([r[name] for r in own]):.3f}" if name in own[0] else "")
-        for name in ("mixing", "coherence"):
+        for name in ("mixing", "correspondence"):
             of = [r[key[2]][name] for r in chosen if key[2] in r]
             cells.append(f"{np.mean(of):.2f}" if of else "")
         times = sum(r["integrate"] == key[2] for r in chosen)

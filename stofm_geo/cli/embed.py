@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stofm_geo.models.prepare import SpatialKeys
+    from stofm_geo.tasks.integration import Method
 
 _OFFICIAL, _MINI = "official:", "stofm-geo-mini"
 
@@ -161,7 +162,7 @@ def embed(
         encoder=encoder,
         n_domains=n_domains,
         integrate=integrate,
-        reference=known,
+        reference=known or None,
         seed=seed,
         save_model=save_model,
     )
@@ -253,8 +254,8 @@ def _run(
     cells = sum(adata.n_obs for adata in adatas)
     echo(f"Embedded {cells} cells in {time.perf_counter() - start:.0f} s")
     start = time.perf_counter()
-    options = {"integrate": integrate, "reference": reference or None, "seed": seed, **keys}
-    tl.domains(adatas, n_domains, **options)
+    method = cast("Method", integrate)
+    tl.domains(adatas, n_domains, integrate=method, reference=reference, seed=seed, **keys)
     found = {name for adata in adatas for name in adata.obs[Keys.DOMAIN].dropna()}
     of = f" of the {len(adatas[0].obs[Keys.DOMAIN].cat.categories)} known" if reference else ""
     jointly = describe(adatas[0].uns[f"{Keys.DOMAIN}_slices"])

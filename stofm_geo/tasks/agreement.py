@@ -20,24 +20,24 @@ class Agreement:
         mixing: Share of a cell's 30 nearest neighbours in the embedding that are of other slices,
             divided by the share of cells that are (mean over the slices' means): 0 where slices lie
             apart, 1 where slice and embedding are independent.
-        coherence: Whether other slices have a place for each place of a slice. From a cell to the
-            nearest cell of all other slices in the embedding, and from there to the nearest cell
-            of the first slice: of that slice's cells, the share that lie nearer in space to the
-            first cell than the last one does, ``r``. Coherence is ``1 - 2 r`` (mean over the
-            slices' means, at least 0): 1 where all round trips end where they began, 0 where they
-            end anywhere.
+        correspondence: Whether a place of one slice has its counterpart in the others. From a cell
+            to the nearest cell of all other slices in the embedding, and from there to the nearest
+            other cell of the first slice: of that slice's cells, ``r`` is the share that lie nearer
+            in space to the first cell than the last one does. Correspondence is ``1 - 2 r`` (mean
+            over the slices' means, at least 0): 1 where all round trips end beside their start, 0
+            where they end anywhere.
     """
 
     mixing: float
-    coherence: float
+    correspondence: float
 
     @property
     def score(self) -> float:
-        """Return mixing times coherence: mixed slices count only as far as places match.
+        """Return mixing times correspondence: mixed slices count only as far as places match.
 
-        Noise mixes slices and has no coherence. Slices that lie apart have no mixing.
+        Noise mixes slices and has no correspondence. Slices that lie apart have no mixing.
         """
-        return self.mixing * self.coherence
+        return self.mixing * self.correspondence
 
 
 def agreement(parts: np.ndarray, slices: np.ndarray, positions: np.ndarray) -> Agreement:

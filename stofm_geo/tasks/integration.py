@@ -45,7 +45,7 @@ class Integration:
             "slices": self.slices,
             "integrate": self.method,
             **{
-                name: {"mixing": found.mixing, "coherence": found.coherence}
+                name: {"mixing": found.mixing, "correspondence": found.correspondence}
                 for name, found in self.agreements.items()
             },
         }
@@ -77,9 +77,9 @@ def integrate(
       how mixed the slices are among neighbours, times how well places of one slice have their
       counterparts in the others. It takes no labels.
 
-    ``adata.uns[key_added]`` tells the number of slices, the method, and mixing and coherence of
-    those compared. The order of the rows does not matter. Cells whose embedding is 0, as of cells
-    without counts, take no part and stay 0.
+    ``adata.uns[key_added]`` tells the number of slices, the method, and mixing and correspondence
+    of those compared. The order of the rows does not matter. Cells whose embedding is 0, as of
+    cells without counts, take no part and stay 0.
 
     What slices really differ in, as tumours of two patients do, is taken out with the rest; scores
     cannot tell the one from the other.
