@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
@@ -21,6 +22,7 @@ Method = Literal["auto", "harmony", "center", "none"]
 
 _COMPONENTS = 30
 _APART = 0.05  # mixing below which clusters are slices, and Harmony finds nothing to correct
+_FEW = 0.25  # mixing below which domains may be slices
 _GAIN = 0.1  # least gain of the score for which vectors are changed
 _HARMONY = "pip install 'stofm-geo[integrate]'"
 
@@ -92,6 +94,9 @@ def integrate(
         method: See above.
         key_added: Key in ``obsm``, ``[n, D]``, and ``uns``.
         seed: Random seed of Harmony.
+
+    Warns:
+        UserWarning: ``"auto"`` leaves slices apart, and harmonypy is not installed.
 
     Raises:
         KeyError: A key that is not there; without ``X_stofm``, run ``SToFM.embed`` first.
@@ -172,6 +177,13 @@ def integrated(cells: Embedded, method: str, seed: int) -> tuple[np.ndarray, Int
         enough = agreements[best].score >= agreements["none"].score + _GAIN
         method = best if enough else "none"
         found = made[method]
+        if "harmony" not in made and (mixing := agreements[method].mixing) < _FEW:
+            warnings.warn(
+                f"the {count} slices hardly mix ({mixing:.2f}, where 1 is chance; integrate: "
+                f"{method}), so that joint domains may follow the slices; with Harmony they may "
+                f"mix better: {_HARMONY}",
+                stacklevel=3,
+            )
     elif method == "center":
         found = _centred(vectors, slices)
     else:
