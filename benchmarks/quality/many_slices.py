@@ -5,9 +5,10 @@ takes the slices of a data set, in plain neighbour averages (6 and 18 nearest) o
 components and in ``X_stofm`` (a model fitted to these slices; across panels ``stofm-geo-mini``),
 integrates them by each method, and finds as many domains as there are labels, jointly and one by
 one. Labels only score: adjusted Rand index (ARI) within each slice and over all of them, iLISI and
-kBET of slices, cLISI of labels. Beside them stand mixing and correspondence, of which
-``integrate="auto"`` makes its choice without labels. Its two constants were settled on her2st,
-DLPFC and cuttings of DLPFC; the other data sets confirm it. What is in FILE is not made again.
+kBET of slices, cLISI of labels, and the shares of variance that slices and labels have. Beside them
+stand mixing and correspondence, of which ``integrate="auto"`` makes its choice without labels. Its
+two constants were settled on her2st, DLPFC and cuttings of DLPFC; the other data sets confirm it.
+What is in FILE is not made again.
 """
 
 from __future__ import annotations
@@ -148,6 +149,30 @@ def choice(parts: list[AnnData], seed: int) -> dict[str, Any]:
     }
 
 
+def variance(parts: list[AnnData]) -> dict[str, float]:
+    """Shares of the variance of vectors: of slices; of the rest, that of labels."""
+    known, labels = labelled(parts)
+    label = np.unique([COMMON.get(n, n) for n in np.concatenate(labels)], return_inverse=True)[1]
+    number = np.repeat(np.arange(len(parts)), [has.sum() for has in known])
+    z = np.concatenate([part.obsm["z"][has] for part, has in zip(parts, known, strict=True)])
+    z = z.astype(np.float64) - z.mean(axis=0)
+    rest = z - _means(z, number)
+    return {
+        "of_slices": float((_means(z, number) ** 2).sum() / (z**2).sum()),
+        "of_labels": float((_means(rest, label) ** 2).sum() / (rest**2).sum()),
+        "of_labels_in_each_slice": float(
+            (_means(rest, label * len(parts) + number) ** 2).sum() / (rest**2).sum()
+        ),
+    }
+
+
+def _means(z: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Mean of each row's group, ``[n, D]``."""
+    code = np.unique(group, return_inverse=True)[1]
+    member = np.eye(code.max() + 1)[code]
+    return ((member / member.sum(axis=0)).T @ z)[code]
+
+
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """A row for each data set, kind of vectors and method: means over slices, ± over seeds."""
     lines = [
@@ -157,7 +182,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     ]
     for key in dict.fromkeys((r["data"], r["vectors"], r["method"]) for r in rows):
         own = [r for r in rows if (r["data"], r["vectors"], r["method"]) == key]
-        if key[2] == "auto":
+        if key[2] in ("auto", "variance"):
             continue
         chosen = [r for r in rows if (r["data"], r["vectors"], r["method"]) == (*key[:2], "auto")]
         ari = [np.mean(r["ari"]) for r in own]
@@ -188,7 +213,7 @@ def main() -> None:
     for name in args.sets:
         for vectors, make in VECTORS.items():
             for seed in range(args.seeds):
-                methods = ["auto", *METHODS, "one by one"]
+                methods = ["auto", *METHODS, "one by one", *([] if seed else ["variance"])]
                 methods = [m for m in methods if (name, vectors, m, seed) not in done]
                 if not methods:
                     continue
@@ -198,6 +223,8 @@ def main() -> None:
                 for method in methods:
                     if method == "one by one":
                         scores = one_by_one(parts, seed)
+                    elif method == "variance":
+                        scores = variance(parts)
                     elif method == "auto":
                         scores = choice(parts, seed)
                     else:
