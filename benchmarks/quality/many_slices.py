@@ -31,6 +31,8 @@ from stofm_geo.benchmark import DATASETS
 from stofm_geo.benchmark.baselines import averaged
 from stofm_geo.benchmark.clusterings import components
 from stofm_geo.genes import PCAFeatures
+from stofm_geo.tasks.agreement import Agreement
+from stofm_geo.tasks.integration import choose
 
 METHODS = ("none", "center", "harmony")
 # Slices, column of labels, whether a model is fitted to them (else stofm-geo-mini).
@@ -139,14 +141,13 @@ def joint(parts: list[AnnData], method: str, seed: int) -> dict[str, Any]:
     }
 
 
-def choice(parts: list[AnnData], seed: int) -> dict[str, Any]:
-    """What ``method="auto"`` chooses, and of what."""
-    start = time.perf_counter()
-    tl.integrate(parts, use_rep="z", method="auto", key_added="z_integrated", seed=seed)
-    return {
-        **parts[0].uns["z_integrated"],
-        "seconds_integrating": round(time.perf_counter() - start, 2),
-    }
+def agreements(parts: list[AnnData], seed: int) -> dict[str, dict[str, float]]:
+    """Mixing and correspondence under each method."""
+    told = {}
+    for method in ("auto", "center", "harmony"):
+        tl.integrate(parts, use_rep="z", method=method, key_added="z_integrated", seed=seed)
+        told[method] = parts[0].uns["z_integrated"]
+    return {name: told["auto" if name == "none" else name][name] for name in METHODS}
 
 
 def variance(parts: list[AnnData]) -> dict[str, float]:
@@ -180,20 +181,23 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         "mixing | correspondence |",
         f"|{'---|' * 10}",
     ]
-    for key in dict.fromkeys((r["data"], r["vectors"], r["method"]) for r in rows):
-        own = [r for r in rows if (r["data"], r["vectors"], r["method"]) == key]
-        if key[2] in ("auto", "variance"):
-            continue
-        chosen = [r for r in rows if (r["data"], r["vectors"], r["method"]) == (*key[:2], "auto")]
+    by_key: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        by_key.setdefault((row["data"], row["vectors"], row["method"]), []).append(row)
+    for key in by_key:
+        own = by_key[key]
+        compared = by_key.get((*key[:2], "agreement"), [])
         ari = [np.mean(r["ari"]) for r in own]
         cells = [f"{np.mean(ari):.3f} ± {np.std(ari):.3f}"]
         for name in ("ari_over_slices", "ilisi", "kbet", "clisi"):
             cells.append(f"{np.mean([r[name] for r in own]):.3f}" if name in own[0] else "")
         for name in ("mixing", "correspondence"):
-            of = [r[key[2]][name] for r in chosen if key[2] in r]
+            of = [r[key[2]][name] for r in compared if key[2] in r]
             cells.append(f"{np.mean(of):.2f}" if of else "")
-        times = sum(r["integrate"] == key[2] for r in chosen)
-        told = f"{key[2]}{f' (chosen in {times} of {len(chosen)})' if times else ''}"
+        times = sum(
+            choose({name: Agreement(**r[name]) for name in METHODS}) == key[2] for r in compared
+        )
+        told = f"{key[2]}{f' (chosen in {times} of {len(compared)})' if times else ''}"
         lines.append(f"| {' | '.join([*key[:2], told, *cells])} |")
     return lines
 
@@ -213,7 +217,9 @@ def main() -> None:
     for name in args.sets:
         for vectors, make in VECTORS.items():
             for seed in range(args.seeds):
-                methods = ["auto", *METHODS, "one by one", *([] if seed else ["variance"])]
+                methods = ["agreement", *METHODS, "one by one"]
+                if make is plain and seed == 0:
+                    methods.append("variance")
                 methods = [m for m in methods if (name, vectors, m, seed) not in done]
                 if not methods:
                     continue
@@ -225,8 +231,8 @@ def main() -> None:
                         scores = one_by_one(parts, seed)
                     elif method == "variance":
                         scores = variance(parts)
-                    elif method == "auto":
-                        scores = choice(parts, seed)
+                    elif method == "agreement":
+                        scores = agreements(parts, seed)
                     else:
                         scores = joint(parts, method, seed)
                     key = {"data": name, "vectors": vectors, "method": method, "seed": seed}

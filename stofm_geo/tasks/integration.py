@@ -21,7 +21,7 @@ from stofm_geo.tasks.agreement import Agreement, agreement
 Method = Literal["auto", "harmony", "center", "none"]
 
 _COMPONENTS = 30
-_APART = 0.05  # mixing below which clusters are slices, and Harmony finds nothing to correct
+_APART = 0.05  # mixing below which slices lie apart: clusters are slices, for Harmony, too
 _FEW = 0.25  # mixing below which domains may be slices
 _GAIN = 0.1  # least gain of the score for which vectors are changed
 _HARMONY = "pip install 'stofm-geo[integrate]'"
@@ -34,7 +34,7 @@ class Integration:
     Attributes:
         method: ``"harmony"``, ``"center"`` or ``"none"``.
         slices: How many there are.
-        agreements: Of the methods that ``"auto"`` has compared.
+        agreements: Of the vectors that were made; with ``"auto"``, of ``"none"``, too.
     """
 
     method: str
@@ -73,14 +73,16 @@ def integrate(
       below 0.05, see below), it is given the centred vectors.
     - ``"center"``: each slice gets the mean of all cells.
     - ``"none"``: a copy.
-    - ``"auto"``: the one of these with the best score, if that is at least 0.1 above the score of
-      ``"none"``; Harmony takes part where ``harmonypy`` is installed. The score is
-      :attr:`~stofm_geo.tasks.agreement.Agreement.score` of the first 30 principal components:
-      how mixed the slices are among neighbours, times how well places of one slice have their
+    - ``"auto"``: ``"none"`` where slices have neighbours in each other (mixing of 0.05 or more):
+      joint domains are found there as well without. Where slices lie apart, and joint domains would
+      be slices, the method of the best score, if that is at least 0.1 above the score of
+      ``"none"``; Harmony takes part where ``harmonypy`` is installed. The score is that of
+      :class:`~stofm_geo.tasks.agreement.Agreement` for the first 30 principal components: how
+      mixed the slices are among neighbours, times how well places of one slice have their
       counterparts in the others. It takes no labels.
 
     ``adata.uns[key_added]`` tells the number of slices, the method, and mixing and correspondence
-    of those compared. The order of the rows does not matter. Cells whose embedding is 0, as of
+    of what was made. The order of the rows does not matter. Cells whose embedding is 0, as of
     cells without counts, take no part and stay 0.
 
     What slices really differ in, as tumours of two patients do, is taken out with the rest; scores
@@ -128,7 +130,7 @@ def check_method(name: str, method: object) -> None:
     """
     if method not in get_args(Method):
         raise ValueError(f"{name} must be one of {list(get_args(Method))}; found {method!r}")
-    if method == "harmony" and find_spec("harmonypy") is None:
+    if method == "harmony" and not _installed():
         raise ImportError(f"{name}='harmony' needs harmonypy: {_HARMONY}")
 
 
@@ -165,32 +167,52 @@ def integrated(cells: Embedded, method: str, seed: int) -> tuple[np.ndarray, Int
     order = np.argsort(cells.slices, kind="stable")
     order = order[row_order(cells.vectors[order])]
     vectors, slices, places = cells.vectors[order], cells.slices[order], cells.positions[order]
-    agreements: dict[str, Agreement] = {}
+    made = {"none": vectors}
+    agreements = {"none": _agree(vectors, slices, places)} if method == "auto" else {}
+    if method == "center" or (method == "auto" and agreements["none"].mixing < _APART):
+        made["center"] = _centred(vectors, slices)
+    if method == "harmony" or ("center" in made and method == "auto" and _installed()):
+        made["harmony"] = _harmonised(vectors, slices, places, seed)
+    for name in made.keys() - agreements.keys() - {"none"}:
+        agreements[name] = _agree(made[name], slices, places)
     if method == "auto":
-        made = {"none": vectors, "center": _centred(vectors, slices)}
-        if find_spec("harmonypy") is not None:
-            made["harmony"] = _harmonised(vectors, slices, places, seed)
-        agreements = {
-            name: agreement(_components(z)[0], slices, places) for name, z in made.items()
-        }
-        best = max(agreements, key=lambda name: agreements[name].score)
-        enough = agreements[best].score >= agreements["none"].score + _GAIN
-        method = best if enough else "none"
-        found = made[method]
-        if "harmony" not in made and (mixing := agreements[method].mixing) < _FEW:
-            warnings.warn(
-                f"the {count} slices hardly mix ({mixing:.2f}, where 1 is chance; integrate: "
-                f"{method}), so that joint domains may follow the slices; with Harmony they may "
-                f"mix better: {_HARMONY}",
-                stacklevel=3,
-            )
-    elif method == "center":
-        found = _centred(vectors, slices)
-    else:
-        found = _harmonised(vectors, slices, places, seed)
-    result = np.empty_like(found)
-    result[order] = found
+        method = choose(agreements)
+        _warn_if_apart(agreements, method, count)
+    result = np.empty_like(vectors)
+    result[order] = made[method]
     return result, Integration(method, count, agreements)
+
+
+def choose(agreements: dict[str, Agreement]) -> str:
+    """Return the method that ``"auto"`` takes; see :func:`integrate`.
+
+    Args:
+        agreements: Of ``"none"``, and, where slices lie apart, of the others, by name.
+    """
+    before = agreements["none"]
+    best = max(agreements, key=lambda name: agreements[name].score)
+    if before.mixing >= _APART or agreements[best].score < before.score + _GAIN:
+        return "none"
+    return best
+
+
+def _warn_if_apart(agreements: dict[str, Agreement], method: str, count: int) -> None:
+    mixing = agreements[method].mixing
+    if agreements["none"].mixing < _APART and mixing < _FEW and not _installed():
+        warnings.warn(
+            f"the {count} slices hardly mix ({mixing:.2f}, where 1 is chance; integrate: "
+            f"{method}), so that joint domains may follow the slices; with Harmony they may "
+            f"mix better: {_HARMONY}",
+            stacklevel=4,
+        )
+
+
+def _agree(vectors: np.ndarray, slices: np.ndarray, positions: np.ndarray) -> Agreement:
+    return agreement(_components(vectors)[0], slices, positions)
+
+
+def _installed() -> bool:
+    return find_spec("harmonypy") is not None
 
 
 def _centred(vectors: np.ndarray, slices: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ import pytest
 from anndata import AnnData, read_h5ad
 
 from stofm_geo.tasks import integration as module
+from stofm_geo.tasks.agreement import Agreement
+from stofm_geo.tasks.integration import choose
 from stofm_geo.tl import integrate
 
 METHODS = [
@@ -78,18 +80,27 @@ def test_the_order_of_the_rows_and_a_list_or_a_key_do_not_matter(method: str) ->
     np.testing.assert_array_equal(other.obsm["X_stofm_integrated"], all_of(adatas)[order])
 
 
-def test_auto_leaves_slices_that_agree_and_mends_those_that_do_not() -> None:
-    alike, apart = tissues(0.0), tissues(3.0)
-    integrate(alike)
-    told = alike[0].uns["X_stofm_integrated"]
-    assert told["integrate"] == "none" and told["none"]["mixing"] > 0.8
-    integrate(apart)
-    told = apart[0].uns["X_stofm_integrated"]
+def test_auto_leaves_slices_with_neighbours_and_mends_those_that_lie_apart() -> None:
+    for shift, least, most in ((0.0, 0.8, 1.2), (0.5, 0.05, 0.3)):
+        adatas = tissues(shift)
+        integrate(adatas)
+        told = adatas[0].uns["X_stofm_integrated"]
+        assert told["integrate"] == "none" and least < told["none"]["mixing"] < most
+        assert set(told) == {"slices", "integrate", "none"}  # nothing else was tried
+    adatas = tissues(3.0)
+    integrate(adatas)
+    told = adatas[0].uns["X_stofm_integrated"]
     assert told["integrate"] != "none" and told["none"]["mixing"] < 0.05
     assert told[told["integrate"]]["mixing"] > 0.7
 
 
-@pytest.mark.filterwarnings("ignore:the 3 slices hardly mix")
+def test_what_mixes_without_correspondence_is_not_chosen() -> None:
+    apart, noise = Agreement(0.0, 0.2), Agreement(1.0, 0.05)
+    assert choose({"none": apart, "center": noise}) == "none"
+    assert choose({"none": apart, "center": noise, "harmony": Agreement(0.6, 0.5)}) == "harmony"
+    assert choose({"none": Agreement(0.1, 0.2), "harmony": Agreement(1.0, 1.0)}) == "none"
+
+
 def test_auto_leaves_noise() -> None:
     adatas = tissues(0.0)
     rng = np.random.default_rng(0)
