@@ -184,8 +184,9 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     by_key: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
         by_key.setdefault((row["data"], row["vectors"], row["method"]), []).append(row)
-    for key in by_key:
-        own = by_key[key]
+    for key, own in by_key.items():
+        if key[2] in ("agreement", "variance"):
+            continue
         compared = by_key.get((*key[:2], "agreement"), [])
         ari = [np.mean(r["ari"]) for r in own]
         cells = [f"{np.mean(ari):.3f} ± {np.std(ari):.3f}"]
