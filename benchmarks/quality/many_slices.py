@@ -6,9 +6,10 @@ components and in ``X_stofm`` (a model fitted to these slices; across panels ``s
 integrates them by each method, and finds as many domains as there are labels, jointly and one by
 one. Labels only score: adjusted Rand index (ARI) within each slice and over all of them, iLISI and
 kBET of slices, cLISI of labels, and the shares of variance that slices and labels have. Beside them
-stand mixing and correspondence, of which ``integrate="auto"`` makes its choice without labels. Its
-two constants were settled on her2st, DLPFC and cuttings of DLPFC; the other data sets confirm it.
-What is in FILE is not made again.
+stand mixing and correspondence, of which ``integrate="auto"`` makes its choice without labels. The
+score and its gain were settled on her2st, DLPFC and cuttings of DLPFC. That slices with neighbours
+in each other are left as they are was decided when all four data sets had been seen: that needs
+others to confirm it. What is in FILE is not made again.
 """
 
 from __future__ import annotations
