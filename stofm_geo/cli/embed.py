@@ -138,7 +138,7 @@ def embed(
         if model is not None:
             raise ValueError("--save-model is for a model that is fitted; leave one of both out")
         check_folder(save_model, None, make=True)
-    known = read_tables(reference or [], None, None, spatial_key=spatial_key)
+    known = list(read_tables(reference or [], None, None, spatial_key=spatial_key))
     adatas = []
     tables = read_tables(slices, table, coordinate_system, spatial_key=spatial_key)
     for path, adata in zip(slices, tables, strict=True):
