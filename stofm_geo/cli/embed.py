@@ -71,7 +71,7 @@ def embed(
         str,
         typer.Option(
             help="How differences between slices are taken out before domains are found: harmony, "
-            "center, none, or auto, the one under which slices agree best. X_stofm stays as it is."
+            "center, none, or auto, which changes only slices that lie apart. X_stofm stays."
         ),
     ] = "auto",
     reference: Annotated[
