@@ -11,6 +11,7 @@ class Keys:
     TECHNOLOGY = "technology"  # uns, read where it is there: MERFISH, Visium, ...
     POSITIONS = "stofm_positions"  # uns, written: elements of SpatialData that positions are of
     EMBEDDING = "X_stofm"  # obsm, written: [n, 256] float32
+    INTEGRATED = "X_stofm_integrated"  # obsm and uns, written: the same, slices integrated
     DOMAIN = "stofm_domain"  # obs, written: categorical
     LABEL = "stofm_label"  # obs, written: categorical
     UNASSIGNED = "unassigned"  # in that column: no label is probable enough

@@ -51,6 +51,17 @@ def principal_axes(
     return mean, axes * signs[:, None], variance
 
 
+def row_order(z: np.ndarray) -> np.ndarray:
+    """Return the rows in ascending order, ``[n]``, the last column first: ``np.lexsort(z.T)``."""
+    order = np.argsort(z[:, -1], kind="stable")
+    last = z[order, -1]
+    same = np.append(False, last[1:] == last[:-1])
+    tied = same | np.append(same[1:], False)
+    # The other columns matter, and cost, only where the last one ties.
+    order[tied] = order[tied][np.lexsort(z[order[tied]].T)] if tied.any() else order[tied]
+    return order
+
+
 def sparse_principal_axes(
     blocks: Iterable[sp.csr_matrix], n_components: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

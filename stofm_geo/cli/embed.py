@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stofm_geo.models.prepare import SpatialKeys
+    from stofm_geo.tasks.integration import Method
 
 _OFFICIAL, _MINI = "official:", "stofm-geo-mini"
 
@@ -66,6 +67,20 @@ def embed(
             help="How many spatial domains to find (default: as many as Leiden finds).", min=2
         ),
     ] = None,
+    integrate: Annotated[
+        str,
+        typer.Option(
+            help="How differences between slices are taken out before domains are found: harmony, "
+            "center, none, or auto, which changes only slices that lie apart. X_stofm stays."
+        ),
+    ] = "auto",
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An .h5ad that an earlier run of the same --model has written: domains get its "
+            "names and colours. May be given several times."
+        ),
+    ] = None,
     label_key: Annotated[
         str | None, typer.Option(help="Column of obs with known regions, to score domains by.")
     ] = None,
@@ -80,7 +95,8 @@ def embed(
     """Embed slices and find their spatial domains.
 
     Writes obsm["X_stofm"] (n x 256, float32), obs["stofm_domain"] and uns["stofm"] into a copy of
-    each file, or into the table of a SpatialData store that is its own output.
+    each file, or into the table of a SpatialData store that is its own output. Domains of several
+    slices are found jointly: a domain has one name in all of them.
     """
     from stofm_geo._files import check_folder
     from stofm_geo._names import read_names
@@ -88,6 +104,10 @@ def embed(
     from stofm_geo.data import prepare_for_writing
     from stofm_geo.data.io import output_targets
 
+    if integrate != "auto":
+        from stofm_geo.tasks.integration import check_method
+
+        check_method("--integrate", integrate)
     if zero_shot:
         if model or encoder or use_rep:
             raise ValueError(
@@ -99,6 +119,11 @@ def embed(
         raise ValueError(
             f"--label-key is {label_key!r}, where the domains are written: they would be scored by "
             "themselves; rename the column that has the labels"
+        )
+    if reference and (model is None or n_domains is not None):
+        raise ValueError(
+            "--reference has its model and its number of domains; give that --model, and leave "
+            "--n-domains out"
         )
     targets = output_targets(slices, output, table=table)
     if plot is not None:
@@ -113,6 +138,7 @@ def embed(
         if model is not None:
             raise ValueError("--save-model is for a model that is fitted; leave one of both out")
         check_folder(save_model, None, make=True)
+    known = list(read_tables(reference or [], None, None, spatial_key=spatial_key))
     adatas = []
     tables = read_tables(slices, table, coordinate_system, spatial_key=spatial_key)
     for path, adata in zip(slices, tables, strict=True):
@@ -135,6 +161,8 @@ def embed(
         use_rep=use_rep,
         encoder=encoder,
         n_domains=n_domains,
+        integrate=integrate,
+        reference=known or None,
         seed=seed,
         save_model=save_model,
     )
@@ -176,11 +204,14 @@ def _run(
     use_rep: str | None = None,
     encoder: str | None = None,
     n_domains: int | None = None,
+    integrate: str = "auto",
+    reference: list[AnnData] | None = None,
     seed: int = 0,
     save_model: Path | None = None,
 ) -> None:
     """Fit or load, embed, find domains; writes into ``adatas``."""
     from stofm_geo import SToFM, tl
+    from stofm_geo.tasks.integration import describe
 
     start = time.perf_counter()
     keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
@@ -223,9 +254,12 @@ def _run(
     cells = sum(adata.n_obs for adata in adatas)
     echo(f"Embedded {cells} cells in {time.perf_counter() - start:.0f} s")
     start = time.perf_counter()
-    tl.domains(adatas, n_domains, seed=seed, **keys)
-    found = adatas[0].obs[Keys.DOMAIN].cat.categories
-    echo(f"Found {len(found)} domains in {time.perf_counter() - start:.0f} s")
+    method = cast("Method", integrate)
+    tl.domains(adatas, n_domains, integrate=method, reference=reference, seed=seed, **keys)
+    found = {name for adata in adatas for name in adata.obs[Keys.DOMAIN].dropna()}
+    of = f" of the {len(adatas[0].obs[Keys.DOMAIN].cat.categories)} known" if reference else ""
+    jointly = describe(adatas[0].uns[f"{Keys.DOMAIN}_slices"])
+    echo(f"Found {len(found)} domains{of}{jointly} in {time.perf_counter() - start:.0f} s")
 
 
 def _report(

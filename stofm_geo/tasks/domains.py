@@ -17,18 +17,15 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import kneighbors_graph
 from torch_geometric.data import Data
 
-from stofm_geo._anndata_checks import (
-    check_anndatas,
-    check_obsm,
-    check_positions,
-    check_target,
-)
+from stofm_geo._anndata_checks import check_anndatas, check_target
 from stofm_geo._colors import default_color
 from stofm_geo._keys import Keys
-from stofm_geo._linalg import BLOCK, principal_axes
-from stofm_geo._slices import label_slices
-from stofm_geo._validation import check_positive, preview
+from stofm_geo._linalg import BLOCK, principal_axes, row_order
+from stofm_geo._validation import check_positive
+from stofm_geo.tasks._embedded import Embedded, locate, read_embedded
 from stofm_geo.tasks._empty import nearest_full
+from stofm_geo.tasks.domain_reference import check_same_weights, classify, read_reference
+from stofm_geo.tasks.integration import Method, check_method, integrated
 from stofm_geo.transforms import SpatialKNN
 from stofm_geo.transforms.leiden import leiden
 
@@ -46,6 +43,8 @@ def domains(
     use_rep: str = Keys.EMBEDDING,
     spatial_key: str = Keys.SPATIAL,
     slice_key: str | None = None,
+    integrate: Method = "auto",
+    reference: AnnData | list[AnnData] | None = None,
     key_added: str = Keys.DOMAIN,
     refine: bool = True,
     seed: int = 0,
@@ -61,6 +60,17 @@ def domains(
     from the largest. Cells whose embedding is 0, as of cells without counts, take no part; they get
     the domain of most of their 18 nearest cells that have one, or none where there are none.
 
+    Several slices are clustered jointly: a domain has one name in all of them. Before that, what
+    differs between slices is taken out by ``integrate``, a method of
+    :func:`stofm_geo.tl.integrate`, without a change of ``obsm``; ``adata.uns[key_added +
+    "_slices"]`` tells how many slices there are, the method, and how slices agree under those that
+    were compared.
+
+    With ``reference``, the result of an earlier run, cells get its domains, of the same names and
+    colours: old and new slices are integrated together, the old ones' domains teach a Gaussian each
+    with one covariance for all, and each new cell takes the likeliest; then neighbours vote as
+    above. A domain that the reference lacks cannot be found.
+
     Of more than 20 000 cells, the mixture is fitted to 20 000 drawn at random, without Ward, and
     the others are assigned to it. Above 50 000 cells, the principal components are found from the
     covariance matrix, so that time and memory stay in proportion to the cells.
@@ -72,6 +82,9 @@ def domains(
         use_rep: Key in ``obsm`` of the embedding.
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart; domains are shared by all slices.
+        integrate: ``"auto"``, ``"harmony"``, ``"center"`` or ``"none"``.
+        reference: AnnData of an earlier run, or a list of them, with embeddings of the same model,
+            positions, and domains in ``obs[key_added]``; stays as it is.
         key_added: Column of ``obs`` that is written, categorical.
         refine: Whether to smooth labels by a majority vote of the neighbours.
         seed: Random seed of the k-means starts and of the subsample.
@@ -79,34 +92,28 @@ def domains(
     Raises:
         KeyError: A key that is not there; without ``X_stofm``, run ``SToFM.embed`` first.
         ValueError: There are no cells, ``n_domains`` is below 2 or above the number of distinct
-            cells, or the embedding or the positions are not finite, or embeddings differ in size.
+            cells, or the embedding or the positions are not finite, or embeddings differ in size or
+            in the weights that ``uns["stofm"]`` tells.
         TypeError: ``adata`` is no AnnData, or ``n_domains`` no whole number.
+        ImportError: ``integrate="harmony"``, and harmonypy is not installed.
     """
     adatas = check_anndatas(adata)
     check_positive("seed", seed, whole=True, or_zero=True)
+    check_method("integrate", integrate)
     for one in adatas:
         check_target(one, key_added, slice_key=slice_key)
-    fix = "run SToFM.embed first, or name another key with use_rep"
-    vectors = [check_obsm(one, use_rep, fix, as_is=True) for one in adatas]
-    if len(sizes := sorted({part.shape[1] for part in vectors})) > 1:
-        raise ValueError(
-            f"obsm[{use_rep!r}] has {preview(sizes)} columns in different AnnData; embed all with "
-            "one model"
-        )
-    full = [part.any(axis=1) for part in vectors]
-    located = [_located(one, spatial_key, slice_key) for one in adatas]
-    vectors = [v if own.all() else v[own] for v, own in zip(vectors, full, strict=True)]
-    z = np.concatenate(vectors) if len(vectors) > 1 else vectors[0]
-    cells = sum(one.n_obs for one in adatas)
-    if cells == 0:
-        raise ValueError("there are no cells")
-    if len(z) == 0:
-        raise ValueError(f"all {cells} vectors in obsm[{use_rep!r}] are 0; nothing to divide")
-    order = _row_order(z)  # so that the order of the rows does not matter
+    known = [] if reference is None else check_anndatas(reference, "reference")
+    if known and n_domains is not None:
+        raise ValueError("the reference has its number of domains; leave n_domains out")
+    colors, taught = read_reference(known, key_added) if known else ({}, [])
+    if use_rep == Keys.EMBEDDING:
+        check_same_weights([*known, *adatas])
+    cells = read_embedded([*known, *adatas], use_rep, spatial_key, slice_key)
+    z, integration = integrated(cells, integrate, seed)
+    order = row_order(z)  # so that the order of the rows does not matter
     distinct = _count_distinct(z, order)
     if distinct < 2:
         raise ValueError(f"all {len(z)} vectors in obsm[{use_rep!r}] are alike; nothing to divide")
-    graphs = [_votes(pos[own], code[own]) for (pos, code), own in zip(located, full, strict=True)]
     if n_domains is not None:
         check_positive("n_domains", n_domains, whole=True)
         if not 2 <= n_domains <= distinct:
@@ -114,24 +121,31 @@ def domains(
                 f"n_domains={n_domains} must lie between 2 and the number of different vectors "
                 f"in obsm[{use_rep!r}], {distinct}"
             )
-    near = sp.block_diag(graphs, format="csr") if len(graphs) > 1 else graphs[0]
-    label = np.empty(len(z), dtype=np.int64)
-    label[order] = _mixture(_components(z, order), near, order, n_domains, seed)
+    parts, near = _components(z, order), _votes_of_all(cells)
+    label = np.full(len(z), -1, dtype=np.int64)
+    if known:
+        told = [code[own] for code, own in zip(taught, cells.full, strict=False)]
+        label[: sum(map(len, told))] = np.concatenate(told)
+        label[order] = classify(parts, label[order])
+    else:
+        label[order] = _mixture(parts, near, order, n_domains, seed)
     if refine:
         label = majority_vote(label, near)
-    count = np.bincount(label)
-    # From the largest; of equals, the one that the mixture numbers first.
-    code = np.argsort(np.argsort(-count, kind="stable"))[label]
-    found = np.count_nonzero(count)
-    ends = np.cumsum([own.sum() for own in full])[:-1]
-    for one, part, own, place in zip(adatas, np.split(code, ends), full, located, strict=True):
+    if not known:
+        count = np.bincount(label)
+        # From the largest; of equals, the one that the mixture numbers first.
+        label = np.argsort(np.argsort(-count, kind="stable"))[label]
+        colors = {str(i): default_color(i) for i in range(np.count_nonzero(count))}
+    found = list(zip(cells.split(label), cells.full, cells.located, strict=True))
+    for one, (part, own, place) in zip(adatas, found[len(known) :], strict=True):
         every = np.full(one.n_obs, -1, dtype=np.int64)
         every[own] = part
         if not own.all():
-            _fill(every, np.asarray(own), *place, use_rep)
-        one.obs[key_added] = pd.Categorical.from_codes(every, [str(i) for i in range(found)])
+            _fill(every, own, *place, use_rep)
+        one.obs[key_added] = pd.Categorical.from_codes(every, list(colors))
         # Pictures of parts, which lose the categories that they lack, keep their colours.
-        one.uns[f"{key_added}_colors"] = [default_color(i) for i in range(found)]
+        one.uns[f"{key_added}_colors"] = list(colors.values())
+        one.uns[f"{key_added}_slices"] = integration.record()
 
 
 def _fill(
@@ -148,17 +162,6 @@ def _fill(
         + (f"; {none} of them, in slices without any other cell, get none" if none else ""),
         stacklevel=3,
     )
-
-
-def _row_order(z: np.ndarray) -> np.ndarray:
-    """Rows in ascending order, ``[n]``, the last column first: ``np.lexsort(z.T)``."""
-    order = np.argsort(z[:, -1], kind="stable")
-    last = z[order, -1]
-    same = np.append(False, last[1:] == last[:-1])
-    tied = same | np.append(same[1:], False)
-    # The other columns matter, and cost, only where the last one ties.
-    order[tied] = order[tied][np.lexsort(z[order[tied]].T)] if tied.any() else order[tied]
-    return order
 
 
 def _count_distinct(z: np.ndarray, order: np.ndarray) -> int:
@@ -185,15 +188,13 @@ def _starts(n: int) -> range:
 
 def knn_adjacency(adata: AnnData, spatial_key: str, slice_key: str | None) -> sp.csr_matrix:
     """Return the adjacency of the 18 nearest neighbours within slices, ``[n, n]``."""
-    return _votes(*_located(adata, spatial_key, slice_key))
+    return _votes(*locate(adata, spatial_key, slice_key))
 
 
-def _located(
-    adata: AnnData, spatial_key: str, slice_key: str | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions ``[n, 2]`` and number of the slice ``[n]`` of each cell."""
-    positions = check_positions(adata, spatial_key)
-    return positions, label_slices(adata, positions, spatial_key, slice_key).codes
+def _votes_of_all(cells: Embedded) -> sp.csr_matrix:
+    each = zip(cells.located, cells.full, strict=True)
+    graphs = [_votes(pos[own], code[own]) for (pos, code), own in each]
+    return sp.block_diag(graphs, format="csr") if len(graphs) > 1 else graphs[0]
 
 
 def _votes(positions: np.ndarray, slices: np.ndarray) -> sp.csr_matrix:

@@ -87,6 +87,30 @@ def test_several_files_share_a_model_and_domains(tissue, tmp_path) -> None:
     assert (tmp_path / "p-a.png").exists() and (tmp_path / "p-b.png").exists()
 
 
+def test_domains_are_joint_and_take_the_names_of_an_earlier_run(tissue, model, tmp_path) -> None:
+    for name in ("a", "b"):
+        tissue.write_h5ad(tmp_path / f"{name}.h5ad")
+    files, out = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "out"
+    options = ("--model", model, "--slice-key", "slice_id")
+    code, text = run("embed", *files, "-o", out, *options, "--n-domains", 3)
+    assert code == 0 and "Found 3 domains over 4 slices jointly (integrate: none, mixing" in text
+    old = read_h5ad(out / "a.h5ad")
+    names = old.obs["stofm_domain"].cat.rename_categories(["x", "y", "z"])
+    old.obs["stofm_domain"] = names
+    old.uns["stofm_domain_colors"] = ["#000000", "#111111", "#222222"]
+    old.write_h5ad(out / "a.h5ad")
+    reference = ("--reference", out / "a.h5ad")
+    base = ("embed", files[1], "-o", tmp_path / "new.h5ad")
+    code, text = run(*base, *options, *reference, "--integrate", "center")
+    assert code == 0 and "of the 3 known over 4 slices jointly (integrate: center)" in text, text
+    new = read_h5ad(tmp_path / "new.h5ad")
+    assert (new.obs["stofm_domain"].to_numpy() == names.to_numpy()).mean() > 0.9
+    assert list(new.uns["stofm_domain_colors"]) == ["#000000", "#111111", "#222222"]
+    refused("--reference has its model", "", *base, *reference)
+    refused("leave --n-domains out", "", *base, *options, *reference, "--n-domains", 3)
+    refused("--integrate must be one of", "'scvi'", *base, *options, "--integrate", "scvi")
+
+
 def test_demo_and_doctor(tmp_path) -> None:
     code, text = run("demo", "-o", tmp_path / "demo")
     assert code == 0 and "ARI" in text, text

@@ -3,12 +3,14 @@ from __future__ import annotations
 import sys
 import warnings
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
+from stofm_geo._linalg import row_order
 from stofm_geo.tl import domains
 from tests.helpers import turned
 
@@ -113,6 +115,29 @@ def test_slices_of_a_list_share_their_domains() -> None:
     assert adjusted_rand_score(np.concatenate([label, more]), both) > 0.85
     assert list(one.obs["stofm_domain"].cat.categories) == ["0", "1", "2"]
     assert one.obs["stofm_domain"].dtype == other.obs["stofm_domain"].dtype
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_slices_that_lie_apart_share_their_domains_all_the_same(as_list: bool) -> None:
+    one, label = planted((90, 90, 90))
+    other, more = planted((90, 90, 90), seed=5, shift=4.0)
+    for adata, name in ((one, "a"), (other, "b")):
+        adata.obs["section"] = name
+        adata.obs_names = name + adata.obs_names
+    label, before = np.concatenate([label, more]), other.obsm["X_stofm"].copy()
+
+    def scores(**options) -> tuple[float, dict]:
+        adatas = [one, other] if as_list else [ad.concat([one, other])]
+        domains(adatas, 3, slice_key=None if as_list else "section", **options)
+        both = np.concatenate([adata.obs["stofm_domain"] for adata in adatas])
+        return adjusted_rand_score(label, both), adatas[0].uns["stofm_domain_slices"]
+
+    apart, told = scores(integrate="none")
+    assert apart < 0.6 and told == {"slices": 2, "integrate": "none"}
+    assert scores(integrate="center")[0] > 0.85
+    score, told = scores()
+    assert score > 0.85 and told["integrate"] != "none" and told["slices"] == 2
+    np.testing.assert_array_equal(other.obsm["X_stofm"], before)
 
 
 def test_a_domain_that_would_vanish_stays_and_the_others_vote() -> None:
@@ -260,7 +285,7 @@ def test_rows_are_ordered_and_told_apart_as_by_all_columns(ties: int, dtype: typ
     z = np.random.default_rng(0).normal(size=(200, 5)).astype(dtype)
     z[:ties, -2:] = 0.5
     z[3:9] = z[2]
-    order = module._row_order(z)
+    order = row_order(z)
     np.testing.assert_array_equal(order, np.lexsort(z.T))
     assert module._count_distinct(z, order) == len(np.unique(z, axis=0))
 
