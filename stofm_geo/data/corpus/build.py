@@ -28,8 +28,8 @@ from stofm_geo._linalg import BLOCK
 from stofm_geo._replace import clear_leftovers, replace_path, work_folder
 from stofm_geo._validation import check_positive, error_context
 from stofm_geo._version import __version__
+from stofm_geo.data.cluster import each_on_cluster, part_of
 from stofm_geo.data.corpus import workers as pool
-from stofm_geo.data.corpus.cluster import each_on_cluster, part_of
 from stofm_geo.data.corpus.codec import SliceHeader, encode
 from stofm_geo.data.corpus.index import FAILED, FORMAT, HASH, HEAD, INDEX, SLICES
 from stofm_geo.data.corpus.locks import locked

@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
+
+from stofm_geo.data.cluster import one_thread
 
 DIED = "its process died; was there too little memory?"
 
@@ -68,15 +69,3 @@ def _end_with_parent() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
     os._exit(1)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit this process to one thread, so that sums do not depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import filelock
 import pytest
 
+from stofm_geo.data.cluster import part_of
 from stofm_geo.data.corpus import build, find_sources
-from stofm_geo.data.corpus.cluster import part_of
 from tests.helpers import CUT
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from stofm_geo.data.corpus.workers import one_thread
+import torch
+from threadpoolctl import threadpool_limits
 
 
 def each_on_cluster(
@@ -71,3 +73,15 @@ def part_of(tasks: Sequence[Any], part: str) -> Sequence[Any]:
     if not 1 <= number <= count:
         raise ValueError(f"part must be i/n with 1 <= i <= n, 3/10 say; found {part!r}")
     return tasks[number - 1 :: count]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit this process to one thread, so that sums do not depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
