@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,29 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stofm_geo.data.io import Target
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Read the cells of one file, as a file can hold them; see :func:`stofm_geo.read`."""
+
+    table: str | None
+    coordinate_system: str | None
+    spatial_key: str
+
+    def __call__(self, path: Path, *, backed: bool = False) -> AnnData:
+        """Read them; ``backed`` leaves counts of ``.h5ad`` files on disk."""
+        from stofm_geo.data import prepare_for_writing, read
+
+        adata = read(
+            path,
+            table=self.table,
+            spatial_key=self.spatial_key,
+            coordinate_system=self.coordinate_system,
+            backed=backed,
+        )
+        prepare_for_writing(adata, str(path))
+        return adata
 
 
 def read_tables(
@@ -35,7 +59,7 @@ def read_tables(
         )
 
 
-def write_tables(adatas: Sequence[AnnData], targets: Sequence[Target]) -> None:
+def write_tables(adatas: Iterable[AnnData], targets: Sequence[Target]) -> None:
     """Write all cells, and say where."""
     for adata, target in zip(adatas, targets, strict=True):
         target.path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,10 @@ import typer
 
 from stofm_geo._keys import Keys
 from stofm_geo.cli import _options as options
-from stofm_geo.cli._output import cli_errors, echo
-from stofm_geo.cli._tables import read_tables, write_tables
+from stofm_geo.cli._embedding import OFFICIAL, Settings, Tables, add_results, embed_tables
+from stofm_geo.cli._output import cli_errors, echo, record
+from stofm_geo.cli._stages import Stages
+from stofm_geo.cli._tables import Reader, read_tables, write_tables
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from stofm_geo.models.prepare import SpatialKeys
     from stofm_geo.tasks.integration import Method
 
-_OFFICIAL, _MINI = "official:", "stofm-geo-mini"
+_MINI = "stofm-geo-mini"
 
 
 @cli_errors
@@ -48,6 +50,7 @@ def embed(
     ] = None,
     slice_key: options.SliceKey = None,
     spatial_key: options.SpatialKey = Keys.SPATIAL,
+    layer: options.Layer = None,
     table: options.Table = None,
     coordinate_system: options.CoordinateSystem = None,
     use_rep: Annotated[
@@ -61,12 +64,18 @@ def embed(
             "genes become human Ensembl ids. (default: pca)"
         ),
     ] = None,
-    n_domains: Annotated[
+    max_steps: Annotated[
         int | None,
         typer.Option(
-            help="How many spatial domains to find (default: as many as Leiden finds).", min=2
+            help="Maximum number of training steps of a model that is fitted. (default: 80; fewer "
+            "where held-out tissue is predicted no better)",
+            min=1,
         ),
     ] = None,
+    find_domains: Annotated[
+        bool, typer.Option("--domains/--no-domains", help="Find spatial domains.")
+    ] = True,
+    n_domains: options.NDomains = None,
     integrate: Annotated[
         str,
         typer.Option(
@@ -91,6 +100,22 @@ def embed(
     save_model: Annotated[
         Path | None, typer.Option(help="Folder to save the fitted model in.")
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep the fitted model and the embeddings of each file in OUTPUT.partial until "
+            "the command is done, and go on from there if it was killed.",
+        ),
+    ] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a dask.distributed scheduler whose workers embed the files, with "
+            "--model or a fitted one; implies --resume. Needs the extra cluster. (default: this "
+            "machine)"
+        ),
+    ] = None,
 ) -> None:
     """Embed slices and find their spatial domains.
 
@@ -99,9 +124,6 @@ def embed(
     slices are found jointly: a domain has one name in all of them.
     """
     from stofm_geo._files import check_folder
-    from stofm_geo._names import read_names
-    from stofm_geo._validation import listed
-    from stofm_geo.data import prepare_for_writing
     from stofm_geo.data.io import output_targets
 
     if integrate != "auto":
@@ -115,60 +137,72 @@ def embed(
                 "--use-rep out"
             )
         model = _MINI
-    if label_key == Keys.DOMAIN:
-        raise ValueError(
-            f"--label-key is {label_key!r}, where the domains are written: they would be scored by "
-            "themselves; rename the column that has the labels"
-        )
-    if reference and (model is None or n_domains is not None):
-        raise ValueError(
+    official = (model or "").startswith(OFFICIAL)
+    _check_options(
+        (vocabulary is not None and not official, f"--vocabulary goes with --model {OFFICIAL}DIR"),
+        (layer is not None and official, "a published model reads counts in X; leave --layer out"),
+        (layer is not None and use_rep is not None, "--layer and --use-rep: give one of them"),
+        (
+            encoder is not None and bool(model or use_rep),
+            "an encoder is for fitting to counts; leave --model and --use-rep out",
+        ),
+        (
+            model is not None and save_model is not None,
+            "--save-model is for a model that is fitted; leave one of both out",
+        ),
+        (
+            model is not None and max_steps is not None,
+            "--max-steps is for a model that is fitted; leave one of both out",
+        ),
+        (
+            not find_domains and bool(n_domains or reference or label_key or plot),
+            "--no-domains leaves nothing to score or to draw; leave --n-domains, --reference, "
+            "--label-key and --plot out",
+        ),
+        (
+            bool(reference) and (model is None or n_domains is not None),
             "--reference has its model and its number of domains; give that --model, and leave "
-            "--n-domains out"
-        )
+            "--n-domains out",
+        ),
+        (
+            label_key == Keys.DOMAIN,
+            f"--label-key is {label_key!r}, where the domains are written: they would be scored by "
+            "themselves; rename the column that has the labels",
+        ),
+    )
     targets = output_targets(slices, output, table=table)
     if plot is not None:
         from stofm_geo.pl import check_picture
 
         check_picture(plot)
-    if vocabulary is not None and not (model or "").startswith(_OFFICIAL):
-        raise ValueError(f"a vocabulary goes with --model {_OFFICIAL}DIR alone; leave it out")
-    if encoder is not None and (model or use_rep):
-        raise ValueError("an encoder is for fitting to counts; leave --model and --use-rep out")
     if save_model is not None:
-        if model is not None:
-            raise ValueError("--save-model is for a model that is fitted; leave one of both out")
         check_folder(save_model, None, make=True)
     known = list(read_tables(reference or [], None, None, spatial_key=spatial_key))
-    adatas = []
-    tables = read_tables(slices, table, coordinate_system, spatial_key=spatial_key)
-    for path, adata in zip(slices, tables, strict=True):
-        if label_key is not None and label_key not in adata.obs:
-            raise KeyError(f"{path}: obs has no {label_key!r} (labels); it has {listed(adata.obs)}")
-        if label_key is not None and not read_names(adata.obs[label_key]).astype(bool).any():
-            raise ValueError(f"{path}: obs[{label_key!r}] has no labels; leave --label-key out")
-        if n_domains is not None and n_domains > adata.n_obs:
-            raise ValueError(f"{path}: {n_domains} domains were requested of {adata.n_obs} cells")
-        prepare_for_writing(adata, str(path))
-        adatas.append(adata)
-    names = [str(path) for path in slices]
-    _run(
-        adatas,
-        names,
+    reader = Reader(table, coordinate_system, spatial_key)
+    tables = Tables(slices, reader)
+    for number, path in enumerate(slices):
+        # Of one of several files, only what is checked; it is read when it is its turn.
+        adata = tables[number] if len(slices) == 1 else reader(path, backed=True)
+        _check_cells(adata, path, label_key, n_domains)
+    settings = Settings(
+        keys={"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer},
         model=model,
         vocabulary=vocabulary,
-        slice_key=slice_key,
-        spatial_key=spatial_key,
         use_rep=use_rep,
         encoder=encoder,
-        n_domains=n_domains,
-        integrate=integrate,
-        reference=known or None,
+        max_steps=max_steps,
         seed=seed,
         save_model=save_model,
     )
-    keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
-    _report(adatas, names, label_key=label_key, plot=plot, **keys)
-    write_tables(adatas, targets)
+    partial_output = output.with_name(f"{output.name}.partial") if resume or scheduler else None
+    stages = Stages(partial_output, slices, {"settings": settings, "reader": reader})
+    results = embed_tables(tables, settings, stages, scheduler)
+    if find_domains:
+        _find_domains(results, settings, n_domains, integrate, known)
+        keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
+        _report(results, [str(path) for path in slices], label_key=label_key, plot=plot, **keys)
+    write_tables(map(partial(_with_results, tables, results), range(len(tables))), targets)
+    stages.remove()
 
 
 @cli_errors
@@ -187,78 +221,70 @@ def demo(
     adata = toy_tissue(seed=seed)
     regions = adata.obs["region"].nunique()
     echo(f"Toy tissue: {adata.n_obs} cells, {adata.n_vars} genes, {regions} known regions")
-    _run([adata], ["toy tissue"], n_domains=regions, seed=seed)
+    settings = Settings(keys={"spatial_key": Keys.SPATIAL, "slice_key": None}, seed=seed)
+    tables = Tables([Path("toy tissue")], lambda path: adata)
+    embed_tables(tables, settings, Stages(None, [], {}))
+    _find_domains([adata], settings, regions, "auto", [])
     output.mkdir(parents=True, exist_ok=True)
     _report([adata], ["toy tissue"], label_key="region", plot=output / "tissue.png")
     write_tables([adata], [Target(output / "tissue.h5ad")])
 
 
-def _run(
+def _check_options(*wrong: tuple[bool, str]) -> None:
+    """Raise the message of the first combination of options that is wrong.
+
+    Raises:
+        ValueError: One is.
+    """
+    for is_wrong, message in wrong:
+        if is_wrong:
+            raise ValueError(message)
+
+
+def _check_cells(adata: AnnData, path: Path, label_key: str | None, n_domains: int | None) -> None:
+    from stofm_geo._names import read_names
+    from stofm_geo._validation import listed
+
+    if label_key is not None and label_key not in adata.obs:
+        raise KeyError(f"{path}: obs has no {label_key!r} (labels); it has {listed(adata.obs)}")
+    if label_key is not None and not read_names(adata.obs[label_key]).astype(bool).any():
+        raise ValueError(f"{path}: obs[{label_key!r}] has no labels; leave --label-key out")
+    if n_domains is not None and n_domains > adata.n_obs:
+        raise ValueError(f"{path}: {n_domains} domains were requested of {adata.n_obs} cells")
+    if adata.isbacked:
+        adata.file.close()
+
+
+def _with_results(tables: Tables, results: list[AnnData], number: int) -> AnnData:
+    adata = tables[number]
+    add_results(adata, results[number])
+    return adata
+
+
+def _find_domains(
     adatas: list[AnnData],
-    names: list[str],
-    *,
-    model: str | None = None,
-    vocabulary: Path | None = None,
-    slice_key: str | None = None,
-    spatial_key: str = Keys.SPATIAL,
-    use_rep: str | None = None,
-    encoder: str | None = None,
-    n_domains: int | None = None,
-    integrate: str = "auto",
-    reference: list[AnnData] | None = None,
-    seed: int = 0,
-    save_model: Path | None = None,
+    settings: Settings,
+    n_domains: int | None,
+    integrate: str,
+    reference: list[AnnData],
 ) -> None:
-    """Fit or load, embed, find domains; writes into ``adatas``."""
-    from stofm_geo import SToFM, tl
+    from stofm_geo import tl
     from stofm_geo.tasks.integration import describe
 
     start = time.perf_counter()
-    keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
-    if model is None:
-        settings = {"encoder": encoder or "pca", "organism": "auto" if encoder == "panel" else None}
-        fitted = SToFM(**settings)
-        tissues = [
-            fitted.prepare(adata, use_rep=use_rep, name=name, **keys)
-            for adata, name in zip(adatas, names, strict=True)
-        ]
-        fitted.fit(tissues, seed=seed)
-        record = fitted.training_record
-        echo(
-            f"Fitted to {record['cells']} cells in {record['slices']} slices, "
-            f"{record['steps']} steps, {time.perf_counter() - start:.0f} s: "
-            f"niche loss {record['niche_loss']:.3f} "
-            f"(neighbour averages alone: {record['niche_loss_of_averages']:.3f}), "
-            f"distance loss {record['distance_loss']:.3f} "
-            f"(believing what is seen: {record['distance_loss_as_seen']:.3f})"
-        )
-        if save_model is not None:
-            fitted.save_pretrained(save_model)
-            echo(f"Wrote {save_model}")
-        embed = fitted.embed
-    elif model.startswith(_OFFICIAL):
-        published = SToFM.from_official(model.removeprefix(_OFFICIAL), vocabulary=vocabulary)
-        published.check_features(use_rep)
-        embed = partial(published.embed, use_rep=use_rep)
-    else:
-        fitted = SToFM.from_pretrained(model)
-        fitted.check_features(use_rep)
-        embed = fitted.embed
-    start = time.perf_counter()
-    if model is None:
-        for tissue in tissues:
-            embed(tissue)
-    else:
-        for adata, name in zip(adatas, names, strict=True):
-            embed(adata, name=name, **keys)
-    cells = sum(adata.n_obs for adata in adatas)
-    echo(f"Embedded {cells} cells in {time.perf_counter() - start:.0f} s")
-    start = time.perf_counter()
-    method = cast("Method", integrate)
-    tl.domains(adatas, n_domains, integrate=method, reference=reference, seed=seed, **keys)
+    tl.domains(
+        adatas,
+        n_domains,
+        integrate=cast("Method", integrate),
+        reference=reference or None,
+        seed=settings.seed,
+        spatial_key=settings.keys["spatial_key"],
+        slice_key=settings.keys["slice_key"],
+    )
     found = {name for adata in adatas for name in adata.obs[Keys.DOMAIN].dropna()}
     of = f" of the {len(adatas[0].obs[Keys.DOMAIN].cat.categories)} known" if reference else ""
     jointly = describe(adatas[0].uns[f"{Keys.DOMAIN}_slices"])
+    record(domains=len(found))
     echo(f"Found {len(found)} domains{of}{jointly} in {time.perf_counter() - start:.0f} s")
 
 
@@ -287,10 +313,11 @@ def _report(
             labels = read_names(adata.obs[label_key], f"{name}: obs[{label_key!r}]")
             known = labels.astype(bool)
             pair = labels[known].astype(str), adata.obs[Keys.DOMAIN][known]
+            ari, nmi = adjusted_rand_score(*pair), normalized_mutual_info_score(*pair)
+            record(files={name: {"ari": ari, "nmi": nmi, "labelled_cells": int(known.sum())}})
             echo(
-                f"{name}: ARI {adjusted_rand_score(*pair):.3f}, "
-                f"NMI {normalized_mutual_info_score(*pair):.3f} "
-                f"against {label_key!r} of {int(known.sum())} cells"
+                f"{name}: ARI {ari:.3f}, NMI {nmi:.3f} against {label_key!r} of "
+                f"{int(known.sum())} cells"
             )
         if plot is not None:
             picture = plot
@@ -303,4 +330,5 @@ def _report(
                 slice_key=slice_key,
                 save=picture,
             )
+            record(files={name: {"picture": str(picture)}})
             echo(f"Wrote {picture}")
