@@ -85,7 +85,7 @@ def test_a_column_that_is_there_twice_is_refused() -> None:
 def test_classes_that_are_hardly_meant_are_told_of() -> None:
     obs = pd.DataFrame({"case": ["L1", "l1", "L2"] * 4, "score": [0.5, 1.5, np.nan] * 4})
     adata = AnnData(obs=obs)
-    with pytest.warns(UserWarning, match=r"upper and lower case alone \('L1' and 'l1'\)"):
+    with pytest.warns(UserWarning, match=r"differ only in case \('L1' and 'l1'\)"):
         assert training_labels([adata], ["a"], "case")[1] == ["L1", "L2", "l1"]
-    with pytest.warns(UserWarning, match=r"a: obs\['score'\] holds numbers with fractions"):
+    with pytest.warns(UserWarning, match=r"a: obs\['score'\] holds fractional numbers"):
         training_labels([adata], ["a"], "score")

@@ -109,7 +109,11 @@ SPOILS = [
     ("annotator", in_config("annotation", "classes", value=3), "classes must be a list of names"),
     ("annotator", in_config("annotation", "mlp", value="no"), "mlp must be true or false"),
     ("annotator", in_config("annotation", "task", value=[]), "task"),
-    ("annotator", in_config("annotation", "record", value=None), "record must tell of the method"),
+    (
+        "annotator",
+        in_config("annotation", "record", value=None),
+        "record must be a dictionary with a method",
+    ),
     ("annotator", in_config("annotation", value=[]), "annotation must be a dictionary"),
     ("annotator", in_config("model", value=None), "do not make a model"),
     ("annotator", in_weights("annotation.temperature", lambda t: -t), "the temperature is -"),

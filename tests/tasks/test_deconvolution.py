@@ -20,7 +20,7 @@ WINDOWS = 600
 
 @pytest.fixture(autouse=True)
 def few_windows(monkeypatch) -> None:
-    monkeypatch.setattr(pseudospots, "_WINDOWS", WINDOWS)
+    monkeypatch.setattr(pseudospots, "_PSEUDOSPOTS", WINDOWS)
 
 
 def binned(cells: AnnData, side: float = 55) -> tuple[AnnData, pd.DataFrame]:
@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_refused(tissue) -> None:
         deconvolve(spots, other)
     alike = reference.copy()
     alike.obs["cell_type"] = "one"
-    with pytest.raises(ValueError, match="has one label alone, 'one'; two or more"):
+    with pytest.raises(ValueError, match="has only one label, 'one'; at least two"):
         deconvolve(spots, alike)
     alike.obs["cell_type"] = np.nan
     with pytest.raises(ValueError, match=r"the reference: .* is missing for all 800 cells"):
