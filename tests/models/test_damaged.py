@@ -104,7 +104,7 @@ SPOILS = [
     ("pca", in_config("features", "genes", value="abc"), "genes .* must be a list of names"),
     ("panel", in_config("features", "genes", value=[1, 2]), "genes .* must be a list of names"),
     ("panel", in_config("features", "technologies", value=[[]]), "technologies .* a list of names"),
-    ("annotator", in_config("annotation", "classes", value=["a", "a"]), "each once"),
+    ("annotator", in_config("annotation", "classes", value=["a", "a"]), "distinct names"),
     ("annotator", in_config("annotation", "classes", value=["a"]), r"by the configuration \[1"),
     ("annotator", in_config("annotation", "classes", value=3), "classes must be a list of names"),
     ("annotator", in_config("annotation", "mlp", value="no"), "mlp must be true or false"),
@@ -116,7 +116,11 @@ SPOILS = [
     ),
     ("annotator", in_config("annotation", value=[]), "annotation must be a dictionary"),
     ("annotator", in_config("model", value=None), "do not make a model"),
-    ("annotator", in_weights("annotation.temperature", lambda t: -t), "the temperature is -"),
+    (
+        "annotator",
+        in_weights("annotation.temperature", lambda t: -t),
+        "temperature must be above 0; found -",
+    ),
 ]
 
 

@@ -119,7 +119,7 @@ def test_what_is_no_annotator_is_refused(annotator, model, tmp_path) -> None:
     with pytest.raises(ValueError, match="a model without a classifier; fine-tune it"):
         Annotator.load(tmp_path / "m")
     annotator.save(tmp_path / "a")
-    with pytest.raises(ValueError, match="it predicts labels; load it with"):
+    with pytest.raises(ValueError, match="it is an annotator; load it with"):
         SToFM.from_pretrained(tmp_path / "a")
     (tmp_path / "a" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"holds notes\.txt"):

@@ -158,7 +158,9 @@ def test_shallow_spots_are_told_of(tissue) -> None:
     reference, spots, truth = tissue
     spots = spots.copy()
     spots.X = sp.csr_matrix(np.random.default_rng(0).binomial(spots.X.toarray().astype(int), 0.04))
-    with pytest.warns(UserWarning, match=r"0\.\d+ times the counts of a cell .* cells_per_spot"):
+    with pytest.warns(
+        UserWarning, match=r"0\.\d+ times the counts of a reference cell.* cells_per_spot"
+    ):
         alone = found(spots, reference)
     assert error(found(spots, reference, cells_per_spot=18), truth) < error(alone, truth)
 

@@ -287,7 +287,7 @@ def test_two_builds_do_not_write_at_once(sources, tmp_path) -> None:
     (tmp_path / "c").mkdir()
     with (
         filelock.FileLock(tmp_path / "c" / ".lock"),
-        pytest.raises(RuntimeError, match="another build is writing to it"),
+        pytest.raises(RuntimeError, match="another build is writing there"),
     ):
         build(find_sources([sources], organism="none"), tmp_path / "c", **CUT)
 
