@@ -54,7 +54,7 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no log of training"):
         curves(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_bytes(b"\x89PNG\r\n")
-    with pytest.raises(ValueError, match="is no CSV, and so no log of training"):
+    with pytest.raises(ValueError, match="is not a CSV file, and so no training log"):
         curves(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ValueError, match="no log of training"):
