@@ -93,7 +93,7 @@ def _centre_and_scale(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, np.f
             f"{empty} of {cells} cells have no counts and get the vector of an average cell",
             stacklevel=4,
         )
-    # Rows have norm 1 for cells with counts, so the variance is 1 minus the squared norm of the mean.
+    # Rows of cells with counts have norm 1: the variance is 1 minus the squared norm of the mean.
     full = cells - empty
     mean = total / max(full, 1)
     variance = 1 - np.square(mean).sum()

@@ -20,8 +20,8 @@ from stofm_geo.genes._scale import check_scale, raw_counts_hint
 def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
     """Return the counts in ``adata.X`` as float32 CSR ``[n, genes]``, from any storage.
 
-    Dense, CSR, CSC and backed matrices of any numeric dtype are supported. Duplicate entries are summed,
-    explicit zeros dropped and columns sorted, so that equal counts give equal arrays.
+    Dense, CSR, CSC and backed matrices of any numeric dtype are supported. Duplicate entries are
+    summed, explicit zeros dropped and columns sorted, so that equal counts give equal arrays.
 
     Counts need not be integers: expected and corrected ones are accepted. Logarithms are rejected;
     they are detected from a sample of the cells.

@@ -49,8 +49,8 @@ def read_model(kind: Any, folder: Path, **options: Any) -> Any:
         options: Options of ``kind.from_pretrained``.
 
     Raises:
-        ValueError: The folder cannot be read, its files do not match, layers are missing, or weights are
-            not finite.
+        ValueError: The folder cannot be read, files do not match, layers are missing, or
+            weights are not finite.
     """
     settings = read_json(folder / "config.json")
     if not isinstance(settings, dict):

@@ -75,7 +75,8 @@ class PCAFeatures:
         full = int((total > 0).sum())
         if full < 2:
             raise ValueError(
-                f"{full} of {len(total)} cells have counts of the shared genes; at least 2 are needed"
+                f"{full} of {len(total)} cells have counts of the shared genes; at least 2 are "
+                "needed"
             )
         n_components = max(min(self.n_components, len(genes) - 1, full - 1), 1)
         logs = (

@@ -53,8 +53,8 @@ class Vocabulary:
         runs.
 
         Args:
-            folder: Folder with ``token_dictionary.pkl``, ``gene_median_dictionary.pkl`` and, for mouse
-                genes, ``mouseid2humanid.pkl``.
+            folder: Folder with ``token_dictionary.pkl``, ``gene_median_dictionary.pkl`` and, for
+                mouse genes, ``mouseid2humanid.pkl``.
 
         Raises:
             FileNotFoundError: A file does not exist.

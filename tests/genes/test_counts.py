@@ -200,8 +200,8 @@ def test_names_that_are_row_numbers_are_told_of() -> None:
     ("change", "message"),
     [
         (lambda x: x.indices.__setitem__(3, -1), "indices are -1 to"),
-        (lambda x: x.indices.__setitem__(3, 10**9), "indices are 0 to 1000000000, of"),
-        (lambda x: x.indptr.__setitem__(2, 0), "indptr falls"),
+        (lambda x: x.indices.__setitem__(3, 10**9), "indices are from 0 to 1000000000, but"),
+        (lambda x: x.indptr.__setitem__(2, 0), "indptr decreases"),
         (lambda x: x.indptr.__setitem__(-1, 10**6), "indptr ends at 1000000, and there are"),
     ],
 )

@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_named(adapted, adata, vocabulary, tmp_path) -> Non
     fewer = Vocabulary.from_corpus([adata[:, :20].copy()])
     refused("has another vocabulary.json; use that", words=fewer, init=adapted)
     (tmp_path / "bert").symlink_to(adapted / "cell_bert")
-    refused("knows 33 tokens, the vocabulary has 23", words=fewer, init=tmp_path / "bert")
+    refused("has 33 tokens, and the vocabulary 23", words=fewer, init=tmp_path / "bert")
     refused("no such file; a BERT's folder has one", init=tmp_path / "absent")
     longer = AdaptationConfig(max_length=13)
     refused("takes at most 12 tokens per cell; lower max_length=13", settings=longer, init=adapted)

@@ -215,7 +215,7 @@ def test_genes_that_are_no_genes(sources, tmp_path) -> None:
     with pytest.raises(ValueError, match="no slice could be built"):
         build(find_sources([sources / "one.h5ad"]), tmp_path / "c", **CUT)
     assert "no name is a known gene" in (tmp_path / "c" / "failed.csv").read_text()
-    with pytest.raises(FileNotFoundError, match="start it again"):
+    with pytest.raises(FileNotFoundError, match="run it again"):
         read_index(tmp_path / "c")
 
 
