@@ -36,7 +36,7 @@ def spatial(
     title: str | None = None,
     save: str | os.PathLike[str] | None = None,
 ) -> Axes | np.ndarray:
-    """Draw cells at their positions, coloured by a column of ``obs``, a gene or a column of ``obsm``.
+    """Draw slices, with cells coloured by a column of ``obs``, a gene, or a column of ``obsm``.
 
     y points down, as in an image. A scale bar is drawn if ``adata.uns["spatial_unit"]`` is
     ``"nm"``, ``"um"`` or ``"mm"``. The figure does not belong to pyplot: in a notebook, end the
@@ -50,9 +50,9 @@ def spatial(
             legend. Missing values (and empty names) are grey. Colours of names are those in
             ``uns[color + "_colors"]``, where scanpy stores them, and are written there.
         spatial_key: Key of the coordinates, ``[n, 2]`` or more columns, of which two are drawn.
-        slice_key: Column of ``obs`` with the slice of each cell; each slice gets a panel, all at the
-            same scale. None draws all cells in one panel, unless ``uns["spatialdata_attrs"]`` names several
-            regions, which are slices.
+        slice_key: Column of ``obs`` with the slice of each cell; each slice gets a panel, at the
+            same scale. None draws all cells in one panel, unless ``uns["spatialdata_attrs"]`` names
+            several regions, which are slices.
         ax: Axes to draw in, for one panel; None makes a figure.
         size: Marker diameter in points; None fits it to the distance between cells.
         palette: For a legend, colours by name or in the order of the sorted names; for numbers,
