@@ -61,7 +61,7 @@ def resolve_slice_key(
         key = attrs.get("region_key")
         if isinstance(key, str) and key in adata.obs and (count := len(_names(adata, key))) > 1:
             _warn(
-                f"uns['spatialdata_attrs'] says that obs[{key!r}] separates {count} regions; "
+                f"uns['spatialdata_attrs'] names obs[{key!r}], which separates {count} regions; "
                 f"each is treated as a slice (slice_key={key!r})"
             )
             return key

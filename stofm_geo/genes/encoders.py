@@ -47,7 +47,7 @@ class CellFeatures(Protocol):
         """Rebuild the encoder of a :meth:`state`, without weights that the network holds.
 
         Raises:
-            KeyError, TypeError, ValueError: Something is missing, or does not fit.
+            KeyError, TypeError, ValueError: A part is missing or invalid.
         """
 
 
