@@ -54,14 +54,14 @@ def counts_from_layer(adata: AnnData, layer: str | None) -> AnnData:
     """Return cells whose ``X`` is a layer of ``adata``, without a copy; ``adata`` for ``None``.
 
     Raises:
-        KeyError: There is no such layer.
+        KeyError: The layer does not exist.
     """
     if layer is None:
         return adata
     if layer not in adata.layers:
         raise KeyError(
             f"layers has no {layer!r} (counts); it has {listed(adata.layers)}; name another layer, "
-            "or leave it out for counts in X"
+            "or omit it for counts in X"
         )
     parts = {"obsm": dict(adata.obsm), "uns": dict(adata.uns)}
     return AnnData(adata.layers[layer], adata.obs, adata.var, **parts)
