@@ -59,7 +59,7 @@ def test_names_that_only_look_like_numbers_stay() -> None:
 
 def test_words_are_counted_in_one_warning() -> None:
     column = pd.Series(["None", "NA", "None", "a", None, ""])
-    said = r"obs\['x'\]: words .* in 3 of 6 cells \('None' 2, 'NA' 1\); rename them"
+    said = r"obs\['x'\]: words .* in 3 of 6 cells \('None' 2, 'NA' 1\); rename real names"
     with pytest.warns(UserWarning, match=said) as caught:
         read_names(column, "obs['x']")
     assert len(caught) == 1

@@ -61,6 +61,6 @@ def test_row_numbers() -> None:
         r"or Entrez ids\? put symbols .* var has \['my genes'\]",
     ):
         gene_names(named(["0", "1", "2"], **{"my genes": ["A", "B", "C"]}))
-    with pytest.raises(ValueError, match=r"var_names and var\['gene_id'\] name no genes"):
+    with pytest.raises(ValueError, match=r"var_names and var\['gene_id'\] hold numbers or nothing"):
         gene_names(named(["0", "1"], gene_id=[7157, 672]))
     assert gene_names(named(["0", "1"], Symbol=["A", "B"])).symbols[1].tolist() == ["A", "B"]

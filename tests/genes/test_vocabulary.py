@@ -129,7 +129,7 @@ def test_every_changed_number_is_told(tmp_path) -> None:
         ({"tokens": {"<pad>": 0, "<cls>": 1, "A": 1.5}}, r"not integers \(A\)"),
         ({"tokens": {"<pad>": 0, "<cls>": 1, "A": True}}, r"not integers \(A\)"),
         ({"tokens": {"<pad>": 0, "<cls>": 1, "A": -1}}, r"not integers \(A\)"),
-        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": 1}}, "two genes one token"),
+        ({"tokens": {"<pad>": 0, "<cls>": 1, "A": 1}}, "two genes have the same token"),
         ({"tokens": {"A": 0}}, "has no <pad>, <cls> among its tokens"),
         ({"medians": {"A": 0}}, r"not above zero \(A\)"),
         ({"medians": {"A": float("nan")}}, r"not above zero \(A\)"),

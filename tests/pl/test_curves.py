@@ -46,7 +46,7 @@ def test_runs_that_went_on_are_put_together(tmp_path: Path) -> None:
 
 
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no metrics\.csv in the folder"):
+    with pytest.raises(FileNotFoundError, match=r"has no metrics\.csv"):
         curves(tmp_path)
     with pytest.raises(FileNotFoundError):
         curves(tmp_path / "nowhere.csv")

@@ -142,7 +142,9 @@ def _checkpoint(folder: Path) -> dict:
 
 @pytest.mark.slow
 def test_killed_runs_with_tables_of_radial_functions(corpus, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(geometry, "_TABLE_MIN_EDGES", 100)  # edges: knots are kept from step to step
+    monkeypatch.setattr(
+        geometry, "_TABLE_MIN_EDGES", 100
+    )  # edges: knots are kept from step to step
     expected = run(corpus, tmp_path / "undisturbed")
     assert run(corpus, tmp_path / "killed", killed_at=8) == ""
     assert run(corpus, tmp_path / "killed") == expected

@@ -211,7 +211,7 @@ def test_errors() -> None:
     data = Data(x=torch.rand(5, 2), pos=torch.rand(5, 2))
     with pytest.raises(ValueError, match=r"needs data.edge_index; run SpatialKNN\(\) first"):
         MacroNodes()(data)
-    with pytest.raises(ValueError, match=r"needs data.x; cells are clustered by their features"):
+    with pytest.raises(ValueError, match=r"needs data.x; clusters are computed from features"):
         MacroNodes()(SpatialKNN(2)(Data(pos=data.pos)))
     with pytest.raises(ValueError, match="already has virtual nodes"):
         MacroNodes()(MacroNodes()(SpatialKNN(2)(data)))
