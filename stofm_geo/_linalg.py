@@ -65,8 +65,10 @@ def row_order(z: np.ndarray) -> np.ndarray:
 def sparse_principal_axes(
     blocks: Iterable[sp.csr_matrix], n_components: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute :func:`principal_axes` of sparse rows, which are never all dense at once. Of more than 100 000 rows with more than 1 000 columns,
-    every second, fourth, ... is used, so that time and memory are bounded.
+    """Compute :func:`principal_axes` of sparse rows, which are never all dense at once.
+
+    If there are more than 100 000 rows and more than 1 000 columns, every second, fourth, ... row is
+    used, so that time and memory are bounded.
 
     Args:
         blocks: All rows, in blocks ``[b, columns]``.

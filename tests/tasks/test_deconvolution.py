@@ -56,7 +56,7 @@ def found(spots: AnnData, reference: AnnData, **options) -> pd.DataFrame:
 def shares(tissue) -> pd.DataFrame:
     """What the reference tells of the spots; not to be changed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pseudospots, "_WINDOWS", WINDOWS)
+        patch.setattr(pseudospots, "_PSEUDOSPOTS", WINDOWS)
         return found(tissue[1], tissue[0])
 
 
