@@ -67,8 +67,8 @@ def sparse_principal_axes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute :func:`principal_axes` of sparse rows, which are never all dense at once.
 
-    If there are more than 100 000 rows and more than 1 000 columns, every second, fourth, ... row is
-    used, so that time and memory are bounded.
+    If there are more than 100 000 rows and more than 1 000 columns, every second, fourth, ... row
+    is used, so that time and memory are bounded.
 
     Args:
         blocks: All rows, in blocks ``[b, columns]``.
