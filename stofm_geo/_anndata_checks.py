@@ -17,24 +17,24 @@ from stofm_geo._positions import xy_columns, xy_pair
 from stofm_geo._sparse import check_sparse
 from stofm_geo._validation import check_key, listed, preview
 
-_FARTHEST = 1e100  # of a position
-_LEAST_OF_SECTION = 13  # cells of a section, on average
+_MAX_POSITION = 1e100
+_MIN_CELLS_PER_SECTION = 13  # on average
 
 
-def check_target(adata: AnnData, key_added: object, **read: str | None) -> None:
+def check_target(adata: AnnData, key_added: object, **input_keys: str | None) -> None:
     """Check that results can be written to ``adata`` without replacing their input.
 
     Args:
         adata: Where results are written.
         key_added: Key in ``obs`` or ``obsm``, and often in ``uns``.
-        read: Keys of the input, by the name of the argument.
+        input_keys: Keys of the input, by the name of the argument.
 
     Raises:
-        TypeError, ValueError: As :func:`check_key`; or the key is one of the input, or
+        TypeError, ValueError: As :func:`check_key`; or the key is one of the input or
             ``"spatial"``; or ``adata`` is a view of a backed file.
     """
     check_key("key_added", key_added)
-    for name, key in {**read, "the usual spatial_key": "spatial"}.items():
+    for name, key in {**input_keys, "the usual spatial_key": "spatial"}.items():
         if key == key_added:
             raise ValueError(
                 f"key_added is {key_added!r}, as is {name}, whose values would be lost; name "
@@ -42,8 +42,8 @@ def check_target(adata: AnnData, key_added: object, **read: str | None) -> None:
             )
     if adata.isbacked and adata.is_view:
         raise ValueError(
-            "adata is a part of a file that is not in memory (backed), which AnnData cannot write "
-            "into; read it first: adata = adata.to_memory()"
+            "adata is a view of a backed file, into which AnnData cannot write; read it first: "
+            "adata = adata.to_memory()"
         )
 
 
@@ -51,7 +51,7 @@ def check_anndata(adata: object, name: str) -> None:
     """Check that ``adata`` is one AnnData, not a path or a list.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: It is not an AnnData.
     """
     if not isinstance(adata, AnnData):
         raise TypeError(
@@ -65,7 +65,7 @@ def check_anndatas(adatas: object, name: str = "adata") -> list[AnnData]:
 
     Raises:
         TypeError: Something is not an AnnData.
-        ValueError: There are none.
+        ValueError: The list is empty.
     """
     if isinstance(adatas, AnnData):
         return [adatas]
@@ -73,14 +73,14 @@ def check_anndatas(adatas: object, name: str = "adata") -> list[AnnData]:
         check_anndata(adatas, name)
     found = list(adatas)  # type: ignore[call-overload]
     if not found:
-        raise ValueError(f"{name} is an empty list; give one AnnData or more")
+        raise ValueError(f"{name} is an empty list; give at least one AnnData")
     for i, one in enumerate(found):
         check_anndata(one, f"{name}[{i}]")
     return found
 
 
 def numbered(name: str, count: int) -> list[str]:
-    """Return names of several AnnData in messages: numbered, where there are several."""
+    """Return the names of AnnData in messages, numbered if there are several."""
     return [f"{name} {i}" for i in range(count)] if count > 1 else [name]
 
 
@@ -90,10 +90,10 @@ def check_obsm(
     """Return ``obsm[key]`` as finite float64, ``[n, columns]``.
 
     Args:
-        adata: With ``key`` in ``obsm``.
+        adata: AnnData.
         key: Key in ``obsm``.
         fix: Advice at the end of the error message.
-        as_is: Keep floating-point types, and do not copy where that is possible.
+        as_is: Keep floating-point types, and avoid a copy if possible.
 
     Raises:
         KeyError: ``obsm`` has no ``key``.
@@ -167,7 +167,7 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
             )
     positions = np.array(positions[:, :2], dtype=np.float64, order="C")
     check_finite(positions, adata, key)
-    if len(positions) and (largest := np.abs(positions).max()) > _FARTHEST:
+    if len(positions) and (largest := np.abs(positions).max()) > _MAX_POSITION:
         raise ValueError(
             f"obsm[{key!r}] holds {largest:g}, whose square overflows; are these positions?"
         )
@@ -177,10 +177,10 @@ def check_positions(adata: AnnData, key: str) -> np.ndarray:
 def _sections_first(positions: np.ndarray, key: str) -> str:
     """Return advice for a message if the first column seems to be that of sections (z, y, x)."""
     values = [len(np.unique(column)) for column in positions[:, :3].T]
-    if values[0] > len(positions) / _LEAST_OF_SECTION or values[0] * 2 > min(values[1:]):
+    if values[0] > len(positions) / _MIN_CELLS_PER_SECTION or values[0] * 2 > min(values[1:]):
         return ""
     return (
-        f", but the first has {values[0]} different values only, as z of sections has; if the "
+        f", but the first has {values[0]} distinct values, like the z of sections; if the "
         f"columns are z, y, x: adata.obsm[{key!r}] = adata.obsm[{key!r}][:, [2, 1, 0]]"
     )
 
@@ -209,7 +209,7 @@ def check_slice_key(obs: pd.DataFrame, key: str) -> pd.Categorical:
     if key not in obs:
         raise KeyError(
             f"obs has no {key!r}; it has {listed(obs)}; name the slice column, "
-            "or leave the key out where all cells are one slice"
+            "or omit the key if all cells are one slice"
         )
     names = pd.Series(read_names(obs[key]), dtype=object)
     if (missing := int(names.isna().sum())) > 0:

@@ -15,21 +15,21 @@ BASE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e4
 
 def default_color(i: int) -> str:
     """Return the i-th colour: the base colours, then darker, lighter and greyer ones; cyclic."""
-    rgb = np.array([int(BASE[i % len(BASE)][at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    rgb = np.array([int(BASE[i % len(BASE)][start : start + 2], 16) for start in (1, 3, 5)]) / 255
     weight, other = ((1, 0), (0.6, 0), (0.5, 0.5), (0.4, 0), (0.4, 0.35))[i // len(BASE) % 5]
-    return "#" + "".join(f"{round(255 * part):02x}" for part in weight * rgb + other)
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in weight * rgb + other)
 
 
 def unused_colors(taken: Iterable[str]) -> Iterator[str]:
-    """Return an endless iterator over the default colours that are free, or over all of them."""
-    every, taken = [default_color(i) for i in range(5 * len(BASE))], set(taken)
-    return cycle([color for color in every if color not in taken] or every)
+    """Return an endless iterator over the unused default colours, or over all if none is unused."""
+    colors, taken = [default_color(i) for i in range(5 * len(BASE))], set(taken)
+    return cycle([color for color in colors if color not in taken] or colors)
 
 
 def default_colors(names: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each name, in natural order. A number gets the colour of that index.
+    """Return a colour for each name, in natural order; a number gets the colour of its index.
 
-    So domains ``"0"``, ``"1"``, ... keep their colours where some are missing.
+    So domains ``"0"``, ``"1"``, ... keep their colours if some are missing.
     """
     names = natural_sort(names)
     if all(name.isdecimal() and len(name) < 4 for name in names):

@@ -21,7 +21,7 @@ _FULL = {
     errno.EDQUOT: "the quota of the disk is used up; make room",
     errno.EFBIG: "a file would be larger than is allowed; raise the limit",
 }
-_NUMBER = re.compile(r"\(os error (\d+)\)|\berrno = (\d+)")  # of safetensors, and of HDF5
+_NUMBER = re.compile(r"\(os error (\d+)\)|\berrno = (\d+)")  # in messages of safetensors and HDF5
 
 
 class DiskFullError(OSError):
@@ -64,7 +64,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path, which replaces ``path`` at the end unless something fails.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: ``path`` cannot be written.
     """
     path = Path(os.path.realpath(path))
     check_writable(path)
@@ -83,13 +83,13 @@ def atomic_folder(
     (:mod:`stofm_geo._replace`).
 
     Args:
-        path: An existing folder is replaced as a whole.
-        files: Names that may be replaced or lost.
-        keep_others: Keep all other files; else there must be none.
+        path: Target folder, replaced as a whole.
+        files: Names of the files that may be replaced or lost.
+        keep_others: Keep all other files; otherwise there must be none.
 
     Raises:
         FileExistsError: ``path`` is a file, or holds other files.
-        OSError: It cannot be written.
+        OSError: ``path`` cannot be written.
     """
     path = Path(os.path.realpath(path))
     recover_folder(path)
@@ -102,23 +102,25 @@ def atomic_folder(
         replace_path(temporary, path)
 
 
-def copy_contents(folder: Path, to: Path, but: Collection[str] = (), *, link: bool = False) -> None:
+def copy_contents(
+    folder: Path, target: Path, excluded: Collection[str] = (), *, link: bool = False
+) -> None:
     """Copy the contents of a folder into another.
 
     Args:
-        folder: From where.
-        to: An existing folder.
-        but: Names in ``folder`` that are left out.
-        link: Make hard links, and copies only where links are not supported.
+        folder: Source folder.
+        target: Existing target folder.
+        excluded: Names in ``folder`` that are not copied.
+        link: Make hard links, or copies if links are not supported.
     """
     copy = _link_file if link else shutil.copy2
     for entry in folder.iterdir():
-        if entry.name in but:
+        if entry.name in excluded:
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, to / entry.name, symlinks=True, copy_function=copy)
+            shutil.copytree(entry, target / entry.name, symlinks=True, copy_function=copy)
         else:
-            copy(entry, to / entry.name, follow_symlinks=False)
+            copy(entry, target / entry.name, follow_symlinks=False)
 
 
 def _link_file(source: str | Path, target: str | Path, *, follow_symlinks: bool = False) -> None:
@@ -133,13 +135,13 @@ def check_folder(path: str | Path, files: Collection[str] | None, *, make: bool 
 
     Args:
         path: The folder.
-        files: Names that may be lost. ``None``: any.
-        make: Its parent need not exist, if it can be made.
+        files: Names of the files that may be lost; ``None``: any.
+        make: Whether missing parents are allowed, if they can be created.
 
     Raises:
-        FileExistsError: There is a file, or a folder that holds other things than ``files``.
-        OSError: It cannot be written.
-        ValueError: Its name is not UTF-8.
+        FileExistsError: ``path`` is a file, or a folder with other files than ``files``.
+        OSError: ``path`` cannot be written.
+        ValueError: The name is not UTF-8.
     """
     path = Path(path)
     if path.is_dir():
@@ -149,32 +151,32 @@ def check_folder(path: str | Path, files: Collection[str] | None, *, make: bool 
                 f"{path}: holds {preview(other)}, which would be lost; name a new folder"
             )
         if os.path.ismount(path):
-            raise OSError(f"{path}: is a disk of its own; name a folder in it")
+            raise OSError(f"{path}: is a mount point; name a folder in it")
     elif path.exists():
         raise FileExistsError(f"{path}: is a file; name a folder")
-    _check_place(path, make)
+    _check_parent(path, make)
 
 
 def check_writable(path: str | Path, *, make: bool = False) -> None:
-    """Check that a file can be made at ``path``, by making one beside it.
+    """Check that a file can be written at ``path``, by creating one beside it.
 
     Args:
         path: The file.
-        make: Its folder need not exist, if it can be made.
+        make: Whether a missing folder is allowed, if it can be created.
 
     Raises:
-        OSError: It cannot be written.
-        ValueError: Its name is not UTF-8.
+        OSError: ``path`` cannot be written.
+        ValueError: The name is not UTF-8.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name a file in it")
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: is neither a file nor a folder; name a file")
-    _check_place(path, make)
+    _check_parent(path, make)
 
 
-def _check_place(path: Path, make: bool) -> None:
+def _check_parent(path: Path, make: bool) -> None:
     """Check that something can be created beside ``path`` and renamed to it."""
     check_name(path)
     path = Path(os.path.realpath(path))
@@ -188,10 +190,10 @@ def _check_place(path: Path, make: bool) -> None:
 
 
 def check_name(path: str | Path) -> None:
-    """Check that a name is valid text, as HDF5, JSON and printing need it.
+    """Check that a name is valid UTF-8, as HDF5, JSON and printing require.
 
     Raises:
-        ValueError: It is not UTF-8.
+        ValueError: The name is not UTF-8.
     """
     try:
         str(path).encode()
@@ -204,8 +206,8 @@ def replace_section(file: Path, name: str, text: str) -> None:
     """Replace the text between ``<!-- name -->`` and ``<!-- /name -->`` in a file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It lacks the marks.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file lacks the markers.
     """
     marks = f"<!-- {name} -->", f"<!-- /{name} -->"
     if not file.is_file():
@@ -222,13 +224,13 @@ def read_json(file: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        ValueError: It is not a file, or cannot be read as JSON.
+        ValueError: ``file`` is not a file, or cannot be read as JSON.
     """
-    if file.exists() and not file.is_file():  # a pipe would be waited for
+    if file.exists() and not file.is_file():  # reading a pipe would block
         raise ValueError(f"{file}: is not a file")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError(f"{file}: cannot be read as JSON (it is nested too deep)") from None
-    except (OSError, ValueError) as error:  # of the decoders, too
+    except (OSError, ValueError) as error:  # decoders raise ValueErrors
         raise ValueError(f"{file}: cannot be read as JSON ({error})") from error

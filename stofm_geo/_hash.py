@@ -30,20 +30,20 @@ def with_hash(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 def check_hash(values: Mapping[str, Any], key: str, known: Collection[str], file: Path) -> None:
     """Check that a JSON file holds what :func:`with_hash` returned.
 
-    A file without a hash passes: it was written by hand or by an older version. So unknown names
-    are rejected: one may be a damaged ``key``.
+    A file without a hash passes, since it was written by hand or by an older version. Unknown names
+    are rejected, since one may be a damaged ``key``.
 
     Args:
         values: Content of the file.
         key: Name of the hash.
         known: All other valid names.
-        file: Name in messages.
+        file: File named in messages.
 
     Raises:
         ValueError: The content differs, or has unknown names.
     """
-    if strange := sorted(set(values) - {key, *known}):
-        raise ValueError(f"{file}: has {preview(strange)}, which is not known; remove it")
+    if unknown := sorted(set(values) - {key, *known}):
+        raise ValueError(f"{file}: has unknown {preview(unknown)}; remove it")
     if key in values and values[key] != _hash_of(values, key):
         raise ValueError(
             f"{file}: is not what was written; take it from a copy, or remove {key!r} from it if "

@@ -8,16 +8,16 @@ class Keys:
 
     SPATIAL = "spatial"  # obsm, read: coordinates [n, 2]
     SLICES = ("slice_id", "library_id")  # obs, usual names of the slice column
-    TECHNOLOGY = "technology"  # uns, read where it is there: MERFISH, Visium, ...
+    TECHNOLOGY = "technology"  # uns, read if present: MERFISH, Visium, ...
     POSITIONS = "stofm_positions"  # uns, written: elements of SpatialData that positions are of
     EMBEDDING = "X_stofm"  # obsm, written: [n, 256] float32
     INTEGRATED = "X_stofm_integrated"  # obsm and uns, written: the same, slices integrated
     DOMAIN = "stofm_domain"  # obs, written: categorical
     LABEL = "stofm_label"  # obs, written: categorical
-    UNASSIGNED = "unassigned"  # in that column: no label is probable enough
-    PROPORTIONS = "stofm_proportions"  # obsm and uns, written: cell types of spots
-    IMPUTED = "stofm_imputed"  # obsm and uns, written: genes that the panel lacks
-    UNS = "stofm"  # uns, written: how the two above were made
+    UNASSIGNED = "unassigned"  # value of that column if no label is probable enough
+    PROPORTIONS = "stofm_proportions"  # obsm and uns, written: cell-type proportions
+    IMPUTED = "stofm_imputed"  # obsm and uns, written: genes missing from the panel
+    UNS = "stofm"  # uns, written: settings of embedding and domains
 
 
 class NodeType:

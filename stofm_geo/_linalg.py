@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 Counts = TypeVar("Counts", np.ndarray, sp.csr_matrix)
 
-BLOCK = 8192  # rows that are held dense, or in double precision, at a time
+BLOCK = 8192  # rows held dense or in double precision at once
 # The covariance matrix is cheaper up to this many columns, Lanczos iterations beyond.
 _FEW_COLUMNS = 1000
 _MOST_ROWS = 100_000
@@ -23,11 +23,11 @@ def principal_axes(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute mean, principal axes and variances from the covariance matrix, in double precision.
 
-    The rows are read once. Memory is that of a block and of the covariance matrix. The largest
+    The rows are read once, with a block and the covariance matrix in memory. The largest
     entry of each axis is positive, which makes the signs deterministic.
 
     Args:
-        blocks: All rows, a block ``[b, columns]`` at a time.
+        blocks: All rows, in blocks ``[b, columns]``.
         n_components: Number of axes, at most the number of columns.
 
     Returns:
@@ -65,13 +65,13 @@ def row_order(z: np.ndarray) -> np.ndarray:
 def sparse_principal_axes(
     blocks: Iterable[sp.csr_matrix], n_components: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute what :func:`principal_axes` computes, of sparse rows.
+    """Compute :func:`principal_axes` of sparse rows, which are never all dense at once.
 
-    The rows are never dense all at once. Of more than 100 000 rows with more than 1 000 columns,
-    every second, fourth, ... is used, so that time and memory are bounded.
+    If there are more than 100 000 rows and more than 1 000 columns, every second, fourth, ... row
+    is used, so that time and memory are bounded.
 
     Args:
-        blocks: All rows, a block ``[b, columns]`` at a time.
+        blocks: All rows, in blocks ``[b, columns]``.
         n_components: Number of axes, below the number of rows and of columns.
     """
     blocks = iter(blocks)
@@ -96,15 +96,15 @@ def _every_nth(blocks: Iterable[sp.csr_matrix], most: int) -> sp.csr_matrix:
 
 
 def half_whitening(variance: np.ndarray) -> np.ndarray:
-    """Return the divisors that halfway whiten components, and give them a root mean square of 1.
+    """Return divisors that halfway whiten components and give them a root mean square of 1.
 
     Unscaled, the first two components would dominate a loss; fully whitened, noise would weigh as
     much as signal.
 
     Args:
-        variance: Of each component, ``[n_components]``.
+        variance: Variance of each component, ``[n_components]``.
     """
-    variance = variance.clip(1e-12)  # identical cells have none
+    variance = variance.clip(1e-12)  # identical cells have variance 0
     scale = np.sqrt(np.sqrt(variance))
     return scale * np.sqrt((variance / scale**2).mean())
 
@@ -126,7 +126,7 @@ def sqrt_fractions(counts: Counts) -> Counts:
     Distances between such rows are Hellinger distances.
 
     Args:
-        counts: ``[n, G]``. Sums of sparse counts are taken in single precision.
+        counts: Counts ``[n, G]``. Sums of sparse counts are in single precision.
     """
     if isinstance(counts, (sp.spmatrix, sp.sparray)):
         total = (counts @ np.ones(counts.shape[1])).astype(np.float32)

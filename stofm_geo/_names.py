@@ -10,7 +10,7 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 
-# What pandas, anndata and R write for a missing value once a column has become text.
+# Texts that pandas, anndata and R write for missing values.
 MISSING_WORDS = frozenset(
     ["nan", "NaN", "NAN", "None", "NA", "<NA>", "N/A", "n/a", "NaT", "null", "NULL"]
 )
@@ -19,53 +19,52 @@ _ZEROS = re.compile(r"\.0+$")
 
 
 def read_names(values: pd.Series | Iterable[object], what: str | None = None) -> np.ndarray:
-    """Return names as str, ``None`` where one is missing, as objects ``[n]``.
+    """Return names as str, ``None`` where missing, as an object array ``[n]``.
 
-    Surrounding blanks are stripped. Missing are ``None``, NaN, ``pd.NA``, blanks, and the words
-    that are written for them (``nan``, ``None``, ``NA``, ``<NA>``, ...). A whole number is the same
-    name as integer, float or text: pandas turns integers into floats where one is missing.
+    Surrounding blanks are stripped. Missing values are ``None``, NaN, ``pd.NA``, blanks, and the
+    words written for them (``nan``, ``None``, ``NA``, ``<NA>``, ...). A whole number is the same
+    name as integer, float or text, since pandas turns integers into floats if one is missing.
 
     Args:
         values: A column of any type: object, string, categorical, bool, number.
         what: Name in the warning. ``None``: do not warn.
 
     Raises:
-        ValueError: There are two columns of the name.
+        ValueError: Two columns have this name.
 
     Warns:
-        UserWarning: Words are taken as missing values. A class that is really called so has to be
-            renamed.
+        UserWarning: Words are treated as missing values; a class with such a name must be renamed.
     """
     if isinstance(values, pd.DataFrame):
         raise ValueError(f"obs has several columns {values.columns[0]!r}; rename or drop one")
     if isinstance(getattr(values, "dtype", None), pd.CategoricalDtype):
         column = pd.Series(values)
-        of_category = _plain(column.cat.categories)
+        category_names = _texts(column.cat.categories)
         missing = np.array([None], dtype=object)  # code -1
-        names = np.concatenate([of_category, missing])[column.cat.codes.to_numpy()]
+        names = np.concatenate([category_names, missing])[column.cat.codes.to_numpy()]
     else:
-        names = _plain(values)
+        names = _texts(values)
     words = pd.Series(names, dtype=object).isin(MISSING_WORDS).to_numpy()
     if words.any():
         if what is not None:
             count = pd.Series(names[words]).value_counts()
             listed = ", ".join(f"{word!r} {number}" for word, number in count.items())
             warnings.warn(
-                f"{what}: words that stand for missing values are taken as missing in "
-                f"{int(words.sum())} of {len(names)} cells ({listed}); rename them if real",
+                f"{what}: words for missing values are treated as missing in "
+                f"{int(words.sum())} of {len(names)} cells ({listed}); rename real names",
                 stacklevel=3,
             )
         names[words] = None
     return names
 
 
-def _plain(values: Iterable[object]) -> np.ndarray:
+def _texts(values: Iterable[object]) -> np.ndarray:
     """Return each value as text, ``None`` where it is missing or blank."""
     values = list(values)
     names = np.empty(len(values), dtype=object)
     names[:] = [_text(value) for value in values]
     present = set(names) - {None} - MISSING_WORDS
-    # "1.0" is the text of a float only where all are numbers: else it may be a version.
+    # "1.0" is the text of a float only if all names are numbers; otherwise it may be a version.
     if any(_ZEROS.search(name) for name in present) and all(map(_NUMBER.fullmatch, present)):
         names[:] = [name and _ZEROS.sub("", name) for name in names]
     return names

@@ -8,8 +8,8 @@ import warnings
 import pandas as pd
 
 _PAIRS = (("x", "y"), ("column", "row"), ("col", "row"))
-# Positions in one field of view, or numbers of rows and columns: only where there is nothing else.
-_RATHER_NOT = re.compile("local|array|index")
+# Positions within a field of view, or indices of rows and columns: used only as a last resort.
+_LAST_RESORT = re.compile("local|array|index")
 
 
 def xy_columns(table: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def xy_columns(table: pd.DataFrame, key: str) -> pd.DataFrame:
             "are needed"
         )
     first = [names[i] for i in numeric[:2]]
-    # A table without names is an array.
+    # A table with default names is an array.
     if len(numeric) > 2 or first != ["0", "1"]:
         warnings.warn(
             f"obsm[{key!r}] has the columns {', '.join(names)}, none of which is called x or y; "
@@ -62,15 +62,15 @@ def _as_numbers(column: pd.Series) -> pd.Series:
 def xy_pair(names: list[str]) -> tuple[str, str] | None:
     """Return the two names that mean x and y, if there are any."""
     lower = {name.lower(): name for name in reversed(names)}
-    found = []
+    pairs = []
     for name in map(str.lower, names):
         for rank, (x, y) in enumerate(_PAIRS):
-            for at in re.finditer(x, name):
-                other = name[: at.start()] + y + name[at.end() :]
-                if other in lower:
-                    found.append((bool(_RATHER_NOT.search(name)), min(rank, 1), name, other))
-    if not found:
+            for match in re.finditer(x, name):
+                partner = name[: match.start()] + y + name[match.end() :]
+                if partner in lower:
+                    pairs.append((bool(_LAST_RESORT.search(name)), min(rank, 1), name, partner))
+    if not pairs:
         return None
-    # Of equals the first.
-    _, _, x, y = min(found, key=lambda pair: pair[:2])
+    # The first of equals.
+    _, _, x, y = min(pairs, key=lambda pair: pair[:2])
     return lower[x], lower[y]

@@ -1,4 +1,4 @@
-"""Things that are known by name."""
+"""Registry of named objects."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T]):
-    """Names and what they stand for, in the order they were registered.
+    """Mapping from names to registered objects, in order of registration.
 
     Args:
-        what: What messages call an entry, ``"model"``, say.
-        fix: How a user's own entry is registered, for the message of an unknown name.
+        what: Kind of the entries in messages, such as ``"model"``.
+        fix: How to register an entry, for the message about an unknown name.
     """
 
     def __init__(self, what: str, fix: str) -> None:
@@ -22,11 +22,11 @@ class Registry(Mapping[str, T]):
         self._entries: dict[str, T] = {}
 
     def add(self, name: str, entry: T) -> None:
-        """Register.
+        """Register an entry.
 
         Raises:
-            TypeError: ``name`` is no string.
-            ValueError: It is empty, or taken by something else.
+            TypeError: ``name`` is not a string.
+            ValueError: ``name`` is empty or taken.
         """
         if not isinstance(name, str):
             raise TypeError(f"the name of a {self.what} must be a string; found {name!r}")
@@ -38,8 +38,8 @@ class Registry(Mapping[str, T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
-            near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            matches = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)
+            hint = f"did you mean {matches[0]!r}? " if matches else ""
             raise KeyError(
                 f"no {self.what} is called {name!r}; {hint}there are {', '.join(self._entries)}; "
                 f"{self.fix}"

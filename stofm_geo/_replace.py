@@ -1,10 +1,10 @@
-"""Atomic replacement of files and folders, also where the process is killed.
+"""Atomic replacement of files and folders, also if the process is killed.
 
-New content is made in a *work folder* beside the old: ``.stofm-geo-*/new/NAME``. A file is replaced
-by one rename, and so is a folder where two folders can be exchanged (Linux, macOS). Elsewhere, for
-example on NFS, the old folder is first moved to ``.stofm-geo-*/old/NAME``. If the process is killed
-between these two renames, the next process that reads or writes there does the second
-(:func:`recover_folder`).
+New content is written to a *work folder* beside the old: ``.stofm-geo-*/new/NAME``. A file is
+replaced by one rename, and so is a folder if the system can exchange two folders (Linux, macOS).
+Elsewhere, for example on NFS, the old folder is first moved to ``.stofm-geo-*/old/NAME``. If the
+process is killed between these two renames, the next process that reads or writes there does the
+second (:func:`recover_folder`).
 
 A work folder has a lock that the system releases at the end of its process. Work folders without a
 process are removed when something is written beside them.
@@ -35,16 +35,16 @@ except ImportError:  # Windows
 _PREFIX = ".stofm-geo-"
 _LOCK, _NEW, _OLD, _DONE = "lock", "new", "old", "done"
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY)
-_DAY = 24 * 3600.0  # older than anything that is being written, where files cannot be locked
-_AT_CWD, _EXCHANGE = -100, 2  # of Linux; macOS has the same number for its own
+_DAY = 24 * 3600.0  # work folders older than a day are abandoned, if files cannot be locked
+_AT_CWD, _EXCHANGE = -100, 2  # constants of Linux; macOS has the same flag
 
 
 @contextmanager
 def work_folder(path: Path) -> Iterator[Path]:
-    """Yield the path in a new work folder at which to make what replaces ``path``.
+    """Yield a path in a new work folder for the content that will replace ``path``.
 
     Raises:
-        OSError: No folder can be made beside ``path``.
+        OSError: No folder can be created beside ``path``.
     """
     recover_folder(path)
     clear_leftovers(path.parent)
@@ -72,10 +72,10 @@ def replace_path(new: Path, path: Path) -> None:
     """Replace ``path`` by ``new``, made in a work folder, with the permissions of new files.
 
     Raises:
-        OSError: It cannot be replaced; ``path`` is unchanged.
+        OSError: The replacement failed; ``path`` is unchanged.
     """
     work = new.parent.parent
-    check_signals()  # a signal that was swallowed while it was written
+    check_signals()  # a library may have swallowed a signal
     _finish(new, (work / _LOCK).stat().st_mode & 0o666)
     if not path.is_dir():
         os.replace(new, path)
@@ -94,7 +94,7 @@ def recover_folder(path: str | Path) -> None:
     """Restore a folder where a process was killed between two renames.
 
     Raises:
-        OSError: It cannot be restored.
+        OSError: The folder cannot be restored.
     """
     path = Path(path)
     if os.path.lexists(path):
@@ -103,11 +103,11 @@ def recover_folder(path: str | Path) -> None:
     pattern = os.path.join(glob.escape(str(parent)), f"{_PREFIX}*", _OLD, glob.escape(path.name))
     for found in glob.glob(pattern, include_hidden=True):
         work = Path(found).parent.parent
-        with _held(work, wait=True) as held:  # it may be being moved just now
+        with _held(work, wait=True) as held:  # it may just be moved
             if not held:
                 raise PermissionError(
-                    f"{path}: its writing was stopped half-way, and you may not finish it; "
-                    f"let the owner of {work} load it once"
+                    f"{path}: its writing was interrupted, and you lack the permission to finish "
+                    f"it; let the owner of {work} load it once"
                 )
             _clear(work)
 
@@ -116,7 +116,7 @@ def exchange(a: Path, b: Path) -> None:
     """Exchange two folders in one step.
 
     Raises:
-        OSError: It failed, or the system or disk does not support it.
+        OSError: The exchange failed, or the system or disk does not support it.
     """
     result = _exchange()(os.fsencode(a), os.fsencode(b))
     if result != 0:
@@ -132,7 +132,7 @@ def _exchange() -> Callable[[bytes, bytes], int]:
             swap = library.renamex_np
             return lambda a, b: swap(a, b, _EXCHANGE)
         rename = library.renameat2
-    except (AttributeError, OSError, TypeError):  # another system, or an old one
+    except (AttributeError, OSError, TypeError):  # unsupported system
         return _no_exchange
     return lambda a, b: rename(_AT_CWD, a, _AT_CWD, b, _EXCHANGE)
 
@@ -158,7 +158,7 @@ def _new_work_folder(parent: Path) -> tuple[Path, int]:
         try:
             lock = os.open(work / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
         except FileNotFoundError:
-            continue  # taken for a leftover before it was locked
+            continue  # removed as a leftover before it was locked
         _lock(lock)
         try:
             if os.path.samestat(os.fstat(lock), os.stat(work / _LOCK)):
@@ -176,9 +176,9 @@ def _held(work: Path, wait: bool = False) -> Iterator[bool]:
         try:
             lock = os.open(work / _LOCK, os.O_RDWR)
             held = _lock(lock, wait)
-        except FileNotFoundError:  # its process died before it had one, or is of an older version
+        except FileNotFoundError:  # killed before the lock was created, or an older version
             held = None
-        except OSError:  # another user's
+        except OSError:  # of another user
             held = False
         yield (wait or _abandoned(work)) if held is None else held
     finally:
@@ -215,7 +215,7 @@ def _clear(work: Path) -> None:
             os.replace(new if new.is_dir() else before, path)
     for name in (_NEW, _OLD, _DONE):
         shutil.rmtree(work / name, ignore_errors=True)
-    shutil.rmtree(work, ignore_errors=True)  # the lock last: without it, it is nobody's
+    shutil.rmtree(work, ignore_errors=True)  # the lock last, since it marks the owner
 
 
 def _finish(new: Path, mode: int) -> None:
@@ -229,20 +229,20 @@ def _finish(new: Path, mode: int) -> None:
                 new.chmod(mode)
             _sync(new)
         return
-    for part in new.iterdir():
-        if not part.is_symlink():
-            _finish(part, mode)
+    for entry in new.iterdir():
+        if not entry.is_symlink():
+            _finish(entry, mode)
     _sync(new)
 
 
 def _sync(path: Path) -> None:
     if os.name != "posix":
         return
-    opened = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(opened)
-    except OSError as error:  # some disks have no such call for folders
+        os.fsync(descriptor)
+    except OSError as error:  # some disks cannot sync folders
         if error.errno not in _UNSUPPORTED:
             raise
     finally:
-        os.close(opened)
+        os.close(descriptor)

@@ -1,8 +1,8 @@
 """Handling of SIGINT and SIGTERM: they end a command by an exception, with a message.
 
-Some libraries swallow exceptions: callbacks from C, training loops that end as if all were well.
-So signals are also recorded, and checked (:func:`check_signals`) before a file is replaced, and at
-the end.
+Some libraries swallow exceptions: callbacks from C, and training loops that end normally. So
+signals are also recorded, and checked (:func:`check_signals`) before a file is replaced and at the
+end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Stopped(SystemExit):
 def raise_on_signal() -> Iterator[None]:
     """Raise :class:`Stopped` on signals within the context."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread handles signals
         return
     before = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
@@ -50,7 +50,7 @@ def exit_by_signal() -> Iterator[None]:
         number = received_signal()
         if number is None:
             raise
-        with suppress(OSError, ValueError):  # nobody may be there to read it
+        with suppress(OSError, ValueError):  # stderr may be closed
             name = signal.Signals(number).name
             print(f"Stopped by {name}; what is written is whole", file=sys.stderr, flush=True)
         raise Stopped(number) from None

@@ -1,4 +1,4 @@
-"""The slice of each cell of an AnnData: the one place that groups cells by slice."""
+"""Grouping of the cells of an AnnData by slice."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class SliceLabels:
     """The slice of each cell.
 
     Attributes:
-        codes: Number of the slice, ``[n]`` int64, from 0.
-        names: Names of the slices, sorted; empty where all cells are one slice.
-        key: Column of ``obs`` they come from; ``None`` where all cells are one slice.
+        codes: Index of the slice of each cell, ``[n]`` int64.
+        names: Names of the slices, sorted; empty if all cells are one slice.
+        key: Column of ``obs`` with the names; ``None`` if all cells are one slice.
     """
 
     codes: np.ndarray
@@ -44,15 +44,15 @@ def label_slices(
 
     Args:
         adata: Cells or spots.
-        positions: Their positions, ``[n, 2]``; ``None``: they have none.
+        positions: Positions of the cells, ``[n, 2]``; ``None``: there are none.
         spatial_key: Key in ``obsm`` of the positions.
-        slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one slice,
+        slice_key: Column of ``obs`` with the slice of each cell; ``None``: all cells are one slice,
             unless ``uns["spatialdata_attrs"]`` names several regions, which are slices.
-        beside: Also warn of a usual slice column where slices lie beside each other.
+        beside: Also warn of a usual slice column if slices lie beside each other.
 
     Raises:
-        KeyError: ``obs`` has no such column.
-        ValueError: Values of it are missing.
+        KeyError: ``obs`` lacks the column.
+        ValueError: The column has missing values.
 
     Warns:
         UserWarning: See :func:`~stofm_geo._stacked.resolve_slice_key`.

@@ -1,7 +1,7 @@
-"""Prepare AnnData for writing: convert what files cannot hold, or raise before the work.
+"""Prepare AnnData for writing: convert what files cannot hold, or raise before long work.
 
-Names of columns and keys are names in HDF5 and zarr, where ``/`` makes a group: ``L2`` and ``L2/3``
-cannot be stored beside each other, and not all that can be written can be read again.
+Names of columns and keys are names in HDF5 and zarr, where ``/`` creates a group: ``L2`` and
+``L2/3`` cannot be stored beside each other, and some names can be written but not read again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def storable_names(names: Iterable[object], taken_by_index: object = None) -> li
 
     Args:
         names: Names of columns or keys.
-        taken_by_index: Name of the index, which no column may have.
+        taken_by_index: Name of the index, which must not be a column name.
     """
     texts = [str(name) for name in names]
-    taken, found = set(texts), []
+    taken, storable = set(texts), []
     for name in texts:
         new = name.replace("/", "_").replace("\0", "_")
         new = f"{new}_" if new in (*_RESERVED, taken_by_index) else new
@@ -40,8 +40,8 @@ def storable_names(names: Iterable[object], taken_by_index: object = None) -> li
             while new in taken:
                 new, count = f"{base}_{count}", count + 1
             taken.add(new)
-        found.append(new)
-    return found
+        storable.append(new)
+    return storable
 
 
 def storable_frame(
@@ -70,7 +70,7 @@ def warn_of_renamed(where: str, before: Iterable[object], after: Iterable[str]) 
     changed = [f"{old} -> {new}" for old, new in pairs if str(old) != new]
     if changed:
         warnings.warn(
-            f"{where}: {len(changed)} names that a file cannot hold are written otherwise "
+            f"{where}: {len(changed)} names that a file cannot hold are changed "
             f"({preview(changed)})",
             stacklevel=3,
         )
@@ -79,17 +79,17 @@ def warn_of_renamed(where: str, before: Iterable[object], after: Iterable[str]) 
 def prepare_for_writing(adata: AnnData, name: str = "AnnData") -> None:
     """Make sure that ``adata`` can be written and read again; in place.
 
-    Calls :func:`make_storable`, then writes and reads all but the numbers as a test.
+    This calls :func:`make_storable`, then writes and reads all but the numeric matrices as a test.
 
     Args:
-        adata: Read from a file, or made.
+        adata: AnnData, changed in place.
         name: Name in messages.
 
     Raises:
-        ValueError: It cannot be written; the message says what cannot.
+        ValueError: A part cannot be written; the message names it.
     """
     make_storable(adata, name)
-    tables = {f"obsm {key}": value for key, value in adata.obsm.items() if not _numbers(value)}
+    tables = {f"obsm {key}": value for key, value in adata.obsm.items() if not _is_numeric(value)}
     if adata.raw is not None:
         tables["raw.var"] = adata.raw.var
     trial = AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns={**adata.uns, **tables})
@@ -99,24 +99,24 @@ def prepare_for_writing(adata: AnnData, name: str = "AnnData") -> None:
             trial.write_h5ad(Path(folder) / "trial.h5ad")
             anndata.read_h5ad(Path(folder) / "trial.h5ad")
     except OSError:
-        raise  # of the trial's disk
-    except Exception as error:  # of h5py and anndata, a dozen kinds
+        raise  # a disk error
+    except Exception as error:  # h5py and anndata raise many types
         reason = " ".join([str(error), *getattr(error, "__notes__", ())])
         raise ValueError(
-            f"{name}: could be read, but not be written again ({' '.join(reason.split())}); drop "
-            "that, or turn it into text or numbers"
+            f"{name}: can be read, but not written again ({' '.join(reason.split())}); drop "
+            "that, or convert it to text or numbers"
         ) from error
 
 
 def make_storable(adata: AnnData, name: str = "AnnData") -> None:
     """Convert what files cannot hold, in place.
 
-    Text of pandas' string types becomes objects, or categorical where values are missing. An index
-    name that is also a column's is removed. A column ``_index`` is removed where it repeats the
-    index, as SeuratDisk leaves it, else renamed. ``/`` in names becomes ``_``.
+    Text of pandas' string types becomes objects, or categorical if values are missing. An index
+    name that is also a column name is removed. A column ``_index`` is removed if it repeats the
+    index, as SeuratDisk writes it, else renamed. ``/`` in names becomes ``_``.
 
     Args:
-        adata: Changed in place.
+        adata: AnnData, changed in place.
         name: Name in messages.
 
     Warns:
@@ -124,17 +124,17 @@ def make_storable(adata: AnnData, name: str = "AnnData") -> None:
     """
     for axis, mapping in (("obs", adata.obsm), ("var", adata.varm)):
         table = getattr(adata, axis)
-        # AnnData gives the tables beside it the same index, by the same name.
+        # AnnData gives tables in obsm and varm the same index with the same name.
         others = [value for value in mapping.values() if isinstance(value, pd.DataFrame)]
         if any(table.index.name in other.columns for other in others):
             table = table.rename_axis(index=None)
             setattr(adata, axis, table)
-        if (mended := _table(table, f"{name}: {axis}")) is not table:
-            setattr(adata, axis, mended)
+        if (converted := _table(table, f"{name}: {axis}")) is not table:
+            setattr(adata, axis, converted)
     if adata.raw is not None:
         table = adata.raw.var
-        if (mended := _table(table, f"{name}: raw.var")) is not table:
-            raw = AnnData(adata.raw.X, pd.DataFrame(index=adata.obs_names), mended)
+        if (converted := _table(table, f"{name}: raw.var")) is not table:
+            raw = AnnData(adata.raw.X, pd.DataFrame(index=adata.obs_names), converted)
             raw.varm.update(adata.raw.varm)
             adata.raw = raw
     for mapping in _MAPPINGS:
@@ -149,16 +149,16 @@ def _mapping(values: Any, where: str) -> None:
     for key, new in zip(keys, names, strict=True):
         value = values[key]
         if isinstance(value, pd.DataFrame):
-            mended = _table(value, f"{where}[{new!r}]")
+            storable_value = _table(value, f"{where}[{new!r}]")
         elif isinstance(value, Mapping) and hasattr(value, "pop"):
             _mapping(value, f"{where}[{new!r}]")
-            mended = value
+            storable_value = value
         else:
-            mended = value
+            storable_value = value
         if new != key:
             del values[key]
-        if new != key or mended is not value:
-            values[new] = mended
+        if new != key or storable_value is not value:
+            values[new] = storable_value
 
 
 def _table(table: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -167,27 +167,27 @@ def _table(table: pd.DataFrame, where: str) -> pd.DataFrame:
     if isinstance(index.dtype, pd.StringDtype):
         index = index.astype(object)
     before = table
-    if "_index" in names and _same(table["_index"], index):
+    if "_index" in names and _equal_text(table["_index"], index):
         table = table.drop(columns="_index")
         names = list(table.columns)
-    if index.name in names and not _same(table[index.name], index):
+    if index.name in names and not _equal_text(table[index.name], index):
         index = index.rename(None)
     storable = storable_names(names)
     text = [at for at, kind in enumerate(table.dtypes) if isinstance(kind, pd.StringDtype)]
     if table is before and index is table.index and storable == names and not text:
         return table
     warn_of_renamed(where, names, storable)
-    mended = table.set_axis(index, axis=0).set_axis(storable, axis=1)
+    converted = table.set_axis(index, axis=0).set_axis(storable, axis=1)
     for at in text:
-        mended[storable[at]] = _plain(table.iloc[:, at])
-    return mended
+        converted[storable[at]] = _without_string_dtype(table.iloc[:, at])
+    return converted
 
 
-def _same(column: pd.Series | pd.DataFrame, index: pd.Index) -> bool:
+def _equal_text(column: pd.Series | pd.DataFrame, index: pd.Index) -> bool:
     return column.ndim == 1 and list(column.astype(str)) == list(index.astype(str))
 
 
-def _plain(text: pd.Series) -> np.ndarray | pd.Categorical:
+def _without_string_dtype(text: pd.Series) -> np.ndarray | pd.Categorical:
     values = text.astype(object)
     missing = values.isna()
     if missing.any():
@@ -195,5 +195,5 @@ def _plain(text: pd.Series) -> np.ndarray | pd.Categorical:
     return values.to_numpy()
 
 
-def _numbers(value: Any) -> bool:
+def _is_numeric(value: Any) -> bool:
     return getattr(getattr(value, "dtype", None), "kind", "") in tuple("biufc")

@@ -16,13 +16,13 @@ def check_positive(name: str, value: object, *, whole: bool = False, or_zero: bo
 
     Args:
         name: Name in the error message.
-        value: What to check.
+        value: Value to check.
         whole: Require an integer.
         or_zero: Accept zero.
 
     Raises:
-        TypeError: It is not a number, or not an integer.
-        ValueError: It is out of range.
+        TypeError: ``value`` is not a number, or not an integer.
+        ValueError: ``value`` is out of range.
     """
     kind = Integral if whole else Real
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -37,8 +37,8 @@ def check_fraction(name: str, value: object) -> None:
     """Check that ``value`` is a number between 0 and 1.
 
     Raises:
-        TypeError: It is not a number.
-        ValueError: It is out of range.
+        TypeError: ``value`` is not a number.
+        ValueError: ``value`` is out of range.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number; found {value!r}")
@@ -53,7 +53,7 @@ def preview(names: object, most: int = 3) -> str:
 
 
 def listed(names: Iterable[object]) -> list[str] | str:
-    """Return all names as text, sorted, for a message; names of pandas columns may be numbers."""
+    """Return all names as sorted text, for a message; names of pandas columns may be numbers."""
     return sorted(map(str, names)) or "nothing"
 
 
@@ -61,13 +61,13 @@ def check_key(name: str, key: object) -> None:
     """Check that ``key`` is a name that h5ad and zarr files can store, without ``/``.
 
     Raises:
-        TypeError: It is not a string.
-        ValueError: Files cannot store it.
+        TypeError: ``key`` is not a string.
+        ValueError: Files cannot store ``key``.
     """
     if not isinstance(key, str):
         raise TypeError(f"{name} must be a name; found {key!r}")
     if not key or "/" in key or key in ("_index", ".", ".."):
-        raise ValueError(f"{name} must be a name without '/', that files can hold; found {key!r}")
+        raise ValueError(f"{name} must be a name without '/' that files can hold; found {key!r}")
 
 
 def check_model_output(values: np.ndarray, name: str, what: str) -> None:

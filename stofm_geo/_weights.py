@@ -1,7 +1,7 @@
-"""Read and check weights from files, before a network is built.
+"""Reading and checking of weights from files, before a network is built.
 
-A configuration of a few bytes can ask for a network of any size, but stored weights are as large as
-their file. So sizes are compared on PyTorch's ``meta`` device, which takes no memory.
+A configuration of a few bytes can request a network of any size, but stored weights are as large as
+their file. So sizes are compared on PyTorch's ``meta`` device, which uses no memory.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file.
 
     Raises:
-        ValueError: It cannot be read, or values are not finite.
+        ValueError: The file cannot be read, or values are not finite.
     """
-    if file.exists() and not file.is_file():  # a pipe would be waited for
+    if file.exists() and not file.is_file():  # reading a pipe would block
         raise ValueError(f"{file}: is not a file")
     try:
         stored = load_file(file)
@@ -36,17 +36,17 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def read_torch(file: Path) -> dict[str, Tensor]:
-    """Return a state dict of ``torch.save``, unpickled with tensors alone admitted.
+    """Return a state dict of ``torch.save``; only tensors are unpickled.
 
     Raises:
-        ValueError: It cannot be read, is not a state dict of tensors, or values are not finite.
+        ValueError: The file cannot be read, is no state dict of tensors, or values are not finite.
     """
     if file.exists() and not file.is_file():
         raise ValueError(f"{file}: is not a file")
     _check_archive(file)
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise a dozen kinds
+    except Exception as error:  # pickle, zip and torch raise many types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{file}: cannot be read as weights ({reason[:200]})") from error
     if not isinstance(stored, dict) or not all(
@@ -54,7 +54,7 @@ def read_torch(file: Path) -> dict[str, Tensor]:
     ):
         raise ValueError(f"{file}: is not a state dict of tensors")
     for name, tensor in stored.items():
-        # One number can stand for any number of them.
+        # A stride of 0 or a sparse layout can claim any size.
         if (
             tensor.layout != torch.strided
             or tensor.is_quantized
@@ -69,14 +69,14 @@ def _check_archive(file: Path) -> None:
     """Check the checksums of a zip archive, as written by ``torch.save``; PyTorch does not.
 
     Raises:
-        ValueError: One differs, or the archive cannot be read.
+        ValueError: A checksum differs, or the archive cannot be read.
     """
     if not zipfile.is_zipfile(file):
-        return  # of PyTorch before 1.6, without checksums; or none of its files
+        return  # PyTorch before 1.6 has no checksums; other files fail later
     try:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()
-    except Exception as error:  # zipfile raises a dozen kinds
+    except Exception as error:  # zipfile raises many types
         raise ValueError(f"{file}: cannot be read as weights ({error})") from error
     if damaged is not None:
         raise ValueError(
@@ -88,7 +88,7 @@ def check_finite(tensors: Mapping[str, Tensor], file: str | Path) -> None:
     """Check that all values are finite.
 
     Raises:
-        ValueError: Some are not; the message names the tensors.
+        ValueError: Values are not finite; the message names the tensors.
     """
     bad = [
         name
@@ -107,33 +107,33 @@ def check_layers(setting: str, count: int, names: Iterable[str], pattern: str) -
 
     Args:
         setting: Name of the setting.
-        count: Its value.
+        count: Value of the setting.
         names: Names of the tensors.
-        pattern: Regular expression of a layer's tensors; its group is the layer's number.
+        pattern: Regular expression of the tensors of a layer; its group is the layer index.
 
     Raises:
-        ValueError: There are more, or fewer.
+        ValueError: There are more or fewer layers.
     """
-    found = {match[1] for name in names if (match := re.match(pattern, name))}
-    if len(found) != count:
-        raise ValueError(f"{setting} is {count}, but there are weights of {len(found)} layers")
+    layers = {match[1] for name in names if (match := re.match(pattern, name))}
+    if len(layers) != count:
+        raise ValueError(f"{setting} is {count}, but there are weights of {len(layers)} layers")
 
 
-def check_shapes(wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
-    """Check that tensors are those of a network, which may be on ``meta``.
+def check_shapes(expected: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """Check that tensors match those of a network, which may be on ``meta``.
 
     Raises:
         ValueError: Names, shapes or dtypes differ; the message gives the first three differences.
     """
-    wrong = [f"{name} is missing" for name in wanted if name not in stored]
-    wrong += [f"{name} is not known" for name in stored if name not in wanted]
+    problems = [f"{name} is missing" for name in expected if name not in stored]
+    problems += [f"{name} is unknown" for name in stored if name not in expected]
     for name, tensor in stored.items():
-        if name not in wanted:
+        if name not in expected:
             continue
-        if tensor.shape != wanted[name].shape:
-            shapes = list(tensor.shape), list(wanted[name].shape)
-            wrong.append(f"{name} is {shapes[0]}, and by the configuration {shapes[1]}")
-        elif tensor.is_floating_point() != wanted[name].is_floating_point():
-            wrong.append(f"{name} holds {tensor.dtype}")
-    if wrong:
-        raise ValueError("; ".join(wrong[:3]) + ("; ..." if len(wrong) > 3 else ""))
+        if tensor.shape != expected[name].shape:
+            shapes = list(tensor.shape), list(expected[name].shape)
+            problems.append(f"{name} is {shapes[0]}, but {shapes[1]} by the configuration")
+        elif tensor.is_floating_point() != expected[name].is_floating_point():
+            problems.append(f"{name} holds {tensor.dtype}")
+    if problems:
+        raise ValueError("; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else ""))

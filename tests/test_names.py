@@ -59,7 +59,7 @@ def test_names_that_only_look_like_numbers_stay() -> None:
 
 def test_words_are_counted_in_one_warning() -> None:
     column = pd.Series(["None", "NA", "None", "a", None, ""])
-    said = r"obs\['x'\]: words .* in 3 of 6 cells \('None' 2, 'NA' 1\); rename them"
+    said = r"obs\['x'\]: words .* in 3 of 6 cells \('None' 2, 'NA' 1\); rename real names"
     with pytest.warns(UserWarning, match=said) as caught:
         read_names(column, "obs['x']")
     assert len(caught) == 1
@@ -85,7 +85,7 @@ def test_a_column_that_is_there_twice_is_refused() -> None:
 def test_classes_that_are_hardly_meant_are_told_of() -> None:
     obs = pd.DataFrame({"case": ["L1", "l1", "L2"] * 4, "score": [0.5, 1.5, np.nan] * 4})
     adata = AnnData(obs=obs)
-    with pytest.warns(UserWarning, match=r"upper and lower case alone \('L1' and 'l1'\)"):
+    with pytest.warns(UserWarning, match=r"differ only in case \('L1' and 'l1'\)"):
         assert training_labels([adata], ["a"], "case")[1] == ["L1", "L2", "l1"]
-    with pytest.warns(UserWarning, match=r"a: obs\['score'\] holds numbers with fractions"):
+    with pytest.warns(UserWarning, match=r"a: obs\['score'\] holds fractional numbers"):
         training_labels([adata], ["a"], "score")

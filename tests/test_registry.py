@@ -26,9 +26,9 @@ def test_names() -> None:
 
 
 def test_what_is_no_model_or_task_is_refused() -> None:
-    with pytest.raises(TypeError, match="give solve"):
+    with pytest.raises(TypeError, match="give either solve"):
         benchmark.register_model("x")
-    with pytest.raises(TypeError, match="give solve"):
+    with pytest.raises(TypeError, match="give either solve"):
         benchmark.register_model("x", print, layer=nn.Identity)
     with pytest.raises(ValueError, match="kinds must be of classes"):
         benchmark.register_model("x", print, kinds=["colours"])

@@ -210,5 +210,5 @@ def test_places_that_are_refused_before_the_work(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="pipe: is neither a file nor a folder"):
         check_writable(tmp_path / "pipe")
-    with pytest.raises(OSError, match="is a disk of its own; name a folder in it"):
+    with pytest.raises(OSError, match="is a mount point; name a folder in it"):
         check_folder("/proc", None)

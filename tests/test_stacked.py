@@ -83,7 +83,7 @@ def test_names_of_cells_and_places_in_an_array_tell_of_slices() -> None:
     cells.obs["array_row"] = np.arange(cells.n_obs) // 2 // 20
     cells.obs["array_col"] = np.arange(cells.n_obs) // 2 % 20
     (said,) = told(cells)
-    assert said.startswith("300 of 600 spots have the array_row and array_col of another")
+    assert said.startswith("300 of 600 spots have the same array_row and array_col as another")
     assert told(cells, key="number") == []
 
 

@@ -120,7 +120,7 @@ def test_slashes_anywhere(adata, tmp_path) -> None:
 
 def test_what_cannot_be_mended_is_refused_before_the_work(adata) -> None:
     adata.obs["mixed"] = [1, "a"] * 10
-    with pytest.raises(ValueError, match=r"a\.h5ad: could be read, but not be written .*mixed"):
+    with pytest.raises(ValueError, match=r"a\.h5ad: can be read, but not written .*mixed"):
         prepare_for_writing(adata, "a.h5ad")
 
 

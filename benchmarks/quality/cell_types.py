@@ -28,8 +28,8 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks import _record
 from stofm_geo import SToFM
-from stofm_geo.benchmark.baselines import averaged
-from stofm_geo.benchmark.datasets import each_once
+from stofm_geo.benchmark.baselines import neighbour_averages
+from stofm_geo.benchmark.datasets import read_without_duplicates
 from stofm_geo.data import split_slices
 from stofm_geo.genes import PCAFeatures, harmonize
 from stofm_geo.tasks.splits import contiguous_blocks
@@ -120,7 +120,7 @@ def plain(adata: AnnData) -> dict[str, np.ndarray]:
     pca = PCAFeatures(50).fit([adata]).transform(adata)
     beside = np.concatenate([pca] * 3, axis=1)
     for rows in adata.obs.groupby(SLICE, observed=True).indices.values():
-        beside[rows] = averaged(pca[rows], adata.obsm["spatial"][rows])
+        beside[rows] = neighbour_averages(pca[rows], adata.obsm["spatial"][rows])
     return {"PCA": pca, "neighbour-averaged PCA": beside}
 
 
@@ -134,7 +134,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*lbfgs failed to converge.*")
-    adatas = {path.stem: each_once(path) for path in sorted(args.data.glob("*.h5ad"))}
+    adatas = {path.stem: read_without_duplicates(path) for path in sorted(args.data.glob("*.h5ad"))}
     result: dict[str, Any] = {**_record.environment(), "training": [], "files": {}}
     scores: dict[str, dict[str, list[list[float]]]] = {
         name: {row: [probe(z, adatas[name])] for row, z in plain(adatas[name]).items()}

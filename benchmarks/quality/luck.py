@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import _record
 from stofm_geo.benchmark import DATASETS, TASKS
-from stofm_geo.benchmark.baselines import averaged
+from stofm_geo.benchmark.baselines import neighbour_averages
 from stofm_geo.genes import PCAFeatures
 
 SIZES = (26, 28, 30, 32, 34)
@@ -29,15 +29,15 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, dict[int, float]] = {}
     for dataset in ("dlpfc", "osmfish", "starmap"):
-        cases = list(TASKS["domains"].cases(DATASETS[dataset].read(args.data), dataset))
+        splits = list(TASKS["domains"].splits(DATASETS[dataset].read(args.data), dataset))
         found[dataset] = {}
         for size in SIZES:
             scores = []
-            for case in cases:
-                problem, score = case.make()
+            for split in splits:
+                problem, score = split.make()
                 (part,) = problem.test
                 x = PCAFeatures(size).fit([part]).transform(part)
-                scores.append(score([averaged(x, part.obsm["spatial"])])["ari"])
+                scores.append(score([neighbour_averages(x, part.obsm["spatial"])])["ari"])
             found[dataset][size] = float(np.mean(scores))
         values = list(found[dataset].values())
         print(f"{dataset}: {min(values):.3f} to {max(values):.3f}", flush=True)

@@ -29,7 +29,7 @@ from benchmarks import _record
 from benchmarks.quality._mixing import clisi, ilisi, kbet
 from stofm_geo import SToFM, tl
 from stofm_geo.benchmark import DATASETS
-from stofm_geo.benchmark.baselines import averaged
+from stofm_geo.benchmark.baselines import neighbour_averages
 from stofm_geo.benchmark.clusterings import components
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.tasks.agreement import Agreement
@@ -73,7 +73,7 @@ def plain(parts: list[AnnData], seed: int, fitted: bool) -> None:
     """Neighbour averages of principal components of the genes that all slices have."""
     pca = PCAFeatures(30).fit(parts)
     for part in parts:
-        part.obsm["z"] = averaged(pca.transform(part), part.obsm["spatial"][:, :2])
+        part.obsm["z"] = neighbour_averages(pca.transform(part), part.obsm["spatial"][:, :2])
 
 
 def of_model(parts: list[AnnData], seed: int, fitted: bool) -> None:

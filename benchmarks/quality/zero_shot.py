@@ -24,7 +24,7 @@ from anndata import AnnData
 from benchmarks import _record
 from benchmarks.quality.cell_types import SLICE, plain, probe
 from stofm_geo import SToFM
-from stofm_geo.benchmark.datasets import each_once
+from stofm_geo.benchmark.datasets import read_without_duplicates
 from stofm_geo.genes.encoders import from_state
 from stofm_geo.networks.state import ModelState
 from stofm_geo.networks.stofm import SToFMNetwork
@@ -45,7 +45,7 @@ SLICES = {"merfish_hypothalamus_moffitt": "animal7_bregma-0.09"}
 def slices(data: Path) -> Iterator[tuple[str, AnnData]]:
     """What is probed, without cells that are copies or have no label."""
     for name in sorted({name for name, _ in TASKS}):
-        adata = each_once(data / f"{name}.h5ad")
+        adata = read_without_duplicates(data / f"{name}.h5ad")
         if name in SLICES:
             adata = adata[adata.obs[SLICE] == SLICES[name]].copy()
             del adata.obs["animal_id"]  # there is one

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 from benchmarks.speed._measurements import Given
 from benchmarks.speed._process import fresh
 from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line
-from stofm_geo.benchmark.memory import forget_peak, memory
+from stofm_geo.benchmark.memory import memory, reset_peak
 
 SECONDS = 10.0  # of ours
 NAMES = {
@@ -84,7 +84,7 @@ def one(name: str, mode: str, size: Size, reference: Path | None) -> dict[str, A
     from benchmarks.speed._timing import clock
 
     stepper(name, mode, 60, 4, reference)[0]()
-    forget_peak()  # that of the imports
+    reset_peak()  # that of the imports
     before = memory("VmRSS")
     step, model, pairs = stepper(name, mode, size.cells, size.macro, reference)
     row: dict[str, Any] = {"cells": size.cells, "macro": size.macro, "model": NAMES[name]}

@@ -27,7 +27,7 @@ from benchmarks.speed._measurements import Given
 from benchmarks.speed._process import fresh
 from benchmarks.speed._section import Headline, Panel, Section, Table, brief, line
 from stofm_geo import SToFM, tl
-from stofm_geo.benchmark.memory import forget_peak, memory
+from stofm_geo.benchmark.memory import memory, reset_peak
 from stofm_geo.data import read_slice_file, write_h5ad
 from stofm_geo.datasets import toy_tissue
 
@@ -87,7 +87,7 @@ def report(result: dict[str, Any]) -> Section:
 @contextmanager
 def measured(stages: dict[str, Any], name: str) -> Iterator[None]:
     """Note seconds and peak memory of what runs inside."""
-    forget_peak()
+    reset_peak()
     start, cpu_start = time.perf_counter(), time.process_time()
     yield
     stages[name] = {

@@ -18,7 +18,7 @@ import torch
 from benchmarks.speed._measurements import Given, LeftOut
 from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line, spread
 from benchmarks.speed._timing import interleaved
-from stofm_geo.benchmark.memory import forget_peak, memory
+from stofm_geo.benchmark.memory import memory, reset_peak
 from stofm_geo.genes import Vocabulary, as_counts, ensembl_ids, rank_tokens
 from stofm_geo.genes.vocabulary import CLS
 
@@ -98,7 +98,7 @@ def compared(file: Path, vocabulary: Vocabulary, rounds: int) -> dict[str, Any]:
     adata = anndata.read_h5ad(file)
     counts, genes = as_counts(adata), ensembl_ids(adata)
     rank_tokens(counts[:10], genes, vocabulary)  # compiles
-    forget_peak()
+    reset_peak()
     before = memory("VmRSS")
     tokens, ptr = rank_tokens(counts, genes, vocabulary)
     added = memory("VmHWM") - before

@@ -1,4 +1,4 @@
-"""The benchmark suite: tasks, data sets and models by name, and one's own beside them.
+"""Benchmark suite: registered tasks, data sets and models, open to a user's own.
 
 Example:
     >>> from stofm_geo import benchmark

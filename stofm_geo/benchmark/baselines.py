@@ -1,4 +1,4 @@
-"""What a benchmark has to be ahead of: linear models on components, and each task's usual ways."""
+"""Baselines: linear models on principal components, and common methods of each task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import NearestNeighbors
 
 from stofm_geo.benchmark.clusterings import components
-from stofm_geo.benchmark.graphs import COMPONENTS, asked_genes, training
+from stofm_geo.benchmark.graphs import COMPONENTS, target_columns, training_data
 from stofm_geo.benchmark.problems import LABEL, Problem
 from stofm_geo.benchmark.scoring import logs
 from stofm_geo.genes import PCAFeatures
@@ -22,57 +22,58 @@ from stofm_geo.tasks.annotation.probe import choose, fit_probe
 from stofm_geo.tasks.deconvolution.poisson_mixture import to_shares
 from stofm_geo.tasks.splits import folds, tissue_groups
 
-Answer = tuple[list[np.ndarray], dict[str, Any]]
-_STRENGTHS = 10.0 ** np.arange(-1, 5)  # of the ridge
+Predictions = tuple[list[np.ndarray], dict[str, Any]]
+_STRENGTHS = 10.0 ** np.arange(-1, 5)  # of ridge regression
 
 
-def averaged(x: np.ndarray, pos: np.ndarray) -> np.ndarray:
-    """Beside the means over a cell's 6 and, twice, its 18 nearest neighbours, ``[n, 3 F]``."""
-    near = NearestNeighbors(n_neighbors=min(19, len(x))).fit(pos).kneighbors(pos)[1][:, 1:]
-    return np.concatenate([x, x[near[:, :6]].mean(axis=1), 2 * x[near].mean(axis=1)], axis=1)
+def neighbour_averages(x: np.ndarray, pos: np.ndarray) -> np.ndarray:
+    """Return features, their means over 6 neighbours and doubled means over 18, ``[n, 3 F]``."""
+    nearest = NearestNeighbors(n_neighbors=min(19, len(x))).fit(pos).kneighbors(pos)[1][:, 1:]
+    return np.concatenate([x, x[nearest[:, :6]].mean(axis=1), 2 * x[nearest].mean(axis=1)], axis=1)
 
 
-def linear(problem: Problem, seed: int, neighbours: bool, standardise: bool) -> Answer:
-    """Principal components of the training slices, and a linear model on them.
+def linear(problem: Problem, seed: int, neighbours: bool, standardise: bool) -> Predictions:
+    """Fit a linear model on principal components of the training slices, and predict.
 
-    Logistic regression of classes, its strength chosen on held-out tissue; ridge regression of
-    shares, negative ones set to 0, and of values. Of vectors, the components themselves.
+    Classes are predicted by logistic regression, whose strength is chosen on held-out tissue;
+    shares by ridge regression, clipped at 0; values by ridge regression. For vectors, the
+    components themselves are returned.
 
     Args:
-        problem: Any.
-        seed: Not used: nothing is drawn.
-        neighbours: Whether means over neighbours stand beside a cell's own.
-        standardise: Whether each slice has mean 0 and variance 1.
+        problem: Problem of any kind.
+        seed: Unused, since the model is deterministic.
+        neighbours: Whether to add means over neighbours to the features.
+        standardise: Whether to standardise features within each slice.
     """
-    parts, target, mean, scale = training(problem)
-    pca = PCAFeatures(COMPONENTS).fit(parts or problem.test)
+    train, targets, mean, scale = training_data(problem)
+    pca = PCAFeatures(COMPONENTS).fit(train or problem.test)
 
-    def features(part: AnnData) -> np.ndarray:
-        x = pca.transform(part)
-        x = averaged(x, part.obsm["spatial"]) if neighbours else x
+    def features(adata: AnnData) -> np.ndarray:
+        x = pca.transform(adata)
+        x = neighbour_averages(x, adata.obsm["spatial"]) if neighbours else x
         return (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9) if standardise else x
 
-    test = [features(part) for part in problem.test]
+    test = [features(adata) for adata in problem.test]
     if problem.kind == "vectors":
         return test, {}
-    x, y = np.concatenate([features(part) for part in parts]), np.concatenate(target)
+    x, y = np.concatenate([features(adata) for adata in train]), np.concatenate(targets)
     if problem.kind != "classes":
         fit = RidgeCV(_STRENGTHS).fit(x, y)
-        found = [fit.predict(one) * scale + mean for one in test]
+        predicted = [fit.predict(values) * scale + mean for values in test]
         if problem.kind == "shares":
-            found = [to_shares(one.clip(min=0)) for one in found]
-        return found, {}
-    groups = np.concatenate(tissue_groups([part.obsm["spatial"] for part in parts]))
+            predicted = [to_shares(values.clip(min=0)) for values in predicted]
+        return predicted, {}
+    groups = np.concatenate(tissue_groups([adata.obsm["spatial"] for adata in train]))
     names = problem.names
     strength = choose(x, y, len(names), folds(groups, y, 4, seed=0), seed=0).strength
     head = fit_probe(x[y >= 0], y[y >= 0], len(names), strength)
-    logits = [one @ head.weight.numpy().T + head.bias.numpy() for one in test]
-    return [np.array(names, dtype=object)[one.argmax(axis=1)] for one in logits], {
+    logits = [values @ head.weight.numpy().T + head.bias.numpy() for values in test]
+    return [np.array(names, dtype=object)[values.argmax(axis=1)] for values in logits], {
         "strength": strength
     }
 
 
-LINEAR: dict[str, Callable[[Problem, int], Answer]] = {
+LINEAR: dict[str, Callable[[Problem, int], Predictions]] = {
     "PCA": partial(linear, neighbours=False, standardise=False),
     "PCA (standardised)": partial(linear, neighbours=False, standardise=True),
     "neighbour-averaged PCA": partial(linear, neighbours=True, standardise=False),
@@ -80,51 +81,51 @@ LINEAR: dict[str, Callable[[Problem, int], Answer]] = {
 }
 
 
-def least_squares(problem: Problem, seed: int) -> Answer:
-    """Non-negative least squares on the types' mean counts (scipy)."""
+def least_squares(problem: Problem, seed: int) -> Predictions:
+    """Fit proportions by non-negative least squares on the mean counts of the types (scipy)."""
     (cells,), (spots,) = problem.train, problem.test
     label, x = cells.obs[LABEL].to_numpy(), cells.X.toarray().astype(float)
     mean = np.stack([x[label == name].mean(axis=0) for name in problem.names])
-    found = np.stack([nnls(mean.T, y)[0] for y in spots.X.toarray().astype(float)])
-    return [to_shares(found)], {}
+    weights = np.stack([nnls(mean.T, y)[0] for y in spots.X.toarray().astype(float)])
+    return [to_shares(weights)], {}
 
 
-def flash(problem: Problem, seed: int) -> Answer:
-    """``flashdeconv``, as it comes."""
+def flash_deconvolution(problem: Problem, seed: int) -> Predictions:
+    """Run ``flashdeconv`` with its default settings."""
     import flashdeconv
 
     spots = problem.test[0].copy()
     flashdeconv.tl.deconvolve(spots, problem.train[0].copy(), LABEL, random_state=seed)
-    found = pd.DataFrame(spots.obsm["flashdeconv"])
-    return [found.reindex(columns=problem.names, fill_value=0.0).to_numpy()], {}
+    predicted = pd.DataFrame(spots.obsm["flashdeconv"])
+    return [predicted.reindex(columns=problem.names, fill_value=0.0).to_numpy()], {}
 
 
-def neighbours(problem: Problem, seed: int, k: int, metric: str) -> Answer:
+def neighbours(problem: Problem, seed: int, k: int, metric: str) -> Predictions:
     """Predict the mean of the ``k`` nearest cells of the reference.
 
     Args:
-        problem: Of genes.
-        seed: Not used.
-        k: How many.
-        metric: ``"cosine"`` of log-counts, or ``"euclidean"`` of 30 principal components of them.
+        problem: Problem of kind ``"values"``.
+        seed: Unused, since the method is deterministic.
+        k: Number of neighbours.
+        metric: ``"cosine"`` of log-counts, or ``"euclidean"`` of their 30 principal components.
     """
     (cells,), (target,) = problem.train, problem.test
     shared = cells.var_names.get_indexer(target.var_names)
-    there = logs(cells.X, shared)
+    reference_logs = logs(cells.X, shared)
     scale = float(np.median(np.asarray(cells.X[:, shared].sum(axis=1))))
-    known, asked = there[:, shared], logs(target.X, np.arange(target.n_vars), scale)
+    known, query = reference_logs[:, shared], logs(target.X, np.arange(target.n_vars), scale)
     if metric == "euclidean":
-        known, asked = np.split(components(np.concatenate([known, asked])), [len(known)])
-    near = NearestNeighbors(n_neighbors=k, metric=metric).fit(known).kneighbors(asked)[1]
-    y = there[:, asked_genes(problem)]
-    found = np.zeros((len(asked), y.shape[1]))
-    for column in near.T:  # a neighbour at a time: [n, k, G] would not fit
-        found += y[column]
-    return [found / k], {}
+        known, query = np.split(components(np.concatenate([known, query])), [len(known)])
+    nearest = NearestNeighbors(n_neighbors=k, metric=metric).fit(known).kneighbors(query)[1]
+    y = reference_logs[:, target_columns(problem)]
+    total = np.zeros((len(query), y.shape[1]))
+    for column in nearest.T:  # one neighbour at a time: [n, k, G] would not fit in memory
+        total += y[column]
+    return [total / k], {}
 
 
-def tangram(problem: Problem, seed: int) -> Answer:
-    """Tangram of cell types onto the slice, all shared genes, 500 epochs."""
+def tangram(problem: Problem, seed: int) -> Predictions:
+    """Map cell types to the slice by Tangram, with all shared genes and 500 epochs."""
     import tangram as tg
 
     (cells,), (target,) = problem.train, problem.test
@@ -134,19 +135,19 @@ def tangram(problem: Problem, seed: int) -> Answer:
     space = AnnData(logs(target.X, np.arange(target.n_vars)).astype(np.float32))
     space.var_names = target.var_names
     tg.pp_adatas(single, space, genes=None)
-    how = {"mode": "clusters", "cluster_label": LABEL, "num_epochs": 500, "random_state": seed}
-    mapped = tg.map_cells_to_space(single, space, verbose=False, **how)
-    found = tg.project_genes(mapped, single, cluster_label=LABEL).to_df()
-    # It writes names small, and drops genes that the reference never counted.
+    options = {"mode": "clusters", "cluster_label": LABEL, "num_epochs": 500, "random_state": seed}
+    mapped = tg.map_cells_to_space(single, space, verbose=False, **options)
+    predicted = tg.project_genes(mapped, single, cluster_label=LABEL).to_df()
+    # Tangram lower-cases names, and drops genes without counts in the reference.
     names = [name.lower() for name in problem.names]
-    return [found.reindex(columns=names, fill_value=0).to_numpy(dtype=float)], {}
+    return [predicted.reindex(columns=names, fill_value=0).to_numpy(dtype=float)], {}
 
 
-def embedded(
+def external_embedding(
     problem: Problem,
     seed: int,
     embed: Callable[[list[AnnData], int], list[np.ndarray]],
     settings: str,
-) -> Answer:
-    """Vectors of another method (:mod:`stofm_geo.benchmark.external_methods`)."""
+) -> Predictions:
+    """Embed with an external method (:mod:`stofm_geo.benchmark.external_methods`)."""
     return embed(problem.test, seed), {"settings": settings}

@@ -1,4 +1,4 @@
-"""The clusterings under which vectors are compared; they know nothing of who made the vectors."""
+"""Clusterings by which embeddings are compared, the same for all methods."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ COMPONENTS, NEIGHBOURS = 30, 15
 
 
 def components(vectors: np.ndarray) -> np.ndarray:
-    """Return the first 30 principal components, ``[n, 30]``."""
+    """Return the first 30 principal components of vectors ``[n, D]``, ``[n, min(30, D)]``."""
     count = min(COMPONENTS, vectors.shape[1])
     return PCA(count, svd_solver="full").fit_transform(vectors.astype(np.float64))
 
 
-def of_kmeans(parts: np.ndarray, count: int, seed: int) -> np.ndarray:
+def kmeans_mixture(x: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Fit a Gaussian mixture with one covariance, initialised by k-means (scikit-learn)."""
     mixture = GaussianMixture(count, covariance_type="tied", random_state=seed)
-    return mixture.fit_predict(parts)
+    return mixture.fit_predict(x)
 
 
-def of_ward(parts: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Fit the same mixture, initialised by Ward's tree of the vectors; without a seed."""
-    label = AgglomerativeClustering(count).fit_predict(parts)
+def ward_mixture(x: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Fit the same mixture, initialised by Ward clustering; ``seed`` is unused."""
+    label = AgglomerativeClustering(count).fit_predict(x)
     member = np.eye(count)[label]
-    mean = (member / member.sum(axis=0)).T @ parts
-    rest = parts - mean[label]
-    covariance = rest.T @ rest / len(parts) + 1e-6 * np.eye(parts.shape[1])
+    mean = (member / member.sum(axis=0)).T @ x
+    residual = x - mean[label]
+    covariance = residual.T @ residual / len(x) + 1e-6 * np.eye(x.shape[1])
     mixture = GaussianMixture(
         count,
         covariance_type="tied",
@@ -43,17 +43,17 @@ def of_ward(parts: np.ndarray, count: int, seed: int) -> np.ndarray:
         means_init=mean,
         precisions_init=np.linalg.inv(covariance),
     )
-    return mixture.fit_predict(parts)
+    return mixture.fit_predict(x)
 
 
-def of_leiden(parts: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Communities among 15 nearest neighbours, at a resolution that gives ``count`` of them."""
-    graph = kneighbors_graph(parts, NEIGHBOURS)
+def leiden_clusters(x: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Cluster the graph of 15 nearest neighbours at a resolution that gives ``count`` clusters."""
+    graph = kneighbors_graph(x, NEIGHBOURS)
     pairs = np.stack(sp.triu(graph + graph.T, k=1).nonzero(), axis=1)
-    low, high, best = 0.0, 3.0, np.zeros(len(parts), dtype=int)
+    low, high, best = 0.0, 3.0, np.zeros(len(x), dtype=int)
     for _ in range(20):  # bisection
         middle = (low + high) / 2
-        label = leiden(len(parts), pairs, resolution=middle, seed=seed)
+        label = leiden(len(x), pairs, resolution=middle, seed=seed)
         if abs(label.max() + 1 - count) < abs(best.max() + 1 - count):
             best = label
         if label.max() + 1 == count:
@@ -62,12 +62,16 @@ def of_leiden(parts: np.ndarray, count: int, seed: int) -> np.ndarray:
     return best
 
 
-CLUSTERINGS = {"k-means, mixture": of_kmeans, "Ward, mixture": of_ward, "Leiden": of_leiden}
-SEEDS = {"k-means, mixture": 5, "Ward, mixture": 1, "Leiden": 5}  # Ward's tree has none
+CLUSTERINGS = {
+    "k-means, mixture": kmeans_mixture,
+    "Ward, mixture": ward_mixture,
+    "Leiden": leiden_clusters,
+}
+SEEDS = {"k-means, mixture": 5, "Ward, mixture": 1, "Leiden": 5}  # Ward clustering is deterministic
 
 
-def of_library(vectors: np.ndarray, pos: np.ndarray, count: int, refine: bool) -> np.ndarray:
-    """``tl.domains`` of vectors ``[n, D]`` at positions ``[n, 2]``, with its vote or without."""
+def library_domains(vectors: np.ndarray, pos: np.ndarray, count: int, refine: bool) -> np.ndarray:
+    """Return ``tl.domains`` of vectors ``[n, D]`` at positions ``[n, 2]``, optionally refined."""
     adata = AnnData(obsm={"vectors": vectors, Keys.SPATIAL: pos})
-    domains(adata, count, use_rep="vectors", refine=refine, key_added="found")
-    return adata.obs["found"].cat.codes.to_numpy()
+    domains(adata, count, use_rep="vectors", refine=refine, key_added="domain")
+    return adata.obs["domain"].cat.codes.to_numpy()

@@ -1,4 +1,4 @@
-"""Data sets by name: where they come from, what they are made of, how they are read."""
+"""Registered data sets: their source, licence, files and how to read them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ class Dataset:
     """Slices of one study.
 
     Attributes:
-        load: From the folder of the data to slices by name; counts in ``X``, positions in
-            ``obsm["spatial"]``, labels in ``obs``, and ``obs["group"]``, the patient, animal, ...
-            that is held out as one.
-        files: Of the folder, with their SHA-256; ``None``: any.
-        source: Where it comes from.
-        licence: Its terms.
-        synthetic: Whether it was made up; then it is in no mean or rank over real ones.
+        load: Function from the data folder to slices by name, with counts in ``X``, positions in
+            ``obsm["spatial"]``, labels in ``obs``, and in ``obs["group"]`` the patient, animal, ...
+            that is held out as a whole.
+        files: SHA-256 of each file in the data folder; ``None``: not checked.
+        source: Technology, tissue and publication.
+        licence: Terms of use.
+        synthetic: Whether the data are simulated; then they are excluded from means and ranks
+            over real data.
     """
 
     load: Callable[[Path | None], Slices]
@@ -39,30 +40,28 @@ class Dataset:
     synthetic: bool = False
 
     def read(self, folder: Path | None) -> Slices:
-        """Read the slices; cell names get the name of their slice as prefix.
+        """Read the slices by name; cell names get the name of their slice as prefix.
 
         Raises:
-            FileNotFoundError: Files are not there, or are others.
-            ValueError: A slice lacks what the suite needs.
+            FileNotFoundError: Files are missing, or have another SHA-256.
+            ValueError: A slice lacks groups or positions.
         """
         if reason := self.missing(folder):
             raise FileNotFoundError(reason)
         slices = self.load(folder)
-        for name, part in slices.items():
-            for where, key in (("obs", GROUP), ("obsm", "spatial")):
-                if key not in getattr(part, where):
-                    raise ValueError(
-                        f"slice {name!r} has no {where}[{key!r}], which load is to set"
-                    )
-            part.obs_names = [f"{name}:{cell}" for cell in part.obs_names]
+        for name, adata in slices.items():
+            for container, key in (("obs", GROUP), ("obsm", "spatial")):
+                if key not in getattr(adata, container):
+                    raise ValueError(f"slice {name!r} has no {container}[{key!r}]; set it in load")
+            adata.obs_names = [f"{name}:{cell}" for cell in adata.obs_names]
         return slices
 
     def missing(self, folder: Path | None) -> str | None:
-        """Why it cannot be used here; ``None`` if it can."""
+        """Return why the data set cannot be read, or ``None`` if it can."""
         if not self.files:
             return None
         if folder is None:
-            return "no folder of data was given; name one with data (--data)"
+            return "no data folder is given; name one with data (--data)"
         absent = [name for name in self.files if not (folder / name).is_file()]
         if absent:
             return f"{folder} has no {', '.join(absent)}"
@@ -85,24 +84,24 @@ def register_dataset(
     licence: str = "",
     synthetic: bool = False,
 ) -> None:
-    """Make slices known to the suite; see :class:`Dataset`.
+    """Register a data set; see :class:`Dataset`.
 
     Raises:
-        TypeError, ValueError: ``name`` is unfit or taken.
+        TypeError, ValueError: ``name`` is invalid or taken.
     """
     DATASETS.add(name, Dataset(load, files or {}, source, licence, synthetic))
 
 
 def read(folder: Path, files: tuple[str, ...], group: str | None = None) -> Slices:
-    """Slices of h5ad files, each cell once; ``group`` is a column of ``obs``, or the slice."""
+    """Read slices of h5ad files by name; groups are those of ``obs[group]``, or the slices."""
     slices: Slices = {}
     for file in files:
-        slices |= _by_slice(each_once(folder / file), group)
+        slices |= _by_slice(read_without_duplicates(folder / file), group)
     return slices
 
 
-def each_once(path: Path) -> AnnData:
-    """Read a file without the cells that it marks as duplicates."""
+def read_without_duplicates(path: Path) -> AnnData:
+    """Read a file without the cells marked in ``obs["is_duplicate"]``."""
     adata = read_cells(path)
     if "is_duplicate" not in adata.obs:
         return adata
@@ -112,8 +111,8 @@ def each_once(path: Path) -> AnnData:
 def _by_slice(adata: AnnData, group: str | None = None) -> Slices:
     slice_id = adata.obs["slice_id"].astype(str)
     slices = {name: adata[slice_id == name].copy() for name in sorted(slice_id.unique())}
-    for name, part in slices.items():
-        part.obs[GROUP] = part.obs[group].astype(str) if group else name
+    for name, slice_adata in slices.items():
+        slice_adata.obs[GROUP] = slice_adata.obs[group].astype(str) if group else name
     return slices
 
 
@@ -130,7 +129,7 @@ register_dataset(
 )
 
 
-# Name, column of obs that is held out as one (None: the slice), source, licence, files.
+# Name, column of obs with the groups (None: the slice), source, licence, files.
 _REAL = (
     (
         "dlpfc",

@@ -1,9 +1,9 @@
-"""Other methods, where they are installed: their embeddings of the same slices.
+"""Adapters of external methods that embed slices.
 
-None of them is a dependency: an adapter imports its method when it is called, through the
-method's public functions, on the CPU, and with the settings that its authors publish; nothing is
-tuned to a slice. (How BANKSY's genes are chosen, which its authors leave open, was settled by its
-scores on DLPFC 151673.) ``PEERS`` lists them. Every adapter takes slices with counts in ``X`` and
+None of the methods is a dependency: an adapter imports its method when it is called, and uses its
+public functions, on the CPU, with the published settings; nothing is tuned to a slice. (The
+selection of genes for BANKSY, which its authors leave open, was chosen by its score on DLPFC
+151673.) ``EXTERNAL_METHODS`` lists them. Every adapter takes slices with counts in ``X`` and
 ``obsm["spatial"]``, and a seed, and returns an embedding of each, ``[n, D]`` float32, rows as in
 the slice. On one machine and one number of threads the same seed gives the same bytes.
 """
@@ -31,12 +31,12 @@ from torch.backends import cudnn
 
 from stofm_geo._logging import suppress_logger
 
-# Each method's own default; Novae may stop early.
+# Default of each method; Novae may stop early.
 EPOCHS = {"GraphST": 600, "STAGATE": 1000, "Novae": 20}
 
-# What has each import name. The first two are maintained copies of what their authors published
-# without the requirements, or not as a package; the import names stayed. scikit-misc fits the trend
-# by which scanpy chooses genes from counts.
+# Package of each import name. The first two are maintained copies of code that was published
+# without requirements, or not as a package. scikit-misc fits the trend by which scanpy selects
+# genes from counts.
 INSTALL = {
     "GraphST": "pip install graphst-modern",
     "STAGATE_pyG": "pip install stagate-modern scanpy scikit-misc",
@@ -46,12 +46,12 @@ INSTALL = {
 
 
 def graphst(slices: list[AnnData], seed: int) -> list[np.ndarray]:
-    """GraphST: what it reconstructs, by 20 principal components, which its ``clustering`` takes."""
-    adata = _only(slices, "GraphST")
-    (method,) = _load("GraphST", "GraphST.GraphST")
-    with _alone(seed):
-        # Of its settings the one with a sparse graph, meant for Slide-seq: Visium's multiplies by
-        # a dense matrix of all pairs of cells, for half an hour a slice on one core.
+    """Return 20 principal components of the reconstruction by GraphST, as in its ``clustering``."""
+    adata = _only_slice(slices, "GraphST")
+    (method,) = _import("GraphST", "GraphST.GraphST")
+    with _isolated(seed):
+        # The Slide-seq settings use a sparse graph; those for Visium multiply by a dense matrix of
+        # all pairs of cells, which takes half an hour per slice on one core.
         model = method.GraphST(
             adata,
             device=torch.device("cpu"),
@@ -61,18 +61,18 @@ def graphst(slices: list[AnnData], seed: int) -> list[np.ndarray]:
         )
         rebuilt = model.train().obsm["emb"]
     reduce = PCA(min(20, *rebuilt.shape), random_state=seed)
-    return [_plain(reduce.fit_transform(rebuilt))]
+    return [_as_float32(reduce.fit_transform(rebuilt))]
 
 
 def stagate(slices: list[AnnData], seed: int) -> list[np.ndarray]:
-    """STAGATE, with PyTorch Geometric: its 30 hidden units."""
-    adata = _only(slices, "STAGATE")
-    method, sc = _load("STAGATE_pyG", "STAGATE_pyG", "scanpy")
-    # About six neighbours a cell: what radii that are written by hand find (150 on Visium's
-    # slices, 400 on STARmap's), and within some percent the same radii.
-    place = adata.obsm["spatial"]
-    sixth = NearestNeighbors(n_neighbors=7).fit(place).kneighbors(place)[0][:, 6]
-    with _alone(seed):
+    """Return the 30 hidden units of STAGATE (PyTorch Geometric version)."""
+    adata = _only_slice(slices, "STAGATE")
+    method, sc = _import("STAGATE_pyG", "STAGATE_pyG", "scanpy")
+    # About six neighbours per cell, as with the radii of its tutorials (150 for Visium, 400 for
+    # STARmap), from which this radius differs by a few percent.
+    pos = adata.obsm["spatial"]
+    sixth = NearestNeighbors(n_neighbors=7).fit(pos).kneighbors(pos)[0][:, 6]
+    with _isolated(seed):
         _mark_variable(sc, adata, 3000)
         sc.pp.normalize_total(adata, target_sum=1e4)
         sc.pp.log1p(adata)
@@ -80,7 +80,7 @@ def stagate(slices: list[AnnData], seed: int) -> list[np.ndarray]:
         adata = method.train_STAGATE(
             adata, n_epochs=EPOCHS["STAGATE"], random_seed=seed, device="cpu", verbose=False
         )
-    return [_plain(adata.obsm["STAGATE"])]
+    return [_as_float32(adata.obsm["STAGATE"])]
 
 
 def banksy(
@@ -91,22 +91,26 @@ def banksy(
     neighbours: int = 15,
     gradient: bool = True,
 ) -> list[np.ndarray]:
-    """BANKSY: 20 principal components of cells beside their neighbourhoods.
+    """Return 20 principal components of the neighbourhood-augmented expression of BANKSY.
 
-    ``contribution`` is its lambda, the weight of the neighbourhoods, each the mean over so many
-    ``neighbours`` and, with ``gradient``, also the size of the gradient there.
+    Args:
+        slices: One slice.
+        seed: Random seed.
+        contribution: BANKSY's lambda, the weight of the neighbourhood.
+        neighbours: Number of neighbours averaged.
+        gradient: Whether to add the azimuthal Gabor filter, the magnitude of the gradient.
     """
-    adata = _only(slices, "BANKSY")
+    adata = _only_slice(slices, "BANKSY")
     modules = "banksy.initialize_banksy", "banksy.embed_banksy", "banksy_utils.umap_pca", "scanpy"
-    start, matrix, reduce, sc = _load("banksy", *modules)
+    initialize, matrix, reduce, sc = _import("banksy", *modules)
     decay, order = "scaled_gaussian", int(gradient)
-    with _alone(seed):
+    with _isolated(seed):
         _mark_variable(sc, adata, 2000)
         sc.pp.normalize_total(adata)
         adata = adata[:, adata.var["highly_variable"]].copy()
-        found = start.initialize_banksy(
+        results = initialize.initialize_banksy(
             adata,
-            ("x", "y", "spatial"),  # the first two are for pictures
+            ("x", "y", "spatial"),  # the first two are only plotted
             num_neighbours=neighbours,
             nbr_weight_decay=decay,
             max_m=order,
@@ -114,29 +118,29 @@ def banksy(
             plt_nbr_weights=False,
             plt_theta=False,
         )
-        matrix.generate_banksy_matrix(adata, found, [contribution], max_m=order, verbose=False)
-        reduce.pca_umap(found, pca_dims=[20], plt_remaining_var=False)
-    return [_plain(found[decay][contribution]["adata"].obsm["reduced_pc_20"])]
+        matrix.generate_banksy_matrix(adata, results, [contribution], max_m=order, verbose=False)
+        reduce.pca_umap(results, pca_dims=[20], plt_remaining_var=False)
+    return [_as_float32(results[decay][contribution]["adata"].obsm["reduced_pc_20"])]
 
 
 def novae(slices: list[AnnData], seed: int) -> list[np.ndarray]:
-    """Novae, trained on these slices only: its 64 latent numbers; nothing is downloaded.
+    """Return the 64 latent dimensions of Novae, trained from scratch on these slices only.
 
-    This says nothing about the published model, which was trained on many tissues.
+    This is not the published model, which was trained on many tissues.
     """
-    method, sc = _load("novae", "novae", "scanpy")
-    adatas = [_fresh(adata) for adata in slices]
-    with _alone(seed), suppress_logger("lightning.pytorch"):
+    method, sc = _import("novae", "novae", "scanpy")
+    adatas = [_minimal_copy(adata) for adata in slices]
+    with _isolated(seed), suppress_logger("lightning.pytorch"):
         for adata in adatas:
-            # Novae tells counts by a largest value of 10 or more, which small panels may not have.
+            # Novae recognises counts by a maximum of 10 or more, which small panels may not reach.
             sc.pp.normalize_total(adata)
             sc.pp.log1p(adata)
-            # Its distances are micrometres, 20 between cells; positions here have any unit.
+            # Novae expects micrometres, 20 between cells; positions here have any unit.
             method.spatial_neighbors(adata, verbose=False)
             adata.obsm["spatial"] *= 20 / np.median(adata.obsp["spatial_distances"].data)
         method.spatial_neighbors(adatas, radius=80, verbose=False)
-        # Names, because it orders genes as a set of strings does, anew in every process; and
-        # batches that a small slice fills, because it drops what is left over.
+        # Sorted names, since Novae iterates over a set, whose order differs between processes;
+        # batches no larger than half a slice, since it drops incomplete batches.
         model = method.Novae(
             adatas,
             var_names=sorted({name.lower() for adata in adatas for name in adata.var_names}),
@@ -144,45 +148,47 @@ def novae(slices: list[AnnData], seed: int) -> list[np.ndarray]:
         )
         model.fit(max_epochs=EPOCHS["Novae"], enable_progress_bar=False, enable_model_summary=False)
         model.compute_representations(adatas)
-    return [_plain(adata.obsm["novae_latent"]) for adata in adatas]
+    return [_as_float32(adata.obsm["novae_latent"]) for adata in adatas]
 
 
-class Peer(NamedTuple):
-    """A method to compare with."""
+class ExternalMethod(NamedTuple):
+    """An external embedding method."""
 
     embed: Callable[[list[AnnData], int], list[np.ndarray]]
-    """Slices and a seed to an embedding of each; ImportError where ``module`` is not installed."""
+    """Function from slices and a seed to embeddings; raises ImportError without ``module``."""
     module: str
-    """What must be importable."""
+    """Name of the module that must be importable."""
     settings: str
-    """What it was run with."""
+    """Description of the settings."""
 
     @property
     def install(self) -> str:
-        """The line that installs it."""
+        """Return the command that installs the method."""
         return INSTALL[self.module]
 
 
-_SPOTS = partial(banksy, contribution=0.2, neighbours=6, gradient=False)
+_BANKSY_VISIUM = partial(banksy, contribution=0.2, neighbours=6, gradient=False)
 
-PEERS: dict[str, Peer] = {
-    "GraphST": Peer(
+EXTERNAL_METHODS: dict[str, ExternalMethod] = {
+    "GraphST": ExternalMethod(
         graphst,
         "GraphST",
         f"of Slide-seq: 3000 variable genes, {EPOCHS['GraphST']} epochs; 20 principal components",
     ),
-    "STAGATE": Peer(
+    "STAGATE": ExternalMethod(
         stagate,
         "STAGATE_pyG",
         f"3000 variable genes, {EPOCHS['STAGATE']} epochs, about 6 neighbours by radius",
     ),
-    "BANKSY": Peer(
+    "BANKSY": ExternalMethod(
         banksy, "banksy", "of domains: lambda 0.8, 15 neighbours, gradient; 2000 variable genes"
     ),
-    "BANKSY (of spots)": Peer(
-        _SPOTS, "banksy", "of Visium: lambda 0.2, 6 neighbours, no gradient; 2000 variable genes"
+    "BANKSY (of spots)": ExternalMethod(
+        _BANKSY_VISIUM,
+        "banksy",
+        "of Visium: lambda 0.2, 6 neighbours, no gradient; 2000 variable genes",
     ),
-    "Novae (from scratch)": Peer(
+    "Novae (from scratch)": ExternalMethod(
         novae,
         "novae",
         f"no pretrained weights, at most {EPOCHS['Novae']} epochs; median edge scaled to 20",
@@ -190,23 +196,23 @@ PEERS: dict[str, Peer] = {
 }
 
 
-def _load(name: str, *modules: str) -> list[ModuleType]:
-    """Modules of the method with this import name."""
+def _import(name: str, *modules: str) -> list[ModuleType]:
+    """Import modules of a method, or raise an ImportError with the command that installs it."""
     try:
         return [import_module(module) for module in modules]
     except ImportError as error:
         raise ImportError(f"{name} cannot be imported ({error}); {INSTALL[name]}") from None
 
 
-def _only(slices: list[AnnData], name: str) -> AnnData:
+def _only_slice(slices: list[AnnData], name: str) -> AnnData:
     """Return a copy of the only slice."""
     if len(slices) != 1:
         raise ValueError(f"{name} takes one slice at a time, not {len(slices)}")
-    return _fresh(slices[0])
+    return _minimal_copy(slices[0])
 
 
-def _fresh(adata: AnnData) -> AnnData:
-    """Return a copy with counts, names and positions only: methods use any columns."""
+def _minimal_copy(adata: AnnData) -> AnnData:
+    """Return a copy with only counts, names and positions, since methods use any columns."""
     fresh = AnnData(
         sp.csr_matrix(adata.X, dtype=np.float32, copy=True),
         var=pd.DataFrame(index=adata.var_names.astype(str)),
@@ -217,20 +223,20 @@ def _fresh(adata: AnnData) -> AnnData:
 
 
 def _mark_variable(sc: ModuleType, adata: AnnData, count: int) -> None:
-    """Choose this many genes by their counts, or all of a panel that has no more."""
+    """Mark ``count`` highly variable genes, or all genes of a smaller panel."""
     if adata.n_vars > count:
         sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=count)
     else:
         adata.var["highly_variable"] = True
 
 
-def _plain(vectors: np.ndarray) -> np.ndarray:
+def _as_float32(vectors: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
 @contextmanager
-def _alone(seed: int) -> Iterator[None]:
-    """Seeded, hushed, and without a trace: methods seed, print and set flags for all."""
+def _isolated(seed: int) -> Iterator[None]:
+    """Seed, silence output, and restore all global state that methods change."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     flags, environ = (cudnn.deterministic, cudnn.benchmark), dict(os.environ)
     try:

@@ -30,22 +30,22 @@ from stofm_geo.transforms import (
 )
 
 COMPONENTS = 30
-_CELLS_PER_SUBSLICE = 1000  # core cells of a sub-slice, at most
-_TURNS = (0.1, 0.5, 0.9, 1.3)  # of the squares that training spots are cut by
+_CELLS_PER_SUBSLICE = 1000  # maximum number of core cells
+_ROTATIONS = (0.1, 0.5, 0.9, 1.3)  # of the grids of training spots, in radians
 
 
 @dataclass
 class Graphs:
-    """Slices as sub-slices.
+    """Training and test slices of a problem as sub-slices.
 
     Attributes:
-        train: Sub-slices of the training slices: ``x`` ``[N, F]``, ``pos`` in cell spacings,
-            ``edge_index``, ``core_mask``, and ``row``, that of ``target``, of each core cell.
-        target: Of all training cells: codes ``[n]`` (-1 without), or numbers ``[n, T]``.
-        held_out: Of them, those to choose by, ``[n]`` bool.
+        train: Sub-slices of the training slices, with ``x`` ``[N, F]``, ``pos`` in cell spacings,
+            ``edge_index``, ``core_mask``, and ``row``, the row in ``target`` of each core cell.
+        target: Targets of all training cells: classes ``[n]`` (-1 if unknown) or values ``[n, T]``.
+        held_out: Mask of the validation cells, ``[n]`` bool.
         test: Sub-slices of each test slice.
-        outputs: Classes, or numbers a cell.
-        mean, scale: Of ``"values"``: numbers are given as ``(y - mean) / scale``.
+        outputs: Number of classes or values.
+        mean, scale: Standardisation of the targets of kind ``"values"``: ``(y - mean) / scale``.
     """
 
     train: list[Data]
@@ -58,51 +58,54 @@ class Graphs:
 
 
 def graphs(problem: Problem, *, macro: bool = False, halo: int = 2) -> Graphs:
-    """Make them.
+    """Return the sub-slices of a problem.
 
-    Features are 30 principal components, learned from the training slices alone (of ``"vectors"``,
-    the slice itself), standardised within each slice.
+    Features are 30 principal components, fitted to the training slices only (to the slice itself
+    for ``"vectors"``), and standardised within each slice.
 
     Args:
-        problem: Any.
-        macro: Whether sub-slices have virtual nodes (:class:`~stofm_geo.transforms.MacroNodes`).
-        halo: Steps around a sub-slice's own cells that it also has.
+        problem: Problem of any kind.
+        macro: Whether to add virtual nodes (:class:`~stofm_geo.transforms.MacroNodes`).
+        halo: Number of hops around the core cells that a sub-slice includes.
     """
-    train, targets, mean, scale = training(problem)
+    train, targets, mean, scale = training_data(problem)
     pca = PCAFeatures(COMPONENTS).fit(train or problem.test)
-    of_test = [_graph(part, pca) for part in problem.test]
-    of_train = [_graph(part, pca) for part in train]
+    test_graphs = [_graph(adata, pca) for adata in problem.test]
+    train_graphs = [_graph(adata, pca) for adata in train]
     if problem.kind == "vectors":
-        train, of_train = problem.test, of_test
-        targets = [niche_features(data.x, data.edge_index).numpy() for data in of_test]
+        train, train_graphs = problem.test, test_graphs
+        targets = [niche_features(data.x, data.edge_index).numpy() for data in test_graphs]
     cut = partial(_cut, macro=macro, halo=halo)
-    of_train, of_test = [cut(data) for data in of_train], [cut(data) for data in of_test]
-    first = 0
-    for subslices, part in zip(of_train, train, strict=True):
+    train_subslices = [cut(data) for data in train_graphs]
+    test_subslices = [cut(data) for data in test_graphs]
+    offset = 0
+    for subslices, adata in zip(train_subslices, train, strict=True):
         for subslice in subslices:
-            subslice.row = subslice.n_id[subslice.core_mask] + first
-        first += part.n_obs
+            subslice.row = subslice.n_id[subslice.core_mask] + offset
+        offset += adata.n_obs
     target = torch.from_numpy(np.concatenate(targets))
     codes = target.numpy() if target.dim() == 1 else np.zeros(len(target), dtype=int)
     held_out = folds(np.concatenate(_groups(problem, train)), codes, 4, seed=0)[0]
-    every = [subslice for subslices in of_train for subslice in subslices]
+    all_subslices = [subslice for subslices in train_subslices for subslice in subslices]
     outputs = len(problem.names) if target.dim() == 1 else target.shape[1]
-    return Graphs(every, target, held_out, of_test, outputs, mean, scale)
+    return Graphs(all_subslices, target, held_out, test_subslices, outputs, mean, scale)
 
 
-def training(problem: Problem) -> tuple[list[AnnData], list[np.ndarray], np.ndarray, np.ndarray]:
-    """Training slices and what is asked of each of their cells; how numbers were standardised."""
+def training_data(
+    problem: Problem,
+) -> tuple[list[AnnData], list[np.ndarray], np.ndarray, np.ndarray]:
+    """Return training slices, the targets of their cells, and the mean and scale of the targets."""
     zero, one = np.zeros(1), np.ones(1)
     if problem.kind == "classes":
-        codes = [codes_of(part.obs[LABEL].to_numpy(), problem.names) for part in problem.train]
+        codes = [codes_of(adata.obs[LABEL].to_numpy(), problem.names) for adata in problem.train]
         return problem.train, codes, zero, one
     if problem.kind == "shares":
         (cells,) = problem.train
-        made = [spots(cells, problem.spot_side, turn) for turn in _TURNS]
-        share = [truth[problem.names].to_numpy(np.float32) for _, truth in made]
-        return [part for part, _ in made], share, zero, one
+        spot_slices = [spots(cells, problem.spot_side, rotation) for rotation in _ROTATIONS]
+        proportions = [truth[problem.names].to_numpy(np.float32) for _, truth in spot_slices]
+        return [adata for adata, _ in spot_slices], proportions, zero, one
     if problem.kind == "values":
-        (cells,), names = problem.train, asked_genes(problem)
+        (cells,), names = problem.train, target_columns(problem)
         shared = cells.var_names.get_indexer(problem.test[0].var_names)
         y = logs(cells.X, shared)[:, names]
         mean, scale = y.mean(axis=0), y.std(axis=0) + 1e-3
@@ -110,26 +113,26 @@ def training(problem: Problem) -> tuple[list[AnnData], list[np.ndarray], np.ndar
     return [], [], zero, one
 
 
-def asked_genes(problem: Problem) -> np.ndarray:
-    """Columns of the genes that are asked for in the training slice."""
+def target_columns(problem: Problem) -> np.ndarray:
+    """Return the columns of the target genes in the training slice."""
     return problem.train[0].var_names.get_indexer(problem.names)
 
 
 def _groups(problem: Problem, train: list[AnnData]) -> list[np.ndarray]:
-    """Blocks or slices that are held out as one, of each training cell."""
+    """Return the group of each training cell, a block or slice that is held out as a whole."""
     if problem.kind != "shares":
-        return tissue_groups([part.obsm["spatial"] for part in train])
-    # Spots of differently turned squares overlap: blocks are of the cells below.
+        return tissue_groups([adata.obsm["spatial"] for adata in train])
+    # Spots of differently rotated grids overlap, so blocks are those of the cells below.
     (cells,) = problem.train
     (group,) = tissue_groups([cells.obsm["spatial"]])
     tree = cKDTree(cells.obsm["spatial"])
-    return [group[tree.query(part.obsm["spatial"])[1]] for part in train]
+    return [group[tree.query(adata.obsm["spatial"])[1]] for adata in train]
 
 
-def _graph(part: AnnData, pca: PCAFeatures) -> Data:
-    x = pca.transform(part)
+def _graph(adata: AnnData, pca: PCAFeatures) -> Data:
+    x = pca.transform(adata)
     x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6)
-    pos = torch.from_numpy(np.asarray(part.obsm["spatial"], dtype=np.float64))
+    pos = torch.from_numpy(np.asarray(adata.obsm["spatial"], dtype=np.float64))
     data = Data(x=torch.from_numpy(x), pos=pos)
     return Compose([NormalizePositions(), SpatialKNN(NEIGHBOURS)])(data)
 

@@ -1,4 +1,4 @@
-"""Layers that are compared, each ``forward(x, edge_index, pos)``: ``[N, width]`` to the same."""
+"""Compared layers, each with ``forward(x, edge_index, pos)`` from and to ``[N, width]``."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from stofm_geo.nn import SE2Transformer, SE2TransformerConv
 
 DEPTH, HEADS = 3, 8
 _DROPOUT = 0.3
-_VECTORS = 4  # channels of a head
+_VECTORS = 4  # vector channels per head
 
 Layer = Callable[[int], nn.Module]
 
 
 class IgnorePositions(nn.Module):
-    """A layer that does not look at positions, as one that is given them.
+    """Wrapper of a layer without positions that accepts and ignores them.
 
     Args:
-        conv: ``forward(x, edge_index)``.
+        conv: Layer with ``forward(x, edge_index)``.
     """
 
     def __init__(self, conv: nn.Module) -> None:
@@ -38,15 +38,15 @@ class IgnorePositions(nn.Module):
         self.conv = conv
 
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
-        """``[N, width]``."""
+        """Return features ``[N, width]``."""
         return self.conv(x, edge_index)
 
 
 class NodeMLP(nn.Module):
-    """A node without its neighbours.
+    """Linear layer of each node, without its neighbours.
 
     Args:
-        width: Of the features.
+        width: Number of features.
     """
 
     def __init__(self, width: int) -> None:
@@ -54,15 +54,15 @@ class NodeMLP(nn.Module):
         self.linear = nn.Linear(width, width)
 
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
-        """``[N, width]``."""
+        """Return features ``[N, width]``."""
         return self.linear(x)
 
 
 class GPS(nn.Module):
-    """GPS (arXiv 2205.12454): GINE on edges and their lengths, beside attention between all nodes.
+    """GPS (arXiv 2205.12454): GINE on edges and their lengths, and attention between all nodes.
 
     Args:
-        width: Of the features.
+        width: Number of features.
     """
 
     def __init__(self, width: int) -> None:
@@ -71,7 +71,7 @@ class GPS(nn.Module):
         self.conv = GPSConv(width, GINEConv(update, edge_dim=1), heads=HEADS, norm="layer_norm")
 
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
-        """``[N, width]``."""
+        """Return features ``[N, width]``."""
         src, dst = edge_index
         return self.conv(x, edge_index, edge_attr=(pos[src] - pos[dst]).norm(dim=1, keepdim=True))
 
@@ -84,7 +84,7 @@ class EGNN(MessagePassing):
         h_i' = \phi_h\big(h_i, \textstyle\sum_j \sigma(a^\top m_{ij})\, m_{ij}\big)
 
     Args:
-        width: Of the features.
+        width: Number of features.
     """
 
     def __init__(self, width: int) -> None:
@@ -94,19 +94,26 @@ class EGNN(MessagePassing):
         self.node = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
-        """``[N, width]``."""
-        # The first linear map of a message is a sum: what nodes add to it is known before edges.
-        own, other, square = self.edge.weight.split([x.size(1), x.size(1), 1], dim=1)
-        own, other = F.linear(x, own, self.edge.bias), F.linear(x, other)
-        sums = self.propagate(edge_index, own=own, other=other, pos=pos, square=square.t())
+        """Return features ``[N, width]``."""
+        # The first linear map is a sum over node and edge terms; node terms are computed per node.
+        w_target, w_source, w_distance = self.edge.weight.split([x.size(1), x.size(1), 1], dim=1)
+        target, source = F.linear(x, w_target, self.edge.bias), F.linear(x, w_source)
+        sums = self.propagate(
+            edge_index, target=target, source=source, pos=pos, w_distance=w_distance.t()
+        )
         return self.node(torch.cat([x, sums], dim=1))
 
     def message(
-        self, own_i: Tensor, other_j: Tensor, pos_i: Tensor, pos_j: Tensor, square: Tensor
+        self,
+        target_i: Tensor,
+        source_j: Tensor,
+        pos_i: Tensor,
+        pos_j: Tensor,
+        w_distance: Tensor,
     ) -> Tensor:
-        """Of each edge."""
+        """Return the message of each edge, ``[E, width]``."""
         distance = (pos_i - pos_j).square().sum(dim=1, keepdim=True)
-        message = F.silu(own_i + other_j + distance * square)
+        message = F.silu(target_i + source_j + distance * w_distance)
         return self.gate(message).sigmoid() * message
 
 
@@ -126,11 +133,11 @@ LAYERS: dict[str, Layer] = {
 
 
 class Stack(nn.Module):
-    """Three layers, each normalised before and added to its input.
+    """Stack of three residual layers with layer normalisation before each.
 
     Args:
-        layer: Makes one, of a width.
-        width: Of the features.
+        layer: Function from a width to a layer.
+        width: Number of features.
     """
 
     def __init__(self, layer: Layer, width: int) -> None:
@@ -140,22 +147,22 @@ class Stack(nn.Module):
         self.dropout = nn.Dropout(_DROPOUT)
 
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
-        """``[N, width]``."""
+        """Return features ``[N, width]``."""
         for layer, norm in zip(self.layers, self.norms, strict=True):
             out = layer(norm(x), edge_index, pos=pos)
             if not isinstance(out, Tensor) or out.shape != x.shape:
                 found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise ValueError(f"a layer must give a tensor {list(x.shape)}; found {found}")
+                raise ValueError(f"a layer must return a tensor {list(x.shape)}; found {found}")
             x = x + self.dropout(out.relu())
         return x
 
 
 class SE2(nn.Module):
-    """The SE(2) Transformer, three blocks that hand on their pair state.
+    """SE(2) Transformer of three blocks, which pass on the pair state.
 
     Args:
-        width: Of the features.
-        vectors: Whether it has vector channels, a quarter of the width.
+        width: Number of features.
+        vectors: Whether to use vector channels, a quarter of the width.
     """
 
     def __init__(self, width: int, vectors: bool) -> None:
@@ -166,5 +173,5 @@ class SE2(nn.Module):
         )
 
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
-        """``[N, width]``."""
+        """Return features ``[N, width]``."""
         return self.blocks(x, edge_index, pos).x

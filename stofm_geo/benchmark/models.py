@@ -1,4 +1,4 @@
-"""Models by name."""
+"""Registered models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from stofm_geo._registry import Registry
 from stofm_geo.benchmark import baselines, stofm_models
-from stofm_geo.benchmark.external_methods import PEERS
+from stofm_geo.benchmark.external_methods import EXTERNAL_METHODS
 from stofm_geo.benchmark.layers import LAYERS, SE2, Layer, Stack
 from stofm_geo.benchmark.problems import LOAD, Kind, Problem
 from stofm_geo.benchmark.scoring import MAIN
@@ -23,14 +23,14 @@ Solve = Callable[[Problem, int], tuple[list[np.ndarray], dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Model:
-    """What answers problems.
+    """A compared method.
 
     Attributes:
-        solve: From a problem and a seed to answers, as :class:`~stofm_geo.benchmark.Problem` has
-            them, and a record of how they came about (``"parameters"``, ...).
-        kinds: Of the problems it answers.
-        seeded: Whether the seed matters; otherwise it is run once.
-        needs: A module that must be importable.
+        solve: Function from a :class:`~stofm_geo.benchmark.Problem` and a seed to predictions and a
+            record (``"parameters"``, ...).
+        kinds: Kinds of problems that it supports.
+        seeded: Whether the seed changes the result; otherwise only seed 0 is run.
+        needs: Module that must be importable.
     """
 
     solve: Solve
@@ -51,25 +51,27 @@ def register_model(
     seeded: bool = True,
     needs: str | None = None,
 ) -> None:
-    """Make a model known to the suite: a graph layer, or anything that answers problems.
+    """Register a model: a graph layer, or any function that solves problems.
 
     Args:
-        name: Row of the tables.
+        name: Name of the model, its row in the tables.
         solve: See :class:`Model`.
-        layer: Instead: makes a layer of a width, ``forward(x, edge_index, pos)`` from
-            ``[N, width]`` to ``[N, width]``. Three of them, as wide as makes
-            300 000 parameters, are trained as all others are
+        layer: Instead of ``solve``, a function from a width to a layer with
+            ``forward(x, edge_index, pos)`` from and to ``[N, width]``. A network of three such
+            layers with 300 000 parameters is trained in the same way for all layers
             (:class:`~stofm_geo.benchmark.trained.GraphLayerModel`).
-        kinds: Of the problems it answers (default: all).
-        seeded: Whether the seed matters.
-        needs: A module that must be importable.
+        kinds: Kinds of problems that it supports (default: all).
+        seeded: Whether the seed changes the result.
+        needs: Module that must be importable.
 
     Raises:
-        TypeError: Neither or both of ``solve`` and ``layer``, or one that cannot be called.
+        TypeError: Neither or both of ``solve`` and ``layer`` are given, or one is not callable.
         ValueError: ``name`` is taken, or a kind is unknown.
     """
     if (solve is None) == (layer is None) or not callable(solve or layer):
-        raise TypeError("give solve, a function of a problem and a seed, or layer, one of a width")
+        raise TypeError(
+            "give either solve, a function of a problem and a seed, or layer, a function of a width"
+        )
     if unknown := set(kinds) - set(MAIN):
         raise ValueError(f"kinds must be of {', '.join(MAIN)}; found {sorted(unknown)}")
     if layer is not None:
@@ -101,10 +103,10 @@ register_model(
 register_model("SToFM (full)", partial(stofm_models.stofm, method="full"), kinds=["classes"])
 register_model("stofm-geo-mini", stofm_models.mini, kinds=["vectors"], seeded=False)
 register_model("NNLS", baselines.least_squares, kinds=["shares"], seeded=False)
-register_model("flashdeconv", baselines.flash, kinds=["shares"], needs="flashdeconv")
-for _name, _peer in PEERS.items():
-    _solve = partial(baselines.embedded, embed=_peer.embed, settings=_peer.settings)
-    register_model(_name, _solve, kinds=["vectors"], needs=_peer.module)
+register_model("flashdeconv", baselines.flash_deconvolution, kinds=["shares"], needs="flashdeconv")
+for _name, _method in EXTERNAL_METHODS.items():
+    _solve = partial(baselines.external_embedding, embed=_method.embed, settings=_method.settings)
+    register_model(_name, _solve, kinds=["vectors"], needs=_method.module)
 for _k, _space, _metric in ((10, "cosine", "cosine"), (50, "PCA", "euclidean")):
     _solve = partial(baselines.neighbours, k=_k, metric=_metric)
     register_model(f"{_k} nearest ({_space})", _solve, kinds=["values"], seeded=False)

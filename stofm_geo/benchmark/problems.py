@@ -1,4 +1,4 @@
-"""What a model is asked: slices to learn from, slices to answer for, and how answers are scored."""
+"""Problems of the benchmark: training slices, test slices and the cells that are scored."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from torch_geometric.utils import k_hop_subgraph
 from stofm_geo.transforms import SpatialKNN
 
 Kind = Literal["classes", "vectors", "shares", "values"]
-# How a user's own model, task or data set is registered, for messages.
-LOAD = "one of your own is there if load (--load) names the file that registers it"
-LABEL, GROUP = "label", "group"  # obs of slices in a problem
-NEIGHBOURS, HOPS = 12, 3  # of graphs that models of the suite are trained on, and their layers
+# Hint for messages: how to register a model, task or data set.
+LOAD = "to use your own, name the file that registers it with load (--load)"
+LABEL, GROUP = "label", "group"  # columns of obs of the slices in a problem
+NEIGHBOURS, HOPS = 12, 3  # of the graphs and networks of the suite
 
 
 @dataclass
 class Problem:
-    """One question of a benchmark, the same for all models.
+    """Prediction problem of the benchmark, the same for all models.
 
-    Answers are arrays, one for each of ``test``, rows as there, of all its cells:
+    Predictions are a list of arrays, one per slice of ``test``, with one row per cell:
 
-    - ``kind="classes"``: labels ``[n]``. ``train`` has them in ``obs["label"]``, NaN where a cell
-      is not shown.
-    - ``"vectors"``: embeddings ``[n, D]``; nothing to learn from but ``test`` itself.
-    - ``"shares"``: ``[n, K]``, of the cell types ``names`` in spots. ``train`` are slices of single
-      cells with ``obs["label"]``.
-    - ``"values"``: ``[n, G]``, log-normalised counts of the genes ``names``, which ``train`` has
-      and ``test`` has not.
+    - ``kind="classes"``: labels ``[n]``. ``train`` has labels in ``obs["label"]``, NaN for cells
+      whose label is hidden.
+    - ``"vectors"``: embeddings ``[n, D]``, from ``test`` only.
+    - ``"shares"``: proportions ``[n, K]`` of the cell types ``names`` in spots. ``train`` are
+      slices of single cells with ``obs["label"]``.
+    - ``"values"``: log-normalised counts ``[n, G]`` of the genes ``names``, which ``train`` has
+      and ``test`` lacks.
 
     Attributes:
-        kind: See above.
-        train: Slices, counts in ``X``, positions in ``obsm["spatial"]``, ``obs["group"]`` the
-            patient, animal, block, ... that a cell is of.
-        test: Slices, alike; without labels.
-        names: Classes, cell types or genes; of ``"vectors"``, there are as many as domains.
-        scored_mask: Cells of ``test`` that are scored, ``[n]`` bool each.
-        leak_free: Whether no group is on both sides, and no training cell near a test cell.
-        label_level: Of ``"classes"``: whether a label is of the tissue or of the single cell.
-        spot_side: Of ``"shares"``: the side of a square spot, in units of the positions.
+        kind: Kind of the predictions.
+        train: Training slices with counts in ``X``, positions in ``obsm["spatial"]``, and in
+            ``obs["group"]`` the patient, animal, block, ... of each cell.
+        test: Test slices in the same form, without labels.
+        names: Classes, cell types or genes; for ``"vectors"``, the names of the true domains.
+        scored_mask: Mask of the scored cells of each test slice, ``[n]`` bool each.
+        leak_free: Whether training and test groups are disjoint, and no training cell is within
+            :data:`HOPS` edges of a test cell.
+        label_level: For ``"classes"``, whether labels describe the tissue or the single cell.
+        spot_side: For ``"shares"``, side of a square spot, in units of the positions.
     """
 
     kind: Kind
@@ -58,28 +59,28 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not self.scored_mask:
-            self.scored_mask = [np.ones(one.n_obs, dtype=bool) for one in self.test]
+            self.scored_mask = [np.ones(adata.n_obs, dtype=bool) for adata in self.test]
 
     def digest(self) -> str:
-        """Return a hash of cells, genes, training labels and scored cells."""
-        found = hashlib.sha256(repr((self.kind, self.names)).encode())
-        for part in (*self.train, *self.test):
-            for names in (part.obs_names, part.var_names, part.obs.get(LABEL, [])):
-                found.update("\n".join(map(str, names)).encode() + b"\0")
-        for asked in self.scored_mask:
-            found.update(np.packbits(asked).tobytes())
-        return found.hexdigest()[:16]
+        """Return a hash of the cells, genes, training labels and scored cells."""
+        digest = hashlib.sha256(repr((self.kind, self.names)).encode())
+        for adata in (*self.train, *self.test):
+            for names in (adata.obs_names, adata.var_names, adata.obs.get(LABEL, [])):
+                digest.update("\n".join(map(str, names)).encode() + b"\0")
+        for mask in self.scored_mask:
+            digest.update(np.packbits(mask).tobytes())
+        return digest.hexdigest()[:16]
 
 
 @dataclass
 class Split:
-    """A problem, made when it is asked for, and what tells how good an answer is.
+    """Split of a data set, from which a problem and its scoring function are made.
 
     Attributes:
-        name: Of the split: ``"patient A1"``, ``"blocks 0"``, ``"random"``, ...
-        make: Makes the problem and the function that scores its answers.
-        held_out: What kind of thing is held out: ``"slices"`` (default), ``"blocks"``, ...; splits
-            of one kind are a column of the tables, their mean.
+        name: Name of the split: ``"patient A1"``, ``"blocks 0"``, ``"random"``, ...
+        make: Function that returns the problem and the function that scores its predictions.
+        held_out: Kind of held-out units: ``"slices"`` (default), ``"blocks"``, ...; the mean over
+            splits of one kind is a column of the tables.
     """
 
     name: str
@@ -88,47 +89,53 @@ class Split:
 
 
 def leaks(problem: Problem, hops: int = HOPS) -> int:
-    """Test cells that have a training cell within ``hops`` edges of the graph that models see."""
-    shown = {
+    """Count the scored cells with a training cell within ``hops`` edges of the neighbour graph."""
+    train_names = {
         name
-        for part in problem.train
-        for name in part.obs_names[part.obs[LABEL].notna().to_numpy()]
+        for adata in problem.train
+        for name in adata.obs_names[adata.obs[LABEL].notna().to_numpy()]
     }
     count = 0
-    for part, asked in zip(problem.test, problem.scored_mask, strict=True):
-        train = np.flatnonzero(part.obs_names.isin(shown) & ~asked)
-        edges = SpatialKNN(NEIGHBOURS).search(torch.from_numpy(part.obsm["spatial"]).double())
+    for adata, scored in zip(problem.test, problem.scored_mask, strict=True):
+        train_rows = np.flatnonzero(adata.obs_names.isin(train_names) & ~scored)
+        edges = SpatialKNN(NEIGHBOURS).search(torch.from_numpy(adata.obsm["spatial"]).double())
         near = k_hop_subgraph(
-            torch.from_numpy(train), hops, edges, num_nodes=part.n_obs, flow="target_to_source"
+            torch.from_numpy(train_rows),
+            hops,
+            edges,
+            num_nodes=adata.n_obs,
+            flow="target_to_source",
         )[0]
-        count += int(asked[near.numpy()].sum())
-        count += int((part.obs_names.isin(shown) & asked).sum())  # shown and asked at once
+        count += int(scored[near.numpy()].sum())
+        count += int((adata.obs_names.isin(train_names) & scored).sum())  # both training and scored
     return count
 
 
 def check_leak_free(problem: Problem) -> None:
-    """Whether models see nothing of what is scored; done before each cell of a run.
+    """Check that no test label leaks to a model; called before each cell of a run.
 
     Raises:
-        ValueError: Test slices have labels, slices have no groups; or, of a problem of classes that
-            says it keeps training and test apart, a group is on both sides, or a training cell is
-            near a test cell.
+        ValueError: Test slices have labels, or slices have no groups; or a problem of kind
+            ``"classes"`` with ``leak_free`` has a group in both training and test, or a training
+            cell near a test cell.
     """
-    for part in problem.test:
-        if LABEL in part.obs:
-            raise ValueError(f"a slice of test has obs[{LABEL!r}], which models see; leave it out")
+    for adata in problem.test:
+        if LABEL in adata.obs:
+            raise ValueError(f"a test slice has obs[{LABEL!r}], which models see; remove it")
     if problem.kind != "classes":
         return
-    for part in (*problem.train, *problem.test):
-        if GROUP not in part.obs:
-            raise ValueError(f"a slice has no obs[{GROUP!r}]: the patient, block, ... of each cell")
+    for adata in (*problem.train, *problem.test):
+        if GROUP not in adata.obs:
+            raise ValueError(
+                f"a slice has no obs[{GROUP!r}]; set the patient, block, ... of each cell"
+            )
     if not problem.leak_free:
         return
-    train = {g for part in problem.train for g in part.obs.loc[part.obs[LABEL].notna(), GROUP]}
+    train = {g for adata in problem.train for g in adata.obs.loc[adata.obs[LABEL].notna(), GROUP]}
     test = {
         g
-        for part, asked in zip(problem.test, problem.scored_mask, strict=True)
-        for g in part.obs.loc[asked, GROUP]
+        for adata, scored in zip(problem.test, problem.scored_mask, strict=True)
+        for g in adata.obs.loc[scored, GROUP]
     }
     if both := sorted(map(str, train & test)):
         raise ValueError(
@@ -138,5 +145,5 @@ def check_leak_free(problem: Problem) -> None:
     if near := leaks(problem):
         raise ValueError(
             f"the split leaks: {near} test cells have a training cell within {HOPS} edges; "
-            "give the test cells as slices of their own, or set leak_free=False"
+            "put test cells into separate slices, or set leak_free=False"
         )

@@ -1,4 +1,4 @@
-"""Results as JSON lines: what was asked, what came out, and all that is needed to ask it again."""
+"""Results as JSON lines, with all that is needed to run them again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGES = (
 
 @cache
 def environment() -> dict[str, Any]:
-    """Date, commit, machine and versions, as at the first call."""
+    """Return date, commit, machine and versions, as of the first call."""
     git = (
         "git",
         "-C",
@@ -58,17 +58,17 @@ def key_of(row: dict[str, Any]) -> tuple:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of all ``.jsonl`` files of a folder, of each cell the last; in the order of the first.
+    """Read the rows of all ``.jsonl`` files of a folder, the last row of each cell.
 
-    A line that was cut short, by a kill, is left out.
+    Cells are in the order of their first rows. A line truncated by a kill is ignored.
 
     Raises:
-        FileNotFoundError: There is no such folder or no such file in it.
-        ValueError: A line is no result.
+        FileNotFoundError: The folder does not exist or has no results.
+        ValueError: A line is not a result.
     """
     files = sorted(folder.glob("*.jsonl"))
     if not files:
-        raise FileNotFoundError(f"{folder}: has no results (*.jsonl); make some with run")
+        raise FileNotFoundError(f"{folder}: has no results (*.jsonl); create some with run")
     rows: dict[tuple, dict[str, Any]] = {}
     for file in files:
         for number, line in enumerate(file.read_text().splitlines(keepends=True), 1):
@@ -78,12 +78,12 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
                 rows[key_of(row)] = row
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{file}, line {number}: is no result of the suite") from error
+                raise ValueError(f"{file}, line {number}: is not a result of the suite") from error
     return list(rows.values())
 
 
 def append(row: dict[str, Any], file: Path) -> None:
-    """Add a row: its line is there whole, or is left out by :func:`read_rows`."""
+    """Append a row; after a kill its line is either complete or ignored by :func:`read_rows`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(row) + "\n"
     if file.exists() and (text := file.read_bytes()) and not text.endswith(b"\n"):

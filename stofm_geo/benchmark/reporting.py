@@ -1,4 +1,4 @@
-"""Tables and pictures of results: a row a model, mean and spread, ranks, time, memory, size."""
+"""Tables and figures of results: scores, ranks, time, memory and size of each model."""
 
 from __future__ import annotations
 
@@ -16,34 +16,33 @@ from stofm_geo.benchmark.scoring import MAIN
 from stofm_geo.benchmark.tasks import TASKS
 
 NAME = "report"
-_ACROSS = 5  # panels of a picture, at most
+_MAX_COLUMNS = 5  # of panels in a figure
 _KEPT = "task dataset split held_out apart splits model seed seconds peak_mib".split()
 
 
 def report(
     folder: str | Path, output: str | Path | None = None, *, readme: str | Path | None = None
 ) -> str:
-    """Write ``report.md``, its picture, ``report.png``, and one of each task, ``report-TASK.png``.
+    """Write ``report.md``, its figure ``report.png``, and a figure per task, ``report-TASK.png``.
 
-    A number is the mean over the splits of a data set of the mean over seeds; its spread is the
-    standard deviation over seeds of the mean over splits, where there are two seeds or more. Of a
-    model that has not answered all splits of a column there is no number there, but how many it
-    has. The rank is the mean over columns, among models that have a number in each. Ranks and
-    means over columns leave out those that leak and, beside real data sets, synthetic ones.
+    A score is the mean over the splits of a data set of the mean over seeds; its spread is the
+    standard deviation over seeds of the mean over splits, if there are at least two seeds. If a
+    model lacks splits of a column, the table gives their number instead of a score. The rank of a
+    model is the mean over columns, among models with scores in all of them. Ranks and means over
+    columns exclude splits that leak and, if a task has real data sets, synthetic ones.
 
     Args:
-        folder: Of :func:`stofm_geo.benchmark.run`.
-        output: Folder to write to; ``None``: the same.
-        readme: File in which what is between ``<!-- quality -->`` and ``<!-- /quality -->`` becomes
-            the summary and its picture.
+        folder: Folder of results of :func:`stofm_geo.benchmark.run`.
+        output: Folder to write to; ``None``: ``folder``.
+        readme: File whose text between ``<!-- quality -->`` and ``<!-- /quality -->`` is replaced
+            by the summary and its figure.
 
     Returns:
-        The Markdown.
+        The report as Markdown.
 
     Raises:
         FileNotFoundError: There are no results, or no ``readme``.
-        ValueError: None of them is done, a file is no file of results, or ``readme`` lacks the two
-            marks.
+        ValueError: No cell is done, a file holds no results, or ``readme`` lacks the two markers.
     """
     folder = Path(folder)
     output = folder if output is None else Path(output)
@@ -53,85 +52,90 @@ def report(
     if not done:
         raise ValueError(f"{folder}: none of {len(rows)} cells is done; see their reasons there")
     frame = pd.DataFrame([_flat(row) for row in done])
-    place = {task: number for number, task in enumerate(TASKS)}
+    order = {task: number for number, task in enumerate(TASKS)}
     frame = frame.sort_values(
-        "task", key=lambda task: task.map(place).fillna(len(place)), kind="stable"
+        "task", key=lambda task: task.map(order).fillna(len(order)), kind="stable"
     )
-    frame["counts"] = frame["apart"] & ~_beside_real(frame)
+    frame["counts"] = frame["apart"] & ~_redundant_synthetic(frame)
     frame["column"] = frame["dataset"] + ", " + frame["held_out"]
     frame.loc[~frame["apart"], "column"] += " (leaks)"
-    head = [_facts(rows, done), *_summary(frame, output)]
-    parts = ["# Results", *head]
+    summary_sections = [_description(rows, done), *_summary(frame, output)]
+    sections = ["# Results", *summary_sections]
     for task in dict.fromkeys(frame["task"]):
-        of_task = frame[frame["task"] == task]
-        measure, more = main_of(of_task)
-        mean, spread, text = table(of_task, measure, more)
-        picture = f"{NAME}-{task}.png"
-        _paint(mean, spread, f"{task}: {measure}", output / picture)
-        arrow = "more is better" if more else "less is better"
-        parts += [
+        task_frame = frame[frame["task"] == task]
+        measure, higher_is_better = main_measure(task_frame)
+        mean, spread, text = table(task_frame, measure, higher_is_better)
+        figure = f"{NAME}-{task}.png"
+        _draw(mean, spread, f"{task}: {measure}", output / figure)
+        arrow = "more is better" if higher_is_better else "less is better"
+        sections += [
             f"## {task}: {measure} ({arrow})",
-            _markdown(_with_costs(text, ranks(of_task, mean, more), of_task)),
-            f"![{task}]({picture})",
+            _markdown(_with_costs(text, ranks(task_frame, mean, higher_is_better), task_frame)),
+            f"![{task}]({figure})",
         ]
-        parts += _others(of_task, mean, measure)
-    parts += _failures(rows)
-    text = "\n\n".join(parts) + "\n"
+        sections += _other_scores(task_frame, mean, measure)
+    sections += _failures(rows)
+    text = "\n\n".join(sections) + "\n"
     with atomic_path(output / f"{NAME}.md") as temporary:
         temporary.write_text(text)
     if readme is not None:
         path = Path(os.path.relpath(output, Path(readme).parent), f"{NAME}.png").as_posix()
-        head = [part.replace(f"]({NAME}.png)", f"]({path})") for part in head]
-        replace_section(Path(readme), "quality", "\n\n".join(head))
+        summary_sections = [
+            section.replace(f"]({NAME}.png)", f"]({path})") for section in summary_sections
+        ]
+        replace_section(Path(readme), "quality", "\n\n".join(summary_sections))
     return text
 
 
 def _summary(frame: pd.DataFrame, output: Path) -> list[str]:
-    """Its table and its picture, where there is anything that counts."""
+    """Return the table and the figure of the summary, if any column counts."""
     text, means = summary(frame)
     if text.empty:
         return []
-    _paint(means, means * np.nan, "Means over columns that count", output / f"{NAME}.png")
+    _draw(means, means * np.nan, "Means over columns that count", output / f"{NAME}.png")
     return [_markdown(text), f"![summary]({NAME}.png)"]
 
 
-def _beside_real(frame: pd.DataFrame) -> pd.Series:
-    """Whether a cell is of a synthetic data set, and its task has others."""
-    made_up = {name for name, dataset in DATASETS.items() if dataset.synthetic}
-    real = ~frame["dataset"].isin(made_up)
+def _redundant_synthetic(frame: pd.DataFrame) -> pd.Series:
+    """Return the cells of synthetic data sets whose tasks also have real ones, ``[n]`` bool."""
+    synthetic = {name for name, dataset in DATASETS.items() if dataset.synthetic}
+    real = ~frame["dataset"].isin(synthetic)
     return ~real & real.groupby(frame["task"]).transform("any")
 
 
 def summary(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return one row per model with each task's mean over counted columns, text and numbers.
 
-    Of a model without all of them, how many it has. Best first, by the mean rank over tasks, of
-    models with the same tasks; those with most tasks first. A rank is among all models that have
-    the task whole.
+    If a model lacks columns, the table gives their number. Models are sorted by the number of
+    complete tasks, then by mean rank over tasks; ranks are among models that are complete in the
+    task.
     """
     texts, means, order = {}, {}, {}
-    for task, of_task in frame[frame["counts"]].groupby("task", sort=False):
-        measure, more = main_of(of_task)
-        mean, _, _ = table(of_task, measure, more)
-        has, name = mean.notna().sum(axis=1), f"{task} ({measure} {'↑' if more else '↓'})"
-        means[name] = mean.mean(axis=1).where(has == mean.shape[1])
-        order[name] = means[name].rank(ascending=not more)
-        some = has.map(lambda n, of=mean.shape[1]: f"{n} of {of}" if n else "")
-        text = means[name].map("{:.3f}".format).where(means[name].notna(), some)
-        best = means[name].max() if more else means[name].min()
+    for task, task_frame in frame[frame["counts"]].groupby("task", sort=False):
+        measure, higher_is_better = main_measure(task_frame)
+        mean, _, _ = table(task_frame, measure, higher_is_better)
+        complete_columns, name = (
+            mean.notna().sum(axis=1),
+            f"{task} ({measure} {'↑' if higher_is_better else '↓'})",
+        )
+        means[name] = mean.mean(axis=1).where(complete_columns == mean.shape[1])
+        order[name] = means[name].rank(ascending=not higher_is_better)
+        partial = complete_columns.map(lambda n, of=mean.shape[1]: f"{n} of {of}" if n else "")
+        text = means[name].map("{:.3f}".format).where(means[name].notna(), partial)
+        best = means[name].max() if higher_is_better else means[name].min()
         texts[name] = text.where(means[name] != best, "**" + text + "**")
     ranks = pd.DataFrame(order)
     keys = pd.DataFrame({"tasks": -ranks.notna().sum(axis=1), "rank": ranks.mean(axis=1)})
     keys = keys[keys["tasks"] < 0].sort_values(["tasks", "rank"], kind="stable")
-    found = pd.DataFrame(texts).reindex(keys.index).fillna("")
-    found = _with_costs(found, keys["rank"], frame)
-    return found, pd.DataFrame(means).reindex(keys.index)
+    result = pd.DataFrame(texts).reindex(keys.index).fillna("")
+    result = _with_costs(result, keys["rank"], frame)
+    return result, pd.DataFrame(means).reindex(keys.index)
 
 
-def main_of(frame: pd.DataFrame) -> tuple[str, bool]:
-    """Return the measure of a task that tables show, and whether more is better.
+def main_measure(frame: pd.DataFrame) -> tuple[str, bool]:
+    """Return the main measure of a task, and whether higher is better.
 
-    Of a task whose scores are its own, the first; more is better.
+    If a task has none of the known measures, it is the first of its scores, and higher is better.
     """
     mains = (main for main in MAIN.values() if main[0] in frame and frame[main[0]].notna().any())
     return next(mains, (_scores(frame)[0], True))
@@ -143,17 +147,17 @@ def _scores(frame: pd.DataFrame) -> list[str]:
 
 
 def table(
-    frame: pd.DataFrame, measure: str, more: bool
+    frame: pd.DataFrame, measure: str, higher_is_better: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Mean, spread and text, ``[models, columns]`` each; NaN where splits are missing.
+    """Return mean, spread and text, ``[models, columns]`` each; NaN where splits are missing.
 
-    Best first, by rank; after those that have all columns the others, by the first.
+    Models are sorted by rank; models without a rank follow, sorted by the first column.
     """
     splits = frame.groupby("column")["splits"].max()
-    each = frame.groupby(["model", "column", "split"])[measure].mean()
-    found = each.groupby(["model", "column"]).agg(["mean", "size"])
-    whole = found["size"] == found.index.get_level_values("column").map(splits)
-    mean = found["mean"].where(whole).unstack()
+    by_split = frame.groupby(["model", "column", "split"])[measure].mean()
+    by_column = by_split.groupby(["model", "column"]).agg(["mean", "size"])
+    complete = by_column["size"] == by_column.index.get_level_values("column").map(splits)
+    mean = by_column["mean"].where(complete).unstack()
     seeds = frame.groupby(["model", "column", "seed"])[measure].agg(["mean", "size"])
     seeds = seeds[seeds["size"] == seeds.index.get_level_values("column").map(splits)]
     spread = (
@@ -163,27 +167,27 @@ def table(
     )
     spread = spread.unstack().reindex(index=mean.index, columns=mean.columns)
     columns = _columns(frame)
-    first = mean[columns[0]].sort_values(ascending=not more, kind="stable").index
-    order = ranks(frame, mean, more).loc[first].sort_values(kind="stable").index
+    first = mean[columns[0]].sort_values(ascending=not higher_is_better, kind="stable").index
+    order = ranks(frame, mean, higher_is_better).loc[first].sort_values(kind="stable").index
     mean, spread = mean.loc[order, columns], spread.loc[order, columns]
     text = mean.copy().astype(object)
     for model in order:
         for column in columns:
-            value, off = mean.loc[model, column], spread.loc[model, column]
-            here = found["size"].get((model, column), 0)
+            value, std = mean.loc[model, column], spread.loc[model, column]
+            n_splits = by_column["size"].get((model, column), 0)
             if np.isnan(value):
-                text.loc[model, column] = f"{int(here)} of {splits[column]}" if here else ""
+                text.loc[model, column] = f"{int(n_splits)} of {splits[column]}" if n_splits else ""
             else:
                 text.loc[model, column] = f"{value:.3f}" + (
-                    "" if np.isnan(off) else f" ± {off:.3f}"
+                    "" if np.isnan(std) else f" ± {std:.3f}"
                 )
     return mean, spread, text
 
 
-def ranks(frame: pd.DataFrame, mean: pd.DataFrame, more: bool) -> pd.Series:
-    """Mean over columns that count, of models that have a number in each; else NaN."""
-    fair = mean[_columns(frame[frame["counts"]] if frame["counts"].any() else frame)]
-    return fair.dropna().rank(ascending=not more).mean(axis=1).reindex(mean.index)
+def ranks(frame: pd.DataFrame, mean: pd.DataFrame, higher_is_better: bool) -> pd.Series:
+    """Return mean ranks over the columns that count; NaN for models that lack one of them."""
+    counted = mean[_columns(frame[frame["counts"]] if frame["counts"].any() else frame)]
+    return counted.dropna().rank(ascending=not higher_is_better).mean(axis=1).reindex(mean.index)
 
 
 def _columns(frame: pd.DataFrame) -> list[str]:
@@ -206,32 +210,32 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 def _with_costs(text: pd.DataFrame, rank: pd.Series, frame: pd.DataFrame) -> pd.DataFrame:
     """Add ranks, times, memory and sizes to a table."""
-    by = frame.groupby("model")
+    by_model = frame.groupby("model")
     text = text.assign(
         rank=rank,
-        seconds=by["seconds"].median(),
-        MiB=by["peak_mib"].max(),
-        parameters=by["parameters"].max(),
+        seconds=by_model["seconds"].median(),
+        MiB=by_model["peak_mib"].max(),
+        parameters=by_model["parameters"].max(),
     )
-    for name, form in (("rank", "{:.1f}"), ("MiB", "{:.0f}")):
-        text[name] = text[name].map(form.format).replace("nan", "")
+    for name, number_format in (("rank", "{:.1f}"), ("MiB", "{:.0f}")):
+        text[name] = text[name].map(number_format.format).replace("nan", "")
     text["seconds"] = text["seconds"].map(lambda s: f"{s:.0f}" if s >= 10 else f"{s:.1f}")
     text["parameters"] = text["parameters"].map(lambda n: "" if np.isnan(n) else f"{n:,.0f}")
     return text
 
 
-def _others(frame: pd.DataFrame, mean: pd.DataFrame, measure: str) -> list[str]:
+def _other_scores(frame: pd.DataFrame, mean: pd.DataFrame, measure: str) -> list[str]:
     """Return the other scores of complete models, means over the columns that count."""
-    fair = frame[frame["counts"]]
-    whole = mean[_columns(fair)].dropna().index
-    names = [name for name in _scores(fair) if name != measure]
-    each = fair.groupby(["model", "column", "split"])[names].mean()
-    found = each.groupby(["model", "column"]).mean().groupby("model").mean().reindex(whole)
-    if found.empty or not names:
+    counted = frame[frame["counts"]]
+    complete = mean[_columns(counted)].dropna().index
+    names = [name for name in _scores(counted) if name != measure]
+    by_split = counted.groupby(["model", "column", "split"])[names].mean()
+    means = by_split.groupby(["model", "column"]).mean().groupby("model").mean().reindex(complete)
+    if means.empty or not names:
         return []
     return [
         "Other scores, mean over columns that count:",
-        _markdown(found.map(lambda value: f"{value:.3f}")),
+        _markdown(means.map(lambda value: f"{value:.3f}")),
     ]
 
 
@@ -245,15 +249,15 @@ def _markdown(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _facts(rows: list[dict[str, Any]], done: list[dict[str, Any]]) -> str:
-    def of(key: str) -> str:
+def _description(rows: list[dict[str, Any]], done: list[dict[str, Any]]) -> str:
+    def values(key: str) -> str:
         return ", ".join(sorted({str(row[key]) for row in done}))
 
     minutes = sum(row["seconds"] for row in done) / 60
     return (
         f"{len(done)} cells done, {len(rows) - len(done)} failed; {minutes:.0f} "
-        f"minutes on one core. Dates: {of('date')}. Machine: {of('machine')}, Python "
-        f"{of('python')}. "
+        f"minutes on one core. Dates: {values('date')}. Machine: {values('machine')}, Python "
+        f"{values('python')}. "
         f"{_commits(done)}. Mean over splits and seeds ± standard deviation over seeds; "
         "times are medians, memory is the most of any cell. *Random cells* are scored with their "
         "neighbours' labels known: that column shows what such a split hides, and counts in no "
@@ -262,11 +266,11 @@ def _facts(rows: list[dict[str, Any]], done: list[dict[str, Any]]) -> str:
 
 
 def _commits(done: list[dict[str, Any]]) -> str:
-    """Those few that there are, or the last of many."""
-    found = list(dict.fromkeys(row["commit"] for row in done))
-    if len(found) <= 3:
-        return f"Commits: {', '.join(found)}"
-    return f"Commits: {len(found)}, the last {found[-1]}; each row of cells.jsonl has its own"
+    """Return the commits if there are few, or else the last."""
+    commits = list(dict.fromkeys(row["commit"] for row in done))
+    if len(commits) <= 3:
+        return f"Commits: {', '.join(commits)}"
+    return f"Commits: {len(commits)}, the last {commits[-1]}; each row of cells.jsonl has its own"
 
 
 def _failures(rows: list[dict[str, Any]]) -> list[str]:
@@ -282,20 +286,20 @@ def _failures(rows: list[dict[str, Any]]) -> list[str]:
     return ["## What failed", "\n".join(lines)]
 
 
-def _paint(mean: pd.DataFrame, spread: pd.DataFrame, title: str, path: Path) -> None:
+def _draw(mean: pd.DataFrame, spread: pd.DataFrame, title: str, path: Path) -> None:
     """Draw one panel per column, one dot per model."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = [column for column in mean if mean[column].notna().any()]
-    down = -(-len(columns) // _ACROSS)
-    across = -(-len(columns) // down)
-    size = 3.0 + 2.4 * across, 1.2 + down * (0.6 + 0.21 * len(mean))
+    n_rows = -(-len(columns) // _MAX_COLUMNS)
+    n_columns = -(-len(columns) // n_rows)
+    size = 3.0 + 2.4 * n_columns, 1.2 + n_rows * (0.6 + 0.21 * len(mean))
     figure = Figure(size, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     y = np.arange(len(mean))[::-1]
-    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
     for ax, column in zip(panels, columns, strict=False):
         ax.errorbar(mean[column], y, xerr=spread[column].fillna(0), fmt="o", ms=4, color="#1f6f8b")
         ax.set_title(column.replace(", ", "\n", 1), fontsize=8)

@@ -1,4 +1,4 @@
-"""Runs of the suite: cells of a table, one at a time, each kept as soon as it is there."""
+"""Runs of the suite; each cell of the results table is saved as soon as it is done."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stofm_geo.benchmark.models import MODELS, Model
 from stofm_geo.benchmark.records import FILE, KEYS, append, environment, key_of, read_rows
 from stofm_geo.benchmark.scoring import MAIN
 from stofm_geo.benchmark.tasks import TASKS
-from stofm_geo.benchmark.worker import Cell, Worker, cases, run_files
+from stofm_geo.benchmark.worker import Cell, Worker, run_files, splits_of
 
 
 def run(
@@ -35,31 +35,30 @@ def run(
     load: Sequence[str | Path] = (),
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """Run cells that ``output`` has not got, all seeds 0 first, and add them to it.
+    """Run the cells missing in ``output``, in order of their seeds, and add their rows to it.
 
-    A cell is a task, a data set, a split, a model and a seed. One that cannot be run is kept as
-    failed, with its reason, and tried again next time. Call it under
-    ``if __name__ == "__main__":``, as the cells run in processes of their own, which import the
-    script to know what it registers.
+    A cell is a task, a data set, a split, a model and a seed. A failed cell is saved with its
+    reason and is run again next time. Call this function under ``if __name__ == "__main__":``,
+    since cells run in worker processes, which import the script for what it registers.
 
     Args:
-        output: Folder of results, ``cells.jsonl`` in it.
-        tasks: Names; ``None``: all.
-        models: Names; ``None``: all whose packages are installed.
-        datasets: Names; ``None``: all of the tasks that are there.
-        data: Folder of the data sets' files.
-        seeds: Of models in which the seed matters; others are run once.
-        jobs: Processes, of one thread each.
-        limit: Seconds a cell may take.
-        load: Python files that register more.
-        say: What progress is told to.
+        output: Folder of the results, which are in ``cells.jsonl``.
+        tasks: Names of the tasks; ``None``: all.
+        models: Names of the models; ``None``: all whose packages are installed.
+        datasets: Names of the data sets; ``None``: all of the tasks whose files exist.
+        data: Folder of the files of the data sets.
+        seeds: Number of seeds of models that depend on one; others are run once.
+        jobs: Number of worker processes, with one thread each.
+        limit: Time limit of a cell in seconds.
+        load: Python files that register models, tasks or data sets.
+        say: Function called with each line of progress.
 
     Returns:
         The rows of this run.
 
     Raises:
-        TypeError, ValueError: An argument is unfit.
-        FileNotFoundError: There is no folder ``data``, or a file of ``load`` is not there.
+        TypeError, ValueError: An argument is invalid.
+        FileNotFoundError: The folder ``data`` or a file of ``load`` does not exist.
         RuntimeError: A file of ``load`` raises, or the call is not under ``__main__``.
     """
     for name, value in (("seeds", seeds), ("jobs", jobs)):
@@ -72,36 +71,36 @@ def run(
         raise RuntimeError('put benchmark.run under if __name__ == "__main__":')
     output, data = Path(output), None if data is None else Path(data)
     if data is not None and not data.is_dir():
-        raise FileNotFoundError(f"{data}: there is no such folder of data")
+        raise FileNotFoundError(f"{data}: no such data folder")
     files = [Path(file) for file in load]
     run_files(files)
     file = output / FILE
     done = set()
     if file.exists():
         done = {key_of(row) for row in read_rows(output) if row["status"] == "done"}
-    every, rows, there = [], [], 0
+    pending, rows, done_before = [], [], 0
 
     def keep(row: dict[str, Any]) -> None:
         append(row, file)
         rows.append(row)
-        say(told(row))
+        say(describe(row))
 
     for cell in _plan(tasks, models, datasets, data, seeds, say):
         if "reason" in cell:
             keep({**cell, "status": "failed", **environment()})
         elif key_of(cell) in done:
-            there += 1
+            done_before += 1
         else:
-            every.append(cell)
-    say(f"{len(every)} cells to run, {there} more are there")
+            pending.append(cell)
+    say(f"{len(pending)} cells to run, {done_before} done before")
     idle: SimpleQueue[Worker] = SimpleQueue()
-    workers = [Worker(data, files, limit) for _ in range(min(jobs, max(len(every), 1)))]
+    workers = [Worker(data, files, limit) for _ in range(min(jobs, max(len(pending), 1)))]
     lock = Lock()
 
     def work(cell: Cell) -> None:
         worker = idle.get()
         try:
-            row = worker.ask(cell)
+            row = worker.run(cell)
         finally:
             idle.put(worker)
         with lock:
@@ -111,7 +110,7 @@ def run(
         idle.put(worker)
     pool = ThreadPoolExecutor(len(workers))
     try:
-        for future in [pool.submit(work, cell) for cell in every]:
+        for future in [pool.submit(work, cell) for cell in pending]:
             future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -130,29 +129,29 @@ def rerun(
     """Run the cell of a row again; on the same machine and versions it gives the same scores.
 
     Args:
-        row: Of a file of results.
-        data, limit, load: Of :func:`run`.
+        row: Row of a results file.
+        data, limit, load: Arguments of :func:`run`.
 
     Returns:
         The new row.
 
     Raises:
-        KeyError: The row does not tell which cell it is.
-        ValueError: What is asked has changed since.
+        KeyError: The row has no key of a cell.
+        ValueError: The problem has changed since.
     """
     if missing := [key for key in KEYS if key not in row]:
-        raise KeyError(f"the row has no {', '.join(missing)}; take one that run has written")
+        raise KeyError(f"the row has no {', '.join(missing)}; use a row written by run")
     files = [Path(file) for file in load]
     run_files(files)
     worker = Worker(None if data is None else Path(data), files, limit)
     try:
-        new = worker.ask({key: row[key] for key in KEYS})
+        new = worker.run({key: row[key] for key in KEYS})
     finally:
         worker.stop()
     if "digest" in new and new["digest"] != row.get("digest", new["digest"]):
         raise ValueError(
-            f"{row['task']} of {row['dataset']}, {row['split']}: data or split are others than "
-            f"those of the row (digest {new['digest']}, there {row['digest']})"
+            f"{row['task']} of {row['dataset']}, {row['split']}: data or split differ from those "
+            f"of the row (digest {new['digest']}, in the row {row['digest']})"
         )
     return new
 
@@ -165,11 +164,11 @@ def _plan(
     seeds: int,
     say: Callable[[str], None],
 ) -> Iterator[Cell]:
-    """All cells; those that cannot be, with a reason."""
+    """Yield all cells; those that cannot be run have a reason."""
 
     def failed(error: Exception, **known: str) -> Cell:
-        said = error.args[0] if error.args else error
-        return {**dict.fromkeys(KEYS[:4], ""), "seed": 0, **known, "reason": str(said)}
+        message = error.args[0] if error.args else error
+        return {**dict.fromkeys(KEYS[:4], ""), "seed": 0, **known, "reason": str(message)}
 
     usable: dict[str, Model] = {}
     for name in MODELS if models is None else models:
@@ -201,14 +200,16 @@ def _plan(
                 if datasets is None and (reason := DATASETS[dataset].missing(data)):
                     say(f"{task} of {dataset}: left out, {reason}")
                     continue
-                kinds = {name: c.held_out for name, c in cases(task, dataset, data).items()}
+                kinds = {
+                    name: split.held_out for name, split in splits_of(task, dataset, data).items()
+                }
                 counts = Counter(kinds.values())
-                # How many there are of a kind: a mean is one over all of them.
+                # The number of splits of a kind tells reports whether a mean is complete.
                 table += [
                     (task, dataset, name, {"held_out": kind, "splits": counts[kind]})
                     for name, kind in kinds.items()
                 ]
-            except Exception as error:  # of any data set: the others go on
+            except Exception as error:  # whatever a data set raises, the others are run
                 yield failed(error, task=task, dataset=dataset)
     for dataset in [name for name in datasets or () if name not in used]:
         yield failed(_why_unused(dataset), dataset=dataset)
@@ -226,13 +227,13 @@ def _why_unused(dataset: str) -> Exception:
     except KeyError as error:
         return error
     return ValueError(
-        f"no task that is asked for has the data set {dataset!r}; tasks run on those that they "
-        "were registered with, register_task(name, kind, datasets, cases)"
+        f"none of the requested tasks uses the data set {dataset!r}; tasks run on the data sets "
+        "that they were registered with, register_task(name, kind, datasets, splits)"
     )
 
 
-def told(row: dict[str, Any]) -> str:
-    """Return a line about a row."""
+def describe(row: dict[str, Any]) -> str:
+    """Return a line of text about a row."""
     where = ", ".join(str(row[key]) for key in KEYS[:4] if row[key]) + f", seed {row['seed']}"
     if row["status"] == "failed":
         return f"{where}: FAILED, {row['reason']}"

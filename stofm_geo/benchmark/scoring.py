@@ -1,4 +1,4 @@
-"""How good answers are, by kind of problem."""
+"""Scores of predictions, by kind of problem."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import rankdata
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from stofm_geo.benchmark.clusterings import CLUSTERINGS, SEEDS, components, of_library
+from stofm_geo.benchmark.clusterings import CLUSTERINGS, SEEDS, components, library_domains
 from stofm_geo.benchmark.problems import Kind, Problem
 from stofm_geo.tasks.imputation.blending import correlations
 from stofm_geo.tasks.metrics import scores
 
-# What the tables show of each kind, and whether more is better.
+# Main score of each kind, and whether higher is better.
 MAIN: dict[Kind, tuple[str, bool]] = {
     "classes": ("macro_f1", True),
     "vectors": ("ari", True),
@@ -23,73 +23,82 @@ MAIN: dict[Kind, tuple[str, bool]] = {
 }
 
 
-def check_answers(problem: Problem, answers: list[np.ndarray]) -> None:
-    """Whether there is an answer for every cell, of the size that the kind of problem asks for.
+def check_predictions(problem: Problem, predictions: list[np.ndarray]) -> None:
+    """Check that predictions have the shapes that the problem requires, and are finite.
 
     Raises:
-        TypeError: An answer is no array.
-        ValueError: Other sizes, or numbers that are not finite.
+        TypeError: ``predictions`` is not a list of arrays.
+        ValueError: A shape is wrong, or numbers are not finite.
     """
     columns = {"classes": None, "vectors": 0}.get(problem.kind, len(problem.names))
-    if not isinstance(answers, list | tuple):
-        raise TypeError(f"answers must be a list of arrays; found {type(answers).__name__}")
-    if len(answers) != len(problem.test):
+    if not isinstance(predictions, list | tuple):
+        raise TypeError(f"predictions must be a list of arrays; found {type(predictions).__name__}")
+    if len(predictions) != len(problem.test):
         raise ValueError(
-            f"{len(problem.test)} answers are asked for, one a slice of test; found {len(answers)}"
+            f"predictions must be {len(problem.test)} arrays, one per test slice; "
+            f"found {len(predictions)}"
         )
-    for part, answer in zip(problem.test, answers, strict=True):
-        if not isinstance(answer, np.ndarray):
-            raise TypeError(f"an answer must be a NumPy array; found {type(answer).__name__}")
-        wanted = f"[{part.n_obs}{'' if columns is None else ', ' + str(columns or 'D')}]"
-        right = answer.ndim == (1 if columns is None else 2) and len(answer) == part.n_obs
-        if not right or (columns and answer.shape[1] != columns):
-            raise ValueError(f"an answer must be {wanted}; found {list(answer.shape)}")
-        if columns is not None and not np.isfinite(answer).all():
-            raise ValueError("an answer has numbers that are not finite")
+    for adata, prediction in zip(problem.test, predictions, strict=True):
+        if not isinstance(prediction, np.ndarray):
+            raise TypeError(
+                f"a prediction must be a NumPy array; found {type(prediction).__name__}"
+            )
+        shape = f"[{adata.n_obs}{'' if columns is None else ', ' + str(columns or 'D')}]"
+        matches = (
+            prediction.ndim == (1 if columns is None else 2) and len(prediction) == adata.n_obs
+        )
+        if not matches or (columns and prediction.shape[1] != columns):
+            raise ValueError(f"a prediction must be {shape}; found {list(prediction.shape)}")
+        if columns is not None and not np.isfinite(prediction).all():
+            raise ValueError("a prediction has numbers that are not finite")
 
 
 def classes(
-    problem: Problem, truth: list[np.ndarray], answers: list[np.ndarray]
+    problem: Problem, truth: list[np.ndarray], predictions: list[np.ndarray]
 ) -> dict[str, float]:
-    """Labels ``[n]`` a slice: macro-F1 over the labels of the test, accuracy, ARI."""
-    right = np.concatenate([t[a] for t, a in zip(truth, problem.scored_mask, strict=True)])
-    found = np.concatenate([t[a] for t, a in zip(answers, problem.scored_mask, strict=True)])
-    result = scores(right, found)
+    """Return macro-F1 over the test labels, accuracy and ARI of labels ``[n]`` per slice."""
+    known = np.concatenate([t[a] for t, a in zip(truth, problem.scored_mask, strict=True)])
+    predicted = np.concatenate(
+        [t[a] for t, a in zip(predictions, problem.scored_mask, strict=True)]
+    )
+    result = scores(known, predicted)
     return {name: result[name] for name in ("macro_f1", "accuracy", "ari")}
 
 
 def vectors(
-    problem: Problem, truth: list[np.ndarray], answers: list[np.ndarray]
+    problem: Problem, truth: list[np.ndarray], predictions: list[np.ndarray]
 ) -> dict[str, float]:
-    """ARI and NMI under each clustering, means over its seeds; and the means over clusterings."""
-    (part,), (known,), (right,), (z,) = problem.test, problem.scored_mask, truth, answers
-    parts, pos, count = components(z), part.obsm["spatial"], len(problem.names)
-    found = {
-        name: [cluster(parts, count, seed) for seed in range(SEEDS[name])]
+    """Return ARI and NMI of each clustering, averaged over seeds, and their means."""
+    (adata,), (known,), (labels,), (z,) = problem.test, problem.scored_mask, truth, predictions
+    x, pos, count = components(z), adata.obsm["spatial"], len(problem.names)
+    clusters = {
+        name: [cluster(x, count, seed) for seed in range(SEEDS[name])]
         for name, cluster in CLUSTERINGS.items()
     }
-    found["tl.domains"] = [of_library(z, pos, count, refine=False)]
+    clusters["tl.domains"] = [library_domains(z, pos, count, refine=False)]
     result = {}
     for short, measure in (("ari", adjusted_rand_score), ("nmi", normalized_mutual_info_score)):
-        of = {
-            name: float(np.mean([measure(right[known], one[known]) for one in each]))
-            for name, each in found.items()
+        by_clustering = {
+            name: float(np.mean([measure(labels[known], c[known]) for c in by_seed]))
+            for name, by_seed in clusters.items()
         }
-        result[short] = float(np.mean([*of.values()]))
-        result |= {f"{short}, {name}": value for name, value in of.items()}
-    voted = of_library(z, pos, count, refine=True)[known]
-    result["ari, tl.domains with its vote"] = float(adjusted_rand_score(right[known], voted))
+        result[short] = float(np.mean([*by_clustering.values()]))
+        result |= {f"{short}, {name}": value for name, value in by_clustering.items()}
+    refined = library_domains(z, pos, count, refine=True)[known]
+    result["ari, tl.domains with its vote"] = float(adjusted_rand_score(labels[known], refined))
     return result
 
 
-def shares(problem: Problem, truth: pd.DataFrame, answers: list[np.ndarray]) -> dict[str, float]:
-    """Root mean square error, correlation over all entries and of types, Jensen-Shannon divergence.
+def shares(
+    problem: Problem, truth: pd.DataFrame, predictions: list[np.ndarray]
+) -> dict[str, float]:
+    """Return RMSE, correlation over all entries and per type, and Jensen-Shannon divergence.
 
-    Over all types of either side.
+    All types in the predictions or the truth are included.
     """
-    found = pd.DataFrame(answers[0], index=truth.index, columns=problem.names)
-    types = sorted(set(found) | set(truth))
-    p, q = (part.reindex(columns=types, fill_value=0.0).to_numpy() for part in (found, truth))
+    predicted = pd.DataFrame(predictions[0], index=truth.index, columns=problem.names)
+    types = sorted(set(predicted) | set(truth))
+    p, q = (table.reindex(columns=types, fill_value=0.0).to_numpy() for table in (predicted, truth))
     of_type = [
         np.corrcoef(p[:, k], q[:, k])[0, 1] if p[:, k].std() > 0 else 0.0
         for k in range(len(types))
@@ -103,11 +112,11 @@ def shares(problem: Problem, truth: pd.DataFrame, answers: list[np.ndarray]) -> 
     }
 
 
-def values(problem: Problem, truth: np.ndarray, answers: list[np.ndarray]) -> dict[str, float]:
-    """Pearson's and Spearman's correlation of each gene, means over genes; 0 for a constant."""
-    (found,) = answers
-    r = correlations(found, truth)
-    ranks = (np.apply_along_axis(rankdata, 0, x) for x in (found, truth))
+def values(problem: Problem, truth: np.ndarray, predictions: list[np.ndarray]) -> dict[str, float]:
+    """Return mean Pearson and Spearman correlations of genes; 0 for a constant gene."""
+    (predicted,) = predictions
+    r = correlations(predicted, truth)
+    ranks = (np.apply_along_axis(rankdata, 0, x) for x in (predicted, truth))
     return {
         "pearson": float(r.mean()),
         "pearson_median": float(np.median(r)),
@@ -116,7 +125,7 @@ def values(problem: Problem, truth: np.ndarray, answers: list[np.ndarray]) -> di
 
 
 def logs(counts: sp.spmatrix, genes: np.ndarray, scale: float | None = None) -> np.ndarray:
-    """Log-normalised by the sum over ``genes``; to their median, or to ``scale``. ``[n, all]``."""
+    """Return logs ``[n, all]``, with sums over ``genes`` scaled to the median or ``scale``."""
     x = counts.toarray().astype(float)
     total = x[:, genes].sum(axis=1, keepdims=True)
     return np.log1p(x / np.maximum(total, 1) * (scale or np.median(total)))

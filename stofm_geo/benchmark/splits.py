@@ -1,4 +1,4 @@
-"""What is held out: patients, blocks of tissue, or, to show what that hides, cells at random."""
+"""Splits by patients, by blocks of tissue or, to show how they leak, by random cells."""
 
 from __future__ import annotations
 
@@ -14,87 +14,87 @@ from stofm_geo.benchmark.problems import GROUP, LABEL, Problem
 from stofm_geo.tasks.splits import contiguous_blocks, folds
 
 _FOLDS, _RANDOM_TEST = 3, 0.2
-_LEAST = 500  # cells of a slice whose blocks hold enough of each label
+_MIN_CELLS = 500  # of a slice that is split into blocks
 
 
-def bare(part: AnnData, rows: np.ndarray | None = None) -> AnnData:
-    """Return counts, positions and group of a slice, or some of its cells; no labels."""
-    part = part if rows is None else part[rows]
-    obs = pd.DataFrame({GROUP: part.obs[GROUP].astype(str)}, index=part.obs_names)
-    out = AnnData(part.X.copy(), obs=obs, var=pd.DataFrame(index=part.var_names))
-    out.obsm["spatial"] = np.asarray(part.obsm["spatial"], dtype=np.float64)[:, :2].copy()
+def without_labels(adata: AnnData, rows: np.ndarray | None = None) -> AnnData:
+    """Return a copy of a slice, or of ``rows``, with counts, positions and groups only."""
+    adata = adata if rows is None else adata[rows]
+    obs = pd.DataFrame({GROUP: adata.obs[GROUP].astype(str)}, index=adata.obs_names)
+    out = AnnData(adata.X.copy(), obs=obs, var=pd.DataFrame(index=adata.var_names))
+    out.obsm["spatial"] = np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2].copy()
     return out
 
 
-def labelled(part: AnnData, label: np.ndarray, rows: np.ndarray | None = None) -> AnnData:
-    """Return the same with labels ``[n]`` (``None`` for none), those of ``rows``."""
-    out = bare(part, rows)
+def with_labels(adata: AnnData, label: np.ndarray, rows: np.ndarray | None = None) -> AnnData:
+    """Return :func:`without_labels` with ``label`` ``[n]`` in ``obs``, ``None`` if unknown."""
+    out = without_labels(adata, rows)
     out.obs[LABEL] = pd.Series(label if rows is None else label[rows], out.obs_names, dtype=object)
     return out
 
 
-def labels_of(part: AnnData, key: str) -> np.ndarray:
-    """Labels as strings, ``None`` where there is none, ``[n]``."""
-    return read_names(part.obs[key])
+def labels_of(adata: AnnData, key: str) -> np.ndarray:
+    """Return the labels as strings ``[n]``, ``None`` where missing."""
+    return read_names(adata.obs[key])
 
 
-def held_out(slices: Slices, key: str, group: str) -> tuple[Problem, list[np.ndarray]]:
-    """Slices of one group from those of all others; the problem, and the labels of ``test``."""
-    inside = {name: part.obs[GROUP].iloc[0] == group for name, part in slices.items()}
+def leave_group_out(slices: Slices, key: str, group: str) -> tuple[Problem, list[np.ndarray]]:
+    """Hold out all slices of a group; return the problem and the labels of the test slices."""
+    inside = {name: adata.obs[GROUP].iloc[0] == group for name, adata in slices.items()}
     shared = _shared(list(slices.values()))
-    slices = {name: part[:, shared] for name, part in slices.items()}
-    train = [labelled(p, labels_of(p, key)) for name, p in slices.items() if not inside[name]]
+    slices = {name: adata[:, shared] for name, adata in slices.items()}
+    train = [with_labels(p, labels_of(p, key)) for name, p in slices.items() if not inside[name]]
     test = [p for name, p in slices.items() if inside[name]]
     return _finish(
-        train, [bare(p) for p in test], [labels_of(p, key) for p in test], leak_free=True
+        train, [without_labels(p) for p in test], [labels_of(p, key) for p in test], leak_free=True
     )
 
 
-def in_blocks(part: AnnData, key: str, fold: int) -> tuple[Problem, list[np.ndarray]]:
-    """Hold out a third of a slice's blocks of 200 cells, as a slice of their own."""
-    label, block = labels_of(part, key), contiguous_blocks(part.obsm["spatial"][:, :2])
-    part = part.copy()
-    part.obs[GROUP] = [f"block {b}" for b in block]
+def leave_blocks_out(adata: AnnData, key: str, fold: int) -> tuple[Problem, list[np.ndarray]]:
+    """Hold out a third of the blocks of 200 cells of a slice, as a separate slice."""
+    label, block = labels_of(adata, key), contiguous_blocks(adata.obsm["spatial"][:, :2])
+    adata = adata.copy()
+    adata.obs[GROUP] = [f"block {b}" for b in block]
     test = folds(block, np.zeros(len(block), dtype=int), _FOLDS, seed=0)[fold]
     rows = np.flatnonzero(test)
-    train = labelled(part, label, np.flatnonzero(~test))
-    return _finish([train], [bare(part, rows)], [label[rows]], leak_free=True)
+    train = with_labels(adata, label, np.flatnonzero(~test))
+    return _finish([train], [without_labels(adata, rows)], [label[rows]], leak_free=True)
 
 
-def at_random(part: AnnData, key: str) -> tuple[Problem, list[np.ndarray]]:
+def random_cells(adata: AnnData, key: str) -> tuple[Problem, list[np.ndarray]]:
     """Hold out a random fifth of a slice's cells: their neighbours are training cells.
 
-    What many papers report. All cells are in the graph, those of the test without their label.
+    This is what many papers report. All cells are in the graph, test cells without labels.
     """
-    label = labels_of(part, key)
-    test = np.random.default_rng(0).random(part.n_obs) < _RANDOM_TEST
+    label = labels_of(adata, key)
+    test = np.random.default_rng(0).random(adata.n_obs) < _RANDOM_TEST
     hidden = np.array(None, dtype=object)
-    train = labelled(part, np.where(test, hidden, label))
+    train = with_labels(adata, np.where(test, hidden, label))
     known = test & (label != None)  # noqa: E711 - of an array
-    return _finish([train], [bare(part)], [label], leak_free=False, scored_mask=[known])
+    return _finish([train], [without_labels(adata)], [label], leak_free=False, scored_mask=[known])
 
 
-def each(slices: Slices, key: str) -> Iterator[tuple[str, str, Callable]]:
-    """All splits of a data set by name: groups, blocks and random cells of its first slice.
+def all_splits(slices: Slices, key: str) -> Iterator[tuple[str, str, Callable]]:
+    """Yield name, kind of held-out units and problem function of all splits of a data set.
 
-    Groups where there are several. Yields names, what kind of thing is held out, and functions
-    that make the problem.
+    Splits are by group, if there are several groups, and by blocks and random cells of the first
+    slice.
     """
-    groups = {part.obs[GROUP].iloc[0] for part in slices.values()}
+    groups = {adata.obs[GROUP].iloc[0] for adata in slices.values()}
     if len(groups) > 1:
         for group in sorted(groups):
-            yield group, "slices", lambda g=group: held_out(slices, key, g)
+            yield group, "slices", lambda g=group: leave_group_out(slices, key, g)
     name, first = next(iter(slices.items()))
-    if first.n_obs >= _LEAST:
+    if first.n_obs >= _MIN_CELLS:
         for fold in range(_FOLDS):
-            yield f"{name}, blocks {fold}", "blocks", lambda f=fold: in_blocks(first, key, f)
-        yield f"{name}, random cells", "random cells", lambda: at_random(first, key)
+            yield f"{name}, blocks {fold}", "blocks", lambda f=fold: leave_blocks_out(first, key, f)
+        yield f"{name}, random cells", "random cells", lambda: random_cells(first, key)
 
 
-def _shared(parts: list[AnnData]) -> pd.Index:
-    genes = parts[0].var_names
-    for part in parts[1:]:
-        genes = genes[genes.isin(part.var_names)]
+def _shared(adatas: list[AnnData]) -> pd.Index:
+    genes = adatas[0].var_names
+    for adata in adatas[1:]:
+        genes = genes[genes.isin(adata.var_names)]
     return genes
 
 
@@ -106,6 +106,8 @@ def _finish(
     leak_free: bool,
     scored_mask: list[np.ndarray] | None = None,
 ) -> tuple[Problem, list[np.ndarray]]:
-    names = sorted({name for part in train for name in part.obs[LABEL].dropna()})
-    scored_mask = scored_mask or [np.array([one is not None for one in label]) for label in truth]
+    names = sorted({name for adata in train for name in adata.obs[LABEL].dropna()})
+    scored_mask = scored_mask or [
+        np.array([value is not None for value in label]) for label in truth
+    ]
     return Problem("classes", train, test, names, scored_mask, leak_free), truth

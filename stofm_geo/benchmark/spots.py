@@ -1,4 +1,4 @@
-"""Pseudo-spots whose cells are known."""
+"""Pseudospots with known cells."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from stofm_geo._linalg import membership_matrix
 from stofm_geo.benchmark.problems import LABEL
 
 
-def spots(part: AnnData, side: float, turn: float) -> tuple[AnnData, pd.DataFrame]:
-    """Sum a slice's cells over squares; return spots and the shares of labels in each.
+def spots(adata: AnnData, side: float, angle: float) -> tuple[AnnData, pd.DataFrame]:
+    """Sum the cells of a slice over a square grid; return spots and their label proportions.
 
     Args:
-        part: With ``obs["label"]``, all cells.
-        side: Of the squares, in units of its positions.
-        turn: Angle of the squares, in radians; it also shifts them.
+        adata: Slice with ``obs["label"]`` of all cells.
+        side: Side of the squares, in units of the positions.
+        angle: Rotation of the grid in radians; it also shifts the grid.
     """
-    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    pos = np.asarray(part.obsm["spatial"], dtype=np.float64)
-    place = np.floor((pos @ rotation + turn * side) / side)
-    place, spot = np.unique(place, axis=0, return_inverse=True)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    pos = np.asarray(adata.obsm["spatial"], dtype=np.float64)
+    square = np.floor((pos @ rotation + angle * side) / side)
+    square, spot = np.unique(square, axis=0, return_inverse=True)
     gather = membership_matrix(spot.ravel())
-    counts = sp.csr_matrix(gather @ part.X, dtype=np.float32)
-    out = AnnData(counts, var=pd.DataFrame(index=part.var_names))
+    counts = sp.csr_matrix(gather @ adata.X, dtype=np.float32)
+    out = AnnData(counts, var=pd.DataFrame(index=adata.var_names))
     out.obs_names = [f"spot{i}" for i in range(out.n_obs)]
-    out.obsm["spatial"] = (place + 0.5 - turn) @ rotation.T * side
-    types = pd.get_dummies(part.obs[LABEL].astype(str))
+    out.obsm["spatial"] = (square + 0.5 - angle) @ rotation.T * side
+    types = pd.get_dummies(adata.obs[LABEL].astype(str))
     truth = gather @ types.to_numpy(dtype=float)
-    share = truth / truth.sum(axis=1, keepdims=True)
-    return out, pd.DataFrame(share, index=out.obs_names, columns=types.columns)
+    proportions = truth / truth.sum(axis=1, keepdims=True)
+    return out, pd.DataFrame(proportions, index=out.obs_names, columns=types.columns)

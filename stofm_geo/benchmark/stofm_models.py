@@ -1,4 +1,4 @@
-"""SToFM, as the library's own functions use it."""
+"""SToFM as a user would call it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from stofm_geo.benchmark.trained import count
 from stofm_geo.tasks import fine_tune
 from stofm_geo.tl import deconvolve, impute
 
-Answer = tuple[list[np.ndarray], dict[str, Any]]
+Predictions = tuple[list[np.ndarray], dict[str, Any]]
 
 
-def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) -> Answer:
-    """Run SToFM as a user would.
+def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) -> Predictions:
+    """Solve a problem with the public functions of the library.
 
-    Classes: a model is fitted to the training slices, without their labels, and fine-tuned by
-    ``method``. Vectors: it is fitted to the slice. Shares and values: ``tl.deconvolve`` and
-    ``tl.impute``, which train no transformer.
+    For classes, a model is fitted to the training slices, without labels, and fine-tuned by
+    ``method``. For vectors, it is fitted to the slice. Shares and values are predicted by
+    ``tl.deconvolve`` and ``tl.impute``, which train no Transformer.
 
     Args:
-        problem: Any.
-        seed: Of weights and training.
-        method: Of :func:`stofm_geo.tasks.fine_tune`.
-        steps: Of pre-training; after 1, embeddings are plain averages over the tissue.
+        problem: Problem of any kind.
+        seed: Random seed of weights and training.
+        method: Method of :func:`stofm_geo.tasks.fine_tune`.
+        steps: Number of pre-training steps; after 1 step, embeddings are averages of neighbours.
     """
-    test = [part.copy() for part in problem.test]
+    test = [adata.copy() for adata in problem.test]
     if problem.kind == "shares":
         deconvolve(test[0], problem.train[0], LABEL, seed=seed)
         types = list(test[0].uns["stofm_proportions"]["types"])  # columns may be renamed
@@ -41,22 +41,22 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
     model = SToFM().fit(problem.train or test, max_steps=steps, seed=seed, progress=False)
     record = {"parameters": count(model.state.network), "steps": steps}
     if problem.kind == "vectors":
-        return [_embedded(model, part) for part in test], record
+        return [_embedded(model, adata) for adata in test], record
     annotator = fine_tune(
         model, problem.train, LABEL, method, task=problem.label_level, seed=seed, progress=False
     )
-    for part in test:
-        annotator.predict(part, key_added="found")
-    return [part.obs["found"].astype(object).to_numpy() for part in test], record
+    for adata in test:
+        annotator.predict(adata, key_added="predicted")
+    return [adata.obs["predicted"].astype(object).to_numpy() for adata in test], record
 
 
-def mini(problem: Problem, seed: int) -> Answer:
-    """Embed with the model installed with the library, without training."""
+def mini(problem: Problem, seed: int) -> Predictions:
+    """Embed with the model that is installed with the library, without training."""
     model = SToFM.from_pretrained("stofm-geo-mini")
     record = {"parameters": count(model.state.network)}
-    return [_embedded(model, part.copy()) for part in problem.test], record
+    return [_embedded(model, adata.copy()) for adata in problem.test], record
 
 
-def _embedded(model: SToFM, part: AnnData) -> np.ndarray:
-    model.embed(part)
-    return part.obsm["X_stofm"]
+def _embedded(model: SToFM, adata: AnnData) -> np.ndarray:
+    model.embed(adata)
+    return adata.obsm["X_stofm"]

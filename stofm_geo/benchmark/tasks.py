@@ -1,4 +1,4 @@
-"""The five tasks: which problems each data set poses."""
+"""The five tasks, and their problems on each data set."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from stofm_geo._registry import Registry
 from stofm_geo.benchmark import scoring
 from stofm_geo.benchmark.datasets import Slices
 from stofm_geo.benchmark.problems import LABEL, LOAD, Kind, Problem, Split
-from stofm_geo.benchmark.splits import bare, each, labelled, labels_of
+from stofm_geo.benchmark.splits import all_splits, labels_of, with_labels, without_labels
 from stofm_geo.benchmark.spots import spots
 
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of question.
+    """Task of the benchmark.
 
     Attributes:
-        kind: Of its problems.
-        datasets: Names of those it is asked of.
-        cases: From slices and the name of their data set to cases.
-        version: Raised whenever problems change; results of different versions do not compare.
+        kind: Kind of its problems.
+        datasets: Names of the data sets it runs on.
+        splits: Function from slices and the name of their data set to the splits.
+        version: Version of the problems; results of different versions are not comparable.
     """
 
     kind: Kind
     datasets: tuple[str, ...]
-    cases: Callable[[Slices, str], Iterator[Split]]
+    splits: Callable[[Slices, str], Iterator[Split]]
     version: int = 1
 
 
@@ -42,66 +42,67 @@ def register_task(
     name: str,
     kind: Kind,
     datasets: Sequence[str],
-    cases: Callable[[Slices, str], Iterator[Split]],
+    splits: Callable[[Slices, str], Iterator[Split]],
     version: int = 1,
 ) -> None:
-    """Make a task known to the suite; see :class:`Task`.
+    """Register a task; see :class:`Task`.
 
     Raises:
-        TypeError, ValueError: ``name`` is unfit or taken, or there is no such ``kind``.
+        TypeError, ValueError: ``name`` is invalid or taken, or ``kind`` is unknown.
     """
     if kind not in scoring.MAIN:
         raise ValueError(f"kind must be one of {', '.join(scoring.MAIN)}; found {kind!r}")
-    TASKS.add(name, Task(kind, tuple(datasets), cases, version))
+    TASKS.add(name, Task(kind, tuple(datasets), splits, version))
 
 
 def labels(slices: Slices, dataset: str, key: str) -> Iterator[Split]:
-    """Labels ``obs[key]`` of what is held out."""
+    """Yield splits for predicting the labels ``obs[key]`` of held-out tissue."""
 
     def make(build: Callable) -> tuple[Problem, Callable]:
         problem, truth = build()
         problem.label_level = key
         return problem, partial(scoring.classes, problem, truth)
 
-    for name, kind, build in each(slices, key):
+    for name, kind, build in all_splits(slices, key):
         yield Split(name, partial(make, build), kind)
 
 
 def domains(slices: Slices, dataset: str) -> Iterator[Split]:
-    """Regions of each slice, without labels."""
+    """Yield a split per slice for finding its regions without labels."""
 
-    def make(part: AnnData) -> tuple[Problem, Callable]:
-        truth = labels_of(part, "region")
-        known = np.array([one is not None for one in truth])
+    def make(adata: AnnData) -> tuple[Problem, Callable]:
+        truth = labels_of(adata, "region")
+        known = np.array([value is not None for value in truth])
         names = sorted(set(truth[known]))
-        problem = Problem("vectors", [], [bare(part)], names, [known])
+        problem = Problem("vectors", [], [without_labels(adata)], names, [known])
         return problem, partial(scoring.vectors, problem, [truth])
 
-    for name, part in slices.items():
-        yield Split(name, partial(make, part))
+    for name, adata in slices.items():
+        yield Split(name, partial(make, adata))
 
 
-# Slices in turn reference and target, and the micrometres of a unit: a field of view of seqFISH,
-# 1.06 units, has 2048 pixels of 0.103 um.
+# Two slices, each the reference of the other, and micrometres per unit of position: a field of view
+# of seqFISH is 1.06 units, or 2048 pixels of 0.103 um.
 _PAIRS = {
     "merfish": ("animal1_bregma-0.09", "animal7_bregma-0.09", 1.0),
     "seqfish": ("embryo2_z2", "embryo2_z5", 200.0),
     "toy": ("slice1", "slice2", 1.0),
 }
 _SIDES, _DEPTH, _FACTOR = (55, 100), 0.3, 0.5
-_TURN = 0.4  # radians: the squares lie along no axis
+_ANGLE = 0.4  # rotation of the grid in radians, so that it is not aligned with an axis
 
 
 def proportions(slices: Slices, dataset: str) -> Iterator[Split]:
-    """Cell types of pseudo-spots, from another slice's cells.
+    """Yield splits for estimating the cell types of pseudospots from cells of another slice.
 
-    ``other platform`` draws a factor for each gene (lognormal, 0.5) and keeps 30 % of the counts.
+    For ``other platform``, each gene gets a lognormal factor (0.5), and 30 % of the counts are
+    kept.
     """
     *pair, unit = _PAIRS[dataset]
 
     def make(names: Sequence[str], side: float, other: bool) -> tuple[Problem, Callable]:
-        source, target = (labelled(slices[n], labels_of(slices[n], "cell_type")) for n in names)
-        test, truth = spots(target, side / unit, _TURN)
+        source, target = (with_labels(slices[n], labels_of(slices[n], "cell_type")) for n in names)
+        test, truth = spots(target, side / unit, _ANGLE)
         if other:
             random = np.random.default_rng(0)
             factor = _DEPTH * random.lognormal(0, _FACTOR, test.n_vars)
@@ -128,26 +129,26 @@ _GENE_FOLDS = 5
 
 
 def genes(slices: Slices, dataset: str) -> Iterator[Split]:
-    """Impute a fifth of the genes from another slice, or for STARmap from its other half."""
+    """Yield splits for imputing a fifth of the genes from another slice or half of the slice."""
 
     def sides() -> tuple[AnnData, AnnData]:
         if names := _IMPUTED[dataset]:
             return slices[names[0]], slices[names[1]]
         (whole,) = slices.values()
         pos = whole.obsm["spatial"] - whole.obsm["spatial"].mean(axis=0)
-        across = pos @ np.linalg.svd(pos, full_matrices=False)[2][1]  # the short side
+        across = pos @ np.linalg.svd(pos, full_matrices=False)[2][1]  # along the short axis
         left = across < np.median(across)
         return whole[left], whole[~left]
 
     def make(fold: int) -> tuple[Problem, Callable]:
         source, target = sides()
-        every = np.random.default_rng(0).permutation(target.n_vars)
-        held = np.sort(np.array_split(every, _GENE_FOLDS)[fold])
-        shared = np.setdiff1d(every, held)
-        truth = scoring.logs(target.X, np.arange(target.n_vars))[:, held]
-        reference = labelled(source, labels_of(source, "cell_type"))
-        names = [str(name) for name in target.var_names[held]]
-        problem = Problem("values", [reference], [bare(target[:, shared])], names)
+        order = np.random.default_rng(0).permutation(target.n_vars)
+        held_out = np.sort(np.array_split(order, _GENE_FOLDS)[fold])
+        shared = np.setdiff1d(order, held_out)
+        truth = scoring.logs(target.X, np.arange(target.n_vars))[:, held_out]
+        reference = with_labels(source, labels_of(source, "cell_type"))
+        names = [str(name) for name in target.var_names[held_out]]
+        problem = Problem("values", [reference], [without_labels(target[:, shared])], names)
         return problem, partial(scoring.values, problem, truth)
 
     for fold in range(_GENE_FOLDS):

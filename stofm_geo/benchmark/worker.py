@@ -1,4 +1,4 @@
-"""A process of its own that answers cells of the table, and can be stopped."""
+"""Worker processes that run cells of the results table."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ from typing import Any
 import torch
 
 from stofm_geo.benchmark.datasets import DATASETS, Slices
-from stofm_geo.benchmark.memory import forget_peak, memory
+from stofm_geo.benchmark.memory import memory, reset_peak
 from stofm_geo.benchmark.models import MODELS
 from stofm_geo.benchmark.problems import Split, check_leak_free
 from stofm_geo.benchmark.records import environment
-from stofm_geo.benchmark.scoring import check_answers
+from stofm_geo.benchmark.scoring import check_predictions
 from stofm_geo.benchmark.tasks import TASKS
 
 Cell = dict[str, Any]
 # One thread, so that times compare however many workers there are, and sums have one order.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _STARTING = Lock()
-_GRACE = 3.0  # seconds that a process has to end by itself
-_LOADED = "stofm_geo_benchmark_"  # names of modules that are loaded from a user's files
+_GRACE = 3.0  # seconds until an idle process is killed
+_LOADED = "stofm_geo_benchmark_"  # prefix of the names of modules loaded from a user's files
 
 
 class Worker:
-    """Answers cells one after the other, in a process that is started when it is needed.
+    """Process that runs cells one after the other, started when first needed.
 
-    A model that raises costs its cell alone; one that takes too long, or brings the process down,
-    costs the process, and the next cell has a new one.
+    If a model raises, only its cell fails. If it exceeds the time limit or kills the process, the
+    next cell gets a new process.
 
     Args:
         data: Folder of the data sets.
-        load: Python files that register things, run in the process first.
-        limit: Seconds a cell may take, scoring included.
+        load: Python files that register models, tasks or data sets, run first in the process.
+        limit: Time limit of a cell in seconds, including scoring.
     """
 
     def __init__(self, data: Path | None, load: Sequence[Path], limit: float) -> None:
         self.data, self.load, self.limit = data, tuple(load), limit
         self._process: mp.process.BaseProcess | None = None
 
-    def ask(self, cell: Cell) -> Cell:
+    def run(self, cell: Cell) -> Cell:
         """Run a cell and return its row.
 
         Raises:
-            RuntimeError: No process can be started.
+            RuntimeError: The process cannot be started.
         """
         process = self._start()
         try:
-            self._pipe.recv()  # ready: reading libraries is none of the cell's time
+            self._pipe.recv()  # ready: importing libraries does not count as time of the cell
         except (EOFError, ConnectionError) as error:
             raise RuntimeError(
-                "a process for the cells ended as it started, see above; a script must call run "
-                'under if __name__ == "__main__":, as these processes import it'
+                "a worker process ended while starting, see above; a script must call run under "
+                'if __name__ == "__main__":, as worker processes import it'
             ) from error
         try:
             self._pipe.send(cell)
@@ -77,7 +77,7 @@ class Worker:
         return {**cell, "status": "failed", "reason": reason, **environment()}
 
     def stop(self) -> None:
-        """End the process: one that waits by itself, without a trace; one that works is killed."""
+        """Stop the process; a working process is killed."""
         if self._process is not None:
             self._pipe.close()
             self._process.join(_GRACE)
@@ -91,7 +91,7 @@ class Worker:
         context = mp.get_context("spawn")
         self._pipe, other = context.Pipe()
         process = context.Process(target=_serve, args=(other, self.data, self.load), daemon=True)
-        with _STARTING:  # else one could start as another puts the environment back
+        with _STARTING:  # another start must not restore the environment meanwhile
             before = {name: os.environ[name] for name in _THREADS if name in os.environ}
             os.environ |= dict.fromkeys(_THREADS, "1")  # read when libraries are imported
             try:
@@ -113,17 +113,17 @@ def _serve(pipe: Any, data: Path | None, load: Sequence[Path]) -> None:
     while True:
         try:
             pipe.send("ready")
-            pipe.send(answer(pipe.recv(), data))
-        except (EOFError, ConnectionError):  # the one who asked is gone
+            pipe.send(run_cell(pipe.recv(), data))
+        except (EOFError, ConnectionError):  # the parent process has ended
             return
 
 
 def run_files(load: Sequence[Path]) -> None:
-    """Run Python files for what they register, each once.
+    """Run Python files that register models, tasks or data sets, each once.
 
     Raises:
-        FileNotFoundError: There is none.
-        RuntimeError: It raises.
+        FileNotFoundError: A file does not exist or is not a Python file.
+        RuntimeError: A file raises.
     """
     for file in load:
         path = Path(file).resolve()
@@ -134,39 +134,41 @@ def run_files(load: Sequence[Path]) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{file}: there is no such file")
         if spec is None or spec.loader is None:
-            raise FileNotFoundError(f"{file}: is no Python file; name one that registers something")
-        # A module as any other: PyG's MessagePassing looks its layers' modules up.
+            raise FileNotFoundError(
+                f"{file}: is not a Python file; name one that registers something"
+            )
+        # In sys.modules, since PyG's MessagePassing looks up the modules of its layers.
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
         except Exception as error:
-            said = _told(error)
+            message = _describe_error(error)
             del sys.modules[name]
-            raise RuntimeError(f"{file} cannot be loaded: {said}") from error
+            raise RuntimeError(f"{file} cannot be loaded: {message}") from error
 
 
-def answer(cell: Cell, data: Path | None) -> Cell:
-    """One cell, in this process: its scores, or why there are none."""
+def run_cell(cell: Cell, data: Path | None) -> Cell:
+    """Run a cell in this process; return its row, with scores or the reason of the failure."""
     row = dict(cell)
     try:
-        case = case_of(cell["task"], cell["dataset"], cell["split"], data)
-        problem, score = case.make()
+        split = split_of(cell["task"], cell["dataset"], cell["split"], data)
+        problem, score = split.make()
         check_leak_free(problem)
         row["digest"], row["version"] = problem.digest(), TASKS[cell["task"]].version
         row["apart"] = problem.leak_free
         model = MODELS[cell["model"]]
-        forget_peak()
+        reset_peak()
         start = time.perf_counter()
-        found = model.solve(problem, cell["seed"])
+        result = model.solve(problem, cell["seed"])
         row["seconds"] = round(time.perf_counter() - start, 2)
         row["peak_mib"] = round(memory("VmHWM"))
-        if not isinstance(found, tuple) or len(found) != 2:
-            raise TypeError("a model returns two things: answers, and a dict to be kept in the row")
-        answers, record = found
-        check_answers(problem, answers)
-        row |= {"status": "done", "scores": score(answers), "record": record}
-    except Exception as error:  # of any model: the next one goes on
-        row |= {"status": "failed", "reason": _told(error)}
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError("a model must return predictions and a dict, which is kept in the row")
+        predictions, record = result
+        check_predictions(problem, predictions)
+        row |= {"status": "done", "scores": score(predictions), "record": record}
+    except Exception as error:  # whatever a model raises, the next cell is run
+        row |= {"status": "failed", "reason": _describe_error(error)}
     row |= environment()
     needs = MODELS[cell["model"]].needs if cell["model"] in MODELS else None
     if needs:
@@ -175,17 +177,17 @@ def answer(cell: Cell, data: Path | None) -> Cell:
     return row
 
 
-def _told(error: Exception) -> str:
-    """Kind and first line of an error, and the last line of a user's own file on the way to it."""
-    said = (str(error).strip() or "no reason given").splitlines()[0]
-    own = {
+def _describe_error(error: Exception) -> str:
+    """Return type and first line of an error, and where it passed a user's file."""
+    message = (str(error).strip() or "no reason given").splitlines()[0]
+    user_files = {
         getattr(module, "__file__", None)
         for name, module in list(sys.modules.items())
         if name.startswith(_LOADED) or name in ("__main__", "__mp_main__")
     }
-    places = [at for at in traceback.extract_tb(error.__traceback__) if at.filename in own]
-    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
-    return f"{type(error).__name__}: {said}{where}"
+    frames = [at for at in traceback.extract_tb(error.__traceback__) if at.filename in user_files]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {message}{where}"
 
 
 @lru_cache(maxsize=1)
@@ -193,18 +195,18 @@ def _slices(dataset: str, data: Path | None) -> Slices:
     return DATASETS[dataset].read(data)
 
 
-def cases(task: str, dataset: str, data: Path | None) -> dict[str, Split]:
+def splits_of(task: str, dataset: str, data: Path | None) -> dict[str, Split]:
     """Return the splits of a task on a data set by name."""
-    return {case.name: case for case in TASKS[task].cases(_slices(dataset, data), dataset)}
+    return {split.name: split for split in TASKS[task].splits(_slices(dataset, data), dataset)}
 
 
-def case_of(task: str, dataset: str, split: str, data: Path | None) -> Split:
-    """One of them.
+def split_of(task: str, dataset: str, split: str, data: Path | None) -> Split:
+    """Return a split of a task on a data set by name.
 
     Raises:
-        KeyError: There is no such split.
+        KeyError: The task has no such split.
     """
-    found = cases(task, dataset, data)
-    if split not in found:
-        raise KeyError(f"{task} of {dataset} has no split {split!r}; it has {', '.join(found)}")
-    return found[split]
+    splits = splits_of(task, dataset, data)
+    if split not in splits:
+        raise KeyError(f"{task} of {dataset} has no split {split!r}; it has {', '.join(splits)}")
+    return splits[split]

@@ -9,14 +9,14 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-# The limits were set on 14 slices of nine technologies and what was made of their counts.
-_ROWS = 256  # looked at, at least; evenly spread, since files are sorted by slice or type
-# A logarithm above this is of more counts than a cell has. No base is smaller than 2.
+# Limits were chosen on 14 slices of nine technologies and transformations of their counts.
+_ROWS = 256  # minimum size of the sample of rows, evenly spread, since files may be sorted
+# Maximum of logarithms: even to base 2, 30 is more counts than a cell has.
 _MOST_LOG = 30
 _MOST_TAILLESS, _TAIL = 15, 5
-_MANY_ONES = 1000  # that are by chance all that was counted
-_ROOTS = 0.1  # of roots of counts, at least, are not whole numbers: those of 2, 3, 5, ...
-_EVEN = 0.01  # standard deviation over mean of totals that were made equal
+_MANY_ONES = 1000  # values that are unlikely all 1 by chance
+_ROOTS = 0.1  # minimum fraction of roots of counts that are not integers: of 2, 3, 5, ...
+_EVEN = 0.01  # coefficient of variation of totals that were normalised
 
 
 def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
@@ -27,13 +27,13 @@ def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
 
     Args:
         counts: ``[n, genes]``, without negative values and explicit zeros.
-        adata: Their source, which may hold better ones.
+        adata: AnnData of the counts, which may hold raw counts elsewhere.
 
     Warns:
-        UserWarning: They are divided by each cell's total, or another number a cell; or all are 1.
+        UserWarning: Counts look divided by the total or volume of each cell, or all are 1.
 
     Raises:
-        ValueError: They are logarithms, square roots, or scaled to at most 1.
+        ValueError: Values look like logarithms, square roots, or are scaled to at most 1.
     """
     rows = _sample(counts)
     values = rows.data.astype(np.float64)
@@ -48,7 +48,7 @@ def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
             )
         return
     found = f"fractions, largest {largest:.3g}"
-    # Before logarithms: of small shares they are hardly other than the shares.
+    # Checked before logarithms, since log(1 + x) is close to x for small fractions.
     if fractions.mean() > 0.5 and _divided(rows, values):
         warnings.warn(
             f"X looks divided by each cell's total or volume ({found}), and is used as it is; "
@@ -62,7 +62,7 @@ def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
     elif largest < _MOST_LOG and (
         "log1p" in adata.uns
         or any(_divided(rows, base**values - 1) for base in (np.e, 2, 10))
-        # Counts have a long tail, even corrected ones; logarithms of whatever kind have none.
+        # Counts, even corrected ones, have a long tail; logarithms have none.
         or (
             largest < _MOST_TAILLESS
             and fractions.mean() > 0.9
@@ -103,7 +103,7 @@ def _divided(rows: sp.csr_matrix, values: np.ndarray) -> bool:
     """Return whether ``values`` (of the entries of ``rows``) are integers times a number per cell.
 
     Either the totals are equal, or, where genes were left out since, most values are multiples of
-    the cell's smallest, which stands for one count.
+    the smallest of the cell, which corresponds to one count.
     """
     size = np.diff(rows.indptr)
     starts = rows.indptr[:-1][size > 0]
@@ -111,6 +111,6 @@ def _divided(rows: sp.csr_matrix, values: np.ndarray) -> bool:
     if len(totals) > 2 and totals.std() < _EVEN * totals.mean():
         return True
     ratio = values / np.repeat(np.minimum.reduceat(values, starts), size[size > 0])
-    ratio = ratio[(ratio > 1.5) & (ratio < 100)]  # beyond, rounding makes any number whole
+    ratio = ratio[(ratio > 1.5) & (ratio < 100)]  # larger ratios are all close to integers
     near = np.abs(ratio - np.round(ratio)) < 1e-3 * ratio.clip(1, 20)
     return len(ratio) >= 20 and bool(near.mean() > 0.5)

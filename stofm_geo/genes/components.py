@@ -24,7 +24,7 @@ class Components:
     v \rVert` and :math:`L` the first principal axes, halfway whitened: the root mean square of the
     components is 1. Distances between square roots of fractions are Hellinger distances (Legendre &
     Gallagher 2001, doi:10.1007/s004420100716): they need no target depth, and are not dominated by
-    a few highly expressed genes. What all cells of a slice share (its batch, its depth) is removed
+    a few highly expressed genes. Effects that all cells of a slice share (batch, depth) are removed
     with the mean.
 
     Attributes:
@@ -93,9 +93,9 @@ def _centre_and_scale(blocks: Iterable[sp.csr_matrix]) -> tuple[np.ndarray, np.f
             f"{empty} of {cells} cells have no counts and get the vector of an average cell",
             stacklevel=4,
         )
-    # The square of a row is 1 for a cell with counts: the variance is what the mean leaves of it.
+    # Rows of cells with counts have norm 1: the variance is 1 minus the squared norm of the mean.
     full = cells - empty
     mean = total / max(full, 1)
     variance = 1 - np.square(mean).sum()
-    # Cells may all be alike.
+    # All cells may be identical.
     return mean, np.float32(np.sqrt(variance) if variance > 1e-6 else 1), full

@@ -32,13 +32,13 @@ _CONTROL = re.compile(
 
 
 def gene_mask(var: pd.DataFrame) -> np.ndarray:
-    """Return which features are genes, ``[G]`` bool, by their names and types.
+    """Return the mask of features that are genes, ``[G]`` bool, by their names and types.
 
     ``var["feature_types"]``, if it exists, is ``"Gene Expression"`` for genes; it is ignored if
-    that does not occur.
+    that value does not occur.
 
     Args:
-        var: Of an AnnData, with names as its index.
+        var: ``var`` of an AnnData, with names as its index.
     """
     genes = np.array([not _CONTROL.fullmatch(name) for name in var.index.astype(str)], dtype=bool)
     for column in _TYPES:

@@ -20,8 +20,8 @@ from stofm_geo.genes._scale import check_scale, raw_counts_hint
 def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
     """Return the counts in ``adata.X`` as float32 CSR ``[n, genes]``, from any storage.
 
-    Dense, CSR, CSC and backed matrices of any numeric dtype are read. Duplicate entries are summed,
-    explicit zeros dropped and columns sorted, so that equal counts give equal arrays.
+    Dense, CSR, CSC and backed matrices of any numeric dtype are supported. Duplicate entries are
+    summed, explicit zeros dropped and columns sorted, so that equal counts give equal arrays.
 
     Counts need not be integers: expected and corrected ones are accepted. Logarithms are rejected;
     they are detected from a sample of the cells.
@@ -54,14 +54,14 @@ def counts_from_layer(adata: AnnData, layer: str | None) -> AnnData:
     """Return cells whose ``X`` is a layer of ``adata``, without a copy; ``adata`` for ``None``.
 
     Raises:
-        KeyError: There is no such layer.
+        KeyError: The layer does not exist.
     """
     if layer is None:
         return adata
     if layer not in adata.layers:
         raise KeyError(
             f"layers has no {layer!r} (counts); it has {listed(adata.layers)}; name another layer, "
-            "or leave it out for counts in X"
+            "or omit it for counts in X"
         )
     parts = {"obsm": dict(adata.obsm), "uns": dict(adata.uns)}
     return AnnData(adata.layers[layer], adata.obs, adata.var, **parts)
@@ -71,15 +71,15 @@ def count_blocks(adata: AnnData, rows: int = BLOCK) -> Iterator[sp.csr_matrix]:
     """Yield the matrix of :func:`as_counts` in blocks of rows.
 
     A file opened with ``backed="r"`` is read in blocks, too, and never as a whole; except a file
-    that is stored by columns (CSC), or a view, of which AnnData reads all rows or none.
+    that is stored by columns (CSC), or a view, which AnnData reads as a whole.
 
     Args:
         adata: Cells or spots.
-        rows: Most rows of a block.
+        rows: Maximum number of rows of a block.
 
     Raises:
-        TypeError, ValueError: As :func:`as_counts`; for a backed file, as each block is read, and
-            for only zeros after the last.
+        TypeError, ValueError: As :func:`as_counts`; for a backed file, when a block is read, and
+            for only zeros after the last block.
     """
     whole = not adata.isbacked or adata.is_view
     if whole or adata.file["X"].attrs.get("encoding-type") == "csc_matrix":
@@ -87,12 +87,12 @@ def count_blocks(adata: AnnData, rows: int = BLOCK) -> Iterator[sp.csr_matrix]:
         yield from (counts[start : start + rows] for start in range(0, adata.n_obs, rows))
         return
     check_unique(adata.var_names)
-    found = 0
+    nonzero = 0
     for start in range(0, adata.n_obs, rows):
         block = checked_counts(adata[start : start + rows], copy=False)
-        found += block.nnz
+        nonzero += block.nnz
         yield block
-    if not found:
+    if not nonzero:
         raise _all_zero(adata)
 
 
@@ -104,16 +104,16 @@ def check_unique(names: pd.Index) -> None:
     """
     if names.is_unique:
         return
-    twice = names[names.duplicated()].unique()
+    duplicates = names[names.duplicated()].unique()
     raise ValueError(
-        f"{len(twice)} gene names in var_names occur more than once ({preview(twice)}); "
-        "sum or drop the doubles (stofm_geo.genes.harmonize sums them), "
+        f"{len(duplicates)} gene names in var_names occur more than once ({preview(duplicates)}); "
+        "sum or drop the duplicates (stofm_geo.genes.harmonize sums them), "
         "or call adata.var_names_make_unique()"
     )
 
 
 def warn_if_row_numbers(names: Iterable[object]) -> None:
-    """Warn where genes are named 0, 1, 2, ..., which mean other genes in other files.
+    """Warn if genes are named 0, 1, 2, ..., since such names differ in meaning between files.
 
     Warns:
         UserWarning: The names are row numbers.
@@ -121,7 +121,7 @@ def warn_if_row_numbers(names: Iterable[object]) -> None:
     texts = [str(name) for name in names]
     if texts and all(text.isdecimal() for text in texts) and max(map(int, texts)) < 2 * len(texts):
         warnings.warn(
-            f"genes are named by numbers ({preview(texts)}), as if by their place in a file: "
+            f"genes are named by numbers ({preview(texts)}), probably their row in a file: "
             "genes of another file cannot be matched; put their names into var_names",
             stacklevel=3,
         )
@@ -184,7 +184,7 @@ def tidy(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Return a matrix without duplicates and explicit zeros, sorted; a copy only if needed."""
     if matrix.has_canonical_format and matrix.data.all():
         return matrix
-    matrix = matrix.copy()  # in place would change what the user's matrix shares
+    matrix = matrix.copy()  # in place would change the matrix of the user
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix

@@ -19,8 +19,8 @@ class CellFeatures(Protocol):
 
     Attributes:
         out_channels: Size of a vector.
-        genes: Names of its genes; ``None`` for vectors in ``obsm``.
-        key: Key of its vectors in ``obsm``; ``None`` for counts in ``X``.
+        genes: Names of the genes; ``None`` for vectors in ``obsm``.
+        key: Key of the vectors in ``obsm``; ``None`` for counts in ``X``.
         module: The encoder itself if it is trained with the network, else ``None``.
     """
 
@@ -47,7 +47,7 @@ class CellFeatures(Protocol):
         """Rebuild the encoder of a :meth:`state`, without weights that the network holds.
 
         Raises:
-            KeyError, TypeError, ValueError: Something is missing, or does not fit.
+            KeyError, TypeError, ValueError: A part is missing or invalid.
         """
 
 
@@ -67,15 +67,15 @@ class CountsEncoder(CellFeatures, Protocol):
         Args:
             slices: Counts in ``X``.
             n_components: ``SToFMConfig.n_components``.
-            out_channels: The size of a vector of which the embedding can hold three (own, near,
-                far); an encoder may choose another.
+            out_channels: Suggested size of a vector, such that an embedding holds three (cell, one
+                hop, two hops); an encoder may choose another.
         """
 
 
 ENCODERS: Registry[type[CountsEncoder]] = Registry(
-    "encoder", "register one of your own by stofm_geo.genes.register_encoder first"
+    "encoder", "register your own by stofm_geo.genes.register_encoder first"
 )
-_OBSM = "obsm"  # vectors that are there already: no encoder of counts, but saved like one
+_OBSM = "obsm"  # existing vectors: not an encoder of counts, but saved like one
 
 
 def register_encoder(name: str, encoder: type[CountsEncoder]) -> None:
@@ -88,7 +88,7 @@ def register_encoder(name: str, encoder: type[CountsEncoder]) -> None:
         encoder: A class with the methods of :class:`CountsEncoder`.
 
     Raises:
-        TypeError: ``name`` is no string, or the class lacks a method.
+        TypeError: ``name`` is not a string, or the class lacks a method.
         ValueError: The name is empty or taken.
     """
     methods = ("from_slices", "transform", "state", "from_state")
@@ -105,7 +105,7 @@ def make_encoder(
     """Make a registered encoder of slices; see :meth:`CountsEncoder.from_slices`.
 
     Raises:
-        KeyError: There is no such encoder.
+        KeyError: The encoder is not registered.
     """
     sizes = {"n_components": n_components, "out_channels": out_channels}
     return ENCODERS[name].from_slices(slices, **sizes)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from stofm_geo._validation import preview
 
-ORGANISMS = {"human": "ENSG", "mouse": "ENSMUSG"}  # and how their Ensembl ids begin
+ORGANISMS = {"human": "ENSG", "mouse": "ENSMUSG"}  # with the prefixes of their Ensembl ids
 _NEEDED = (
     "symbols and mouse genes need tables: pip install 'stofm-geo[genes]', "
     "or name files with table=..."
@@ -25,7 +25,7 @@ _INSTALLED = (
     "biomart/mouse_to_human.csv",
     "hcop/mouse_to_human.csv",
 )
-# Columns by what they hold; "own" is the species of the ids.
+# Column names by meaning; "own" is the species of the ids.
 _COLUMNS = {
     "own_id": ("gene stable id", "ensembl_id", "ensembl_gene_id", "gene_id"),
     "own_symbol": ("gene name", "gene_symbol", "symbol"),
@@ -49,8 +49,8 @@ _UNDERSTOOD = (
     "ensembl_gene_id, symbol, prev_symbol, alias_symbol), or the ids of both species "
     "(gene stable id, human gene stable id; mouse_ensembl_id, human_ensembl_id)"
 )
-# Of HCOP's dozen sources. Where Ensembl has a one-to-one ortholog, five sources agree with it in
-# 96 % of genes, a single one in 61 %.
+# Minimum number of HCOP's dozen sources. Where Ensembl has a one-to-one ortholog, pairs with five
+# sources agree with it in 96 % of genes, pairs with one source in 61 %.
 _LEAST_SOURCES = 5
 
 
@@ -61,7 +61,7 @@ class GeneTable:
     *Symbols.* An exact match comes first, then one that ignores case, if it is unique. An approved
     symbol takes precedence over a previous one, and that over an alias. A previous symbol or alias
     of two genes is ignored. An approved symbol of several ids (copies of a gene on alternative
-    contigs) means the id that most files list for it, then the lowest.
+    contigs) means the id that most files list, or else the lowest.
 
     *Orthologs.* Of several human genes: the one-to-one ortholog; else the one whose symbol is that
     of the mouse gene in capitals; else the one of highest confidence; none where two are equal.
@@ -105,7 +105,7 @@ class GeneTable:
             ValueError: There are no files, or one cannot be read or has unknown columns.
         """
         if not files:
-            raise ValueError("no table is named; name one file or more")
+            raise ValueError("no tables are given; name one file or more")
         parts = [_read(Path(file)) for file in files]
         return cls(
             human=_symbols(parts, "human"),
@@ -167,7 +167,7 @@ def _installed() -> GeneTable:
 def _read(file: Path) -> pd.DataFrame:
     """Return the known columns of a table by meaning, ``""`` where a value is missing."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; a table of genes is needed")
+        raise FileNotFoundError(f"{file}: no such file; name a table of genes")
     try:
         opened = gzip.open if file.suffix == ".gz" else open
         with opened(file, "rt", encoding="utf-8-sig") as stream:

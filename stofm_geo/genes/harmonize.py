@@ -16,10 +16,10 @@ from stofm_geo.genes.counts import counts_with_duplicate_names
 from stofm_geo.genes.matching import GeneMatch, Table, match_counts
 
 REPORT = "stofm_genes"  # in uns
-_FEW, _TOO_FEW = 0.6, 0.2  # shares of genes
-# Half of a transcriptome may be non-coding, without orthologs; counts are more informative.
+_FEW, _TOO_FEW = 0.6, 0.2  # fractions of genes
+# Half of a transcriptome may be non-coding, without orthologs, so counts are checked, too.
 _MOST_COUNTS, _FEW_COUNTS = 0.9, 0.6
-_EXAMPLES = 20  # unmatched names that are kept
+_EXAMPLES = 20  # unmatched names in the report
 
 
 def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None) -> AnnData:
@@ -34,21 +34,21 @@ def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None
         table: See :func:`match_genes`. (default: the installed ones)
 
     Returns:
-        A new AnnData. ``X``: counts, float32 CSR; ``var_names``: human Ensembl ids, sorted, each
-        once; ``var["names"]``: the names they had, joined by ``","``; ``uns["stofm_genes"]``: a
+        A new AnnData. ``X``: counts, float32 CSR; ``var_names``: human Ensembl ids, sorted and
+        unique; ``var["names"]``: original names, joined by ``","``; ``uns["stofm_genes"]``: a
         report of the matching. ``obs`` is copied; ``obsm``, ``obsp`` and ``uns`` are shared with
         ``adata``, not copied. ``layers``, ``raw``, ``varm`` and ``varp`` belong to the old genes
         and are dropped.
 
     Warns:
-        UserWarning: Under 60 % of the genes have a human id, unless those have 90 % of the counts;
-            or these have under 60 % of the counts; or cells lost all their counts.
+        UserWarning: Matched genes are under 60 % of the genes and have under 90 % of the counts,
+            or have under 60 % of the counts; or cells lose all their counts.
 
     Raises:
-        ImportError: There are symbols or mouse genes, and no tables.
+        ImportError: There are symbols or mouse genes, but no tables.
         TypeError: ``adata`` or ``table`` has the wrong type, or ``X`` is not numeric.
-        ValueError: Under 20 % of the genes have a human id, and these have under 60 % of the
-            counts; or what :func:`match_genes` raises.
+        ValueError: Matched genes are under 20 % of the genes and have under 60 % of the counts; or
+            :func:`match_genes` raises.
     """
     check_anndata(adata, "adata")
     counts = counts_with_duplicate_names(adata, copy=False)
@@ -59,11 +59,11 @@ def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None
     if emptied.any():
         warnings.warn(
             f"{int(emptied.sum())} of {adata.n_obs} cells have counts of unmatched genes only, and "
-            f"are empty now ({preview(adata.obs_names[emptied])})",
+            f"are now empty ({preview(adata.obs_names[emptied])})",
             stacklevel=2,
         )
     obsm, obsp = adata.obsm, adata.obsp
-    if adata.is_view:  # whose arrays, when written to, would make it a copy of its own
+    if adata.is_view:  # writing to its arrays would copy it
         obsm, obsp = obsm.copy(), obsp.copy()
     return AnnData(
         X=human,
@@ -78,28 +78,28 @@ def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None
 def human_genes(
     adata: AnnData, counts: sp.csr_matrix, organism: str, table: Table | None = None
 ) -> tuple[np.ndarray, np.ndarray, sp.csr_matrix, dict[str, Any]]:
-    """Match genes as :func:`harmonize` does; of the counts, only their sums matter.
+    """Match genes as :func:`harmonize` does; only the sums of the counts matter.
 
     Args:
-        adata: With gene names in ``var_names`` and ``var``.
-        counts: ``[n, genes]``, or one row of their sums.
+        adata: AnnData with gene names in ``var_names`` and ``var``.
+        counts: Counts ``[n, genes]``, or one row with their sums.
         organism: See :func:`match_genes`.
         table: See :func:`match_genes`.
 
     Returns:
-        Human ids ``[H]``, sorted; the names they had, ``[H]``; a matrix ``[genes, H]`` of ones that
-        sums counts of genes to those of human ones; a report of the matching.
+        Human ids ``[H]``, sorted; original names ``[H]``; a matrix ``[genes, H]`` of ones that sums
+        counts of genes with the same human id; and a report of the matching.
 
     Warns and raises as :func:`harmonize`.
     """
     match = match_counts(adata, counts, organism, table)
     _check_shares(match)
     matched = np.flatnonzero(match.ids != "")
-    ids, place = np.unique(match.ids[matched].astype(str), return_inverse=True)
+    ids, column = np.unique(match.ids[matched].astype(str), return_inverse=True)
     sums = sp.csr_matrix(
-        (np.ones(len(matched), np.float32), (matched, place)), shape=(adata.n_vars, len(ids))
+        (np.ones(len(matched), np.float32), (matched, column)), shape=(adata.n_vars, len(ids))
     )
-    names = pd.Series(match.names[matched].astype(str)).groupby(place).agg(",".join)
+    names = pd.Series(match.names[matched].astype(str)).groupby(column).agg(",".join)
     return ids, names.to_numpy(dtype=object), sums, _report(match, len(ids))
 
 

@@ -29,7 +29,7 @@ def transformers() -> Any:
     """Return the module ``transformers``, an optional dependency.
 
     Raises:
-        ImportError: It is not installed.
+        ImportError: ``transformers`` is not installed.
     """
     try:
         import transformers
@@ -41,22 +41,22 @@ def transformers() -> Any:
 
 
 def read_model(kind: Any, folder: Path, **options: Any) -> Any:
-    """Load a model with a BERT from a folder; only tensors are unpickled.
+    """Load a model that contains a BERT from a folder; only tensors are unpickled.
 
     Args:
         kind: ``BertModel``, or another class of ``transformers`` that contains one.
-        folder: With ``config.json`` and weights.
-        options: Of ``kind.from_pretrained``.
+        folder: Folder with ``config.json`` and weights.
+        options: Options of ``kind.from_pretrained``.
 
     Raises:
-        ValueError: It cannot be read, its files do not match, layers are missing, or weights are
-            not finite.
+        ValueError: The folder cannot be read, files do not match, layers are missing, or
+            weights are not finite.
     """
     settings = read_json(folder / "config.json")
     if not isinstance(settings, dict):
-        raise ValueError(f"{folder / 'config.json'}: holds no settings")
+        raise ValueError(f"{folder / 'config.json'}: is not a dictionary of settings")
     _check_sizes(settings, folder)
-    with suppress_output():  # it reports layers that are left out or initialised
+    with suppress_output():  # suppresses reports of missing layers
         model, info = kind.from_pretrained(
             folder, local_files_only=True, weights_only=True, output_loading_info=True, **options
         )

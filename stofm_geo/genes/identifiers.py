@@ -12,9 +12,9 @@ from stofm_geo._validation import listed, preview
 from stofm_geo.genes.gene_table import ORGANISMS
 
 _COLUMNS = ("ensembl_id", "gene_ids", "gene_id", "ensembl", "feature_id")
-_LEAST = 0.5  # of the names, to be taken for Ensembl ids
-# Where gene_names looks, beside var_names; ids that mean another species' genes are not there.
-_PLACES = (
+_MIN_FRACTION = 0.5  # of names that are Ensembl ids, or numbers
+# Columns of var that gene_names uses beside var_names, without those of orthologs.
+_NAME_COLUMNS = (
     *_COLUMNS,
     "ensembl_gene_id",
     "gene_symbol",
@@ -27,9 +27,9 @@ _PLACES = (
     "gene",
 )
 _ENSEMBL = r"^(ENS(?:MUS)?G\d{11})(?:[._].*)?$"  # with a version, and GENCODE's _PAR_Y
-# Cell Ranger's, where reads were aligned to two genomes.
+# Prefix of Cell Ranger, for reads aligned to two genomes.
 _GENOME = r"^(?:(GRCh\d+|hg\d+)|(GRCm\d+|mm\d+))_+(.+)$"
-_COPY = r"^(.+)[-.]\d+$"  # var_names_make_unique's, and R's make.unique
+_COPY = r"^(.+)[-.]\d+$"  # suffix of var_names_make_unique, and of make.unique in R
 
 
 def ensembl_ids(adata: AnnData) -> np.ndarray:
@@ -39,12 +39,12 @@ def ensembl_ids(adata: AnnData) -> np.ndarray:
         ``[G]`` strings.
 
     Raises:
-        KeyError: There are none.
+        KeyError: There are no Ensembl ids.
     """
     candidates = [adata.var_names, *(adata.var[c] for c in _COLUMNS if c in adata.var)]
     for names in candidates:
         names = np.asarray(names, dtype=str)
-        if len(names) and np.char.startswith(names, "ENS").mean() >= _LEAST:
+        if len(names) and np.char.startswith(names, "ENS").mean() >= _MIN_FRACTION:
             return np.char.partition(names, ".")[:, 0]
     raise KeyError(
         f"no Ensembl ids: var_names are {preview(adata.var_names)}, and var has "
@@ -79,7 +79,7 @@ def gene_names(adata: AnnData) -> GeneNames:
         ValueError: The names are numbers.
     """
     columns = {column.lower(): column for column in adata.var.columns.astype(str)[::-1]}
-    usual = [columns[place] for place in _PLACES if place in columns]
+    usual = [columns[name] for name in _NAME_COLUMNS if name in columns]
     ids = organism = pd.Series("", index=range(adata.n_vars), dtype=object)
     symbols = []
     for names in (adata.var_names, *(adata.var[column] for column in usual)):
@@ -100,7 +100,7 @@ def gene_names(adata: AnnData) -> GeneNames:
 
 
 def without_copy_number(symbols: np.ndarray) -> np.ndarray:
-    """Return ``TBCE`` for ``TBCE-1`` where both occur, as names made unique do; else ``""``."""
+    """Return ``TBCE`` for ``TBCE-1`` if both occur, as in names made unique; else ``""``."""
     names = pd.Series(symbols)
     stem = names.str.extract(_COPY)[0].fillna("")
     return stem.where(stem.isin(names), "").to_numpy(dtype=object)
@@ -118,10 +118,10 @@ def _check_not_numbers(
     for names in symbols:
         names = pd.Series(names)
         numbers &= (names == "") | names.str.fullmatch(r"\d+(\.0)?")
-    if len(numbers) and numbers.mean() > _LEAST:
+    if len(numbers) and numbers.mean() > _MIN_FRACTION:
         looked = f" and var[{', '.join(map(repr, usual))}]" if usual else ""
         raise ValueError(
-            f"var_names{looked} name no genes but numbers or nothing "
+            f"var_names{looked} hold numbers or nothing instead of gene names "
             f"({preview(adata.var_names)}): row numbers, or Entrez ids? put symbols or Ensembl "
             f"ids into var_names; var has {listed(adata.var)}"
         )

@@ -18,8 +18,8 @@ from stofm_geo.genes.gene_table import ORGANISMS, GeneTable
 from stofm_geo.genes.identifiers import GeneNames, gene_names, with_dashes, without_copy_number
 
 Table = GeneTable | str | Path | Sequence[str | Path]
-_MIXED = 0.05  # of the genes of known species: two species, not a stray name
-_ENOUGH = 0.6  # of the genes with Ensembl ids, to do without tables for the others
+_MIXED = 0.05  # fraction of genes of a second species that is an error
+_ENOUGH = 0.6  # fraction of human Ensembl ids from which on tables are optional
 _EXAMPLES = 5
 
 
@@ -31,9 +31,9 @@ class GeneMatch:
         organism: ``"human"`` or ``"mouse"``.
         names: ``var_names``, ``[G]``.
         ids: Human Ensembl ids, ``""`` where none was found, ``[G]``.
-        share_of_genes: Fraction of the genes that have one.
-        share_of_counts: Fraction of all counts that are of these.
-        unmatched: Names of the others, in descending order of their counts.
+        share_of_genes: Fraction of genes with an id.
+        share_of_counts: Fraction of counts of genes with an id.
+        unmatched: Names of genes without an id, by descending counts.
     """
 
     organism: str
@@ -74,7 +74,7 @@ def match_genes(adata: AnnData, organism: str = "auto", table: Table | None = No
             :meth:`GeneTable.installed`. Human Ensembl ids need none.
 
     Raises:
-        ImportError: There are symbols or mouse genes, and no tables.
+        ImportError: There are symbols or mouse genes, but no tables.
         TypeError: ``table`` has the wrong type, or ``X`` is not numeric.
         ValueError: Names are numbers, of two species or of no known one, or the counts are invalid
             (see :func:`as_counts`).
@@ -85,7 +85,7 @@ def match_genes(adata: AnnData, organism: str = "auto", table: Table | None = No
 def match_counts(
     adata: AnnData, counts: sp.csr_matrix, organism: str, table: Table | None
 ) -> GeneMatch:
-    """Match genes as :func:`match_genes` does, with counts that are read already."""
+    """Match genes as :func:`match_genes` does, with counts that were read before."""
     if organism not in ("auto", *ORGANISMS):
         raise ValueError(f"organism must be 'auto', 'human' or 'mouse'; found {organism!r}")
     names = gene_names(adata)
@@ -95,16 +95,16 @@ def match_counts(
     if organism == "auto":
         organism = _organism(adata, names, tables)
     ids = _human_ids(names, organism, tables)
-    ids[~gene_mask(adata.var)] = ""  # antibodies have names of genes, too
+    ids[~gene_mask(adata.var)] = ""  # antibodies may have names of genes
     matched = ids != ""
-    of_gene = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
-    order = np.argsort(-of_gene, kind="stable")
+    counts_per_gene = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
+    order = np.argsort(-counts_per_gene, kind="stable")
     return GeneMatch(
         organism=organism,
         names=adata.var_names.to_numpy(dtype=object),
         ids=ids,
         share_of_genes=float(matched.mean()),
-        share_of_counts=float(of_gene[matched].sum() / of_gene.sum()),
+        share_of_counts=float(counts_per_gene[matched].sum() / counts_per_gene.sum()),
         unmatched=[str(name) for name in adata.var_names[order[~matched[order]]]],
     )
 
@@ -142,33 +142,33 @@ def _organism(adata: AnnData, names: GeneNames, tables: GeneTable) -> str:
         known = [np.array([s in tables.symbols(o) for s in symbols], bool) for o in ORGANISMS]
         for i, organism in enumerate(ORGANISMS):
             known_organism[(known_organism == "") & known[i] & ~known[1 - i]] = organism
-    found = {organism: adata.var_names[known_organism == organism] for organism in ORGANISMS}
-    count = {organism: len(genes) for organism, genes in found.items()}
-    if not any(count.values()):
+    genes_of = {organism: adata.var_names[known_organism == organism] for organism in ORGANISMS}
+    n_genes = {organism: len(genes) for organism, genes in genes_of.items()}
+    if not any(n_genes.values()):
         raise ValueError(
             f"no name is a known gene of human or mouse as it is written: var_names are "
             f"{preview(adata.var_names, _EXAMPLES)}, and var has "
             f"{listed(adata.var)}; put symbols or Ensembl ids into "
             "var_names, or give the organism if only the case is wrong"
         )
-    if min(count.values()) > _MIXED * sum(count.values()):
-        text = [f"{len(genes)} {name} ({preview(genes)})" for name, genes in found.items()]
+    if min(n_genes.values()) > _MIXED * sum(n_genes.values()):
+        parts = [f"{len(genes)} {name} ({preview(genes)})" for name, genes in genes_of.items()]
         raise ValueError(
-            f"genes of two species: {' and '.join(text)}; split them first, and harmonize each "
-            "part by itself: adata[cells, genes].copy()"
+            f"genes of two species: {' and '.join(parts)}; split them first, and harmonize each "
+            "part separately: adata[cells, genes].copy()"
         )
-    return max(count, key=lambda organism: count[organism])
+    return max(n_genes, key=lambda organism: n_genes[organism])
 
 
 def _human_ids(names: GeneNames, organism: str, tables: GeneTable) -> np.ndarray:
     """Return human ids, ``""`` where there is none or the gene is of another organism."""
-    own = (names.organism == organism) | (names.organism == "")
-    ids = np.where(own, names.ids, "")
+    candidate = (names.organism == organism) | (names.organism == "")
+    ids = np.where(candidate, names.ids, "")
     if organism == "mouse":
         ids = tables.to_human(ids)
     for symbols in names.symbols:
-        for written in (symbols, without_copy_number(symbols), with_dashes(symbols)):
-            open_ = np.flatnonzero(own & (ids == "") & (written != ""))
-            found = tables.ids(written[open_], organism)
-            ids[open_] = tables.to_human(found) if organism == "mouse" else found
+        for variant in (symbols, without_copy_number(symbols), with_dashes(symbols)):
+            unmatched = np.flatnonzero(candidate & (ids == "") & (variant != ""))
+            found = tables.ids(variant[unmatched], organism)
+            ids[unmatched] = tables.to_human(found) if organism == "mouse" else found
     return ids

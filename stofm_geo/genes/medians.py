@@ -12,9 +12,9 @@ from stofm_geo.genes.counts import count_blocks
 from stofm_geo.genes.identifiers import ensembl_ids
 from stofm_geo.ops.compiled import compiled_exactly
 
-# Bins of equal ratio; the middle of one (geometric) is within its root of all that is in it.
+# Ratio of the bounds of a bin; its geometric middle is within the square root of all its values.
 _RATIO = 1.019
-_LEAST, _MOST = 1e-4, 1e4  # of 10 000: one count in a hundred million, and all of them
+_LEAST, _MOST = 1e-4, 1e4  # per 10 000 counts: from one in a hundred million to all
 _BINS = int(np.ceil(np.log(_MOST / _LEAST) / np.log(_RATIO))) + 1
 
 
@@ -24,7 +24,7 @@ def corpus_medians(slices: Iterable[AnnData]) -> dict[str, float]:
     A value is :math:`10^4 \, c_g / \sum_{g'} c_{g'}`, the sum over all genes of the file. Values
     are counted in bins whose bounds have a ratio of 1.019, from 0.0001 on (smaller values are
     clamped). Each of the two middle values is replaced by the geometric middle of its bin, so the
-    result is within :math:`\sqrt{1.019} - 1 < 1\,\%` of the exact median. Memory is 4 KB a gene,
+    result is within :math:`\sqrt{1.019} - 1 < 1\,\%` of the exact median. Memory is 4 KB per gene,
     for any number of cells.
 
     Args:
@@ -34,7 +34,7 @@ def corpus_medians(slices: Iterable[AnnData]) -> dict[str, float]:
         Medians by Ensembl id, sorted; genes without counts are left out.
 
     Raises:
-        KeyError, TypeError, ValueError: Invalid counts or gene names; or there are none at all.
+        KeyError, TypeError, ValueError: Invalid counts or gene names, or no counts at all.
     """
     row: dict[str, int] = {}
     counted = np.zeros((0, _BINS), dtype=np.uint32)
@@ -43,7 +43,7 @@ def corpus_medians(slices: Iterable[AnnData]) -> dict[str, float]:
             genes = ensembl_ids(adata)
             for gene in genes:
                 row.setdefault(gene, len(row))
-            if new := len(row) - len(counted):  # else all bins would be copied for nothing
+            if new := len(row) - len(counted):  # avoids copying all bins
                 counted = np.concatenate([counted, np.zeros((new, _BINS), dtype=np.uint32)])
             rows = np.array([row[gene] for gene in genes], dtype=np.int64)
             for counts in count_blocks(adata):
@@ -66,8 +66,8 @@ def _count(indptr, indices, data, rows, counted):  # type: ignore[no-untyped-def
             total += np.float64(data[p])
         for p in range(indptr[i], indptr[i + 1]):
             value = np.float64(data[p]) / total * 10000.0
-            place = int(np.log(max(value / _LEAST, 1.0)) * per_bin)
-            counted[rows[indices[p]], min(place, _BINS - 1)] += np.uint32(1)
+            bin_index = int(np.log(max(value / _LEAST, 1.0)) * per_bin)
+            counted[rows[indices[p]], min(bin_index, _BINS - 1)] += np.uint32(1)
 
 
 def _medians(counted: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from stofm_geo._validation import check_positive, preview
 from stofm_geo.genes.components import Components
 from stofm_geo.genes.counts import as_counts
 
-_LEAST, _FEW = 0.2, 0.6  # of the counts; below them an error, a warning
+_MIN_KNOWN, _FEW_KNOWN = 0.2, 0.6  # fractions of counts: below, an error and a warning
 
 
 class PanelEncoder(nn.Module):
@@ -35,8 +35,8 @@ class PanelEncoder(nn.Module):
     cell is the sum of its genes' embeddings :math:`e_g`, weighted by their expression, where the
     embeddings are projected onto the principal axes of the slice: this removes most of the noise of
     single genes. The embeddings of the components are transformed halfway to an isometry:
-    directions that training found to be noise stay small, but those of a panel with few known genes
-    are not flattened.
+    directions that are noise stay small, but those of a panel with few known genes are not
+    flattened.
 
     Genes that the encoder does not know are left out before fractions are computed, as if the panel
     lacked them; genes that a slice lacks contribute nothing, as if they were average. A cell
@@ -72,7 +72,7 @@ class PanelEncoder(nn.Module):
         check_positive("n_components", n_components, whole=True)
         self.genes, self.technologies = pd.Index(genes, dtype=object), list(technologies)
         if not len(self.genes):
-            raise ValueError("there are no genes; a panel encoder needs their names")
+            raise ValueError("genes is empty; a panel encoder needs their names")
         for what, names in (("genes", self.genes), ("technologies", pd.Index(technologies))):
             if not names.is_unique:
                 raise ValueError(f"{what} occur twice: {preview(names[names.duplicated()])}")
@@ -101,8 +101,10 @@ class PanelEncoder(nn.Module):
     @classmethod
     def from_slices(cls, slices: Sequence[AnnData], **sizes: int) -> PanelEncoder:
         """Return an untrained encoder of all genes and technologies in the slices."""
-        genes = sorted(set().union(*(part.var_names for part in slices)))
-        named = {str(part.uns[Keys.TECHNOLOGY]) for part in slices if Keys.TECHNOLOGY in part.uns}
+        genes = sorted(set().union(*(adata.var_names for adata in slices)))
+        named = {
+            str(adata.uns[Keys.TECHNOLOGY]) for adata in slices if Keys.TECHNOLOGY in adata.uns
+        }
         return cls(genes, technologies=sorted(named), **sizes)
 
     def known_counts(self, adata: AnnData) -> sp.csr_matrix:
@@ -118,15 +120,15 @@ class PanelEncoder(nn.Module):
         column = self.genes.get_indexer(adata.var_names)
         known = counts[:, column >= 0]
         share = known.sum() / counts.sum()
-        if share < _FEW:
-            strange = adata.var_names[column < 0]
+        if share < _FEW_KNOWN:
+            unknown = adata.var_names[column < 0]
             message = (
                 f"the encoder knows {int((column >= 0).sum())} of {len(column)} genes, with "
-                f"{share:.0%} of the counts; it does not know {preview(strange, 5)}, "
+                f"{share:.0%} of the counts; it does not know {preview(unknown, 5)}, "
                 f"and knows {preview(self.genes, 5)}; {{}}genes.harmonize(adata) makes human "
                 "Ensembl ids of symbols and of mouse genes"
             )
-            if share < _LEAST:
+            if share < _MIN_KNOWN:
                 raise ValueError(message.format(""))
             warnings.warn(message.format("the others are left out; "), stacklevel=2)
         known = sp.csr_matrix(
@@ -142,10 +144,10 @@ class PanelEncoder(nn.Module):
         """Compute the vectors ``[n, out_channels]`` of cells of one slice.
 
         Args:
-            t: Their components, ``[n, k]``.
+            t: Components of the cells, ``[n, k]``.
             panel: Indices of the slice's genes, ``[P]``.
-            loadings: From values of genes to components, ``[P, k]``.
-            technology: Index of the technology, ``[n]`` or one for all; 0 for none.
+            loadings: Loadings of the components, ``[P, k]``.
+            technology: Index of the technology, ``[n]`` or a single one; 0 for none.
         """
         return self.refine(t @ self.component_embeddings(panel, loadings), technology)
 
@@ -173,14 +175,17 @@ class PanelEncoder(nn.Module):
         """
         device = self.embedding.device
         counts = self.known_counts(adata)
-        own = Components.from_counts(counts, self.n_components)
+        components = Components.from_counts(counts, self.n_components)
         axes = self.component_embeddings(
-            *(torch.from_numpy(part).to(device) for part in (own.panel, own.loadings))
+            *(
+                torch.from_numpy(array).to(device)
+                for array in (components.panel, components.loadings)
+            )
         )
         technology = self.technology_index(adata)
         vectors = np.empty((adata.n_obs, self.out_channels), dtype=np.float32)
         for first in range(0, adata.n_obs, BLOCK):
-            t = torch.from_numpy(own(counts[first : first + BLOCK])).to(device)
+            t = torch.from_numpy(components(counts[first : first + BLOCK])).to(device)
             vectors[first : first + BLOCK] = self.refine(t @ axes, technology).cpu().numpy()
         return vectors
 
@@ -228,5 +233,5 @@ def unit_axes(loadings: Tensor) -> Tensor:
     Padding columns of zeros stay zeros.
     """
     length = loadings.norm(dim=0)
-    there = length > 0
-    return (loadings / torch.where(there, length, 1)).t() / there.sum().clamp_min(1).sqrt()
+    nonzero = length > 0
+    return (loadings / torch.where(nonzero, length, 1)).t() / nonzero.sum().clamp_min(1).sqrt()

@@ -15,8 +15,8 @@ from stofm_geo._validation import check_positive, preview
 from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
 from stofm_geo.genes.counts import as_counts
 
-# A slice that lacks more than half of a model's genes is another panel.
-_LEAST_SHARED = 0.5
+# Minimum fraction of the genes of a model that a slice must have.
+_MIN_SHARED = 0.5
 
 
 class PCAFeatures:
@@ -28,7 +28,7 @@ class PCAFeatures:
     mean square. The result is deterministic. Cells without counts are ignored.
 
     Args:
-        n_components: Most components; fewer where there are fewer genes or cells (default 50).
+        n_components: Maximum number of components (default 50); limited by genes and cells.
     """
 
     key = module = None
@@ -65,8 +65,8 @@ class PCAFeatures:
             genes = genes[genes.isin(adata.var_names[known])]
         if len(genes) < 2:
             raise ValueError(
-                f"the {len(slices)} slices share {len(genes)} gene names; at least 2 are needed. "
-                "Are the names of one kind (symbols or Ensembl ids) and one species?"
+                f"the {len(slices)} slices share {len(genes)} gene names; at least 2 are needed; "
+                "use names of one kind (symbols or Ensembl ids) and one species"
             )
         self.genes = genes.to_numpy(dtype=str)
         counts = [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]
@@ -75,7 +75,8 @@ class PCAFeatures:
         full = int((total > 0).sum())
         if full < 2:
             raise ValueError(
-                f"{full} of {len(total)} cells have counts of the shared genes; 2 needed"
+                f"{full} of {len(total)} cells have counts of the shared genes; at least 2 are "
+                "needed"
             )
         n_components = max(min(self.n_components, len(genes) - 1, full - 1), 1)
         logs = (
@@ -96,12 +97,12 @@ class PCAFeatures:
             ValueError: More than half of the encoder's genes are missing.
         """
         present = adata.var_names.get_indexer(self.genes) >= 0
-        if present.mean() < _LEAST_SHARED:
+        if present.mean() < _MIN_SHARED:
             raise ValueError(
                 f"the model knows {len(self.genes)} genes ({preview(self.genes)}), of which "
                 f"var_names ({preview(adata.var_names)}) has {int(present.sum())}; it was "
-                "trained for another panel or another kind of gene names; fit one to slices of "
-                "both, which takes the genes that they share, or one with encoder='panel'"
+                "trained for another panel or another kind of gene names; fit a model to slices of "
+                "both, which uses their shared genes, or a model with encoder='panel'"
             )
         if not present.all():
             warnings.warn(

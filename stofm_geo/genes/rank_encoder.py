@@ -27,8 +27,8 @@ from stofm_geo.genes.tokens import MAX_LENGTH, token_blocks
 from stofm_geo.genes.vocabulary import CLS, PAD, Vocabulary
 
 BERT, PROJECTION = "cell_bert", "cell_proj.bin"
-_BATCH = 2**15  # tokens, padding counted
-_WARN_BELOW, _LEAST = 0.6, 0.2  # of the counts, those of genes with tokens
+_BATCH = 2**15  # tokens, including padding
+_FEW_KNOWN, _MIN_KNOWN = 0.6, 0.2  # fractions of counts: below, a warning and an error
 
 
 class RankEncoder(nn.Module):
@@ -36,8 +36,8 @@ class RankEncoder(nn.Module):
 
     Args:
         bert: A Hugging Face ``BertModel`` without pooling.
-        projection: From its hidden size to that of the vectors.
-        vocabulary: Tokens of genes.
+        projection: Linear layer from the hidden size to that of the vectors.
+        vocabulary: Tokens and medians of genes.
     """
 
     bert: Any  # a transformers.BertModel, whose package is an extra
@@ -67,18 +67,18 @@ class RankEncoder(nn.Module):
         try:
             bert = hugging_face.read_model(bert_model, folder / BERT, add_pooling_layer=False)
             projection = read_projection(folder / PROJECTION)
-        except Exception as error:  # of transformers, torch and pickle: a dozen kinds
+        except Exception as error:  # transformers, torch and pickle raise many types
             raise ValueError(f"{folder}: cannot be read as a cell encoder ({error})") from error
         if projection.in_features != bert.config.hidden_size:
             raise ValueError(
-                f"{folder / PROJECTION}: takes {projection.in_features} numbers, "
-                f"the BERT gives {bert.config.hidden_size}"
+                f"{folder / PROJECTION}: has {projection.in_features} inputs, "
+                f"and the BERT {bert.config.hidden_size} outputs; use files of one model"
             )
-        most = max(vocabulary.tokens.values())
-        if most >= bert.config.vocab_size:
+        largest = max(vocabulary.tokens.values())
+        if largest >= bert.config.vocab_size:
             raise ValueError(
-                f"{folder / BERT}: knows {bert.config.vocab_size} tokens, "
-                f"the vocabulary has {most + 1}; it is another model's"
+                f"{folder / BERT}: has {bert.config.vocab_size} tokens, and the "
+                f"vocabulary {largest + 1}; use that of the model"
             )
         return cls(bert, projection, vocabulary)
 
@@ -88,14 +88,14 @@ class RankEncoder(nn.Module):
         return self.projection.out_features
 
     def save(self, folder: str | Path) -> None:
-        """Write what :meth:`from_folder` reads, without the vocabulary; atomically.
+        """Write the files that :meth:`from_folder` reads, atomically; without the vocabulary.
 
         Args:
             folder: Created if it does not exist; replaced if it holds a cell encoder only.
 
         Raises:
-            FileExistsError: It holds something else.
-            OSError: It cannot be written.
+            FileExistsError: The folder holds other files.
+            OSError: The folder cannot be written.
         """
         with atomic_folder(folder, (BERT, PROJECTION)) as temporary:
             self.write(temporary)
@@ -129,8 +129,8 @@ class RankEncoder(nn.Module):
     ) -> None:
         """Write the vectors of :meth:`transform` to ``adata.obsm``, in place.
 
-        Vectors of the right shape under the default key are of the same weights, and are kept;
-        those under a key of your own are always recomputed.
+        The default key contains the weights hash, so vectors of the right shape under it are kept;
+        those under another key are always recomputed.
 
         Args:
             adata: Counts in ``X`` and Ensembl ids.
@@ -159,7 +159,7 @@ class RankEncoder(nn.Module):
 
         Raises:
             KeyError, TypeError: Invalid counts or gene names.
-            ValueError: Likewise; or less than 20 % of the counts are of genes with tokens.
+            ValueError: Invalid counts, or less than 20 % of the counts are of genes with tokens.
 
         Warns:
             UserWarning: Less than 60 % of the counts are of genes with tokens.
@@ -167,12 +167,12 @@ class RankEncoder(nn.Module):
         check_matches(adata, self.vocabulary)
         device = self.projection.weight.device
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        most = min(MAX_LENGTH, self.bert.config.max_position_embeddings)
+        max_length = min(MAX_LENGTH, self.bert.config.max_position_embeddings)
         vectors = np.empty((adata.n_obs, self.out_channels), dtype=np.float32)
         start, empty = 0, 0
         with Progress(disable=not progress) as bar:
             task = bar.add_task("Cells", total=len(vectors))
-            for tokens, ptr in token_blocks(adata, self.vocabulary, most):
+            for tokens, ptr in token_blocks(adata, self.vocabulary, max_length):
                 length = np.diff(ptr)
                 empty += int((length == 1).sum())
                 cells = [torch.from_numpy(part) for part in np.split(tokens, ptr[1:-1])]
@@ -182,8 +182,8 @@ class RankEncoder(nn.Module):
                         torch.inference_mode(),
                         torch.autocast(device.type, torch.bfloat16, enabled=bf16),
                     ):
-                        made = self(padded.to(device), mask.to(device))
-                    vectors[start + rows] = made.cpu().numpy()
+                        batch_vectors = self(padded.to(device), mask.to(device))
+                    vectors[start + rows] = batch_vectors.cpu().numpy()
                     bar.advance(task, len(rows))
                 start += len(cells)
         if empty:
@@ -199,10 +199,11 @@ def check_matches(adata: AnnData, vocabulary: Vocabulary) -> None:
     """Check that enough of the counts are of genes that have tokens; one pass over ``X``.
 
     Raises:
-        KeyError, TypeError, ValueError: Invalid counts or gene names; or less than 20 %.
+        KeyError, TypeError, ValueError: Invalid counts or gene names, or less than 20 % of the
+            counts are of genes with tokens.
 
     Warns:
-        UserWarning: Less than 60 %.
+        UserWarning: Less than 60 % of the counts are of genes with tokens.
     """
     genes = ensembl_ids(adata)
     total = np.zeros(len(genes))
@@ -210,11 +211,13 @@ def check_matches(adata: AnnData, vocabulary: Vocabulary) -> None:
         total += np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
     known = vocabulary.lookup(genes)[0] >= 0
     share = total[known].sum() / total.sum()
-    if share >= _WARN_BELOW:
+    if share >= _FEW_KNOWN:
         return
-    found = f"{int(known.sum())} of {len(genes)} genes have tokens, {100 * share:.0f} % of the"
-    message = f"{found} counts are theirs (without: {preview(genes[~known])})"
-    if share < _LEAST:
+    message = (
+        f"{int(known.sum())} of {len(genes)} genes have tokens, with {100 * share:.0f} % of the "
+        f"counts (without a token: {preview(genes[~known])})"
+    )
+    if share < _MIN_KNOWN:
         raise ValueError(
             f"{message}; Ensembl ids of the vocabulary's species are needed, or a table of "
             "orthologs, or another vocabulary"
@@ -226,7 +229,7 @@ def read_projection(file: Path) -> nn.Linear:
     """Read a linear layer from a state dict; only tensors are unpickled.
 
     Raises:
-        ValueError: It is not a linear layer.
+        ValueError: The file does not hold a linear layer.
     """
     state = read_torch(file)
     weight = state.get("weight")
@@ -249,9 +252,9 @@ def pad(cells: Sequence[Tensor], padding: int) -> tuple[Tensor, Tensor]:
 def _batches(lengths: np.ndarray) -> list[np.ndarray]:
     """Return rows of cells of similar length, as many as a batch of tokens holds, longest first."""
     order = np.argsort(-lengths, kind="stable")
-    found, start = [], 0
+    batches, start = [], 0
     while start < len(order):
         size = max(_BATCH // int(lengths[order[start]]), 1)
-        found.append(order[start : start + size])
+        batches.append(order[start : start + size])
         start += size
-    return found
+    return batches

@@ -21,16 +21,16 @@ MAX_LENGTH = 2048  # of the published cell encoder
 def token_blocks(
     adata: AnnData, vocabulary: Vocabulary, max_length: int = MAX_LENGTH, rows: int = BLOCK
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield :func:`rank_tokens` by blocks of cells, so that a backed file is never read as a whole.
+    """Yield :func:`rank_tokens` in blocks of cells, so that a backed file is never read as a whole.
 
     Args:
         adata: Counts in ``X`` and Ensembl ids; in memory or opened with ``backed="r"``.
         vocabulary: Tokens and medians.
-        max_length: Most tokens of a cell, with ``<cls>``.
-        rows: Most cells of a block.
+        max_length: Maximum number of tokens of a cell, including ``<cls>``.
+        rows: Maximum number of cells of a block.
 
     Yields:
-        Tokens of a block, and the start of each cell's.
+        Tokens of a block ``[T]``, and the offset of each cell ``[b + 1]``.
 
     Raises:
         KeyError, TypeError, ValueError: Invalid counts or gene names.
@@ -54,13 +54,13 @@ def rank_tokens(
     token.
 
     Args:
-        counts: ``[n, G]``, without explicit zeros.
+        counts: Counts ``[n, G]``, without explicit zeros.
         genes: Ensembl ids ``[G]``.
         vocabulary: Tokens and medians.
-        max_length: Most tokens of a cell, with ``<cls>``.
+        max_length: Maximum number of tokens of a cell, including ``<cls>``.
 
     Returns:
-        Tokens of one cell after another ``[T]`` int32, and the start of each cell's ``[n + 1]``.
+        Tokens of all cells in order ``[T]`` int32, and the offset of each cell ``[n + 1]``.
 
     Raises:
         ValueError: No gene has a token.
@@ -72,13 +72,17 @@ def rank_tokens(
             f"none of the {len(genes)} genes ({names}, ...) has a token; "
             "Ensembl ids are needed (ENSG..., or ENSMUSG... with a table of orthologs)"
         )
-    given, cost = (counts.indptr, counts.indices), counts.nnz // 20
+    structure, cost = (counts.indptr, counts.indices), counts.nnz // 20
     length = np.empty(counts.shape[0], dtype=np.int64)
     threads.run_over_rows(
-        lambda a, b: _rank_loops.lengths(a, b, *given, token, max_length, length), given[0], cost
+        lambda a, b: _rank_loops.lengths(a, b, *structure, token, max_length, length),
+        structure[0],
+        cost,
     )
     ptr = np.concatenate([[0], np.cumsum(length)])
     tokens = np.empty(ptr[-1], dtype=np.int32)
-    rest = counts.data, token, median, vocabulary.tokens[CLS], ptr, tokens
-    threads.run_over_rows(lambda a, b: _rank_loops.ranks(a, b, *given, *rest), given[0], cost)
+    outputs = counts.data, token, median, vocabulary.tokens[CLS], ptr, tokens
+    threads.run_over_rows(
+        lambda a, b: _rank_loops.ranks(a, b, *structure, *outputs), structure[0], cost
+    )
     return tokens, ptr

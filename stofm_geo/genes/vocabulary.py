@@ -53,8 +53,8 @@ class Vocabulary:
         runs.
 
         Args:
-            folder: With ``token_dictionary.pkl`` and ``gene_median_dictionary.pkl``; and with
-                ``mouseid2humanid.pkl`` for mouse genes.
+            folder: Folder with ``token_dictionary.pkl``, ``gene_median_dictionary.pkl`` and, for
+                mouse genes, ``mouseid2humanid.pkl``.
 
         Raises:
             FileNotFoundError: A file does not exist.
@@ -68,16 +68,16 @@ class Vocabulary:
         _check(tokens, medians, orthologs, [folder / name for name in (TOKENS, MEDIANS, ORTHOLOGS)])
         if PAD not in tokens:
             raise ValueError(f"{folder / TOKENS}: has no {PAD!r}; is it Geneformer's?")
-        tokens.setdefault(CLS, len(tokens))  # the published cell encoder adds it at the end
+        tokens.setdefault(CLS, len(tokens))  # the published cell encoder appends it
         return cls(tokens, {gene: float(m) for gene, m in medians.items()}, orthologs)
 
     @classmethod
     def from_json(cls, file: str | Path) -> Vocabulary:
-        """Read a file of :meth:`to_json`, or one like it without a checksum.
+        """Read a file of :meth:`to_json`; the checksum may be missing.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is not a vocabulary, was changed, or holds invalid values.
+            FileNotFoundError: The file does not exist.
+            ValueError: The file is not a vocabulary, was changed, or holds invalid values.
         """
         file = Path(file)
         if not file.is_file():
@@ -107,8 +107,8 @@ class Vocabulary:
         """Read a JSON file, a folder with ``vocabulary.json``, or one with Geneformer's files.
 
         Raises:
-            FileNotFoundError: There is none.
-            ValueError: It cannot be read.
+            FileNotFoundError: The file or folder does not exist.
+            ValueError: The file cannot be read.
         """
         path = Path(path)
         if path.is_dir() and not (path / FILE).is_file():
@@ -120,7 +120,7 @@ class Vocabulary:
         r"""Compute the vocabulary of all genes with counts in a corpus.
 
         The median of a gene is that of its values above zero of :math:`10^4 \, c_g / \sum_{g'}
-        c_{g'}` (Theodoris et al. 2023), computed in one pass to within 1 % (see
+        c_{g'}` (Theodoris et al. 2023), computed in one pass with an error below 1 % (see
         :func:`~stofm_geo.genes.medians.corpus_medians`). Tokens are in the order of Geneformer:
         ``<pad>`` 0, ``<mask>`` 1, the genes by name, ``<cls>`` last. Mouse ids are kept, not mapped
         to human ones.
@@ -130,22 +130,22 @@ class Vocabulary:
                 then read in blocks of rows.
 
         Raises:
-            KeyError, TypeError, ValueError: Invalid counts or gene names, or there are none.
+            KeyError, TypeError, ValueError: Invalid counts or gene names, or no counts.
         """
         medians = corpus_medians(slices)
         names = [PAD, MASK, *medians, CLS]
         return cls({name: token for token, name in enumerate(names)}, medians)
 
     def lookup(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return token and median of each Ensembl id; -1 and NaN where there is none.
+        """Return token ``[G]`` and median ``[G]`` of each gene; -1 and NaN if unknown.
 
         Args:
-            genes: ``[G]`` strings, human or mouse.
+            genes: Human or mouse Ensembl ids ``[G]``.
         """
         names, token, median = self._genes
-        place = names.get_indexer([self.orthologs.get(gene, gene) for gene in genes.tolist()])
-        known = place >= 0
-        return np.where(known, token[place], -1), np.where(known, median[place], np.nan)
+        index = names.get_indexer([self.orthologs.get(gene, gene) for gene in genes.tolist()])
+        known = index >= 0
+        return np.where(known, token[index], -1), np.where(known, median[index], np.nan)
 
     @cached_property
     def _genes(self) -> tuple[pd.Index, np.ndarray, np.ndarray]:
@@ -159,27 +159,27 @@ class Vocabulary:
 def _check(
     tokens: dict[Any, Any], medians: dict[Any, Any], orthologs: dict[Any, Any], files: list[Path]
 ) -> None:
-    """Check the content of the dictionaries; ``files`` are their sources.
+    """Check the content of the dictionaries read from ``files``.
 
     Raises:
-        ValueError: It is invalid.
+        ValueError: The content is invalid.
     """
-    most = 10 * len(tokens) + 1000  # memory is taken for all tokens below the greatest
-    fit = (
+    limit = 10 * len(tokens) + 1000  # memory is allocated for all tokens below the largest
+    checks = (
         ("tokens that are not integers", tokens, lambda t: type(t) is int and t >= 0),
-        (f"tokens of {most} or more for {len(tokens)} genes", tokens, lambda t: t < most),
+        (f"tokens of {limit} or more for {len(tokens)} genes", tokens, lambda t: t < limit),
         ("medians that are not above zero", medians, _above_zero),
         ("orthologs that are not names", orthologs, lambda human: type(human) is str),
     )
     for file, values in zip(files, (tokens, medians, orthologs), strict=True):
-        if strange := [gene for gene in values if type(gene) is not str]:
-            raise ValueError(f"{file}: holds names that are not text ({preview(strange)})")
-    where = dict(zip(map(id, (tokens, medians, orthologs)), files, strict=True))
-    for what, values, fits in fit:
-        if unfit := [gene for gene, value in values.items() if not fits(value)]:
-            raise ValueError(f"{where[id(values)]}: holds {what} ({preview(unfit)})")
+        if invalid := [gene for gene in values if type(gene) is not str]:
+            raise ValueError(f"{file}: holds names that are not text ({preview(invalid)})")
+    file_of = dict(zip(map(id, (tokens, medians, orthologs)), files, strict=True))
+    for problem, values, is_valid in checks:
+        if invalid_genes := [gene for gene, value in values.items() if not is_valid(value)]:
+            raise ValueError(f"{file_of[id(values)]}: holds {problem} ({preview(invalid_genes)})")
     if len(set(tokens.values())) < len(tokens):
-        raise ValueError(f"{files[0]}: gives two genes one token")
+        raise ValueError(f"{files[0]}: two genes have the same token")
 
 
 def _above_zero(value: object) -> bool:
@@ -190,8 +190,8 @@ def read_pickle(file: Path) -> dict[Any, Any]:
     """Read a dictionary of strings and numbers.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is something else.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file holds anything else.
     """
     if not file.is_file():
         raise FileNotFoundError(
@@ -202,11 +202,11 @@ def read_pickle(file: Path) -> dict[Any, Any]:
         with file.open("rb") as stream:
             values = _DataUnpickler(stream).load()
     except _Refused as error:
-        raise ValueError(f"{file}: rejected, nothing of it was run: {error}") from error
-    except Exception as error:  # pickle raises a dozen kinds for a damaged file
+        raise ValueError(f"{file}: rejected without running any of it: {error}") from error
+    except Exception as error:  # pickle raises many types for a damaged file
         raise ValueError(f"{file}: cannot be read as a pickle ({error})") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{file}: holds no dictionary but a {type(values).__name__}")
+        raise ValueError(f"{file}: must hold a dictionary; found {type(values).__name__}")
     return values
 
 
@@ -237,10 +237,11 @@ def _dispatch() -> dict[int, Any]:
 
 
 class _DataUnpickler(pickle._Unpickler):
-    """Unpickler of one dictionary of strings, numbers and NumPy's numbers; it calls nothing.
+    """Unpickler of one dictionary of strings, numbers and NumPy numbers, which calls nothing.
 
-    Based on Python's own, which is slower than C's by a second in a million genes: it lets
-    containers be rejected as they come. Nested containers of a few bytes could exhaust the memory.
+    It is based on the Python implementation, which is slower than that in C by a second per million
+    genes, but can reject containers while reading: nested containers of a few bytes could exhaust
+    the memory.
     """
 
     dispatch = _dispatch()
@@ -255,10 +256,10 @@ class _DataUnpickler(pickle._Unpickler):
 
 
 def _dtype(kind: str, *flags: Any) -> np.dtype:
-    made = np.dtype(kind)
-    if made.kind not in "biuf":
-        raise _Refused(f"it holds NumPy's {made}, and may hold numbers only")
-    return made
+    dtype = np.dtype(kind)
+    if dtype.kind not in "biuf":
+        raise _Refused(f"it holds NumPy's {dtype}, and may hold numbers only")
+    return dtype
 
 
 def _scalar(kind: np.dtype, raw: bytes) -> Any:

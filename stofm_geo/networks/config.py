@@ -1,4 +1,4 @@
-"""Everything that can be set of a model, checked, in one place."""
+"""Configuration of a model and its training."""
 
 from __future__ import annotations
 
@@ -10,40 +10,39 @@ from stofm_geo.genes.encoders import ENCODERS
 
 @dataclass(frozen=True)
 class SToFMConfig:
-    """SToFMConfig of :class:`~stofm_geo.SToFM`.
+    """Configuration of :class:`~stofm_geo.SToFM`.
 
     Attributes:
-        encoder: What makes a cell's features of its counts: ``"pca"``, principal components of
-            the genes that all slices share, or ``"panel"``, gene embeddings that are trained with
-            the network and take slices of different panels
-            (:class:`~stofm_geo.genes.PanelEncoder`), or one that was registered by
-            :func:`~stofm_geo.genes.register_encoder`.
-        organism: ``"human"``, ``"mouse"`` or ``"auto"``: genes are turned into human Ensembl ids
-            first (:func:`~stofm_geo.genes.harmonize`), so that slices of other names and of both
-            species share them. ``None``: gene names are taken as they are.
-        n_components: Principal components; with ``"panel"``, those of each slice.
+        encoder: Name of the encoder from counts to features: ``"pca"``, principal components of
+            the genes that all slices share; ``"panel"``, gene embeddings that are trained with the
+            network and allow slices of different panels (:class:`~stofm_geo.genes.PanelEncoder`);
+            or one registered by :func:`~stofm_geo.genes.register_encoder`.
+        organism: ``"human"``, ``"mouse"`` or ``"auto"`` converts genes to human Ensembl ids first
+            (:func:`~stofm_geo.genes.harmonize`), so that slices with other names and of both
+            species share genes. ``None`` keeps the gene names.
+        n_components: Number of principal components; with ``"panel"``, of each slice.
         hidden_channels: Width of the SE(2) Transformer; a multiple of ``heads``.
         out_channels: Size of an embedding.
-        num_layers: Layers of the SE(2) Transformer.
-        heads: Attention heads.
-        num_gaussians: Gaussians of the radial bias.
-        dropout: Share of each block's outputs dropped in training.
-        k: Nearest neighbours a cell is joined to.
-        max_macro_nodes: Most virtual cells of a slice.
-        cells_per_subslice: Most core cells of a sub-slice.
-        objectives: What training asks for: ``"niches"``, ours, or ``"official"``, as published
-            (:mod:`stofm_geo.training.objectives`); ``examples/configs/pretrain_official.yaml`` has
-            the published shares.
-        mask_ratio: Share of the cells that are hidden in training.
-        noise_ratio: Share of the cells that are moved in training.
-        noise_std: How far they are moved, in cell spacings.
-        distance_weight: Weight of the distance loss beside the niche loss.
+        num_layers: Number of layers of the SE(2) Transformer.
+        heads: Number of attention heads.
+        num_gaussians: Number of Gaussians of the radial bias.
+        dropout: Dropout probability of the outputs of each block.
+        k: Number of nearest neighbours of a cell.
+        max_macro_nodes: Maximum number of macro nodes of a slice.
+        cells_per_subslice: Maximum number of core cells of a sub-slice.
+        objectives: Pre-training objective: ``"niches"`` (default), which does not leak its
+            targets, or ``"official"``, as published (:mod:`stofm_geo.training.objectives`);
+            ``examples/configs/pretrain_official.yaml`` has the published ratios.
+        mask_ratio: Fraction of the cells that are masked in training.
+        noise_ratio: Fraction of the cells that are moved in training.
+        noise_std: Standard deviation of the moves, in cell spacings.
+        distance_weight: Weight of the distance loss; that of the niche loss is 1.
         learning_rate: Peak of the one-cycle schedule of AdamW.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
 
     Raises:
-        TypeError: A setting of another type, or an unknown one.
-        ValueError: A setting out of range.
+        TypeError: A setting is unknown or has the wrong type.
+        ValueError: A setting is out of range.
     """
 
     encoder: str = "pca"
@@ -106,7 +105,7 @@ class SToFMConfig:
 
     @property
     def subslice_options(self) -> dict[str, int]:
-        """Those of :class:`~stofm_geo.data.SubSliceDataset`."""
+        """Return the options of :class:`~stofm_geo.data.SubSliceDataset`."""
         return {
             "k": self.k,
             "max_macro_nodes": self.max_macro_nodes,

@@ -1,4 +1,4 @@
-"""Models as files: ``config.json`` and ``model.safetensors``; nothing is ever unpickled."""
+"""Reading and writing of ``config.json`` and ``model.safetensors``, without pickle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write(config: dict[str, Any], stored: dict[str, Tensor], folder: Path) -> No
         _HASH: weights_hash(stored),
         **config,
     }
-    # One entry: safetensors writes several in any order, and the same weights are the same bytes.
+    # A single entry, since safetensors writes several in any order, which would change the bytes.
     save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(with_hash(config, _OWN_HASH), indent=2) + "\n")
 
@@ -43,13 +43,13 @@ def read(
     """Read both files and return ``make(config, tensors)``.
 
     Raises:
-        ValueError: They are not of this library, damaged, or do not fit each other; an error of
+        ValueError: The files are not of this library, are damaged, or do not match; an error of
             ``make`` becomes the reason.
     """
     config = _read_config(config_file)
     stored = read_safetensors(weights_file)
-    # Folders that were written before there was a hash have none.
-    if config.get(_HASH, told := weights_hash(stored)) != told:
+    # Folders of older versions have no hash.
+    if config.get(_HASH, actual_hash := weights_hash(stored)) != actual_hash:
         raise ValueError(
             f"{config_file.parent}: {WEIGHTS} are not the weights that {CONFIG} was written with; "
             "take both files of one model"

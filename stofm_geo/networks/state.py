@@ -1,4 +1,4 @@
-"""All that a fitted model consists of, in memory and as files; nothing is ever unpickled."""
+"""State of a fitted model: configuration, network, encoder and record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stofm_geo.networks import files
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
 
-_ENCODER = "features."  # prefix of its arrays' names
+_ENCODER = "features."  # prefix of the names of encoder arrays
 
 
 class TrainingRecord(TypedDict, total=False):
@@ -25,15 +25,15 @@ class TrainingRecord(TypedDict, total=False):
 
     Attributes:
         seed: Random seed.
-        steps: Training steps.
-        best_step: Those after which the weights were kept; 0 is before training.
-        slices: Slices the model was fitted to.
-        cells: Their cells.
-        niche_loss: Mean loss of niches on held-out masks, or on held-out slices of a corpus.
-        niche_loss_of_averages: That of neighbour averages.
-        distance_loss: Mean loss of distances.
-        distance_loss_as_seen: That of the perturbed positions.
-        version: Of this library, of a model trained on a corpus.
+        steps: Number of training steps.
+        best_step: Step whose weights were kept; 0 is before training.
+        slices: Number of training slices.
+        cells: Number of training cells.
+        niche_loss: Mean niche loss on held-out masks, or on held-out slices of a corpus.
+        niche_loss_of_averages: Niche loss of the baseline, neighbour averages.
+        distance_loss: Mean distance loss.
+        distance_loss_as_seen: Distance loss of the baseline, the perturbed positions.
+        version: Version of this library, if trained on a corpus.
         corpus: Checksum of the corpus.
     """
 
@@ -68,11 +68,13 @@ class ModelState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all arrays by name: those of the network and of the encoder."""
-        found = {
+        tensors = {
             name: value.contiguous().cpu() for name, value in self.network.state_dict().items()
         }
         _, arrays = self.encoder.state()
-        return found | {_ENCODER + name: torch.from_numpy(array) for name, array in arrays.items()}
+        return tensors | {
+            _ENCODER + name: torch.from_numpy(array) for name, array in arrays.items()
+        }
 
     def weights_hash(self) -> str:
         """Return the SHA-256 over names, shapes and bytes of :meth:`tensors`."""
@@ -93,10 +95,10 @@ class ModelState:
         """Make a state from :meth:`to_json` and :meth:`tensors`, the network in evaluation mode.
 
         Raises:
-            KeyError, TypeError, RuntimeError, ValueError: They do not fit each other.
+            KeyError, TypeError, RuntimeError, ValueError: The parts do not match.
         """
         if "annotation" in values:
-            raise ValueError("it predicts labels; load it with stofm_geo.tasks.Annotator.load")
+            raise ValueError("it is an annotator; load it with stofm_geo.tasks.Annotator.load")
         config = SToFMConfig(**values["settings"])
         record = _checked_record(values["training"])
         prefix = len(_ENCODER)
@@ -104,7 +106,7 @@ class ModelState:
         weights = {name: value for name, value in stored.items() if not name.startswith(_ENCODER)}
         check_layers("num_layers", config.num_layers, weights, r"transformer\.blocks\.(\d+)\.")
 
-        def make() -> tuple[CellFeatures, SToFMNetwork]:
+        def build() -> tuple[CellFeatures, SToFMNetwork]:
             encoder = from_state(values["features"], arrays)
             if encoder.out_channels != values["in_channels"]:
                 raise ValueError(
@@ -114,9 +116,9 @@ class ModelState:
             return encoder, SToFMNetwork(encoder.out_channels, config, encoder.module)
 
         with torch.device("meta"):
-            check_shapes(make()[1].state_dict(), weights)
-        with torch.random.fork_rng(devices=[]):  # these weights are replaced: others' draws go on
-            encoder, network = make()
+            check_shapes(build()[1].state_dict(), weights)
+        with torch.random.fork_rng(devices=[]):  # replaced below; keeps the random state
+            encoder, network = build()
         network.load_state_dict(weights)
         return cls(config, network.eval(), encoder, record)
 
@@ -126,10 +128,10 @@ class ModelState:
 
     @classmethod
     def load(cls, config_file: Path, weights_file: Path) -> ModelState:
-        """Read both files.
+        """Read the files of :meth:`save`.
 
         Raises:
-            ValueError: They are not a model of this library, damaged, or do not fit each other.
+            ValueError: The files are not a model of this library, are damaged, or do not match.
         """
         return files.read(config_file, weights_file, cls.from_json)
 

@@ -1,4 +1,4 @@
-"""The network: features and positions of a sub-slice in, node embeddings and pair states out."""
+"""The network: from features and positions of a sub-slice to embeddings and pair states."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from stofm_geo.genes import PanelEncoder
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.nn import CellHead, DistanceHead, GaussianRadial, SE2Transformer, niche_features
 
-_RIDGE = 1e-2  # of the mean square of a component's embedding
+_RIDGE = 1e-2  # relative to the mean square of the component embeddings
 
 
 class SToFMNetwork(nn.Module):
-    """The SE(2) Transformer over cells, virtual cells and CLS, as a correction to averages.
+    """SE(2) Transformer over cells, macro nodes and CLS that corrects neighbour averages.
 
-    An embedding is an estimate of a cell's *niche* (:func:`stofm_geo.nn.niche_features`: its
-    features and their means over one and two steps on the graph) in a fixed basis: the
-    averages over what is visible, plus what the transformer adds. It starts at the averages, which
-    are a strong description of tissue, and training can only improve on them.
+    The embedding estimates the *niche* of a cell (:func:`stofm_geo.nn.niche_features`: its features
+    and their means over one and two hops) in a fixed basis. It is the niche computed from visible
+    cells plus the output of the Transformer, which is zero at the start of training, since
+    averages describe tissue well.
 
-    With a panel encoder, features are what it makes of a slice's components, which are read off an
-    estimated feature again.
+    With a panel encoder, ``data.x`` are components of the slice; the encoder maps them to features,
+    and :meth:`component_decoder` maps features back to components.
 
     Args:
-        in_channels: Size of the features ``F``.
-        config: Widths and depths.
-        encoder: Makes the features; ``None``: they are ``data.x``.
+        in_channels: Size ``F`` of the features.
+        config: Configuration.
+        encoder: Encoder trained with the network; ``None``: features are ``data.x``.
     """
 
     basis: Tensor
@@ -45,7 +45,7 @@ class SToFMNetwork(nn.Module):
         self.in_channels = in_channels
         self.encoder = encoder
         self.embed_features = nn.Linear(in_channels, width)
-        self.embed_type = nn.Embedding(3, width)  # one a NodeType
+        self.embed_type = nn.Embedding(3, width)  # one per NodeType
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
         self.transformer = SE2Transformer(
             width,
@@ -70,17 +70,17 @@ class SToFMNetwork(nn.Module):
         if encoder is not None:
             nn.init.eye_(basis)
         else:
-            # Orthonormal, so that distances between niches are kept (nearly, if out_channels is
-            # below 3 F), and scaled, so that the numbers are of size 1.
+            # Orthonormal, to preserve distances between niches (nearly, if out_channels < 3 F), and
+            # scaled to values of size 1.
             nn.init.orthogonal_(basis)
             basis *= max(config.out_channels / (3 * in_channels), 1.0) ** 0.5
         self.register_buffer("basis", basis)
 
     def forward(self, data: Data) -> tuple[Tensor, Tensor]:
-        """Embed.
+        """Return embeddings and pair states.
 
         Args:
-            data: A sub-slice or a batch of them, with ``x``, ``pos``, ``edge_index``,
+            data: A sub-slice or a batch of sub-slices, with ``x``, ``pos``, ``edge_index``,
                 ``node_type`` and, in training, ``mask``.
 
         Returns:
@@ -110,9 +110,9 @@ class SToFMNetwork(nn.Module):
         """Return the features of the nodes, ``[num_nodes, F]``."""
         if self.encoder is None:
             return data.x
-        of = data.batch if "batch" in data else torch.zeros_like(data.node_type)
+        slice_index = data.batch if "batch" in data else torch.zeros_like(data.node_type)
         h = _times(data.x, data, self.encoder.component_embeddings)
-        return self.encoder.refine(h, data.technology[of])
+        return self.encoder.refine(h, data.technology[slice_index])
 
     def decode_niche(self, z: Tensor, data: Data) -> Tensor:
         """Decode embeddings into the space in which the niche loss is computed.
@@ -121,13 +121,15 @@ class SToFMNetwork(nn.Module):
         """
         if self.encoder is None:
             return z
-        parts = z[:, : 3 * self.in_channels].view(len(z), 3, -1)
-        return _times(parts, data, self.component_decoder).flatten(1)
+        niche_parts = z[:, : 3 * self.in_channels].view(len(z), 3, -1)
+        return _times(niche_parts, data, self.component_decoder).flatten(1)
 
     def predict_features(self, z: Tensor, data: Data) -> Tensor:
         """Predict the features ``data.x`` from embeddings, ``[num_nodes, F]``."""
-        found = self.cell_head(z)
-        return found if self.encoder is None else _times(found, data, self.component_decoder)
+        predicted = self.cell_head(z)
+        return (
+            predicted if self.encoder is None else _times(predicted, data, self.component_decoder)
+        )
 
     def component_decoder(self, panel: Tensor, loadings: Tensor) -> Tensor:
         """Return the matrix from features to the components of a slice, ``[F, components]``.
@@ -151,9 +153,9 @@ def _times(rows: Tensor, data: Data, matrix: Callable[[Tensor, Tensor], Tensor])
     """Multiply the rows of nodes ``[num_nodes, ..., a]`` by their slice's ``matrix`` ``[a, b]``."""
     if "ptr" not in data:
         return rows @ matrix(data.panel, data.loadings)
-    parts = rows.split(data.ptr.diff().tolist())
-    slices = zip(parts, data.panel, data.loadings, strict=True)
-    return torch.cat([part @ matrix(*of) for part, *of in slices])
+    by_slice = rows.split(data.ptr.diff().tolist())
+    slices = zip(by_slice, data.panel, data.loadings, strict=True)
+    return torch.cat([slice_rows @ matrix(*components) for slice_rows, *components in slices])
 
 
 def cell_edges(data: Data) -> Tensor:

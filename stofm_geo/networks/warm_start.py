@@ -1,4 +1,4 @@
-"""Gene embeddings to start from: the best linear ones, found from components alone."""
+"""Initialisation of gene embeddings by the best linear autoencoder of the components."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def warm_start(encoder: PanelEncoder, slices: Sequence[tuple[Tensor, Tensor]]) -
     r"""Fit gene embeddings to reconstruct each slice's components linearly.
 
     A linear encoder :math:`E` and decoder :math:`R` make :math:`\hat t = t U^\top E R^\top U` of
-    components :math:`t`, but for factors. Its mean squared error depends on the variances of the
-    components alone; no cell is looked at. Embeddings of different panels share their space, and
-    those of shared genes are the same, so there is no closed form; Adam goes over the slices in
-    turn. What no slice asks for, noise, stays small in :math:`E`.
+    components :math:`t`, up to factors. Its mean squared error depends only on the variances of the
+    components, so no cells are needed. Panels share the embedding space and the embeddings of
+    common genes, so there is no closed form; Adam iterates over the slices. Directions that no
+    slice needs, such as noise, stay small in :math:`E`.
 
     Args:
-        encoder: Its ``embedding`` is changed.
+        encoder: Encoder, whose ``embedding`` is fitted in place.
         slices: ``panel`` ``[G_s]`` and ``loadings`` ``[G_s, k]`` of each
             (:class:`~stofm_geo.data.SubSliceDataset`).
     """
@@ -38,14 +38,14 @@ def warm_start(encoder: PanelEncoder, slices: Sequence[tuple[Tensor, Tensor]]) -
     losses = torch.full((len(slices),), torch.inf)
     for i in order[:_STEPS].tolist():
         panel, loadings = slices[i]
-        loadings = loadings[:, loadings.any(dim=0)]  # zeros fill up what a small panel lacks
-        width = 1 / loadings.norm(dim=0)  # of halfway whitening: the root of the deviation
-        variance = width**2 / (width**2).mean()  # of the components
+        loadings = loadings[:, loadings.any(dim=0)]  # without padding of small panels
+        width = 1 / loadings.norm(dim=0)  # inverse of the halfway whitening
+        variance = width**2 / (width**2).mean()  # of the components, with mean 1
         axes = unit_axes(loadings)
-        # So scaled, a decoder that equals a random encoder undoes it as it stands.
+        # With this scale, a decoder equal to a random encoder inverts it approximately.
         decoded = (axes @ decoder[panel]).t() * (len(axes) / encoder.out_channels)
-        found = axes @ encoder.embedding[panel] @ decoded
-        error = (found - torch.eye(len(found))).square() * variance[:, None]
+        reconstruction = axes @ encoder.embedding[panel] @ decoded
+        error = (reconstruction - torch.eye(len(reconstruction))).square() * variance[:, None]
         loss = error.sum() / variance.sum()
         optimizer.zero_grad()
         loss.backward()

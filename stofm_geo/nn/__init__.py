@@ -1,4 +1,4 @@
-"""Layers of the SE(2) Transformer, as PyG modules that know nothing of AnnData."""
+"""Layers of the SE(2) Transformer, as PyG modules independent of AnnData."""
 
 from stofm_geo.nn.conv import SE2TransformerConv
 from stofm_geo.nn.heads import CellHead, DistanceHead

@@ -16,7 +16,7 @@ def check_sizes(**sizes: tuple[int, int]) -> None:
     """Check integers; each keyword is a name with its value and the minimum.
 
     Raises:
-        ValueError: One is too small or not an integer; the message names it.
+        ValueError: A size is too small or not an integer; the message names it.
     """
     for name, (size, least) in sizes.items():
         if not isinstance(size, Integral):
@@ -34,8 +34,8 @@ def check_channels(in_channels: Any) -> tuple[int, int]:
     pair = in_channels if isinstance(in_channels, tuple | list) else (in_channels,) * 2
     if len(pair) != 2 or not all(isinstance(s, Integral) and int(s) >= -1 for s in pair):
         raise ValueError(
-            "in_channels must be a size, -1 to read it off the first input, or a pair "
-            f"(sources, destinations) of them; found {in_channels!r}"
+            "in_channels must be a size, -1 to infer it from the first input, or a pair "
+            f"(sources, destinations) of sizes; found {in_channels!r}"
         )
     return pair[0], pair[1]
 
@@ -44,7 +44,7 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> str:
     """Return ``value`` after checking that it is one of ``known``.
 
     Raises:
-        ValueError: It is not.
+        ValueError: ``value`` is not one of ``known``.
     """
     if value not in known:
         raise ValueError(f"{name} must be one of {list(known)}; found {value!r}")
@@ -71,8 +71,8 @@ def check_message_passing(options: dict[str, Any]) -> None:
         raise ValueError(f"node_dim must be 0, since x is [N, F]; found {options['node_dim']}")
     if options.get("decomposed_layers", 1) != 1:
         raise ValueError(
-            f"decomposed_layers must be 1; found {options['decomposed_layers']}; the kernels make "
-            "no messages that it could split"
+            f"decomposed_layers must be 1; found {options['decomposed_layers']}; the kernels "
+            "create no messages to split"
         )
 
 
@@ -94,8 +94,8 @@ def check_message_arguments(
             name = parameter.name.removesuffix("_i").removesuffix("_j")
             if name not in provided and parameter.default is Parameter.empty:
                 raise TypeError(
-                    f"{method} takes {parameter.name}, which this layer does not provide; it "
-                    f"may take {list(provided)}, those of nodes with _i or _j"
+                    f"{method} takes {parameter.name}, which this layer does not provide; use "
+                    f"any of {list(provided)}, those of nodes with _i or _j"
                 )
 
 
@@ -103,7 +103,7 @@ def check_attended(out: Tensor, heads: int, sizes: list[int]) -> None:
     """Check the shape of aggregated messages.
 
     Raises:
-        ValueError: It is not ``[N, H, values | vectors | edge features]``.
+        ValueError: The shape is not ``[N, H, values | vectors | edge features]``.
     """
     if out.dim() != 3 or out.size(1) != heads or out.size(2) != sum(sizes):
         raise ValueError(
@@ -116,20 +116,18 @@ def check_nodes(x: tuple, channels: tuple[int, int], dtype: torch.dtype) -> None
     """Check the node features of sources and destinations.
 
     Args:
-        x: The pair of them.
+        x: Pair of features of sources and destinations.
         channels: Expected sizes, -1 for any.
         dtype: Dtype of the layer.
 
     Raises:
-        ValueError: One is missing, is not ``[N, F]``, or has another number of features or dtype.
+        ValueError: Features are missing, not ``[N, F]``, or of another number or dtype.
     """
     if len(x) != 2:
-        raise ValueError(f"x must be a tensor or a pair (x_src, x_dst); found {len(x)} of them")
-    for side, rows, wanted in zip(("sources", "destinations"), x, channels, strict=True):
+        raise ValueError(f"x must be a tensor or a pair (x_src, x_dst); found {len(x)} tensors")
+    for side, rows, expected in zip(("sources", "destinations"), x, channels, strict=True):
         if rows is None:
-            raise ValueError(
-                f"x of the {side} is missing; attention needs that of both, (x_src, x_dst)"
-            )
+            raise ValueError(f"x of the {side} is missing; attention needs both, (x_src, x_dst)")
         if not isinstance(rows, Tensor):
             raise ValueError(f"x must be a tensor; found {type(rows).__name__}")
         if rows.dim() != 2:
@@ -137,9 +135,10 @@ def check_nodes(x: tuple, channels: tuple[int, int], dtype: torch.dtype) -> None
                 f"x must be [N, F]; found {list(rows.shape)}; put several graphs into one "
                 "torch_geometric.data.Batch, or map over x with torch.func.vmap"
             )
-        if wanted >= 0 and rows.size(1) != wanted:
+        if expected >= 0 and rows.size(1) != expected:
             raise ValueError(
-                f"x of the {side} must have in_channels={wanted} columns; found {list(rows.shape)}"
+                f"x of the {side} must have in_channels={expected} columns; "
+                f"found {list(rows.shape)}"
             )
         if rows.dtype != dtype and not torch.is_autocast_enabled(rows.device.type):
             raise ValueError(
@@ -152,7 +151,7 @@ def check_positions(pos: tuple, x: tuple) -> None:
     """Check the positions of sources and destinations.
 
     Raises:
-        ValueError: They are missing, or not ``[N, 2]``.
+        ValueError: Positions are missing, or not ``[N, 2]``.
     """
     if any(not isinstance(p, Tensor) for p in pos):
         raise ValueError(
@@ -170,12 +169,12 @@ def check_edge_attr(edge_attr: Tensor | None, edges: int, edge_dim: int | None) 
     """Check edge features.
 
     Args:
-        edge_attr: The features.
+        edge_attr: Edge features.
         edges: Number of edges.
         edge_dim: Expected size, -1 for any; ``None`` for no features.
 
     Raises:
-        ValueError: They are given without ``edge_dim``, or missing with it, or not
+        ValueError: Features are given without ``edge_dim``, missing with it, or not
             ``[E, edge_dim]``.
     """
     if edge_attr is None or edge_dim is None:
@@ -184,7 +183,7 @@ def check_edge_attr(edge_attr: Tensor | None, edges: int, edge_dim: int | None) 
         fits = edge_attr.dim() == 2 and edge_attr.size(0) == edges
         fits = fits and edge_dim in (-1, edge_attr.size(1))
     if not fits:
-        hint = "; positions go by keyword: pos=..." if edge_dim is None else ""
+        hint = "; pass positions by keyword: pos=..." if edge_dim is None else ""
         raise ValueError(
             f"edge_attr must have {edges} rows (edges) of edge_dim={edge_dim}; "
             f"found {shapes([edge_attr])}{hint}"
@@ -195,7 +194,7 @@ def check_vectors(vectors: tuple, max_order: int, channels: int) -> None:
     """Check vector features of sources and destinations.
 
     Raises:
-        ValueError: They are missing, not expected, or of another shape.
+        ValueError: Vectors are missing, unexpected, or have another shape.
     """
     shape = (max_order, channels, 2) if channels else None
     if any((None if v is None else tuple(v.shape[1:])) != shape for v in vectors):
@@ -209,14 +208,14 @@ def check_pair(pair: Tensor | None, edges: int, heads: int) -> None:
     """Check the pair state.
 
     Raises:
-        ValueError: It is not ``[E, H]``.
+        ValueError: The pair state is not ``[E, H]``.
     """
     if pair is not None and tuple(pair.shape) != (edges, heads):
         raise ValueError(f"pair must be [E, H] = [{edges}, {heads}]; found {shapes([pair])}")
 
 
 def shapes(tensors: Iterable[Tensor | None]) -> list:
-    """Return the shapes for a message, or the type of what is not a tensor."""
+    """Return the shapes, or types of other objects than tensors, for a message."""
     return [
         list(value.shape) if isinstance(value, Tensor) else value and type(value).__name__
         for value in tensors

@@ -15,7 +15,7 @@ from stofm_geo.ops import EdgeGraph
 def to_edge_graph(
     edge_index: Adj | EdgeGraph, num_dst: int, num_src: int
 ) -> tuple[EdgeGraph, Tensor | None]:
-    """Return the graph, and the values of a sparse matrix (else ``None``).
+    """Return the graph, and the values if ``edge_index`` is a sparse matrix, else ``None``.
 
     Args:
         edge_index: ``[2, E]`` (a tensor or an ``EdgeIndex``), the transposed adjacency matrix
@@ -25,9 +25,9 @@ def to_edge_graph(
         num_src: Number of sources.
 
     Raises:
-        ValueError: It is none of these, has another size, or is a sparse matrix with gradients that
-            is not coalesced.
-        IndexError: An edge names a node that does not exist.
+        ValueError: ``edge_index`` has another type or size, or is a sparse matrix with gradients
+            that is not coalesced.
+        IndexError: An edge has the index of a node that does not exist.
     """
     if isinstance(edge_index, EdgeGraph):
         return edge_index, None
@@ -65,16 +65,16 @@ def _entries(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mark_coalesced(matrix: Tensor) -> Tensor:
-    """Return the matrix marked as coalesced, with all entries as they are, repeated ones too.
+    """Return the matrix marked as coalesced, with unchanged entries, also duplicates.
 
-    PyG's ``to_edge_index`` marks the caller's matrix in place.
+    PyG's ``to_edge_index`` would mark the matrix of the caller in place.
     """
     if matrix.layout != torch.sparse_coo or matrix.is_coalesced():
         return matrix
     if matrix.requires_grad:
         raise ValueError(
-            "the sparse matrix edge_index has gradients and is not coalesced, so that they would "
-            "be lost; pass adj.coalesce()"
+            "the sparse matrix edge_index has gradients and is not coalesced, so they would be "
+            "lost; pass adj.coalesce()"
         )
     return torch.sparse_coo_tensor(
         matrix._indices(), matrix._values(), matrix.shape, is_coalesced=True
@@ -82,11 +82,11 @@ def _mark_coalesced(matrix: Tensor) -> Tensor:
 
 
 def _check_matrix(size: tuple[int, ...], num_dst: int, num_src: int) -> None:
-    wanted, found = [num_dst, num_src], list(size)
-    if found != wanted:
-        fix = "pass adj.t()" if found == wanted[::-1] else "build it with the sizes of x"
+    expected, found = [num_dst, num_src], list(size)
+    if found != expected:
+        fix = "pass adj.t()" if found == expected[::-1] else "build it with the sizes of x"
         raise ValueError(
-            f"the sparse matrix edge_index must be [destinations, sources] = {wanted}; "
+            f"the sparse matrix edge_index must be [destinations, sources] = {expected}; "
             f"found {found}; {fix}"
         )
 

@@ -17,19 +17,19 @@ class AttentionInputs(NamedTuple):
     """Inputs of the aggregation of an attention layer."""
 
     query: Tensor
-    """Of the destinations ``[N, H, C]``."""
+    """Queries of the destinations ``[N, H, C]``."""
     key: Tensor
-    """Of the sources ``[M, H, C]``."""
+    """Keys of the sources ``[M, H, C]``."""
     value: Tensor
-    """Of the sources ``[M, H, D]``, with their vectors where some come in."""
+    """Values of the sources ``[M, H, D]``, followed by their input vectors, if any."""
     bias: Tensor
-    """Added to the logits, ``[E, H]``."""
+    """Bias of the logits ``[E, H]``."""
     graph: EdgeGraph
-    """The edges."""
+    """Edges."""
     harmonics: Tensor | None
-    """Of the directions, weighted by distance, ``[E, H, M, 2]``."""
+    """Circular harmonics of the directions, weighted by distance, ``[E, H, M, 2]``."""
     gain: Tensor | None
-    """Factors of the directions, of the sources, ``[M, H, M, V]``."""
+    """Factors of the directions from the sources, ``[num_src, H, M, V]``."""
     edge_attr: Tensor | None
     """Edge features ``[E, edge_dim]``."""
 
@@ -40,13 +40,13 @@ def aggregate(
     """Aggregate by attention without a tensor of messages.
 
     Args:
-        inputs: Queries, keys, values and the rest.
-        vectors: Vector channels of the layer.
+        inputs: Inputs of the aggregation.
+        vectors: Vector channels of the layer, or ``None``.
         dropout: Dropout probability of the attention weights.
-        backend: Of :func:`stofm_geo.ops.edge_attention`.
+        backend: Backend of :func:`stofm_geo.ops.edge_attention`.
 
     Returns:
-        The aggregated values ``[N, H, values | directions | edge features]``, the logits ``[E, H]``
+        Aggregated values ``[N, H, values | directions | edge features]``, the logits ``[E, H]``
         and their log-sum-exp ``[N, H]``.
     """
     query, key, value, bias, graph, harmonics, gain, edge_attr = inputs

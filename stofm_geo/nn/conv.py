@@ -45,11 +45,11 @@ class SE2TransformerConv(MessagePassing):
     With ``vector_channels``, the output depends on the directions of the neighbours, too: messages
     carry *vectors* of circular order 1 to ``max_order``, which rotate with the positions, and their
     invariants are added to :math:`x'` (:class:`~stofm_geo.nn.vectors.VectorChannels`). Cross
-    products among them distinguish a tissue from its mirror image, unless ``reflections``. (That
-    takes two vectors an order: a vector has no cross product with itself.)
+    products among them distinguish a tissue from its mirror image, unless ``reflections``. (This
+    needs two vectors per order, since the cross product of a vector with itself is 0.)
 
-    Unless the messages are observed (by hooks, explainers or a subclass with methods of its own),
-    none are made: kernels sum over the edges. Gradients of any order are correct. Under
+    Messages are created only if they are observed, by hooks, explainers or overridden methods of a
+    subclass; otherwise kernels sum over the edges. Gradients of any order are correct. Under
     ``torch.func`` transforms, forward-mode AD and ``torch.jit.trace``, the layer uses PyTorch's own
     operations; ``backend="reference"`` always does, which ONNX and AOTInductor need.
     ``torch.jit.script`` is not supported.
@@ -59,8 +59,8 @@ class SE2TransformerConv(MessagePassing):
     ``harmonics`` and ``edge_attr`` (of edges), and PyG's ``index``, ``ptr`` and so on.
 
     Args:
-        in_channels: Size of the node features, or of those of source and destination; -1 to infer
-            it from the first input.
+        in_channels: Size of the node features, or a pair of sizes of source and destination
+            features; -1 to infer it from the first input.
         out_channels: ``C``, output features per head.
         heads: ``H`` (default 1).
         concat: Concatenate the heads (default), else average them.
@@ -85,8 +85,8 @@ class SE2TransformerConv(MessagePassing):
             with errors up to this fraction of the range of its values (default 1e-5). ``None``:
             always exact.
         backend: ``"auto"`` (default), or a name of :func:`stofm_geo.ops.available_backends`.
-        **kwargs: Of PyG's ``MessagePassing``. Only ``aggr="add"`` and ``flow="source_to_target"``
-            are supported.
+        **kwargs: Arguments of PyG's ``MessagePassing``. Only ``aggr="add"`` and
+            ``flow="source_to_target"`` are supported.
 
     Shapes:
         - ``x`` ``[N, in_channels]`` (or a pair of them), ``edge_index`` ``[2, E]``, ``pos``
@@ -123,7 +123,7 @@ class SE2TransformerConv(MessagePassing):
         **kwargs: Any,
     ) -> None:
         checks.check_message_passing(kwargs)
-        source, own = checks.check_channels(in_channels)
+        source, destination = checks.check_channels(in_channels)
         check_fraction("dropout", dropout)
         super().__init__(**{**kwargs, "aggr": "add", "node_dim": 0})
         if type(self).forward is SE2TransformerConv.forward:
@@ -156,12 +156,12 @@ class SE2TransformerConv(MessagePassing):
         width = heads * out_channels
         out_width = width if concat else out_channels
         self.lin_key = Linear(source, width, bias=bias)
-        self.lin_query = Linear(own, width, bias=bias)
+        self.lin_query = Linear(destination, width, bias=bias)
         self.lin_value = Linear(source, width, bias=bias)
         self.lin_edge = None if edge_dim is None else Linear(edge_dim, width, bias=False)
-        # What is not used draws nothing from the generator that others depend on.
+        # An unused layer must not advance the random state.
         with torch.random.fork_rng(devices=(), enabled=not root_weight):
-            self.lin_skip = Linear(own, out_width, bias=bias)
+            self.lin_skip = Linear(destination, out_width, bias=bias)
         for parameter in self.lin_skip.parameters():
             parameter.requires_grad = root_weight
         self.lin_beta = Linear(3 * out_width, 1, bias=False) if self.beta else None
@@ -219,11 +219,11 @@ class SE2TransformerConv(MessagePassing):
 
         Returns:
             The new node features; or a tuple of features, vectors (``out_vectors``), pair state and
-            attention weights, as far as requested.
+            attention weights, those that were requested.
 
         Raises:
-            ValueError: An input is missing, or its shape does not fit.
-            IndexError: An edge names a node that does not exist.
+            ValueError: An input is missing or has a wrong shape.
+            IndexError: An edge has the index of a node that does not exist.
         """
         x, pos, vectors = as_pair(x), as_pair(pos), as_pair(vectors)
         options = ("aggr", "flow", "node_dim", "decomposed_layers")
@@ -235,9 +235,9 @@ class SE2TransformerConv(MessagePassing):
         if isinstance(edge_attr, Tensor) and edge_attr.dim() == 1:
             edge_attr = edge_attr[:, None]
         if self.lin_skip is not None and not self.root_weight and is_lazy(self.lin_skip.weight):
-            self.lin_skip(x[1][:0])  # takes its size, although it is not used
+            self.lin_skip(x[1][:0])  # initialises its size, although it is not used
         edges = graph.edge_index.size(1)
-        # An adapter in the place of lin_edge has no in_channels; one that is -1 takes its size.
+        # lin_edge may be replaced by an adapter without in_channels, or be lazy (-1).
         edge_dim = getattr(self.lin_edge, "in_channels", self.edge_dim)
         checks.check_edge_attr(edge_attr, edges, edge_dim)
         if self.geometry is not None:
@@ -296,29 +296,29 @@ class SE2TransformerConv(MessagePassing):
         return alpha[..., None] * torch.cat(parts, dim=2)
 
     def _set_jittable_templates(self, raise_on_error: bool = False) -> None:
-        """Keep ``propagate`` as it is.
+        """Do not generate a ``propagate`` method for TorchScript.
 
-        PyG generates one for each class, for TorchScript. A subclass would inherit that of this
-        class, which ignores its methods and the masks of explainers.
+        A subclass would inherit that of this class, which ignores overridden methods and the masks
+        of explainers.
         """
 
     def _collect(self, *args: Any) -> dict[str, Any]:
-        """Leave out arguments that are not provided, so that a method's default is used."""
-        found = super()._collect(*args)
-        return {name: value for name, value in found.items() if value is not Parameter.empty}
+        """Omit arguments that are not provided, so that the default of a method is used."""
+        arguments = super()._collect(*args)
+        return {name: value for name, value in arguments.items() if value is not Parameter.empty}
 
     def _messages_are_observed(self) -> bool:
-        """Return whether messages must be made: they are observed, or a subclass makes its own."""
+        """Return whether messages must be created, since they are observed or overridden."""
         hooks = (
             self._propagate_forward_pre_hooks, self._propagate_forward_hooks,
             self._message_forward_pre_hooks, self._message_forward_hooks,
             self._aggregate_forward_pre_hooks, self._aggregate_forward_hooks,
         )  # fmt: skip
-        own = any(
+        overridden = any(
             name in vars(self) or getattr(type(self), name) is not getattr(SE2TransformerConv, name)
             for name in ("propagate", "message", "aggregate", "update")
         )
-        return bool(not self.fuse or self.explain or own or any(hooks))
+        return bool(not self.fuse or self.explain or overridden or any(hooks))
 
     def _by_messages(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
         """Aggregate as :func:`aggregate` does, through ``propagate``."""
@@ -357,8 +357,8 @@ class SE2TransformerConv(MessagePassing):
             terms.append(bias)
         if edge_attr is not None:
             # q . (W e) is (W^T q) . e: no tensor of edges x heads x channels.
-            turned = torch.einsum("nhc,hcd->nhd", query, edge_weight)
-            product = (turned.index_select(0, edges[1]) * edge_attr[:, None]).sum(-1)
+            edge_query = torch.einsum("nhc,hcd->nhd", query, edge_weight)
+            product = (edge_query.index_select(0, edges[1]) * edge_attr[:, None]).sum(-1)
             terms.append(product * self.out_channels**-0.5)
         if not terms:
             terms = [query.new_zeros(edges.size(1), self.heads)]
@@ -369,11 +369,13 @@ class SE2TransformerConv(MessagePassing):
     ) -> tuple[Tensor, OptTensor]:
         """Return node features and vectors from the aggregated messages, ``[N, H, ...]``."""
         edges = 0 if edge_weight is None else edge_weight.size(2)
-        source_kinds = 1 + (self.in_vector_channels > 0)  # vectors of the sources, and directions
-        turning = 2 * self.max_order * self.vector_channels * source_kinds
-        checks.check_attended(out, self.heads, [self.out_channels, turning, edges])
-        # Slices: what split() returns cannot be changed in place, as nn.ReLU(inplace=True) does.
-        end = self.out_channels + turning
+        parts_per_order = 1 + (
+            self.in_vector_channels > 0
+        )  # directions and, if given, vectors of the sources
+        vector_size = 2 * self.max_order * self.vector_channels * parts_per_order
+        checks.check_attended(out, self.heads, [self.out_channels, vector_size, edges])
+        # Not split(), whose results cannot be changed in place, as by nn.ReLU(inplace=True).
+        end = self.out_channels + vector_size
         out, vector_sums, edge = (
             out[..., : self.out_channels],
             out[..., self.out_channels : end],
@@ -397,14 +399,14 @@ class SE2TransformerConv(MessagePassing):
 
     @property
     def irreps_in(self) -> o3.Irreps:
-        """Return e3nn's irreps of ``x`` and ``vectors`` (:func:`~stofm_geo.nn.from_irreps`)."""
+        """Return the e3nn irreps of ``x`` and ``vectors`` (:func:`~stofm_geo.nn.from_irreps`)."""
         if not isinstance(self.in_channels, int) or self.in_channels < 0:
-            raise ValueError(f"irreps_in of in_channels={self.in_channels} are not one thing")
+            raise ValueError(f"irreps_in is undefined for in_channels={self.in_channels}")
         return planar_irreps(self.in_channels, self.in_vector_channels, self.max_order)
 
     @property
     def irreps_out(self) -> o3.Irreps:
-        """Return e3nn's irreps of the output (:func:`~stofm_geo.nn.to_irreps`)."""
+        """Return the e3nn irreps of the output (:func:`~stofm_geo.nn.to_irreps`)."""
         heads = self.heads if self.concat else 1
         vectors = heads * self.vector_channels if self.out_vectors else 0
         return planar_irreps(heads * self.out_channels, vectors, self.max_order)
@@ -425,5 +427,5 @@ class SE2TransformerConv(MessagePassing):
 
 
 def as_pair(value: Tensor | tuple | None) -> tuple:
-    """Return a pair as it is, and one tensor as the pair of itself."""
+    """Return a pair unchanged, and a tensor as a pair with itself."""
     return value if isinstance(value, tuple | list) else (value, value)

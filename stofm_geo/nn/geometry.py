@@ -12,47 +12,48 @@ from torch_geometric.nn.inits import reset
 from stofm_geo.nn.tabulated import tabulated
 from stofm_geo.ops.edge_sum import compute_dtype
 
-_MANY = 10_000  # edges from which a table pays
+_TABLE_MIN_EDGES = 10_000  # below, a table is slower
 
 
 def edge_geometry(
     pos: tuple[Tensor, Tensor], edge_index: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Compute length and direction of each edge, as seen from its destination.
+    """Compute length and direction of each edge, from the destination to the source.
 
     Args:
         pos: Positions of the sources ``[M, 2]`` and of the destinations ``[N, 2]``. A node with
             NaN or infinity has no position.
-        edge_index: ``[2, E]``, rows source and destination.
+        edge_index: Edges ``[2, E]``, sources and destinations.
         dtype: Dtype of the result; differences are computed in that of the positions.
 
     Returns:
         Lengths ``[E]``, and unit vectors towards the source ``[E, 2]``. Both are 0 where source
         and destination coincide, or one of them has no position.
     """
-    kinds = [compute_dtype(p.dtype) if p.is_floating_point() else torch.float64 for p in pos]
-    source, own = (p.to(kind) for p, kind in zip(pos, kinds, strict=True))
-    delta = source.index_select(0, edge_index[0]) - own.index_select(0, edge_index[1])
+    dtypes = [compute_dtype(p.dtype) if p.is_floating_point() else torch.float64 for p in pos]
+    source, destination = (p.to(wide) for p, wide in zip(pos, dtypes, strict=True))
+    delta = source.index_select(0, edge_index[0]) - destination.index_select(0, edge_index[1])
     delta = torch.where(delta.isfinite().all(dim=1, keepdim=True), delta, 0)
     square = delta.square().sum(dim=1)
-    apart = square > 0
-    # The root of a stand-in, so that the gradient is 0 and not NaN where the length is 0.
-    length = torch.where(apart, square, 1).sqrt()
+    distinct = square > 0
+    # Square root of 1 where the length is 0, so that the gradient is 0 and not NaN.
+    length = torch.where(distinct, square, 1).sqrt()
     unit = delta / length[:, None]
-    return torch.where(apart, length, 0).to(dtype), unit.to(dtype)
+    return torch.where(distinct, length, 0).to(dtype), unit.to(dtype)
 
 
 def circular_harmonics(unit: Tensor, max_order: int) -> Tensor:
     r"""Compute :math:`(\cos m\theta, \sin m\theta)` of unit vectors of angle :math:`\theta`.
 
-    By the recursion :math:`z^m = z^{m-1} z` of complex numbers. A vector of length 0 gives 0.
+    They are computed by the recursion :math:`z^m = z^{m-1} z` of complex numbers. A vector of
+    length 0 gives 0.
 
     Args:
-        unit: ``[E, 2]``.
+        unit: Unit vectors ``[E, 2]``.
         max_order: Highest order ``M``; orders are :math:`m = 1 \ldots M`.
 
     Returns:
-        ``[E, M, 2]``.
+        Harmonics ``[E, M, 2]``.
     """
     x, y = unit.unbind(dim=1)
     cos, sin = x, y
@@ -85,7 +86,7 @@ class EdgeGeometry(nn.Module):
         self.heads = heads
         self.max_order = max_order or 0
         self.tolerance = tolerance
-        # A bias of the logits for each head, then a weight of the directions for each and order.
+        # A bias of the logits per head, then a weight of the directions per head and order.
         self.radial: nn.Module | None = radial(heads * (1 + self.max_order)) if radial else None
 
     def reset_parameters(self) -> None:
@@ -98,10 +99,10 @@ class EdgeGeometry(nn.Module):
         """Compute bias and weighted harmonics.
 
         Args:
-            pos: Positions of sources and destinations, in double precision where they are large.
+            pos: Positions of sources and destinations, in double precision if they are large.
             edge_index: ``[2, E]``.
-            dtype: Dtype of the parameters. Half precision is computed in single precision, under
-                autocast, too: a bias rounded to 8 bits would change attention weights by percents.
+            dtype: Dtype of the parameters. Half precision is computed in single precision, also
+                under autocast: rounding a bias to 8 bits changes attention weights by percents.
 
         Returns:
             Bias of the logits ``[E, H]``, and harmonics of the directions, weighted by distance,
@@ -129,9 +130,9 @@ class EdgeGeometry(nn.Module):
         return bias, harmonics
 
     def _values(self, radial: nn.Module, distance: Tensor) -> Tensor:
-        # A compiled program is exact for any number of edges: a table's size depends on values.
+        # Compiled programs use no table, since its size depends on values.
         if self.tolerance is not None and not torch.compiler.is_compiling():
-            if distance.size(0) >= _MANY:
+            if distance.size(0) >= _TABLE_MIN_EDGES:
                 return tabulated(radial, distance, self.tolerance)
         if any(parameter.dtype.itemsize < 4 for parameter in radial.parameters()):
             state = {**dict(radial.named_parameters()), **dict(radial.named_buffers())}

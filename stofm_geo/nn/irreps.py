@@ -29,7 +29,7 @@ def to_irreps(x: Tensor, vectors: Tensor | None = None) -> Tensor:
 
     Args:
         x: Scalars ``[N, C]``.
-        vectors: ``[N, M, V, 2]``, or ``None``.
+        vectors: Planar vectors ``[N, M, V, 2]``, or ``None``.
 
     Returns:
         ``[N, irreps.dim]`` with the irreps of ``planar_irreps(C, V, M)``.
@@ -48,21 +48,21 @@ def from_irreps(features: Tensor, irreps: o3.Irreps | str) -> tuple[Tensor, Tens
     Components out of the plane are dropped; rotations in the plane do not mix them with the others.
 
     Args:
-        features: ``[N, irreps.dim]``.
+        features: Features ``[N, irreps.dim]``.
         irreps: As returned by :func:`planar_irreps`.
 
     Returns:
         Scalars ``[N, C]`` and vectors ``[N, M, V, 2]`` (``None`` if there are none).
 
     Raises:
-        ValueError: Irreps of another kind, or features of another size.
+        ValueError: Irreps have another form, or features another size.
     """
     irreps = o3.Irreps(irreps)
     scalars, orders = irreps.count("0e"), max(irreps.ls, default=0)
     width = irreps[-1].mul if orders else 0
     if irreps != planar_irreps(scalars, width, orders):
         raise ValueError(
-            "irreps must be scalars and then as many vectors of each order from 1 on, such as "
+            "irreps must be scalars, then as many vectors of each order from 1 on, such as "
             f"16x0e+4x1o+4x2e; found {irreps}"
         )
     if features.dim() != 2 or features.shape[1] != irreps.dim:

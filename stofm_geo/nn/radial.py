@@ -48,7 +48,7 @@ class GaussianRadial(nn.Module):
         knots = torch.linspace(0, 1, self.num_gaussians + 1) ** 2 * self.max_distance
         with torch.no_grad():
             self.mean.copy_(knots[:-1])
-            # A Gaussian a few knots wide, so that the sum of them is smooth.
+            # Gaussians are a few knots wide, so that their sum is smooth.
             self.std.copy_((knots[1:] - knots[:-1]).clamp_min(0.5))
         self.hidden.reset_parameters()
         self.out.reset_parameters()
@@ -62,7 +62,7 @@ class GaussianRadial(nn.Module):
         """Evaluate the functions at scaled and shifted distances ``[E]``, ``[E, out_channels]``."""
         std = self.std.abs() + 1e-5
         power = -0.5 * ((y[:, None] - self.mean) / std).square()
-        # e^-80 is nothing to add; but below e^-87 it would be 8 times as slow, number by number.
+        # Clamped, since e^-80 is negligible, and denormal numbers below e^-87 are 8 times as slow.
         gaussians = power.clamp_min(-80).exp() / (math.sqrt(2 * math.pi) * std)
         return self.out(self.hidden(gaussians).relu())
 
@@ -77,7 +77,7 @@ class SoftOneHotRadial(nn.Module):
     attention bias it has an envelope: the weight of an edge of length :math:`d` is multiplied by
     :math:`u(1 - d/c) / u(1)`, where :math:`u(t) = e^{-1/(10 t)}` for :math:`t > 0`, else 0, is
     e3nn's ``soft_unit_step(10 t)``, as in e3nn's equivariant Transformer. An edge at the cutoff has
-    no effect. Since weights sum to 1, the last edge of a node keeps all the weight until then.
+    no effect. Since weights sum to 1, a node with a single edge gives it weight 1 up to the cutoff.
 
     Args:
         out_channels: Number of functions (for a bias, the number of heads).

@@ -1,9 +1,9 @@
 """Radial functions interpolated in a table, whose cost does not grow with the number of edges.
 
 A :class:`GaussianRadial` is a sum of ReLUs of sums of Gaussians: smooth except for kinks where a
-hidden unit changes its sign. The table has a knot at each kink, with values and derivatives of both
-sides, and as many in between as cubic Hermite interpolation needs. It is a differentiable function
-of the parameters, computed in each call and not cached.
+hidden unit changes its sign. The table has a knot at each kink, with values and derivatives on both
+sides, and as many knots in between as cubic Hermite interpolation needs. It is a differentiable
+function of the parameters, computed in each call and not cached.
 """
 
 from __future__ import annotations
@@ -24,37 +24,39 @@ try:
 except ImportError:  # no numba for this Python
     cubic_roots = None  # type: ignore[assignment]
 
-_STEP = 0.25  # standard deviations, from which the error is estimated
-_SAFETY = 0.25  # share of the tolerance that the estimated error may take
-_MOST_PARTS = 64  # of an interval of _STEP
+_STEP = 0.25  # of the knots for estimating the error, in standard deviations
+_SAFETY = 0.25  # maximum of the estimated error as a fraction of the tolerance
+_MAX_PARTS = 64  # of an interval of _STEP
 
 
 def tabulated(
     radial: nn.Module, distance: Tensor, tolerance: float, *, scaled: bool = False
 ) -> Tensor:
-    """Evaluate radial functions, by interpolation in a table where that is possible and cheaper.
+    """Evaluate radial functions, by interpolation in a table if possible and faster.
 
     The error is within ``tolerance`` of the range of the values. Gradients of the parameters are
     those of the table: within about ten times ``tolerance`` of their size, and within a thousandth
     where two kinks are so close that the table does not separate them.
 
     Args:
-        radial: ``[E]`` to ``[E, n]``. Any module that is not exactly a :class:`GaussianRadial` (a
-            subclass, pruned, quantised, with hooks) is evaluated directly.
-        distance: ``[E]``, not negative. If it requires gradients, no table is used.
+        radial: Module from ``[E]`` to ``[E, n]``. Other modules than a plain
+            :class:`GaussianRadial` (subclasses, pruned, quantised or with hooks) are evaluated
+            directly.
+        distance: Distances ``[E]``, not negative. If they require gradients, no table is used.
         tolerance: Largest error, as a fraction of the range of the values.
-        scaled: ``distance`` is the argument of :meth:`GaussianRadial.forward_scaled`, of any sign.
+        scaled: Whether ``distance`` is the argument of :meth:`GaussianRadial.forward_scaled`, of
+            any sign.
 
     Returns:
-        ``[E, n]``.
+        Values ``[E, n]``.
     """
-    found = None
+    knots_and_active = None
     if _can_be_tabulated(radial, distance):
-        found = _knots(radial, tolerance, scaled, most=distance.size(0) // 4)  # type: ignore[arg-type]
-    if found is None:
+        knots_and_active = _knots(radial, tolerance, scaled, max_knots=distance.size(0) // 4)  # type: ignore[arg-type]
+    if knots_and_active is None:
         return radial.forward_scaled(distance) if scaled else radial(distance)  # type: ignore[operator]
-    knots, active = (torch.from_numpy(values).to(distance.device) for values in found)
-    knots = knots.to(distance.dtype)  # rounded first: the table is of where the knots then are
+    knots, active = (torch.from_numpy(values).to(distance.device) for values in knots_and_active)
+    knots = knots.to(distance.dtype)  # rounded before the table is computed at them
     table = _table(radial, knots.double(), active.double(), scaled)  # type: ignore[arg-type]
     value = interpolate(distance, knots, table.to(distance.dtype))
     return value if scaled else value.masked_fill((distance == 0)[:, None], 0)
@@ -73,18 +75,18 @@ def _can_be_tabulated(radial: nn.Module, distance: Tensor) -> bool:
     if any(module._forward_hooks or module._forward_pre_hooks for module in (radial, *linear)):
         return False
     tensors = [*radial.parameters(), distance]
-    # Neither fake, nor sharded, nor on a device without double precision.
+    # No fake or sharded tensors, and no device without double precision.
     plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
     return plain and all(tensor.device.type in ("cpu", "cuda") for tensor in tensors)
 
 
 def _knots(
-    radial: GaussianRadial, tolerance: float, scaled: bool, most: int
+    radial: GaussianRadial, tolerance: float, scaled: bool, max_knots: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return knots ``[T]``, and which hidden units are active right of each, ``[T, K]`` bool.
+    """Return knots ``[T]``, and the mask of hidden units active right of each, ``[T, K]`` bool.
 
-    A kink has two knots; the activity of the first is that on its left. Return ``None`` where a
-    table would have more than ``most`` knots, or parameters are not finite.
+    A kink has two knots; the activity at the first is that on its left. Return ``None`` if a table
+    would have more than ``max_knots`` knots, or parameters are not finite.
     """
     parameters = [
         radial.scale, radial.shift, radial.mean, radial.std,
@@ -111,15 +113,15 @@ def _knots(
         return gaussians @ weight + offset, (gaussians * (-y / std)) @ weight
 
     coarse = gaussian_knots(mean, std, low, high, _STEP)
-    if len(coarse) > most:
+    if len(coarse) > max_knots:
         return None
     fine = _refined(coarse, hidden, out.reshape(-1, len(offset)), tolerance)
-    # One more, so that the last knot is no kink.
+    # An additional knot, so that the last one is not a kink.
     fine = np.append(fine, fine[-1] + max(std.max(), 1e-3 * abs(fine[-1])))
     value, slope = hidden(fine)
     kinks, unit = cubic_roots(fine, value, slope)
     kinks = kinks.clip(None, fine[-2])
-    if len(fine) + 2 * len(kinks) > most:
+    if len(fine) + 2 * len(kinks) > max_knots:
         return None
     knots = np.concatenate([fine, np.repeat(kinks, 2)])
     changes = np.zeros((len(knots), len(offset)), dtype=bool)
@@ -131,19 +133,19 @@ def _knots(
 
 
 def _refined(coarse: np.ndarray, hidden, out: np.ndarray, tolerance: float) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Return knots so dense that the error, of fourth order in their distance, is tolerable."""
+    """Return knots so dense that the error, of fourth order in their distance, is tolerated."""
     step = np.diff(coarse)
     (value, slope), (middle, _) = hidden(coarse), hidden(coarse[:-1] + 0.5 * step)
     cubic = 0.5 * (value[:-1] + value[1:]) + step[:, None] / 8 * (slope[:-1] - slope[1:])
     error = np.abs(((middle - cubic) * (middle > 0)) @ out.T).max(axis=1)
-    # The error of an interval may happen to be 0 in the middle: that of its neighbours counts, too.
+    # The error may happen to be 0 in the middle of an interval, so neighbours are included.
     padded = np.pad(error, 1)
     error = np.maximum(error, np.maximum(padded[:-2], padded[2:]))
     everywhere = np.maximum(np.concatenate([value, middle]), 0) @ out.T
     span = np.ptp(everywhere, axis=0).max()
     if span == 0:
         return coarse
-    parts = np.ceil((error / (_SAFETY * tolerance * span)) ** 0.25).clip(1, _MOST_PARTS)
+    parts = np.ceil((error / (_SAFETY * tolerance * span)) ** 0.25).clip(1, _MAX_PARTS)
     parts = parts.astype(np.int64)
     within = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
     fine = np.repeat(coarse[:-1], parts) + np.repeat(step / parts, parts) * within
@@ -157,7 +159,7 @@ def _table(radial: GaussianRadial, at: Tensor, active: Tensor, scaled: bool) -> 
         radial: The functions.
         at: Knots ``[T]``.
         active: 1 for the hidden units that are active at a knot, ``[T, K]``.
-        scaled: As of :func:`tabulated`.
+        scaled: As in :func:`tabulated`.
     """
     scale, shift, mean = radial.scale.double(), radial.shift.double(), radial.mean.double()
     std = radial.std.double().abs() + 1e-5

@@ -42,8 +42,8 @@ class SE2Transformer(nn.Module):
         radial: See :class:`SE2TransformerConv`.
         vector_channels: Vectors per order; a multiple of ``heads`` (default 0: distances only).
         max_order: Highest circular order of the vectors (default 2).
-        out_vectors: Whether vectors are returned, too (default: the last block returns their
-            invariants only, and has no parameters without gradients from a loss of ``x``).
+        out_vectors: Whether to return vectors, too (default: the last block returns only their
+            invariants, so that all parameters get gradients from a loss of ``x``).
         reflections: Whether the output is invariant to reflections (default no).
         norm: ``"pre"`` (default) or ``"post"``.
         dropout: Dropout probability of the outputs of each sub-block in training (default 0.1).
@@ -90,7 +90,7 @@ class SE2Transformer(nn.Module):
                 channels,
                 channels // heads,
                 heads,
-                root_weight=False,  # the block adds its input itself
+                root_weight=False,  # the block has a residual connection
                 radial=radial if index == 0 or vector_channels else None,
                 vector_channels=vector_channels // heads,
                 max_order=max_order,
@@ -115,30 +115,30 @@ class SE2Transformer(nn.Module):
         reset(self.norm)
 
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> SE2Output:
-        """Run the blocks.
+        """Return node features, vectors and pair states.
 
         Args:
             x: Node features, ``[N, channels]``.
-            edge_index: ``[2, E]``, from source to destination.
+            edge_index: Edges ``[2, E]``, from source to destination.
             pos: Positions ``[N, 2]``; NaN for a node without a position (such as CLS).
 
         Returns:
             Node features, vectors and the last pair state.
         """
-        given = EdgeGraph(edge_index, x.size(0))
-        graph = given.sorted()  # once, for all blocks
+        unsorted = EdgeGraph(edge_index, x.size(0))
+        graph = unsorted.sorted()  # once, for all blocks
         vectors = pair = None
         for block in self.blocks:
             x, vectors, pair = block(x, graph, pos, vectors, pair)
-        return SE2Output(self.norm(x), vectors, given.unsort(pair))  # type: ignore[arg-type]
+        return SE2Output(self.norm(x), vectors, unsorted.unsort(pair))  # type: ignore[arg-type]
 
     def attention(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
         """Return the attention weights of every block, for inspection.
 
-        :meth:`forward` computes them on the way, and does not keep them.
+        :meth:`forward` does not keep them.
 
         Args:
-            x, edge_index, pos: As of :meth:`forward`.
+            x, edge_index, pos: As for :meth:`forward`.
 
         Returns:
             Weights ``[num_layers, E, heads]``; those of a block sum to 1 over a node's edges.
@@ -176,8 +176,8 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def reset_parameters(self) -> None:
-        for part in self.children():
-            reset(part)
+        for module in self.children():
+            reset(module)
 
     def forward(
         self,
@@ -209,7 +209,7 @@ class _Block(nn.Module):
 class _LayerNorm(nn.LayerNorm):
     """Layer normalisation with correct second derivatives under ``torch.func``.
 
-    PyTorch's are wrong there (by up to 2.13, without an error).
+    Those of PyTorch are wrong there, by up to 2.13, without an error.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -221,6 +221,6 @@ class _LayerNorm(nn.LayerNorm):
 
 
 def _soft_rms_norm(vectors: Tensor) -> Tensor:
-    """Scale vectors to a root mean square below 1 over the channels; small ones hardly change."""
+    """Scale vectors to a root mean square below 1 over channels; small vectors hardly change."""
     square = vectors.square().sum(dim=-1, keepdim=True).mean(dim=2, keepdim=True)
     return vectors * torch.rsqrt(1 + square)

@@ -28,15 +28,15 @@ class VectorChannels(nn.Module):
     scalars.
 
     Args:
-        in_channels: Scalars of the sources; -1 to infer it from the first input.
-        out_channels: Scalars of the layer's output.
+        in_channels: Number of scalars of the sources; -1 to infer it from the first input.
+        out_channels: Number of scalars of the output of the layer.
         vector_channels: ``V``, vectors per head and order.
-        heads: ``H``.
+        heads: ``H``, number of heads.
         concat: Concatenate the heads, else average them.
         in_vector_channels: Input vectors per order.
-        max_order: ``M``.
-        reflections: Leave out cross products, which change their sign under reflection.
-        root_weight: Add a linear map of the destination's own vectors.
+        max_order: ``M``, highest circular order.
+        reflections: Leave out cross products, which change sign under reflection.
+        root_weight: Add a linear map of the vectors of the destination.
         out_vectors: Whether vectors are returned.
     """
 
@@ -76,15 +76,15 @@ class VectorChannels(nn.Module):
 
     def reset_parameters(self) -> None:
         """Reset all learnable parameters."""
-        for part in self.children():
-            part.reset_parameters()  # type: ignore[operator]
+        for module in self.children():
+            module.reset_parameters()  # type: ignore[operator]
 
     def values(self, x: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Compute the contributions of the sources.
 
         Args:
-            x: Their scalars ``[N, C]``.
-            vectors: Their vectors ``[N, M, V', 2]``, or ``None`` without input vectors.
+            x: Scalars of the sources ``[N, C]``.
+            vectors: Vectors of the sources ``[N, M, V', 2]``, or ``None`` without input vectors.
 
         Returns:
             Gains of directions ``[N, H, M, V]``, and vectors ``[N, H, 2 M V]`` or ``None``.
@@ -103,18 +103,20 @@ class VectorChannels(nn.Module):
 
         Args:
             weight: Weights of the edges ``[E, H]``.
-            harmonics: Harmonics of their directions ``[E, H, M, 2]``.
+            harmonics: Circular harmonics of the directions ``[E, H, M, 2]``.
             gain: Factors of the sources, ``[N, H, M, V]``.
             graph: The edges.
             backend: See :func:`stofm_geo.ops.edge_sum`.
 
         Returns:
-            ``[N, H, 2 M V]``.
+            Sums ``[N, H, 2 M V]``.
         """
-        # Cosine and sine both weigh the same numbers of a source.
-        turning = (weight[:, :, None, None] * harmonics).flatten(1).to(gain.dtype)
-        twice = gain[:, :, :, None].expand(-1, -1, -1, 2, -1).flatten(1, 3)
-        sums = edge_sum(turning, twice, graph, backend=backend).unflatten(1, (*self.shape[:2], 2))
+        # Cosine and sine weight the same gains of a source.
+        weighted = (weight[:, :, None, None] * harmonics).flatten(1).to(gain.dtype)
+        doubled_gain = gain[:, :, :, None].expand(-1, -1, -1, 2, -1).flatten(1, 3)
+        sums = edge_sum(weighted, doubled_gain, graph, backend=backend).unflatten(
+            1, (*self.shape[:2], 2)
+        )
         return sums.transpose(3, 4).flatten(2)
 
     def forward(
@@ -125,7 +127,7 @@ class VectorChannels(nn.Module):
         Args:
             out: Scalars of the layer, ``[N, out_channels]``.
             attended: Attended vectors ``[N, H, 2 M V]``.
-            vectors: The destinations' own ``[N, M, V', 2]``, or ``None`` without input vectors.
+            vectors: Vectors of the destinations ``[N, M, V', 2]``; ``None`` without input vectors.
 
         Returns:
             Scalars ``[N, out_channels]``, and vectors ``[N, M, V'', 2]`` with ``V'' = H V`` (``V``
@@ -136,10 +138,10 @@ class VectorChannels(nn.Module):
         a = attended.transpose(1, 2).flatten(2, 3) if self.concat else attended.mean(dim=1)
         if self.lin_root is not None:
             a = a + self.lin_root(vectors)
-        one, other = self.lin_pair(a).chunk(2, dim=2)
-        invariants = [_norm(a), (one * other).sum(-1)]
+        first, second = self.lin_pair(a).chunk(2, dim=2)
+        invariants = [_norm(a), (first * second).sum(-1)]
         if not self.reflections:
-            invariants.append(one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0])
+            invariants.append(first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0])
         out = out + self.lin_invariant(torch.cat(invariants, dim=2).flatten(1))
         if self.lin_gate is None:
             return out, None
@@ -147,7 +149,7 @@ class VectorChannels(nn.Module):
 
 
 class _PerOrder(nn.Module):
-    """A linear map of vector channels for each order: ``[N, M, V, 2] -> [N, M, W, 2]``."""
+    """Linear map of vector channels per order, ``[N, M, V, 2] -> [N, M, W, 2]``."""
 
     def __init__(self, in_channels: int, out_channels: int, max_order: int) -> None:
         super().__init__()
@@ -159,7 +161,7 @@ class _PerOrder(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        # Orders first: products of large matrices, not of a small one a node.
+        # Orders first: products of large matrices instead of one small matrix per node.
         return (
             (self.weight @ vectors.permute(1, 2, 0, 3).flatten(2))
             .unflatten(2, (vectors.size(0), 2))
@@ -170,5 +172,5 @@ class _PerOrder(nn.Module):
 def _norm(vectors: Tensor) -> Tensor:
     """Return lengths, with gradient 0 (not NaN) where they are 0."""
     square = vectors.square().sum(-1)
-    some = square > 0
-    return torch.where(some, torch.where(some, square, 1).sqrt(), 0)
+    nonzero = square > 0
+    return torch.where(nonzero, torch.where(nonzero, square, 1).sqrt(), 0)

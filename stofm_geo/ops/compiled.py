@@ -29,7 +29,7 @@ def _compiled(function: Callable, fastmath: set[str]) -> Any:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder that can be written to
+    except RuntimeError:  # no writable cache folder
         return njit(**options)(function)
 
 

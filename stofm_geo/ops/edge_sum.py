@@ -71,7 +71,7 @@ def scatter_edge_sum(weight: Tensor, values: Tensor, graph: EdgeGraph) -> Tensor
 def scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
     """Sum the rows ``[E, ...]`` that have the same index, ``[size, ...]``."""
     flat = values.flatten(1)
-    # A one-stride index takes scatter_add's parallel path, where index_add is serial.
+    # scatter_add is parallel for an expanded index, whereas index_add is serial.
     out = flat.new_zeros(size, flat.shape[1])
     out = out.scatter_add(0, index[:, None].expand_as(flat), flat)
     return out.unflatten(1, values.shape[1:])
@@ -143,7 +143,7 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 
 def _backward(ctx, d_out):  # type: ignore[no-untyped-def]
-    if torch.is_grad_enabled():  # create_graph: this gradient is differentiated, too
+    if torch.is_grad_enabled():  # create_graph: this gradient may be differentiated
         weight, values, src, dst, *_ = ctx.saved_tensors
         kind = compute_dtype(torch.promote_types(weight.dtype, values.dtype))
         slope = d_out.to(kind).index_select(0, dst)

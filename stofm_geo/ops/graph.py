@@ -134,7 +134,7 @@ def _pointers(ascending: Tensor, size: int) -> Tensor:
 
 
 def _has_values(tensor: Tensor) -> bool:
-    """Return whether the program may depend on values: not while tracing, nor on ``meta``."""
+    """Return whether values can be read: not while tracing, nor on ``meta``."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return tensor.device.type != "meta" and not isinstance(tensor, FakeTensor)
@@ -147,14 +147,14 @@ def _checked(edge_index: Tensor, num_src: int, num_dst: int) -> Tensor:
         return edge_index
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         return _check_when_run(edge_index, num_src, num_dst)
-    return edge_index  # an exported program checks where it gathers
+    return edge_index  # an exported program checks when it gathers
 
 
 def _check_indices(edge_index: Tensor, num_src: int, num_dst: int) -> None:
     if not edge_index.numel():
         return
-    # A row at a time, which is several times faster than along a dimension, and does not start
-    # threads for few edges (in a forked process they never would). One transfer from a GPU.
+    # Row by row, which is several times faster than along a dimension, and starts no threads for
+    # few edges (they would hang in a forked process). One transfer from a GPU.
     bounds = torch.stack([bound for row in edge_index for bound in row.aminmax()]).tolist()
     for row, (name, size) in enumerate((("source", num_src), ("destination", num_dst))):
         for found in bounds[2 * row : 2 * row + 2]:
@@ -167,7 +167,7 @@ def _check_indices(edge_index: Tensor, num_src: int, num_dst: int) -> None:
 
 @torch.library.custom_op("stofm_geo::check_indices", mutates_args=())
 def _check_when_run(edge_index: Tensor, num_src: int, num_dst: int) -> Tensor:
-    if edge_index.is_cuda:  # no wait for the device within a compiled program
+    if edge_index.is_cuda:  # no synchronisation within a compiled program
         size = torch.tensor([[num_src], [num_dst]]).to(edge_index.device, non_blocking=True)
         torch._assert_async(((edge_index >= 0) & (edge_index < size)).all())
     else:

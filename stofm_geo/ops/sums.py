@@ -13,7 +13,7 @@ from stofm_geo.ops.compiled import compiled
 @compiled
 def row_dot_products(i, start, end, a, b, index, out):  # type: ignore[no-untyped-def]
     """Compute the dot products of row ``i`` of ``a`` with its neighbours in ``b``, per head."""
-    zero = a.dtype.type(0)  # 0 would make doubles of all it meets
+    zero = a.dtype.type(0)  # a literal 0 would promote to double precision
     fours = start + (end - start) // 4 * 4
     for e in range(start, fours, 4):
         j0, j1, j2, j3 = index[e], index[e + 1], index[e + 2], index[e + 3]
@@ -61,7 +61,7 @@ def weighted_sums(first, last, weight, x, index, ptr, scale, out):  # type: igno
                         w2 * x[j2, h, c] + w3 * x[j3, h, c]
                     )
         for e in range(fours, end):
-            j0 = index[e]  # here, since for all the compiler knows out may lie over index
+            j0 = index[e]  # loaded here, since out may alias index for the compiler
             for h in range(x.shape[1]):
                 w0 = weight[e, h]
                 for c in range(x.shape[2]):

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-_SMALL = 4_000  # multiply-adds (thousands) below which handing work to a thread costs more
+_SMALL = 4_000  # thousand multiply-adds below which threads cost more than they save
 
 _pool: ThreadPoolExecutor | None = None
 
 
 def row_ranges(ptr: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Return ranges of rows with about equally many edges; ``ptr`` is where each row's start."""
+    """Return ranges of rows with about the same number of edges, by the offsets ``ptr`` of rows."""
     rows = len(ptr) - 1
-    # A row weighs one edge more than it has, so that rows without edges are shared out, too.
+    # Each row counts one extra edge, so that rows without edges are distributed, too.
     weight = ptr + np.arange(rows + 1)
     cuts = np.searchsorted(weight, np.linspace(0, weight[-1], count + 1)[1:-1])
     bounds = [0, *cuts.tolist(), rows]
@@ -27,7 +27,7 @@ def row_ranges(ptr: np.ndarray, count: int) -> list[tuple[int, int]]:
 
 
 def run_over_rows(work: Callable[[int, int], None], ptr: np.ndarray, cost: int) -> None:
-    """Call ``work(first, last)`` on ranges of rows that together are all rows.
+    """Call ``work(first, last)`` on ranges of rows that cover all rows.
 
     Args:
         work: Compiled, and without the GIL; each row is written by one call only.
@@ -38,7 +38,7 @@ def run_over_rows(work: Callable[[int, int], None], ptr: np.ndarray, cost: int) 
     if threads == 1:
         work(0, len(ptr) - 1)
         return
-    # More parts than threads: a thread that was held up takes fewer of them.
+    # More parts than threads, so that a delayed thread takes fewer of them.
     todo = iter(row_ranges(ptr, 4 * threads))
     helpers = [_executor().submit(_drain, work, todo) for _ in range(threads - 1)]
     _drain(work, todo)

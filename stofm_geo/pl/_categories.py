@@ -1,4 +1,4 @@
-"""Colours of the names in a column of ``obs``: kept in ``uns``, as scanpy keeps them."""
+"""Colours of the names in a column of ``obs``, stored in ``uns`` as scanpy does."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def names_of(column: pd.Series) -> np.ndarray:
 
 
 def categories_of(column: pd.Series) -> list[str]:
-    """All names of a column, those of unused categories, too; empty for one that is none.
+    """Return all names of a column, including unused categories; ``""`` for missing names.
 
-    In the order of the categories, which is that of colours in ``uns``.
+    The order is that of the categories, and so of the colours in ``uns``.
     """
     if isinstance(column.dtype, pd.CategoricalDtype):
         return [name or "" for name in read_names(column.cat.categories)]
@@ -37,7 +37,7 @@ def categories_of(column: pd.Series) -> list[str]:
 
 
 def stored_colors(adata: ad.AnnData, key: str) -> dict[str, str]:
-    """Colours by name in ``uns[key + "_colors"]``; nothing where they do not fit the column."""
+    """Return the colours in ``uns[key + "_colors"]`` by name; empty if they do not match."""
     colors, names = adata.uns.get(f"{key}_colors"), categories_of(column_of(adata, key))
     if not isinstance(colors, list | tuple | np.ndarray) or len(colors) < len(names):
         return {}
@@ -48,9 +48,10 @@ def stored_colors(adata: ad.AnnData, key: str) -> dict[str, str]:
 
 
 def store_colors(adata: ad.AnnData, key: str, colors: Mapping[str, str], missing: str) -> None:
-    """Write ``uns[key + "_colors"]`` if all names have one; not into a view, which it would copy.
+    """Write ``uns[key + "_colors"]`` if all names have a colour.
 
-    Nor of numbers and booleans, for which scanpy has none.
+    Nothing is written into a view, which would be copied, or for numbers and booleans, for which
+    scanpy has no colours.
     """
     column = column_of(adata, key)
     names = categories_of(column)
@@ -61,17 +62,17 @@ def store_colors(adata: ad.AnnData, key: str, colors: Mapping[str, str], missing
 
 
 def colors_of(names: list[str], palette: Palette) -> dict[str, str]:
-    """Colours of names in natural order, of a palette or of our own."""
+    """Return colours by name, from a palette or the default colours."""
     if palette is None:
         return default_colors(names)
     if isinstance(palette, str):
         raise TypeError(f"names need a palette of colours, by name or in a list; found {palette!r}")
     if isinstance(palette, Mapping):
-        given = dict(zip(read_names(list(palette)), palette.values(), strict=True))
-        absent = [name for name in names if name not in given]
+        by_name = dict(zip(read_names(list(palette)), palette.values(), strict=True))
+        absent = [name for name in names if name not in by_name]
         if absent:
-            raise KeyError(f"palette has no colour for {absent}: add them to {list(given)}")
-        return {name: to_hex(given[name]) for name in names}
+            raise KeyError(f"palette has no colour for {absent}: add them to {list(by_name)}")
+        return {name: to_hex(by_name[name]) for name in names}
     if len(palette) < len(names):
         raise ValueError(f"palette has {len(palette)} colours for {len(names)} names: add more")
     return {name: to_hex(color) for name, color in zip(names, palette, strict=False)}
@@ -80,12 +81,12 @@ def colors_of(names: list[str], palette: Palette) -> dict[str, str]:
 def chosen_colors(
     adatas: Sequence[ad.AnnData], keys: Sequence[str], palette: Palette
 ) -> dict[str, str]:
-    """Colours of the names of these columns, in natural order, unused categories among them.
+    """Return colours of all names in these columns, including unused categories.
 
-    Of a palette that is given; else those in ``uns``, the first key's first, and our own for names
-    that have none there.
+    Colours are those of ``palette``, if given; else those in ``uns``, where earlier keys take
+    precedence, and default colours for other names.
     """
-    columns = [column_of(one, key) for key in keys for one in adatas]
+    columns = [column_of(adata, key) for key in keys for adata in adatas]
     names = natural_sort(name for column in columns for name in categories_of(column))
     if palette is not None:
         used = natural_sort(name for column in columns for name in names_of(column))
@@ -95,9 +96,9 @@ def chosen_colors(
         return colors_of(names if enough else used, palette)
     stored: dict[str, str] = {}
     for key in keys:
-        for one in adatas:
-            stored = {**stored_colors(one, key), **stored}
+        for adata in adatas:
+            stored = {**stored_colors(adata, key), **stored}
     if not stored:
         return default_colors(names)
-    spare = unused_colors(stored.values())
-    return {name: stored[name] if name in stored else next(spare) for name in names}
+    unused = unused_colors(stored.values())
+    return {name: stored[name] if name in stored else next(unused) for name in names}

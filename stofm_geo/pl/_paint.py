@@ -25,7 +25,7 @@ class Paint:
     rgba: np.ndarray  # [n_obs, 4]
     legend: dict[str, str] | None = None  # name to colour
     bar: ScalarMappable | None = None
-    extend: str = "neither"  # which ends of the colour bar were cut, in matplotlib's words
+    extend: str = "neither"  # clipped ends of the colour bar, as in matplotlib
 
 
 def paint_by(adata: ad.AnnData, color: str | None, palette: Palette) -> Paint:
@@ -45,7 +45,7 @@ def paint_by(adata: ad.AnnData, color: str | None, palette: Palette) -> Paint:
     elif len(genes):
         raise ValueError(f"{color!r} names {len(genes)} genes: run adata.var_names_make_unique()")
     elif color.rpartition(":")[0] in adata.obsm:
-        values = _of_obsm(adata, *color.rsplit(":", 1))
+        values = _obsm_column(adata, *color.rsplit(":", 1))
     else:
         raise KeyError(
             f"{color!r} is neither a gene in var_names nor a column of obs: choose a gene, one of "
@@ -53,10 +53,11 @@ def paint_by(adata: ad.AnnData, color: str | None, palette: Palette) -> Paint:
         )
     if not isinstance(palette, str | None):
         raise TypeError(
-            f"{color!r} holds numbers, for which palette is a colormap's name; found {palette!r}"
+            f"{color!r} holds numbers, for which palette must be the name of a colormap; "
+            f"found {palette!r}"
         )
     if palette is not None and palette not in colormaps:
-        raise ValueError(f"palette={palette!r} is no colormap of matplotlib: try 'viridis'")
+        raise ValueError(f"palette={palette!r} is not a colormap of matplotlib: try 'viridis'")
     scale, extend = _scale(values)
     bar = ScalarMappable(scale, colormaps[palette or "viridis"])
     rgba = bar.to_rgba(values)
@@ -64,8 +65,8 @@ def paint_by(adata: ad.AnnData, color: str | None, palette: Palette) -> Paint:
     return Paint(color, rgba, bar=bar, extend=extend)
 
 
-def _of_obsm(adata: ad.AnnData, key: str, column: str) -> np.ndarray:
-    """``column`` of ``obsm[key]``, by number, or by name where it has names."""
+def _obsm_column(adata: ad.AnnData, key: str, column: str) -> np.ndarray:
+    """Return ``column`` of ``obsm[key]``, by name in a DataFrame, otherwise by index."""
     values = adata.obsm[key]
     if isinstance(values, pd.DataFrame):
         names = [str(name) for name in values.columns]
@@ -94,8 +95,8 @@ def _scale(values: np.ndarray) -> tuple[Normalize, str]:
 
 def paint_names(names: np.ndarray, title: str, colors: dict[str, str]) -> Paint:
     """Return the colours of cells by name; the legend has the names that occur."""
-    there = set(names)
-    colors = {name: color for name, color in colors.items() if name in there}
+    present = set(names)
+    colors = {name: color for name, color in colors.items() if name in present}
     legend = colors if names.astype(bool).all() else {**colors, "not labelled": MISSING}
     by_name = {name: to_rgba_array(color)[0] for name, color in {**colors, "": MISSING}.items()}
     return Paint(title, np.array([by_name[name] for name in names]), legend=legend)

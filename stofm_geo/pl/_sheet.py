@@ -1,4 +1,4 @@
-"""A page of equal panels, one a slice, and how cells are drawn in them."""
+"""Figure of equal panels, one per slice, and drawing of cells in them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ from stofm_geo.pl._paint import MISSING, Paint
 
 DPI = 200
 _MICROMETRES = {"nm": 1e-3, "um": 1.0, "mm": 1e3}
-_WIDEST, _HIGHEST, _LARGEST = 12.5, 7.0, 5.2  # inches: all panels together, and one panel's side
+_WIDEST, _HIGHEST, _LARGEST = (
+    12.5,
+    7.0,
+    5.2,
+)  # inches: width and height of all panels, side of one panel
 _GAP, _TITLE, _MARGIN = 0.2, 0.3, 0.15  # inches
 
 
@@ -51,7 +55,7 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"picture {str(path)!r}: there is no folder {str(path.parent)!r}, make it first"
+            f"picture {str(path)!r}: there is no folder {str(path.parent)!r}; create it first"
         )
     return path
 
@@ -75,10 +79,10 @@ class Cells:
 
     @property
     def box(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest x and y, but for a few cells that lie far from all others.
+        """Return the lowest and highest x and y, without outliers.
 
-        Far is more than the extent of the middle 98 % away from them, on either axis; a single
-        such cell would leave the tissue a dot.
+        Outliers are farther from the middle 98 % of the cells than their extent, on either axis; a
+        single one would reduce the tissue to a dot.
         """
         low, high = np.percentile(self.xy, [1, 99], axis=0)
         reach = np.maximum(high - low, self.spacing)
@@ -87,10 +91,10 @@ class Cells:
 
 
 class Sheet:
-    """A figure of equal panels, legends on its right, laid out in inches.
+    """Figure of equal panels with legends on the right, laid out in inches.
 
-    Not by a layout engine: panels keep the shape of the tissue, the right column is as wide as its
-    longest label, and the marker size is known before anything is drawn.
+    No layout engine is used: panels keep the shape of the tissue, the right column is as wide as
+    its longest label, and the marker size is known before drawing.
     """
 
     def __init__(self, slices: dict[str, Cells], per_group: int, title: str) -> None:
@@ -104,7 +108,7 @@ class Sheet:
             high = (_HIGHEST - rows * (_TITLE + _GAP)) / (rows * height)
             return min(wide, high, _LARGEST / max(width, height))
 
-        # Fewest columns among equals; a panel below an inch shows nothing, so then the page grows.
+        # The fewest columns among equals; panels are at least one inch, so the page may grow.
         self._columns = max(range(1, n + 1), key=lambda c: (round(inches_per_unit(c), 9), -c))
         scale = max(inches_per_unit(self._columns), 1 / max(width, height))
         self.points_per_unit = 72 * scale
@@ -115,17 +119,19 @@ class Sheet:
         self._figure = Figure(dpi=DPI, layout="none")  # type: ignore[arg-type]
         self._canvas = FigureCanvasAgg(self._figure)
         self.axes = np.empty((n, per_group), dtype=object)
-        for at in np.ndindex(self.axes.shape):
-            self.axes[at] = self._figure.add_axes((0, 0, 1, 1))
+        for index in np.ndindex(self.axes.shape):
+            self.axes[index] = self._figure.add_axes((0, 0, 1, 1))
 
     def draw(
         self, ax: Axes, cells: Cells, rgba: np.ndarray, size: float | None, um: float | None
     ) -> None:
-        um = um if ax is self.axes[0, 0] else None  # one scale for all panels, so one bar
+        um = (
+            um if ax is self.axes[0, 0] else None
+        )  # all panels have the same scale, so one scale bar
         draw_cells(ax, cells, rgba, size, self.extent, self.points_per_unit, um)
 
     def finish(self, paints: list[Paint]) -> None:
-        """Measure the legends, size the page to hold them, put everything in its place."""
+        """Measure the legends, size the page accordingly, and place panels and legends."""
         n, per_group = self.axes.shape
         rows = -(-n // self._columns)
         legends = [
@@ -136,30 +142,32 @@ class Sheet:
         renderer = self._canvas.get_renderer()
         boxes = [legend.get_window_extent(renderer) for legend in legends]
         bar = next((paint for paint in paints if paint.bar is not None), None)
-        side = max((box.width / DPI for box in boxes), default=0.95 if bar else 0.0)
-        stack = sum(box.height / DPI + 0.25 for box in boxes)
-        head = _MARGIN + (0.35 if self._title else 0)
+        legend_width = max((box.width / DPI for box in boxes), default=0.95 if bar else 0.0)
+        legend_height = sum(box.height / DPI + 0.25 for box in boxes)
+        top_margin = _MARGIN + (0.35 if self._title else 0)
         panels_width = self._columns * per_group * self._step[0] - _GAP
-        width = _MARGIN + panels_width + (side + 0.25 if side else 0) + _MARGIN
-        height = max(head + rows * self._step[1], head + stack) + _MARGIN
+        width = _MARGIN + panels_width + (legend_width + 0.25 if legend_width else 0) + _MARGIN
+        height = max(top_margin + rows * self._step[1], top_margin + legend_height) + _MARGIN
         self._figure.set_size_inches(width, height)
 
         def place(left: float, top: float, w: float, h: float) -> tuple[float, float, float, float]:
             return left / width, 1 - (top + h) / height, w / width, h / height
 
-        top = (height - _MARGIN + head - rows * self._step[1]) / 2 + _TITLE  # centred
+        top = (height - _MARGIN + top_margin - rows * self._step[1]) / 2 + _TITLE  # centred
         for (group, member), ax in np.ndenumerate(self.axes):
             row, column = divmod(group, self._columns)
             left = _MARGIN + (column * per_group + member) * self._step[0]
             ax.set_position(place(left, top + row * self._step[1], *self._panel))
         left = _MARGIN + panels_width + 0.25
-        down = max(head, min(top, height - _MARGIN - stack))
+        legend_top = max(top_margin, min(top, height - _MARGIN - legend_height))
         for legend, box in zip(legends, boxes, strict=True):
-            legend.set_bbox_to_anchor((left / width, 1 - down / height))
-            down += box.height / DPI + 0.25
+            legend.set_bbox_to_anchor((left / width, 1 - legend_top / height))
+            legend_top += box.height / DPI + 0.25
         if bar is not None and bar.bar is not None:
-            tall = min(3.0, 0.7 * self._panel[1])
-            cax = self._figure.add_axes(place(left, top + (self._panel[1] - tall) / 2, 0.14, tall))
+            bar_height = min(3.0, 0.7 * self._panel[1])
+            cax = self._figure.add_axes(
+                place(left, top + (self._panel[1] - bar_height) / 2, 0.14, bar_height)
+            )
             scale = self._figure.colorbar(bar.bar, cax=cax, extend=bar.extend)
             scale.outline.set_visible(False)
             scale.set_label(bar.title, size=9)
@@ -181,10 +189,10 @@ def draw_cells(
     """Draw cells in the middle of a window of ``extent``, with a scale bar if ``um`` is known."""
     if size is None:
         size = float(np.clip(0.92 * cells.spacing * points_per_unit, 0.7, 14))
-    # Grey cells first, so that they hide none that say something; the rest in the order given.
+    # Cells in grey first, so that they hide no others; the rest in the given order.
     order = np.argsort((rgba[cells.rows] != to_rgba_array(MISSING)).any(axis=1), kind="stable")
     x, y = cells.xy[order].T
-    many = len(x) > 2000  # as vectors they make a PDF that no viewer opens
+    many = len(x) > 2000  # as vectors, the PDF would be too large
     ax.scatter(x, y, s=size**2, c=rgba[cells.rows[order]], linewidths=0, rasterized=many)
     low, high = cells.box
     (cx, cy), (half_w, half_h) = (low + high) / 2, (extent[0] / 2, extent[1] / 2)
@@ -201,11 +209,11 @@ def draw_cells(
         power = 10.0 ** np.floor(np.log10(longest))
         bar = power * max(m for m in (1, 2, 5) if m * power <= longest)
         label = f"{bar / 1000:g} mm" if bar >= 1000 else f"{bar:g} µm"
-        across = ax.get_xaxis_transform()  # x in data units, y as a share of the panel
+        across = ax.get_xaxis_transform()  # x in data units, y as a fraction of the panel
         start = cx - half_w
         style: dict[str, Any] = {"color": "0.15", "lw": 2, "solid_capstyle": "butt"}
         style["clip_on"] = False
-        # Below the window, where no cell can lie.
+        # Below the window, where there are no cells.
         lowered = across + ScaledTranslation(0, -0.09, ax.figure.dpi_scale_trans)
         ax.plot([start, start + bar / um], [0, 0], transform=lowered, **style)
         ax.text(
@@ -237,28 +245,31 @@ def legend_style(paint: Paint) -> dict[str, Any]:
 
 
 def cells_by_slice(adata: ad.AnnData, spatial_key: str, slice_key: str | None) -> dict[str, Cells]:
-    """Return slices by name in natural order; one named "" where no key tells them apart."""
+    """Return slices by name in natural order; a single slice without a key is named ``""``."""
     if adata.n_obs == 0:
         raise ValueError("adata has no cells: there is nothing to draw")
     xy = check_positions(adata, spatial_key)
     slices = label_slices(adata, xy, spatial_key, slice_key)
     rows = dict(zip(slices.names or [""], slices.rows(), strict=True))
     ordered = {name: rows[name] for name in natural_sort(rows) or rows}
-    return {name: Cells(own, xy[own], _spacing(xy[own])) for name, own in ordered.items()}
+    return {
+        name: Cells(slice_rows, xy[slice_rows], _spacing(xy[slice_rows]))
+        for name, slice_rows in ordered.items()
+    }
 
 
 def _spacing(xy: np.ndarray) -> float:
-    """Side of the square a cell has to itself, where cells lie (holes do not count).
+    """Return the side of a square with the mean area per cell, ignoring holes.
 
-    The distance to the fourth neighbour is close to it (1.00 to 1.08 times) on square and hexagonal
-    lattices as well as for cells thrown at random, which the nearest neighbour's is not.
+    It is estimated by the distance to the fourth neighbour, which is 1.00 to 1.08 times the side on
+    square and hexagonal lattices and for random positions, unlike that to the nearest neighbour.
     """
-    places = np.unique(xy, axis=0)
-    if len(places) < 2:
+    sites = np.unique(xy, axis=0)
+    if len(sites) < 2:
         return 1.0
-    nth = min(4, len(places) - 1)
-    sample = places[:: max(1, len(places) // 5000)]
-    return float(np.median(cKDTree(places).query(sample, k=[nth + 1])[0]))
+    nth = min(4, len(sites) - 1)
+    sample = sites[:: max(1, len(sites) // 5000)]
+    return float(np.median(cKDTree(sites).query(sample, k=[nth + 1])[0]))
 
 
 def window(slices: dict[str, Cells]) -> tuple[float, float]:
@@ -267,7 +278,7 @@ def window(slices: dict[str, Cells]) -> tuple[float, float]:
     sizes = np.array([high - low for low, high in boxes])
     sizes += 1.2 * np.array([[cells.spacing] for cells in slices.values()])
     width, height = sizes.max(axis=0)
-    # A row of cells still needs a panel that one can see.
+    # A minimum size, for cells in a row.
     return float(max(width, 0.15 * height)), float(max(height, 0.15 * width))
 
 
@@ -277,10 +288,10 @@ def micrometres(adata: ad.AnnData) -> float | None:
 
 
 def write(ax: Axes, path: Path | None, **options: Any) -> None:
-    """Write the figure of ``ax``, whole or not at all; options of ``savefig``."""
+    """Write the figure of ``ax`` atomically; ``options`` are those of ``savefig``."""
     if path is None:
         return
-    figure = ax.figure.canvas.figure  # the whole, where ax lies in a subfigure
+    figure = ax.figure.canvas.figure  # the whole figure, if ax is in a subfigure
     options = {"dpi": DPI, "bbox_inches": "tight", **options}
-    with atomic_path(path) as part:
-        figure.savefig(part, format=path.suffix[1:].lower(), **options)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), **options)

@@ -41,18 +41,18 @@ def attention(
 ) -> np.ndarray:
     """Draw the attention weights of one cell over its neighbours and macro nodes.
 
-    The left panel has the slice with its macro nodes, each at the mean position of its cells; the
-    right panel has the neighbourhood of the cell. Weights are means over the heads, and sum to 1
-    with that of CLS, the node of the whole slice, which has no position. The cell itself is
-    the cross and the dark dot.
+    The left panel shows the slice with its macro nodes, each at the mean position of its cells; the
+    right panel shows the neighbourhood of the cell. Weights are means over the heads; together with
+    that of CLS, the node of the whole slice, which has no position, they sum to 1. The cell itself
+    is drawn as a cross and a dark dot.
 
     Args:
         model: A fitted or pretrained :class:`~stofm_geo.SToFM`.
-        adata: As ``model.embed`` takes it.
+        adata: Slices, as for ``model.embed``.
         cell: Name in ``obs_names``, or row.
-        layer: Of the network; counts from the last where it is negative (default: the last).
+        layer: Index of the layer of the network, negative from the end (default: the last).
         spatial_key: As in :func:`spatial`.
-        slice_key: Column of ``obs`` that tells slices apart; the cell's own is drawn.
+        slice_key: Column of ``obs`` with the slice of each cell; that of the cell is drawn.
         title: Heading; None names the cell.
         save: As in :func:`spatial`.
 
@@ -60,49 +60,49 @@ def attention(
         Array of the two Axes.
 
     Raises:
-        KeyError: There is no such cell, or a key is not there.
-        TypeError: ``model`` is no ``SToFM``, or ``cell`` neither name nor row.
-        ValueError: There is no such layer, input that does not fit the model, or the extension of
-            ``save`` is unknown.
-        RuntimeError: The model has not been fitted.
+        KeyError: The cell or a key does not exist.
+        TypeError: ``model`` is not a ``SToFM``, or ``cell`` neither name nor row.
+        ValueError: The layer does not exist, the input does not match the model, or the extension
+            of ``save`` is unknown.
+        RuntimeError: The model is not fitted.
         FileNotFoundError: The folder of ``save`` does not exist.
     """
     path = None if save is None else check_picture(save)
-    found = attention_of(model, adata, cell, spatial_key=spatial_key, slice_key=slice_key)
-    layers = len(found.weight)
+    result = attention_of(model, adata, cell, spatial_key=spatial_key, slice_key=slice_key)
+    layers = len(result.weight)
     if not -layers <= layer < layers:
         raise ValueError(f"there is no layer {layer}; the model has {layers}")
-    share = found.weight[layer].mean(axis=1)
-    is_cell, is_macro, is_cls = (found.node_type == kind for kind in _KINDS)
-    bar = ScalarMappable(Normalize(0, float(share[~is_cls].max())), colormaps["viridis_r"])
+    weight = result.weight[layer].mean(axis=1)
+    is_cell, is_macro, is_cls = (result.node_type == kind for kind in _KINDS)
+    bar = ScalarMappable(Normalize(0, float(weight[~is_cls].max())), colormaps["viridis_r"])
     rgba = np.tile(to_rgba_array(MISSING), (adata.n_obs, 1))
     slices = cells_by_slice(adata, spatial_key, slice_key).values()
-    cells = next(cells for cells in slices if found.row in cells.rows)
-    at = cells.xy[cells.rows == found.row][0]
-    heading = f"Attention of {adata.obs_names[found.row]}" if title is None else title
+    cells = next(cells for cells in slices if result.row in cells.rows)
+    center = cells.xy[cells.rows == result.row][0]
+    heading = f"Attention of {adata.obs_names[result.row]}" if title is None else title
     sheet = Sheet({"": cells}, 2, heading)
     left, right = sheet.axes[0]
 
     um = micrometres(adata)
     sheet.draw(left, cells, rgba, None, um)
     outline = {"edgecolors": _INK, "linewidths": 0.7, "marker": "D", "zorder": 3}
-    left.scatter(*found.pos[is_macro].T, s=60, c=bar.to_rgba(share[is_macro]), **outline)
-    left.scatter(*at, s=120, marker="+", color=_INK, linewidths=1.8, zorder=4)
-    of_slice = f"virtual cells {share[is_macro].sum():.0%}, whole slice {share[is_cls].sum():.0%}"
-    left.set_title(of_slice, fontsize=11)
+    left.scatter(*result.pos[is_macro].T, s=60, c=bar.to_rgba(weight[is_macro]), **outline)
+    left.scatter(*center, s=120, marker="+", color=_INK, linewidths=1.8, zorder=4)
+    subtitle = f"macro nodes {weight[is_macro].sum():.0%}, whole slice {weight[is_cls].sum():.0%}"
+    left.set_title(subtitle, fontsize=11)
 
-    rgba[found.rows[is_cell]] = bar.to_rgba(share[is_cell])
-    rgba[found.row] = to_rgba_array(_INK)
-    reach = np.abs(found.pos[is_cell] - at).max(initial=cells.spacing)
+    rgba[result.rows[is_cell]] = bar.to_rgba(weight[is_cell])
+    rgba[result.row] = to_rgba_array(_INK)
+    reach = np.abs(result.pos[is_cell] - center).max(initial=cells.spacing)
     closer = 2.4 * reach / min(sheet.extent)
     window = closer * sheet.extent[0], closer * sheet.extent[1]
-    inside = (np.abs(cells.xy - at) <= np.array(window) / 2).all(axis=1)
-    near = Cells(cells.rows[inside], cells.xy[inside], cells.spacing)
+    inside = (np.abs(cells.xy - center) <= np.array(window) / 2).all(axis=1)
+    window_cells = Cells(cells.rows[inside], cells.xy[inside], cells.spacing)
     scale = sheet.points_per_unit / closer
-    for pos, color in zip(found.pos[is_cell], bar.to_rgba(share[is_cell]), strict=True):
-        right.plot(*zip(at, pos, strict=True), color=color, lw=2.5, zorder=0.5)
-    draw_cells(right, near, rgba, 0.45 * cells.spacing * scale, window, scale, um)
-    right.set_title(f"its {is_cell.sum()} neighbours {share[is_cell].sum():.0%}", fontsize=11)
-    sheet.finish([Paint("share of its attention", rgba, bar=bar)])
+    for pos, color in zip(result.pos[is_cell], bar.to_rgba(weight[is_cell]), strict=True):
+        right.plot(*zip(center, pos, strict=True), color=color, lw=2.5, zorder=0.5)
+    draw_cells(right, window_cells, rgba, 0.45 * cells.spacing * scale, window, scale, um)
+    right.set_title(f"{is_cell.sum()} neighbours {weight[is_cell].sum():.0%}", fontsize=11)
+    sheet.finish([Paint("attention weight", rgba, bar=bar)])
     write(left, path)
     return sheet.axes[0]

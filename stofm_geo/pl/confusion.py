@@ -18,9 +18,9 @@ from stofm_geo._colors import natural_sort
 from stofm_geo.pl._sheet import DPI, check_picture, write
 from stofm_geo.pl.predicted import compared
 
-_LEGIBLE = 24  # classes up to which shares are written into the fields
-# From so many on, fields are as small as their names can be read, on a coarser page: pixels take
-# seconds.
+_LEGIBLE = 24  # maximum number of classes whose fractions are written into the fields
+# Above this number of classes, fields are as small as legible names allow, at a lower resolution,
+# since rendering takes seconds.
 _MANY, _COARSE = 60, 120
 
 
@@ -34,8 +34,7 @@ def confusion(
 ) -> Axes:
     """Draw the confusion matrix, normalised by row.
 
-    Scikit-learn's confusion matrix over the cells that have both a label and a prediction; a row
-    is a known class, and sums to 1.
+    Only cells with both a label and a prediction count. A row is a known class, and sums to 1.
 
     Args:
         adata: Cells.
@@ -54,29 +53,29 @@ def confusion(
         FileNotFoundError: The folder of ``save`` does not exist.
     """
     path = None if save is None else check_picture(save)
-    known, guess, both = compared(adata, key, label_key)
-    known, guess = known[both], guess[both]
-    rows, columns = natural_sort(known), natural_sort([*known, *guess])
-    share = confusion_matrix(known, guess, labels=columns, normalize="true")
-    share = share[[columns.index(name) for name in rows]]
-    few = len(columns) <= _LEGIBLE
-    field = 0.42 if few else 0.24 if len(columns) <= _MANY else 0.11  # inches
+    known, predictions, both = compared(adata, key, label_key)
+    known, predictions = known[both], predictions[both]
+    rows, columns = natural_sort(known), natural_sort([*known, *predictions])
+    fraction = confusion_matrix(known, predictions, labels=columns, normalize="true")
+    fraction = fraction[[columns.index(name) for name in rows]]
+    legible = len(columns) <= _LEGIBLE
+    field = 0.42 if legible else 0.24 if len(columns) <= _MANY else 0.11  # inches
     # Whatever the user's rcParams say.
     figure = Figure(dpi=DPI, layout="none")  # type: ignore[arg-type]
     FigureCanvasAgg(figure)
     ax = figure.add_axes((0, 0, 1, 1))
-    # As imshow, which goes through all pixels of a large page several times.
+    # Faster than imshow on large pages.
     edges = (np.arange(len(names) + 1) - 0.5 for names in (columns, rows))
-    image = ax.pcolormesh(*edges, share, cmap="Blues", vmin=0, vmax=1)
+    image = ax.pcolormesh(*edges, fraction, cmap="Blues", vmin=0, vmax=1)
     ax.invert_yaxis()
-    if few:
-        for (i, j), value in np.ndenumerate(share):
+    if legible:
+        for (i, j), value in np.ndenumerate(fraction):
             if value >= 0.005:
                 ink = "white" if value > 0.6 else "0.15"
                 text = f"{value:.2f}".lstrip("0")
                 ax.text(j, i, text, ha="center", va="center", size=8, color=ink)
     counts = {name: int((known == name).sum()) for name in rows}
-    size = 9 if few else 7 if len(columns) <= _MANY else 6
+    size = 9 if legible else 7 if len(columns) <= _MANY else 6
     ax.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=90, size=size)
     ax.set_yticks(
         range(len(rows)), [f"{_short(name)} ({counts[name]})" for name in rows], size=size
@@ -86,20 +85,20 @@ def confusion(
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     cax = _lay_out(ax, field * len(columns), field * len(rows))
-    bar = figure.colorbar(image, cax=cax, label="share of the known class")
+    bar = figure.colorbar(image, cax=cax, label="fraction of the known class")
     bar.outline.set_visible(False)
     cax.tick_params(labelsize=8, length=2)
     heading = f"{len(known)} cells" if title is None else title
     ax.set_title(heading, size=11)
-    # A tight box would be looked for by drawing all twice.
+    # A tight bounding box would require drawing twice.
     write(ax, path, dpi=DPI if len(columns) <= _MANY else _COARSE, bbox_inches=None)
     return ax
 
 
 def _lay_out(ax: Axes, width: float, height: float) -> Axes:
-    """Give ``ax`` a size in inches and its labels their room; axes for a bar on the right.
+    """Set the size of ``ax`` in inches, leave room for labels, and return axes for a colour bar.
 
-    By hand: of some hundred labels a layout engine measures each, several times.
+    A layout engine would measure hundreds of labels several times.
     """
     figure: Any = ax.figure
     renderer = figure.canvas.get_renderer()
@@ -110,16 +109,16 @@ def _lay_out(ax: Axes, width: float, height: float) -> Axes:
         return max(getattr(box, side) for box in boxes) / figure.dpi
 
     left = room(ax.get_yticklabels(), "width") + 0.45
-    below = room(ax.get_xticklabels(), "height") + 0.45
-    right, above = 1.0, 0.4
-    page = left + width + right, max(below + height + above, 2.4)
+    bottom = room(ax.get_xticklabels(), "height") + 0.45
+    right, top = 1.0, 0.4
+    page = left + width + right, max(bottom + height + top, 2.4)
     figure.set_size_inches(page)
     x, y = page
-    ax.set_position((left / x, below / y, width / x, height / y))
-    tall = min(max(0.6 * height, 1.0), 4.0)
-    middle = min(max(below + height / 2, 1.1), y - 1.1)  # its label is two inches long
-    at = (left + width + 0.2) / x, (middle - tall / 2) / y, 0.15 / x, tall / y
-    return figure.add_axes(at)
+    ax.set_position((left / x, bottom / y, width / x, height / y))
+    bar_height = min(max(0.6 * height, 1.0), 4.0)
+    middle = min(max(bottom + height / 2, 1.1), y - 1.1)  # the label is two inches long
+    bar_box = (left + width + 0.2) / x, (middle - bar_height / 2) / y, 0.15 / x, bar_height / y
+    return figure.add_axes(bar_box)
 
 
 def _short(name: str) -> str:

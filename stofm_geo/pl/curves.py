@@ -24,24 +24,24 @@ def curves(
     Each panel has the training loss, the validation loss and the validation loss of a baseline.
 
     Args:
-        log: The folder that ``stofm-geo pretrain`` has written, or a CSV of Lightning's. Of a
-            folder, the runs that went on from one another are put together.
-        title: Heading; None: none.
+        log: Folder written by ``stofm-geo pretrain``, or a CSV file of Lightning. Resumed runs in a
+            folder are joined.
+        title: Heading; None: no heading.
         save: As in :func:`spatial`.
 
     Returns:
         Array of Axes, ``[n_losses]``, sorted by name.
 
     Raises:
-        FileNotFoundError: There is no such file, or no ``metrics.csv`` in the folder; or the folder
-            of ``save`` does not exist.
+        FileNotFoundError: ``log`` does not exist or has no ``metrics.csv``, or the folder of
+            ``save`` does not exist.
         ValueError: The log has no steps or no losses, or the extension of ``save`` is unknown.
     """
     path = None if save is None else check_picture(save)
     table = _read(Path(log))
     names = sorted({name.removeprefix("val/") for name in table if name.endswith("_loss")})
     if "step" not in table or not names:
-        raise ValueError(f"{log}: is no log of training: it has no step, or no column *_loss")
+        raise ValueError(f"{log}: is not a training log: it has no column step, or none *_loss")
     axes = plain_axes(4.2, 3.4, len(names))
     for ax, name in zip(axes, names, strict=True):
         for column, label, style in (
@@ -49,9 +49,9 @@ def curves(
             (f"val/{name}", "held out", {"color": _HELD_OUT, "lw": 1.8, "marker": "o", "ms": 4}),
             (f"val/{name}_plain", "held out, baseline", {"color": _PLAIN, "ls": "--"}),
         ):
-            if column in table and (there := table[column].notna()).any():
-                # The step that was logged is the number of the last one, from 0.
-                ax.plot(table["step"][there] + 1, table[column][there], label=label, **style)
+            if column in table and (logged := table[column].notna()).any():
+                # Logged steps are indices from 0.
+                ax.plot(table["step"][logged] + 1, table[column][logged], label=label, **style)
         ax.set_ylim(bottom=0)
         ax.set_xlabel("steps", size=9)
         ax.set_title(name.replace("_", " "), size=11)
@@ -63,13 +63,13 @@ def curves(
 
 
 def _read(log: Path) -> pd.DataFrame:
-    """Return all rows by step; of a repeated step, those of the later run."""
+    """Return the rows of all runs; repeated steps are those of the later run."""
     files = [log]
     if log.is_dir():
-        # A run that goes on writes a further version, whose numbers grow past 9.
+        # A resumed run writes a new version, sorted by number.
         files = sorted(log.rglob("metrics.csv"), key=lambda file: (len(file.parts), _number(file)))
         if not files:
-            raise FileNotFoundError(f"{log}: there is no metrics.csv in the folder")
+            raise FileNotFoundError(f"{log}: has no metrics.csv")
     runs: list[pd.DataFrame] = []
     for file in files:
         try:
@@ -77,7 +77,7 @@ def _read(log: Path) -> pd.DataFrame:
         except pd.errors.EmptyDataError:  # killed before its first row
             continue
         except (pd.errors.ParserError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file}: is no CSV, and so no log of training") from error
+            raise ValueError(f"{file}: is not a CSV file, and so no training log") from error
         if "step" in run:
             runs = [earlier[earlier["step"] < run["step"].min()] for earlier in runs]
         runs.append(run)

@@ -1,4 +1,4 @@
-"""Known regions beside spatial domains, in matching colours."""
+"""Plot of known regions beside spatial domains, in matching colours."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def domains(
     """Draw known regions beside spatial domains, in matching colours.
 
     Domains and regions are paired one to one so that they share as many cells as possible
-    (Hungarian matching, all slices together); a domain takes the colour of its region, domains
-    left over get colours of their own. Colours that a column has in ``uns[key + "_colors"]``, as
-    scanpy keeps them and :func:`stofm_geo.tl.domains` writes them, stay, and the other side takes
-    them over; what was drawn is written there. Titles give the adjusted Rand index (ARI) over
+    (Hungarian matching, all slices together); a domain gets the colour of its region, and
+    unpaired domains get unused colours. Colours in ``uns[key + "_colors"]``, where scanpy and
+    :func:`stofm_geo.tl.domains` store them, are kept, and the other column is matched to them; the
+    colours drawn are written there. Titles give the adjusted Rand index (ARI) over
     labelled cells. Without labels only the domains are drawn.
 
     Args:
@@ -55,9 +55,9 @@ def domains(
         spatial_key: As in :func:`spatial`.
         slice_key: As in :func:`spatial`.
         size: As in :func:`spatial`.
-        palette: Colours of the regions (of the domains where there are no regions), by name or
-            in the order of the sorted names; None takes a colour-blind-friendly list.
-        title: Heading; None says what is compared, and the ARI.
+        palette: Colours of the regions (of the domains without regions), by name or in the order of
+            the sorted names; None takes a colour-blind-friendly list.
+        title: Heading; None gives the compared columns and the ARI.
         save: As in :func:`spatial`.
 
     Returns:
@@ -70,16 +70,19 @@ def domains(
     """
     path = None if save is None else check_picture(save)
     slices = cells_by_slice(adata, spatial_key, slice_key)
-    found = names_of(column_of(adata, key))
+    predicted = names_of(column_of(adata, key))
     known = None if label_key is None else names_of(column_of(adata, label_key))
     if label_key is None or known is None or not known.astype(bool).any():
         colors = chosen_colors([adata], [key], palette)
         store_colors(adata, key, colors, MISSING)
-        paints, heading = [paint_names(found, key, colors)], key
+        paints, heading = [paint_names(predicted, key, colors)], key
     else:
-        regions, own = share_colors([adata], key, label_key, palette)
-        paints = [paint_names(known, label_key, regions), paint_names(found, key, own)]
-        heading = f"{label_key} and {key}{_ari(found, known)}"
+        region_colors, domain_colors = share_colors([adata], key, label_key, palette)
+        paints = [
+            paint_names(known, label_key, region_colors),
+            paint_names(predicted, key, domain_colors),
+        ]
+        heading = f"{label_key} and {key}{_ari(predicted, known)}"
     sheet = Sheet(slices, len(paints), heading if title is None else title)
     um = micrometres(adata)
     for panels, (name, cells) in zip(sheet.axes, slices.items(), strict=True):
@@ -87,7 +90,7 @@ def domains(
             sheet.draw(panel, cells, paint.rgba, size, um)
         if len(paints) == 2 and known is not None:
             panels[0].set_title(f"{name}  known" if name else label_key, fontsize=11)
-            score = _ari(found[cells.rows], known[cells.rows]) if name else ""
+            score = _ari(predicted[cells.rows], known[cells.rows]) if name else ""
             panels[1].set_title(f"found{score}" if name else key, fontsize=11)
         else:
             panels[0].set_title(name, fontsize=11)
@@ -101,52 +104,54 @@ def share_colors(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Match colours of known regions and found domains over several AnnData, and store them.
 
-    What has colours in ``uns`` keeps them, and the other side takes them over; with a palette, or
-    where neither has any, the domains take over those of the regions.
+    Colours in ``uns`` are kept, and the other column is matched to them; with a palette, or if
+    neither column has colours, domains are matched to regions.
 
     Returns:
         Colours of the regions and of the domains, by name.
     """
     stored: list[dict[str, str]] = [{}, {}]
     for i, column in enumerate((label_key, key)):
-        for one in adatas:
-            stored[i] = {**stored_colors(one, column), **stored[i]}
-    found, known = (
-        np.concatenate([names_of(column_of(one, column)) for one in adatas])
+        for adata in adatas:
+            stored[i] = {**stored_colors(adata, column), **stored[i]}
+    predicted, known = (
+        np.concatenate([names_of(column_of(adata, column)) for adata in adatas])
         for column in (key, label_key)
     )
-    names = natural_sort(name for one in adatas for name in categories_of(one.obs[key]))
-    of_regions = natural_sort(name for one in adatas for name in categories_of(one.obs[label_key]))
+    domain_names = natural_sort(name for adata in adatas for name in categories_of(adata.obs[key]))
+    region_names = natural_sort(
+        name for adata in adatas for name in categories_of(adata.obs[label_key])
+    )
     if palette is None and stored[1]:
-        own = chosen_colors(adatas, [key], None)
-        regions = (
+        domain_colors = chosen_colors(adatas, [key], None)
+        region_colors = (
             chosen_colors(adatas, [label_key], None)
             if stored[0]
-            else _match_colors(known, found, of_regions, own)
+            else _match_colors(known, predicted, region_names, domain_colors)
         )
     else:
-        regions = chosen_colors(adatas, [label_key], palette)
-        own = _match_colors(found, known, names, regions)
-    for one in adatas:
-        store_colors(one, label_key, regions, MISSING)
-        store_colors(one, key, own, MISSING)
-    return regions, own
+        region_colors = chosen_colors(adatas, [label_key], palette)
+        domain_colors = _match_colors(predicted, known, domain_names, region_colors)
+    for adata in adatas:
+        store_colors(adata, label_key, region_colors, MISSING)
+        store_colors(adata, key, domain_colors, MISSING)
+    return region_colors, domain_colors
 
 
 def _match_colors(
     free: np.ndarray, fixed: np.ndarray, names: list[str], colors: dict[str, str]
 ) -> dict[str, str]:
-    """Return the colours of the free names: each takes that of the fixed name paired with it."""
+    """Return colours of the names in ``free``, each that of its pair in ``fixed``."""
     both = free.astype(bool) & fixed.astype(bool)
     shared = pd.crosstab(free[both], fixed[both]).reindex(
         index=names, columns=list(colors), fill_value=0
     )
     pairs = zip(*linear_sum_assignment(-shared.to_numpy()), strict=True)
-    taken = {names[i]: colors[shared.columns[j]] for i, j in pairs if shared.iat[i, j] > 0}
-    spare = unused_colors(colors.values())
-    return {name: taken[name] if name in taken else next(spare) for name in names}
+    matched = {names[i]: colors[shared.columns[j]] for i, j in pairs if shared.iat[i, j] > 0}
+    unused = unused_colors(colors.values())
+    return {name: matched[name] if name in matched else next(unused) for name in names}
 
 
-def _ari(found: np.ndarray, known: np.ndarray) -> str:
-    both = found.astype(bool) & known.astype(bool)
-    return f"  (ARI {adjusted_rand_score(known[both], found[both]):.2f})" if both.any() else ""
+def _ari(predicted: np.ndarray, known: np.ndarray) -> str:
+    both = predicted.astype(bool) & known.astype(bool)
+    return f"  (ARI {adjusted_rand_score(known[both], predicted[both]):.2f})" if both.any() else ""

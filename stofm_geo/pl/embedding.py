@@ -30,12 +30,12 @@ def embedding(
 ) -> Axes:
     """Draw a two-dimensional projection of embeddings.
 
-    The projection is UMAP where ``umap-learn`` is installed (``pip install 'stofm-geo[umap]'``),
+    The projection is UMAP if ``umap-learn`` is installed (``pip install 'stofm-geo[umap]'``),
     else the first two principal components; the axis labels name it. Cells whose embedding
     is 0, as of cells without counts, are not drawn.
 
     Args:
-        adata: Cells, of one slice or several.
+        adata: Cells of one or more slices.
         use_rep: Key in ``obsm`` of the embedding, ``[n, D]``.
         color: As in :func:`spatial`.
         size: Marker diameter in points; None fits it to the number of cells.
@@ -49,19 +49,21 @@ def embedding(
 
     Raises:
         KeyError: A key or ``color`` is not in ``adata``, or ``palette`` lacks a name.
-        ValueError: There are less than 3 cells, the embedding is not finite, ``palette`` does not
-            fit, or the extension of ``save`` is unknown.
+        ValueError: There are fewer than 3 cells, the embedding is not finite, ``palette`` is
+            invalid, or the extension of ``save`` is unknown.
         FileNotFoundError: The folder of ``save`` does not exist.
     """
     path = None if save is None else check_picture(save)
     vectors = check_obsm(adata, use_rep, "run SToFM.embed first, or name another key with use_rep")
-    full = vectors.any(axis=1)  # others have no counts, and no embedding
+    full = vectors.any(axis=1)  # cells without counts have embedding 0
     vectors = vectors[full]
     if len(vectors) < 3:
-        raise ValueError(f"{len(vectors)} cells are too few to draw embeddings of")
+        raise ValueError(
+            f"{len(vectors)} cells are too few to draw embeddings; at least 3 are needed"
+        )
     paint = paint_by(adata, color, palette)
     rgba = paint.rgba[full]
-    plane, labels = _in_the_plane(vectors, seed)
+    plane, labels = _project(vectors, seed)
     ax = plain_axes(5.2, 5.2)[0]
     if size is None:
         size = float(np.clip(250 / np.sqrt(len(plane)), 1.2, 7))
@@ -71,7 +73,7 @@ def embedding(
         s=size**2,
         c=rgba[order],
         linewidths=0,
-        rasterized=len(plane) > 2000,  # as vectors they make a PDF that no viewer opens
+        rasterized=len(plane) > 2000,  # as vectors, the PDF would be too large
     )
     ax.set_aspect("equal")
     ax.set_xticks([])
@@ -90,7 +92,7 @@ def embedding(
     return ax
 
 
-def _in_the_plane(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
+def _project(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
     """Return coordinates ``[n, 2]`` and the axis labels."""
     try:
         import umap
@@ -98,7 +100,7 @@ def _in_the_plane(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]
         return _components(vectors)
     neighbours = min(15, len(vectors) - 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed takes one thread
+        warnings.simplefilter("ignore")  # a seed limits UMAP to one thread
         plane = umap.UMAP(n_neighbors=neighbours, random_state=seed).fit_transform(vectors)
     return plane, ["UMAP 1", "UMAP 2"]
 

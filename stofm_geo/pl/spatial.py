@@ -1,4 +1,4 @@
-"""Slices coloured by a column of ``obs``, a gene, or a column of ``obsm``."""
+"""Plot of slices coloured by a column of ``obs``, a gene, or a column of ``obsm``."""
 
 from __future__ import annotations
 
@@ -36,51 +36,53 @@ def spatial(
     title: str | None = None,
     save: str | os.PathLike[str] | None = None,
 ) -> Axes | np.ndarray:
-    """Draw where the cells lie, coloured by a column of ``obs``, a gene, or a column of ``obsm``.
+    """Draw slices, with cells coloured by a column of ``obs``, a gene, or a column of ``obsm``.
 
-    y points down, as in an image. A scale bar is drawn where ``adata.uns["spatial_unit"]``
-    (``"nm"``, ``"um"`` or ``"mm"``) says what a coordinate is worth. The figure belongs to no
-    pyplot session: in a notebook, end the cell with ``ax.figure``.
+    y points down, as in an image. A scale bar is drawn if ``adata.uns["spatial_unit"]`` is
+    ``"nm"``, ``"um"`` or ``"mm"``. The figure does not belong to pyplot: in a notebook, end the
+    cell with ``ax.figure``.
 
     Args:
         adata: Cells, coordinates in ``obsm[spatial_key]``.
         color: Column of ``obs``, else name in ``var_names``, else key and column of ``obsm``
-            (``"X_stofm:0"``); None draws all cells alike. Numbers get a colour bar, cut at the 1st
-            or 99th percentile if a few of them lie far out; everything else, booleans too, a
+            (``"X_stofm:0"``); None draws all cells in one colour. Numbers get a colour bar, clipped
+            at the 1st or 99th percentile if there are outliers; other values, also booleans, get a
             legend. Missing values (and empty names) are grey. Colours of names are those in
-            ``uns[color + "_colors"]``, as scanpy keeps them, and are written there.
+            ``uns[color + "_colors"]``, where scanpy stores them, and are written there.
         spatial_key: Key of the coordinates, ``[n, 2]`` or more columns, of which two are drawn.
-        slice_key: Column of ``obs`` that tells slices apart; each gets a panel, all to one scale.
-            None draws all cells in one panel, unless ``uns["spatialdata_attrs"]`` names several
-            regions, which are slices.
+        slice_key: Column of ``obs`` with the slice of each cell; each slice gets a panel, at the
+            same scale. None draws all cells in one panel, unless ``uns["spatialdata_attrs"]`` names
+            several regions, which are slices.
         ax: Axes to draw in, for one panel; None makes a figure.
         size: Marker diameter in points; None fits it to the distance between cells.
         palette: For a legend, colours by name or in the order of the sorted names; for numbers,
-            a colormap's name. None: a colour-blind-friendly list, and viridis.
+            the name of a colormap. None: a colour-blind-friendly list, or viridis.
         title: Heading; None takes ``color``.
-        save: File to write, its format given by the extension.
+        save: File to write; its extension gives the format.
 
     Returns:
-        The Axes, or of several slices an array of them, ``[n_slices]``, in natural order of names.
+        The Axes, or for several slices an array of Axes, ``[n_slices]``, in natural order of names.
 
     Raises:
         KeyError: A key or ``color`` is not in ``adata``, or ``palette`` lacks a name.
-        ValueError: There are no cells, coordinates are not finite, cells have no slice, ``ax``
-            comes with ``slice_key``, ``palette`` does not fit, or the extension of ``save`` is
+        ValueError: There are no cells, coordinates are not finite, cells have no slice, both ``ax``
+            and ``slice_key`` are given, ``palette`` is invalid, or the extension of ``save`` is
             unknown.
         FileNotFoundError: The folder of ``save`` does not exist.
     """
     path = None if save is None else check_picture(save)
     if ax is not None and slice_key is not None:
-        raise ValueError("ax is one panel, slice_key asks for one a slice: give only one of them")
+        raise ValueError(
+            "ax is one panel, but slice_key needs one per slice: give only one of them"
+        )
     slices = cells_by_slice(adata, spatial_key, slice_key)
     named = "" not in slices
     if ax is not None and named:
-        raise ValueError(f"ax is one panel, and there are {len(slices)} slices: leave it out")
+        raise ValueError(f"ax is one panel, but there are {len(slices)} slices: leave out ax")
     paint = paint_by(adata, color, palette)
     heading = (color or "") if title is None else title
     if heading == color:
-        paint = replace(paint, title="")  # the heading says it already
+        paint = replace(paint, title="")  # redundant with the heading
     um = micrometres(adata)
     if ax is not None:
         ax.set_title(heading, fontsize=11)

@@ -15,9 +15,9 @@ from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
 from stofm_geo.genes.counts import as_counts, counts_from_layer, warn_if_row_numbers
 from stofm_geo.genes.harmonize import harmonize
 
-HERE, THERE = "adata", "the reference"  # what messages call both sides
-FEW = 5  # shared genes with which nothing can be told
-_SOME = 50  # and below which what is told is rough
+HERE, THERE = "adata", "the reference"  # names in messages
+TOO_FEW = 5  # shared genes: an error
+_FEW = 50  # shared genes: below, a warning
 
 
 def shared_genes(
@@ -27,23 +27,22 @@ def shared_genes(
     layer: str | None,
     reference_layer: str | None,
 ) -> tuple[AnnData, AnnData, np.ndarray]:
-    """Both, harmonized where ``organism`` is given, and the genes they share, sorted.
+    """Return both AnnData, harmonized if ``organism`` is given, and their shared genes, sorted.
 
     Warns:
-        UserWarning: They share fewer than 50.
+        UserWarning: They share fewer than 50 genes.
 
     Raises:
-        TypeError: One is no AnnData.
-        ValueError: One has no cells, or they share five genes or fewer; or what ``harmonize``
-            raises.
+        TypeError: One is not an AnnData.
+        ValueError: One has no cells, they share five genes or fewer, or ``harmonize`` raises.
     """
     adata = _side(adata, HERE, organism, layer)
     reference = _side(reference, THERE, organism, reference_layer)
     genes = np.sort(adata.var_names.intersection(reference.var_names).to_numpy(dtype=str))
     warn_if_row_numbers(genes)
-    if len(genes) <= FEW:
+    if len(genes) <= TOO_FEW:
         raise ValueError(
-            f"the reference shares {len(genes)} gene names with the slice, and more than {FEW} "
+            f"the reference shares {len(genes)} gene names with the slice, and more than {TOO_FEW} "
             f"are needed: var_names are {preview(reference.var_names)} there, and "
             f"{preview(adata.var_names)} here; "
             + (
@@ -52,17 +51,17 @@ def shared_genes(
                 else 'for other names or another species, give organism="auto" (human Ensembl ids)'
             )
         )
-    if len(genes) < _SOME:
+    if len(genes) < _FEW:
         warnings.warn(
             f"the reference shares {len(genes)} gene names with the slice, of {adata.n_vars} here "
-            f"and {reference.n_vars} there; results of so few genes are rough",
+            f"and {reference.n_vars} there; results from so few genes are rough",
             stacklevel=3,
         )
     return adata, reference, genes
 
 
 def _side(adata: AnnData, name: str, organism: str | None, layer: str | None) -> AnnData:
-    """Harmonized, and without control probes and other features that are no genes."""
+    """Return ``adata`` harmonized, without features that are not genes, such as control probes."""
     check_anndata(adata, name)
     with error_context(name):
         if adata.n_obs == 0:
@@ -76,13 +75,13 @@ def _side(adata: AnnData, name: str, organism: str | None, layer: str | None) ->
 
 
 def check_spatial_key(key: str, *adatas: AnnData) -> None:
-    """Positions need not be there, but a key that was given should be that of some.
+    """Check that a non-default key of positions is in at least one ``obsm``.
 
     Raises:
-        KeyError: It is another than the usual one, and in no ``obsm``.
+        KeyError: The key is not the default, and in no ``obsm``.
     """
-    if key != Keys.SPATIAL and not any(key in one.obsm for one in adatas):
-        found = listed({name for one in adatas for name in one.obsm})
+    if key != Keys.SPATIAL and not any(key in adata.obsm for adata in adatas):
+        found = listed({name for adata in adatas for name in adata.obsm})
         raise KeyError(
             f"obsm has no {key!r} (positions); it has {found}; name another "
             "spatial_key, or leave it out"
@@ -90,13 +89,13 @@ def check_spatial_key(key: str, *adatas: AnnData) -> None:
 
 
 def counts_of(adata: AnnData, genes: np.ndarray, name: str) -> sp.csr_matrix:
-    """Return checked counts of these genes, ``[n, len(genes)]`` float32; ``name`` is for errors."""
+    """Return checked counts of these genes, ``[n, len(genes)]`` float32; errors say ``name``."""
     with error_context(name):
         counts = as_counts(adata, copy=False)
     return sp.csr_matrix(counts[:, adata.var_names.get_indexer(genes)])
 
 
 def row_order(counts: sp.csr_matrix) -> np.ndarray:
-    """Return an order of cells ``[n]`` that depends on their counts, not on their row order."""
+    """Return an order of the cells ``[n]`` that does not depend on their row order."""
     weights = np.random.default_rng(0).uniform(1, 2, counts.shape[1])
     return np.argsort(counts.astype(np.float64) @ weights, kind="stable")

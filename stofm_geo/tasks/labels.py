@@ -18,17 +18,17 @@ from stofm_geo._validation import listed, preview
 def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
     """Return the labels in ``obs[key]`` as objects ``[n]``, ``None`` where one is missing.
 
-    Whole numbers are one class whether they are integers, floats or text; what counts as missing
-    tells :func:`stofm_geo._names.read_names`.
+    Equal whole numbers are one class whether stored as integers, floats or text; missing values are
+    defined by :func:`stofm_geo._names.read_names`.
 
     Args:
-        adata: With labels.
+        adata: AnnData with labels.
         key: Column of ``obs``.
-        name: What messages call ``adata``.
+        name: Name of ``adata`` in messages.
 
     Raises:
-        KeyError: There is no such column.
-        TypeError: ``adata`` is no AnnData.
+        KeyError: The column is missing.
+        TypeError: ``adata`` is not an AnnData.
         ValueError: No cell has a label.
     """
     check_anndata(adata, name)
@@ -37,8 +37,8 @@ def read_labels(adata: AnnData, key: str, name: str = "AnnData") -> np.ndarray:
     labels = read_names(adata.obs[key], f"{name}: obs[{key!r}]")
     if pd.api.types.is_float_dtype(adata.obs[key]) and (adata.obs[key].dropna() % 1 != 0).any():
         warnings.warn(
-            f"{name}: obs[{key!r}] holds numbers with fractions, each of which is taken for a "
-            "class; name a column of classes, or cut it into some (pandas.cut)",
+            f"{name}: obs[{key!r}] holds fractional numbers, each of which becomes a class; "
+            "name a column of classes, or bin the values (pandas.cut)",
             stacklevel=3,
         )
     if not labels.astype(bool).any():
@@ -53,27 +53,27 @@ def classes_of(labels: Sequence[np.ndarray], key: str) -> list[str]:
     """Return the distinct labels, sorted.
 
     Raises:
-        ValueError: There is one alone, or one has the name that is kept for uncertain cells.
+        ValueError: There is only one label, or one is reserved for uncertain cells.
     """
-    found = sorted({label for part in labels for label in part if label is not None})
-    if len(found) < 2:
+    classes = sorted({label for values in labels for label in values if label is not None})
+    if len(classes) < 2:
         raise ValueError(
-            f"obs[{key!r}] has one label alone, {found[0]!r}; two or more are needed to tell apart"
+            f"obs[{key!r}] has only one label, {classes[0]!r}; at least two are needed"
         )
-    of_case = pd.Series(found).groupby(pd.Series(found).str.lower()).agg(list)
-    if len(alike := [names for names in of_case if len(names) > 1]):
+    by_case = pd.Series(classes).groupby(pd.Series(classes).str.lower()).agg(list)
+    if len(alike := [names for names in by_case if len(names) > 1]):
         warnings.warn(
-            f"obs[{key!r}] has labels that differ in upper and lower case alone "
-            f"({preview(' and '.join(map(repr, names)) for names in alike)}), and are taken for "
+            f"obs[{key!r}] has labels that differ only in case "
+            f"({preview(' and '.join(map(repr, names)) for names in alike)}); they are treated as "
             "different classes",
             stacklevel=3,
         )
-    if Keys.UNASSIGNED in found:
+    if Keys.UNASSIGNED in classes:
         raise ValueError(
             f"obs[{key!r}] has a label {Keys.UNASSIGNED!r}, which is the label of "
             "uncertain cells; leave those cells without a label (NaN), or rename it"
         )
-    return found
+    return classes
 
 
 def training_labels(
@@ -82,34 +82,35 @@ def training_labels(
     """Return the labels of each AnnData and the classes.
 
     Args:
-        adatas: With labels.
-        names: What messages call each of them.
+        adatas: AnnData with labels.
+        names: Name of each AnnData in messages.
         key: Column of ``obs``.
 
     Raises:
         KeyError, TypeError: As :func:`read_labels`.
-        ValueError: As there and :func:`classes_of`; or most labels are of one cell alone.
+        ValueError: As :func:`read_labels` and :func:`classes_of`, or there are more than half as
+            many classes as labelled cells.
     """
-    labels = [read_labels(one, key, name) for one, name in zip(adatas, names, strict=True)]
+    labels = [read_labels(adata, key, name) for adata, name in zip(adatas, names, strict=True)]
     classes = classes_of(labels, key)
-    cells = sum(int(pd.notna(part).sum()) for part in labels)
+    cells = sum(int(pd.notna(values).sum()) for values in labels)
     if len(classes) > cells / 2:
         raise ValueError(
             f"obs[{key!r}] has {len(classes)} different labels for {cells} cells "
-            f"({preview(classes)}); name a column of classes, which cells share"
+            f"({preview(classes)}); name a column of classes that cells share"
         )
     return labels, classes
 
 
 def codes_of(labels: np.ndarray, classes: list[str]) -> np.ndarray:
-    """Return the index of each label in ``classes``, ``[n]`` int64; -1 if missing or not there."""
+    """Return the index of each label in ``classes``, ``[n]`` int64; -1 if missing or unknown."""
     return pd.Index(classes).get_indexer(labels).astype(np.int64)
 
 
 def balanced(codes: np.ndarray, count: int) -> np.ndarray:
     """Return balanced class weights ``[count]``; 0 for a class without cells."""
-    found = np.bincount(codes, minlength=count)
-    return len(codes) / (np.count_nonzero(found) * np.maximum(found, 1)) * (found > 0)
+    cells = np.bincount(codes, minlength=count)
+    return len(codes) / (np.count_nonzero(cells) * np.maximum(cells, 1)) * (cells > 0)
 
 
 def unknown(labels: np.ndarray, classes: list[str]) -> list[str]:
@@ -120,6 +121,6 @@ def unknown(labels: np.ndarray, classes: list[str]) -> list[str]:
 def unknown_labels_message(names: list[str], name: str) -> str:
     """Return the message about :func:`unknown` labels."""
     return (
-        f"{name}: the model was never shown {len(names)} of the labels ({preview(names)}); "
+        f"{name}: {len(names)} of the labels are not classes of the model ({preview(names)}); "
         "their cells count as wrong"
     )

@@ -13,8 +13,8 @@ from torch_geometric.data import Data
 
 from stofm_geo.transforms import SubSlices
 
-_BLOCK, _LEAST = 200, 8  # cells of a block, at most; blocks of all slices, at least
-_ENOUGH = 4  # slices, of which some can be spared whole
+_MAX_BLOCK, _MIN_BLOCKS = 200, 8  # cells per block; blocks in all slices
+_MIN_SLICES = 4  # from which on whole slices are held out
 
 
 def tissue_groups(positions: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -23,34 +23,34 @@ def tissue_groups(positions: Sequence[np.ndarray]) -> list[np.ndarray]:
     Groups are the slices, if there are four or more, else contiguous blocks of at most 200 cells.
 
     Args:
-        positions: Of the cells of each slice, ``[n, 2]``.
+        positions: Positions of the cells of each slice, ``[n, 2]`` each.
 
     Returns:
-        Numbers from 0, those of different slices differing, ``[n]`` a slice.
+        Group indices of the cells of each slice, ``[n]`` each; no group spans two slices.
     """
-    if len(positions) >= _ENOUGH:
+    if len(positions) >= _MIN_SLICES:
         return [np.full(len(pos), number) for number, pos in enumerate(positions)]
-    most = min(_BLOCK, max(sum(map(len, positions)) // _LEAST, 1))
+    max_cells = min(_MAX_BLOCK, max(sum(map(len, positions)) // _MIN_BLOCKS, 1))
     groups, first = [], 0
     for pos in positions:
-        group = contiguous_blocks(pos, most)
+        group = contiguous_blocks(pos, max_cells)
         groups.append(group + first)
         first += int(group.max()) + 1
     return groups
 
 
-def contiguous_blocks(positions: np.ndarray, most: int = _BLOCK) -> np.ndarray:
+def contiguous_blocks(positions: np.ndarray, max_cells: int = _MAX_BLOCK) -> np.ndarray:
     """Return the block of each cell of a slice, ``[n]``.
 
     Args:
-        positions: ``[n, 2]``.
-        most: Cells of a block, at most (default 200).
+        positions: Positions of the cells, ``[n, 2]``.
+        max_cells: Maximum number of cells per block (default 200).
     """
-    place = torch.from_numpy(np.asarray(positions, dtype=np.float64))
-    nothing = torch.empty(2, 0, dtype=torch.long)
-    graph = Data(pos=place, edge_index=nothing, num_nodes=len(place))
-    block = np.empty(len(place), dtype=np.int64)
-    for number, subslice in enumerate(SubSlices(most, halo=0)(graph)):
+    pos = torch.from_numpy(np.asarray(positions, dtype=np.float64))
+    no_edges = torch.empty(2, 0, dtype=torch.long)
+    graph = Data(pos=pos, edge_index=no_edges, num_nodes=len(pos))
+    block = np.empty(len(pos), dtype=np.int64)
+    for number, subslice in enumerate(SubSlices(max_cells, halo=0)(graph)):
         block[subslice.n_id.numpy()] = number
     return block
 
@@ -58,24 +58,24 @@ def contiguous_blocks(positions: np.ndarray, most: int = _BLOCK) -> np.ndarray:
 def folds(groups: np.ndarray, codes: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
     """Return the cross-validation folds, with groups kept whole.
 
-    Groups are drawn at random and dealt out so that the folds are about equally large.
+    Groups are assigned in random order, each to the smallest fold.
 
     Args:
-        groups: Of each cell, ``[n]``.
-        codes: Its class, -1 without one; groups without labels are in no fold, ``[n]``.
-        count: Folds; fewer where there are fewer groups.
+        groups: Group of each cell, ``[n]``.
+        codes: Class of each cell, ``[n]``, -1 where unknown; groups without labels are in no fold.
+        count: Number of folds; reduced to the number of groups with labels.
         seed: Random seed of the assignment.
 
     Returns:
-        A mask ``[n]`` a fold.
+        Mask of each fold, ``[n]`` bool each.
 
     Raises:
-        ValueError: All labels are in one group.
+        ValueError: All labelled cells are in one group.
     """
     names, size = np.unique(groups[codes >= 0], return_counts=True)
     if len(names) < 2:
         raise ValueError(
-            "all labelled cells lie in one block of tissue, of which no part can be held out; "
+            "all labelled cells lie in one block of tissue, so none can be held out; "
             "label cells of more of the slice, or give more slices"
         )
     order = np.random.default_rng(seed).permutation(len(names))

@@ -1,4 +1,4 @@
-"""Adapting a cell encoder to slices of one's own, from a published BERT or from nothing."""
+"""Training of a cell encoder on slices, from a published BERT or from scratch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from stofm_geo.training.adaptation_config import AdaptationConfig
 
 RECORD = "training.json"
 FILES = (BERT, PROJECTION, FILE, RECORD)
-_HELD_OUT, _MOST_HELD_OUT = 0.1, 128  # of the cells; to measure the losses by
+_HELD_OUT, _MOST_HELD_OUT = 0.1, 128  # fraction and maximum number of cells
 
 
 class AdaptationRecord(TypedDict):
@@ -41,14 +41,14 @@ class AdaptationRecord(TypedDict):
 
     Attributes:
         library: ``"stofm_geo"``.
-        version: Of this library.
-        versions: Of the packages that training depends on.
+        version: Version of this library.
+        versions: Versions of the packages that training depends on.
         seed: Random seed.
-        steps: Training steps.
-        init: Folder the weights come from; ``None``: a new BERT.
+        steps: Number of training steps.
+        init: Folder of the initial weights; ``None``: a new BERT.
         settings: Fields of :class:`AdaptationConfig`.
-        cells: Training cells.
-        held_out_cells: Cells the losses are measured on.
+        cells: Number of training cells.
+        held_out_cells: Number of cells on which the losses are measured.
         held_out_before: Both losses before training.
         held_out_after: Both losses after training.
     """
@@ -80,28 +80,27 @@ def adapt_encoder(
     """Train a cell encoder on the counts of slices, self-supervised.
 
     Args:
-        slices: Counts in ``X`` and Ensembl ids; taken one after another, and those opened with
-            ``backed="r"`` block by block, so that only the tokens of all cells need memory.
-        vocabulary: What the tokens mean; with ``init``, the one it was trained with.
-        settings: Sizes and rates; ``None``: the defaults.
-        init: Where to start from: a Hugging Face folder of a BERT with its masked-LM head
-            (Geneformer), or a cell encoder's folder (``cell_bert/``, ``cell_proj.bin``; a head
-            that is not there is made anew). If the BERT lacks one token, ``<cls>``, it is added.
-            ``None``: a new BERT of the sizes in ``settings``, the inner layers twice as wide.
-        max_steps: Training steps, one batch each.
-        seed: Of weights, order, hidden genes and dropout; the same seed gives the same weights
-            on the same machine with as many threads.
+        slices: Slices with counts in ``X`` and Ensembl ids, used one at a time; those opened with
+            ``backed="r"`` are read in blocks, so that only the tokens of all cells need memory.
+        vocabulary: Vocabulary of the tokens; with ``init``, that of its training.
+        settings: Configuration; ``None``: the defaults.
+        init: Folder of the initial weights: a Hugging Face BERT with masked-LM head (Geneformer),
+            or a cell encoder (``cell_bert/``, ``cell_proj.bin``; a missing head is initialised). If
+            the BERT lacks only the token ``<cls>``, it is added. ``None``: a new BERT of the sizes
+            in ``settings``, with inner layers twice as wide.
+        max_steps: Number of training steps, one batch each.
+        seed: Random seed of weights, order, masked genes and dropout; the same seed gives the same
+            weights on the same machine with the same number of threads.
         progress: Show a progress bar.
-        names: What messages call each slice.
+        names: Name of each slice in messages.
 
     Returns:
-        The encoder, and a record; its losses are of a tenth of the cells (128 at most) that is
-        not trained on.
+        The encoder and a record, with losses on held-out cells: a tenth of all, at most 128.
 
     Raises:
         ImportError: ``transformers`` is not installed.
-        FileNotFoundError: ``init`` is not there.
-        KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+        FileNotFoundError: ``init`` does not exist.
+        KeyError, TypeError, ValueError: Invalid input; the message names it.
     """
     from stofm_geo.training.adaptation import Adaptation
     from stofm_geo.training.trainer import fit_module, seed_context
@@ -109,22 +108,24 @@ def adapt_encoder(
     settings = settings or AdaptationConfig()
     check_positive("max_steps", max_steps, whole=True)
     if MASK not in vocabulary.tokens:
-        raise ValueError(f"the vocabulary has no {MASK!r}, which hidden genes are shown as")
+        raise ValueError(f"the vocabulary has no {MASK!r}, the token of masked genes")
     with seed_context(seed):
         module = Adaptation(*_start(init, vocabulary, settings), settings)
         cells = _cells(slices, vocabulary, settings.max_length, names)
         order = torch.randperm(len(cells)).tolist()
-        held = max(2, min(_MOST_HELD_OUT, int(_HELD_OUT * len(cells))))
-        held_out, trained = ([cells[i] for i in part] for part in (order[:held], order[held:]))
+        n_held_out = max(2, min(_MOST_HELD_OUT, int(_HELD_OUT * len(cells))))
+        held_out, train_cells = (
+            [cells[i] for i in indices] for indices in (order[:n_held_out], order[n_held_out:])
+        )
         before = module.held_out_losses(held_out, seed)
-        size = min(settings.batch_size, len(trained))
+        size = min(settings.batch_size, len(train_cells))
         loader: DataLoader = DataLoader(
-            trained,  # type: ignore[arg-type]  # a list is as good
+            train_cells,  # type: ignore[arg-type]  # a list behaves like a dataset
             batch_size=size,
-            sampler=RandomSampler(trained, num_samples=max_steps * size),
+            sampler=RandomSampler(train_cells, num_samples=max_steps * size),
             collate_fn=lambda batch: pad(batch, vocabulary.tokens[PAD]),
         )
-        # The trainer keeps modes as they are, and in that of evaluation nothing is dropped.
+        # The trainer keeps the mode of the module, and dropout needs training mode.
         fit_module(module.train(), loader, max_steps=max_steps, progress=progress)
         after = module.cpu().held_out_losses(held_out, seed)
     record: AdaptationRecord = {
@@ -135,7 +136,7 @@ def adapt_encoder(
         "steps": max_steps,
         "init": None if init is None else str(init),
         "settings": asdict(settings),
-        "cells": len(trained),
+        "cells": len(train_cells),
         "held_out_cells": len(held_out),
         "held_out_before": before,
         "held_out_after": after,
@@ -144,16 +145,16 @@ def adapt_encoder(
 
 
 def save_adapted(encoder: RankEncoder, record: AdaptationRecord, folder: str | Path) -> None:
-    """Write what ``RankEncoder.from_folder`` reads, its vocabulary and the record; all or nothing.
+    """Write the encoder, its vocabulary and the record to a folder, atomically.
 
     Args:
-        encoder: Of :func:`adapt_encoder`.
-        record: Likewise; written as ``training.json``.
-        folder: Its parent must be there; replaced if it holds such files alone.
+        encoder: Encoder of :func:`adapt_encoder`.
+        record: Record of :func:`adapt_encoder`, written as ``training.json``.
+        folder: Target folder, whose parent must exist; replaced if it holds only such files.
 
     Raises:
-        FileExistsError: It holds something else.
-        OSError: It cannot be written.
+        FileExistsError: The folder holds other files.
+        OSError: The folder cannot be written.
     """
     with atomic_folder(folder, FILES) as temporary:
         encoder.write(temporary)
@@ -164,7 +165,7 @@ def save_adapted(encoder: RankEncoder, record: AdaptationRecord, folder: str | P
 def _start(
     init: str | Path | None, vocabulary: Vocabulary, settings: AdaptationConfig
 ) -> tuple[RankEncoder, nn.Module]:
-    """Make the encoder and the head of masked-language modelling."""
+    """Return the initial encoder and the masked-language-modelling head."""
     library = hugging_face.transformers()
     tokens = max(vocabulary.tokens.values()) + 1
     projection = None
@@ -185,11 +186,12 @@ def _start(
         known, most = model.config.vocab_size, model.config.max_position_embeddings
         if known not in (tokens - 1, tokens):
             raise ValueError(
-                f"{init}: knows {known} tokens, the vocabulary has {tokens}; it is another model's"
+                f"{init}: has {known} tokens, and the vocabulary {tokens}; use that of the model"
             )
         if settings.max_length > most:
             raise ValueError(
-                f"{init}: reads {most} tokens of a cell; max_length={settings.max_length} is more"
+                f"{init}: takes at most {most} tokens per cell; lower max_length="
+                f"{settings.max_length}"
             )
         if known < tokens:
             with hugging_face.suppress_output():
@@ -205,9 +207,9 @@ def _start(
 
 
 def _read(folder: Path, vocabulary: Vocabulary) -> tuple[Any, nn.Linear | None]:
-    """Read a BERT with its head, and a projection where there is one."""
+    """Read a BERT with its head, and the projection if there is one."""
     if (folder / FILE).is_file() and Vocabulary.from_json(folder / FILE) != vocabulary:
-        raise ValueError(f"{folder}: has a {FILE} of its own, which is another one; name that")
+        raise ValueError(f"{folder}: has another {FILE}; use that vocabulary")
     bert = folder / BERT if (folder / BERT).is_dir() else folder
     if not (bert / "config.json").is_file():
         raise FileNotFoundError(f"{bert / 'config.json'}: no such file; a BERT's folder has one")
@@ -216,19 +218,19 @@ def _read(folder: Path, vocabulary: Vocabulary) -> tuple[Any, nn.Linear | None]:
         model = hugging_face.read_model(model_class, bert)
         file = folder / PROJECTION
         return model, read_projection(file) if file.is_file() else None
-    except Exception as error:  # of transformers, torch and pickle: a dozen kinds
+    except Exception as error:  # transformers, torch and pickle raise many types
         raise ValueError(f"{folder}: cannot be read as a BERT ({error})") from error
 
 
 def _cells(
-    slices: Iterable[AnnData], vocabulary: Vocabulary, most: int, names: list[str] | None
+    slices: Iterable[AnnData], vocabulary: Vocabulary, max_length: int, names: list[str] | None
 ) -> list[Tensor]:
     """Return the tokens of each cell that has a gene with a token."""
     cells: list[Tensor] = []
     for i, adata in enumerate(slices):
         with error_context(names[i] if names else f"slice {i}"):
             check_matches(adata, vocabulary)
-            for tokens, ptr in token_blocks(adata, vocabulary, most):
+            for tokens, ptr in token_blocks(adata, vocabulary, max_length):
                 parts = np.split(tokens, ptr[1:-1])
                 cells += [torch.from_numpy(part) for part in parts if len(part) > 1]
     if len(cells) < 4:

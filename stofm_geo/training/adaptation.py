@@ -1,4 +1,4 @@
-"""The objectives a cell encoder is adapted by: guess hidden genes, and know a cell again."""
+"""Objectives of the adaptation of a cell encoder: masked genes and a contrastive loss of cells."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from stofm_geo.genes.vocabulary import CLS, MASK, PAD, Vocabulary
 from stofm_geo.training.adaptation_config import AdaptationConfig
 from stofm_geo.training.trainer import adamw_one_cycle
 
-_HIDDEN, _OTHER = 0.8, 0.1  # of the genes to guess: shown as <mask>, and as any gene (BERT's)
+_MASKED, _REPLACED = 0.8, 0.1  # fractions of the target genes, as in BERT
 
 
 class Adaptation(L.LightningModule):
-    """Both objectives as one training step.
+    """Module that trains a cell encoder with two losses.
 
-    Hidden genes: the cross-entropy of the tokens that are to be guessed (Devlin et al. 2019).
-    Cells: two passes through dropout give two vectors of each cell, and each is to be nearer to
-    its twin than to those of the batch's other cells, by the cross-entropy of cosines over
-    ``temperature`` (SimCSE, arXiv 2104.08821).
+    The gene loss is the cross-entropy of masked tokens (Devlin et al. 2019). The cell loss is
+    contrastive: two passes with dropout give two vectors of each cell, and each is to be more
+    similar to the other one than to those of other cells in the batch, by the cross-entropy of
+    cosines over ``temperature`` (SimCSE, arXiv 2104.08821).
 
     Args:
-        encoder: Trained in place.
-        head: From hidden states to logits over the tokens.
-        settings: Weights and rates.
+        encoder: Encoder, trained in place.
+        head: Module from hidden states to logits over the tokens.
+        settings: Configuration.
     """
 
     genes: Tensor
@@ -55,31 +55,33 @@ class Adaptation(L.LightningModule):
         return gene_loss + self.settings.contrast_weight * cell_loss
 
     def losses(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Of hidden genes and of cells, in nats.
+        """Return the gene loss and the cell loss, in nats.
 
         Args:
-            tokens: ``[B, T]``.
-            mask: 1 where they are no padding.
+            tokens: Tokens ``[B, T]``.
+            mask: Attention mask ``[B, T]``, 0 for padding.
         """
-        shown, asked = hide(tokens, self.encoder.vocabulary, self.genes, self.settings.mask_ratio)
+        masked, target = mask_tokens(
+            tokens, self.encoder.vocabulary, self.genes, self.settings.mask_ratio
+        )
         hidden = self.encoder.bert(
-            torch.cat([shown, tokens, tokens]), attention_mask=mask.repeat(3, 1)
+            torch.cat([masked, tokens, tokens]), attention_mask=mask.repeat(3, 1)
         ).last_hidden_state
-        logits = self.head(hidden[: len(tokens)][asked])
-        found = F.cross_entropy(logits, tokens[asked].long(), reduction="sum")
+        logits = self.head(hidden[: len(tokens)][target])
+        gene_loss = F.cross_entropy(logits, tokens[target].long(), reduction="sum")
         first, second = self.encoder.project(hidden[len(tokens) :, 0]).chunk(2)
         cosines = first @ second.T / self.settings.temperature
         twin = torch.arange(len(tokens), device=tokens.device)
-        return found / asked.sum().clamp(min=1), F.cross_entropy(cosines, twin)
+        return gene_loss / target.sum().clamp(min=1), F.cross_entropy(cosines, twin)
 
     @torch.no_grad()
     def held_out_losses(self, cells: Sequence[Tensor], seed: int) -> dict[str, float]:
-        """Both losses of cells that are not trained on, dropout as in training.
+        """Return both losses on held-out cells, with dropout as in training.
 
-        The same seed hides the same genes and drops the same parts, so that what is measured
-        before and after differs by the weights alone.
+        The same seed gives the same masks and dropout, so that losses before and after training
+        differ only by the weights.
         """
-        was, device = self.training, self.genes.device
+        was_training, device = self.training, self.genes.device
         self.train()
         batches = [
             cells[start : start + self.settings.batch_size]
@@ -88,13 +90,13 @@ class Adaptation(L.LightningModule):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             padding = self.encoder.vocabulary.tokens[PAD]
-            # A last cell alone has no other to be told from.
+            # A single last cell has no other to contrast with.
             pairs = [
                 self.losses(*(part.to(device) for part in pad(batch, padding)))
                 for batch in batches
                 if len(batch) > 1
             ]
-        self.train(was)
+        self.train(was_training)
         gene_loss, cell_loss = torch.tensor(pairs).mean(dim=0).tolist()
         return {"gene_loss": gene_loss, "cell_loss": cell_loss}
 
@@ -103,41 +105,41 @@ class Adaptation(L.LightningModule):
         return adamw_one_cycle(self, self.settings.learning_rate, self.settings.weight_decay)
 
 
-def hide(
-    tokens: Tensor, vocabulary: Vocabulary, genes: Tensor, share: float
+def mask_tokens(
+    tokens: Tensor, vocabulary: Vocabulary, genes: Tensor, ratio: float
 ) -> tuple[Tensor, Tensor]:
-    """Tokens with some genes hidden, and which (Devlin et al. 2019).
+    """Return tokens with random genes masked, and the mask of the target genes.
 
-    Of the genes to be guessed 80 % are shown as ``<mask>``, 10 % as any gene and 10 % as
-    they are.
+    As in BERT (Devlin et al. 2019), of the target genes 80 % are replaced by ``<mask>``, 10 % by a
+    random gene, and 10 % stay unchanged.
 
     Args:
-        tokens: ``[B, T]``.
-        vocabulary: Its ``<pad>`` and ``<cls>`` are never hidden.
-        genes: Tokens to draw from.
-        share: Of the genes, to be guessed.
+        tokens: Tokens ``[B, T]``.
+        vocabulary: Vocabulary, whose ``<pad>`` and ``<cls>`` are never targets.
+        genes: Tokens of the random genes.
+        ratio: Fraction of genes that are targets.
 
     Returns:
-        Tokens as shown, and true where they are to be guessed.
+        Masked tokens ``[B, T]``, and the target mask ``[B, T]`` bool.
     """
     special = (tokens == vocabulary.tokens[PAD]) | (tokens == vocabulary.tokens[CLS])
-    asked = (torch.rand(tokens.shape, device=tokens.device) < share) & ~special
-    how = torch.rand(tokens.shape, device=tokens.device)
+    target = (torch.rand(tokens.shape, device=tokens.device) < ratio) & ~special
+    choice = torch.rand(tokens.shape, device=tokens.device)
     drawn = torch.randint(len(genes), tokens.shape, device=tokens.device)
     other = genes[drawn].to(tokens.dtype)
-    shown = torch.where(asked & (how < _HIDDEN), vocabulary.tokens[MASK], tokens)
-    return torch.where(asked & (how >= 1 - _OTHER), other, shown), asked
+    masked = torch.where(target & (choice < _MASKED), vocabulary.tokens[MASK], tokens)
+    return torch.where(target & (choice >= 1 - _REPLACED), other, masked), target
 
 
 def freeze(encoder: RankEncoder, layers: int) -> None:
-    """Keep the embeddings and that many layers as they are; nothing for 0.
+    """Freeze the embeddings and the first ``layers`` layers; nothing for 0.
 
     Raises:
-        ValueError: There are fewer.
+        ValueError: The BERT has fewer layers.
     """
-    there = encoder.bert.encoder.layer
-    if layers > len(there):
-        raise ValueError(f"freeze_layers={layers}, but the BERT has {len(there)} layers")
+    all_layers = encoder.bert.encoder.layer
+    if layers > len(all_layers):
+        raise ValueError(f"freeze_layers={layers}, but the BERT has {len(all_layers)} layers")
     if layers:
-        for part in (encoder.bert.embeddings, *there[:layers]):
-            part.requires_grad_(False)
+        for module in (encoder.bert.embeddings, *all_layers[:layers]):
+            module.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Sizes and rates of the adaptation of a cell encoder."""
+"""Configuration of the adaptation of a cell encoder."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ class AdaptationConfig:
     """Settings of :func:`~stofm_geo.training.adapt_encoder.adapt_encoder`.
 
     Attributes:
-        max_length: Tokens of a cell in training, ``<cls>`` counted; the rest is cut.
+        max_length: Maximum number of tokens of a cell in training, including ``<cls>``.
         hidden_size: Width of a new BERT, a multiple of ``heads``.
-        layers: Of a new BERT.
-        heads: Of a new BERT.
-        out_channels: Length of a cell's vector where the projection is new; the published
-            model takes 256.
-        freeze_layers: Layers, from the embeddings on, that stay as they are; 0: none, and the
-            embeddings are trained, too.
-        mask_ratio: Share of the genes that are to be guessed.
-        temperature: Of the contrastive loss.
-        contrast_weight: Weight of the contrastive loss beside the other.
-        batch_size: Cells of a step.
+        layers: Number of layers of a new BERT.
+        heads: Number of attention heads of a new BERT.
+        out_channels: Size of the cell vectors of a new projection; the published model takes 256.
+        freeze_layers: Number of first layers that are frozen, together with the embeddings; 0:
+            all are trained.
+        mask_ratio: Fraction of genes to predict.
+        temperature: Temperature of the contrastive loss.
+        contrast_weight: Weight of the contrastive loss; that of the masked-gene loss is 1.
+        batch_size: Number of cells per step.
         learning_rate: Peak of the one-cycle schedule of AdamW.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
 
     Raises:
-        TypeError: A setting of another type.
-        ValueError: A setting out of range.
+        TypeError: A setting has the wrong type.
+        ValueError: A setting is out of range.
     """
 
     max_length: int = 512
@@ -58,6 +57,6 @@ class AdaptationConfig:
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of heads={self.heads}"
             )
-        for name in ("max_length", "batch_size"):  # a gene beside <cls>; a cell to tell apart
+        for name in ("max_length", "batch_size"):  # a gene besides <cls>; a cell to contrast with
             if getattr(self, name) < 2:
                 raise ValueError(f"{name} must be 2 or more; found {getattr(self, name)}")

@@ -17,13 +17,13 @@ from stofm_geo.networks.files import FILES
 
 
 class SaveBestModel(Callback):
-    """Write the model into a folder whenever ``monitor`` is the least so far.
+    """Write the model into a folder whenever ``monitor`` reaches a new minimum.
 
-    The folder is one of ``SToFM.save_pretrained``: safetensors and JSON.
+    The folder has the format of ``SToFM.save_pretrained``: safetensors and JSON.
 
     Args:
-        folder: Replaced whole each time; its parent is made if it is not there.
-        monitor: A logged value (default ``"val/loss"``).
+        folder: Target folder, replaced as a whole each time; parents are created.
+        monitor: Name of a logged value (default ``"val/loss"``).
     """
 
     def __init__(self, folder: str, monitor: str = "val/loss") -> None:
@@ -54,12 +54,12 @@ class SaveBestModel(Callback):
 class StepCheckpoint(ModelCheckpoint):
     """Write ``last.ckpt`` every so many steps, after the validation of the same step.
 
-    Lightning writes it before, and a resumed run leaves that validation out: after a kill between
+    Lightning writes it before the validation, which a resumed run then skips: after a kill between
     the two, the best model could be missed.
 
     Args:
-        folder: Of the checkpoint.
-        every: Steps from one to the next.
+        folder: Folder of the checkpoint.
+        every: Number of steps between checkpoints.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
@@ -77,14 +77,14 @@ class StepCheckpoint(ModelCheckpoint):
 
 
 class StopOnSignal(Callback):
-    """Write a checkpoint and end after the step in which a signal has come.
+    """Write a checkpoint and stop after the step in which a signal was received.
 
-    The validation of that step, where there is one, is run first. Several processes get the signal
-    in different steps, and would wait for each other; they end at once, to go on from the
-    checkpoint of before.
+    If a validation is due after that step, it runs first. With several processes, no checkpoint is
+    written: they receive the signal in different steps and would wait for each other, so they stop
+    at once, and resume from the previous checkpoint.
 
     Args:
-        file: Of the checkpoint; replaced.
+        file: Path of the checkpoint, which is replaced.
     """
 
     def __init__(self, file: Path) -> None:
@@ -111,12 +111,12 @@ class StopOnSignal(Callback):
 def _validates_now(trainer: L.Trainer) -> bool:
     """Return whether a validation follows the training batch that ends."""
     loop = trainer.fit_loop
-    assert loop._data_fetcher is not None  # while batches are trained on
+    assert loop._data_fetcher is not None  # set during training
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 class Throughput(Callback):
-    """Log ``cells_per_second``, core cells on all ranks, over the last 20 steps."""
+    """Log ``cells_per_second``, the core cells on all ranks over the last 20 steps."""
 
     _STEPS = 20
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a trainer, whole or not at all."""
+"""Atomic reading and writing of checkpoints."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stofm_geo._replace import clear_leftovers
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints are written beside where they go, and take that name at once.
+    """Checkpoint plugin that writes beside the target and renames in one step.
 
-    Lightning writes them in the system's temporary folder. Where that is on another disk they are
-    then copied over the last one, and a kill or a full disk meanwhile leaves neither.
+    Lightning writes to the temporary folder of the system. If that is on another disk, the file is
+    then copied over the last checkpoint, and a kill or a full disk leaves neither.
     """
 
     def save_checkpoint(
@@ -26,7 +26,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """See ``CheckpointIO``.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         written = io.BytesIO()
         torch.save(checkpoint, written)
@@ -38,14 +38,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """See ``CheckpointIO``.
 
         Raises:
-            ValueError: It cannot be read.
+            ValueError: The file cannot be read.
         """
-        # A run that has ended already writes no more, which would remove them.
+        # A finished run writes nothing more, and so would not remove its leftovers.
         clear_leftovers(Path(path).parent)
         try:
             return super().load_checkpoint(path, *args, **kwargs)
-        except Exception as error:  # of zip archives, pickle and torch, a dozen kinds
+        except Exception as error:  # zip archives, pickle and torch raise many types
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
             raise ValueError(
-                f"{path}: cannot be read as a checkpoint ({reason}); remove it to start anew"
+                f"{path}: cannot be read as a checkpoint ({reason}); remove it to start again"
             ) from error

@@ -1,4 +1,4 @@
-"""The command of pre-training: Lightning's command line on a corpus."""
+"""Command line of pre-training on a corpus, based on ``LightningCLI``."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _PROGRAM = "stofm-geo pretrain"
 
 
 def command(args: list[str]) -> LightningCLI:
-    """Return the parsed command with its trainer, model and data; nothing has run.
+    """Parse the command line and return trainer, model and data, without running anything.
 
     Args:
-        args: As on the command line.
+        args: Arguments of the command line.
 
     Raises:
         ImportError: jsonargparse or TensorBoard is not installed.
-        FileNotFoundError, KeyError, TypeError, ValueError: A setting that is not known, or not
-            fit; the message names the file it is from.
+        FileNotFoundError, KeyError, TypeError, ValueError: A setting is unknown or invalid; the
+            message names its file.
     """
     try:
         import jsonargparse  # noqa: F401
@@ -58,7 +58,7 @@ def command(args: list[str]) -> LightningCLI:
                 "--folder",
                 type=str,
                 default="pretrained",
-                help="Of checkpoints, logs and the best model.",
+                help="Folder of checkpoints, logs and the best model.",
             )
             parser.add_argument(
                 "--checkpoint_every", type=int, default=100, help="Steps between checkpoints."
@@ -83,15 +83,15 @@ def command(args: list[str]) -> LightningCLI:
                 Throughput(),
                 StopOnSignal(folder / "checkpoints" / LAST),
             ]
-            given = config["plugins"] or []
-            given = given if isinstance(given, list) else [given]
-            if not any(isinstance(plugin, CheckpointIO) for plugin in given):
-                config["plugins"] = [*given, AtomicCheckpointIO()]
+            plugins = config["plugins"] or []
+            plugins = plugins if isinstance(plugins, list) else [plugins]
+            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                config["plugins"] = [*plugins, AtomicCheckpointIO()]
             if config["enable_progress_bar"] is not False:
                 callbacks.append(RichProgressBar())
             return self._instantiate_trainer(config, callbacks)
 
-    # It would rather read sys.argv, whose first word is this command's name.
+    # Lightning warns of args; but sys.argv starts with the name of this subcommand.
     warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
     with _naming_settings(args):
         return Command(
@@ -107,20 +107,20 @@ def command(args: list[str]) -> LightningCLI:
                 "max_steps": 1000,
                 "gradient_clip_val": 1.0,
                 "log_every_n_steps": 10,
-                "use_distributed_sampler": False,  # the data's: by nodes, a rank its own
+                "use_distributed_sampler": False,  # the data module shares out batches
             },
         )
 
 
 @contextmanager
 def _naming_settings(args: list[str]) -> Iterator[None]:
-    """Put the files of settings before the errors of what they make."""
+    """Prefix errors with the names of the settings files."""
     files = [file for option, file in pairwise(args) if option in _CONFIG]
     files += [word.split("=", 1)[1] for word in args if word.startswith(_CONFIG[0] + "=")]
     with error_context(", ".join(files)) if files else nullcontext():
         try:
             yield
-        except Exception as error:  # jsonargparse, Lightning and PyTorch raise a dozen kinds
+        except Exception as error:  # jsonargparse, Lightning and PyTorch raise many types
             if type(error) in (FileNotFoundError, ImportError, KeyError, TypeError, ValueError):
                 raise
             raise ValueError(f"{error}; {_PROGRAM} --help lists all settings") from error

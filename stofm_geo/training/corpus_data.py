@@ -1,4 +1,4 @@
-"""A corpus as a Lightning data module."""
+"""Lightning data module of a corpus."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from stofm_geo.data.subslices import collate_subslices
 
 
 class CorpusDataModule(L.LightningDataModule):
-    """A corpus for a Lightning trainer; slices are held out whole, never sub-slices of them.
+    """Data module of a corpus, with whole slices held out for validation.
 
-    With several processes, give the trainer ``use_distributed_sampler=False``: the batches are
-    shared out here.
+    With several processes, set ``use_distributed_sampler=False`` in the trainer, since this module
+    distributes the batches.
 
     Args:
-        folder: Of ``stofm-geo corpus build``.
-        node_budget: Most nodes of a batch.
-        num_workers: Processes that load for each process that trains (default 0: none).
-        seed: Of the order of sub-slices, of ``transform``, and of what is held out.
-        held_out: Share of the slices, or names of their folders (default 0.1). Of a share above
-            0, one at least; which does not change much when the corpus grows.
-        transform: Of each sub-slice, hiding and moving, say; see :class:`CorpusDataset`. In
-            validation, it draws the same each time.
+        folder: Folder made by ``stofm-geo corpus build``.
+        node_budget: Maximum number of nodes of a batch.
+        num_workers: Number of loading processes per training process (default 0).
+        seed: Random seed of the order of sub-slices, of ``transform``, and of the held-out slices.
+        held_out: Fraction of the slices, or names of their folders (default 0.1). A fraction above
+            0 holds out at least one slice. If the corpus grows, few held-out slices change.
+        transform: Transform of each sub-slice, such as masking; see :class:`CorpusDataset`. In
+            validation, its random numbers are the same each time.
 
     Attributes:
-        held_out: Names of the slices that are held out, sorted.
-        train: The :class:`CorpusDataset` of the others.
-        val: That of the slices held out.
+        held_out: Sorted names of the folders of held-out slices.
+        train: :class:`CorpusDataset` of the training slices.
+        val: :class:`CorpusDataset` of the held-out slices.
 
     Raises:
-        FileNotFoundError, KeyError, TypeError, ValueError: As :class:`CorpusDataset`; or nothing
+        FileNotFoundError, KeyError, TypeError, ValueError: As :class:`CorpusDataset`, or no slice
             is left to train on.
     """
 
@@ -54,10 +54,10 @@ class CorpusDataModule(L.LightningDataModule):
         super().__init__()
         check_positive("workers", num_workers, whole=True, or_zero=True)
         check_positive("node_budget", node_budget, whole=True)
-        names = [one["folder"] for one in read_index(folder)["slices"]]
+        names = [entry["folder"] for entry in read_index(folder)["slices"]]
         if isinstance(held_out, str) or not isinstance(held_out, Collection):
             check_fraction("held_out", held_out)
-            held_out = _share(names, float(held_out), seed)
+            held_out = _draw_held_out(names, float(held_out), seed)
         self.node_budget, self.num_workers, self.seed = node_budget, num_workers, seed
         self.held_out = sorted(held_out)
         if not (rest := set(names) - set(held_out)):
@@ -66,11 +66,11 @@ class CorpusDataModule(L.LightningDataModule):
         self.val = CorpusDataset(folder, self.held_out, transform, seed)
 
     def train_dataloader(self) -> CorpusLoader:
-        """Return the training batches of an epoch, for this process."""
+        """Return the loader of the training batches of this process."""
         return CorpusLoader(self.train, self._batches(self.train, True), self.num_workers)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Return the batches of the held-out slices; an empty list without such slices."""
+        """Return the loader of the held-out slices, or an empty list if there are none."""
         if not self.held_out:
             return []
         sampler = self._batches(self.val, False)
@@ -90,7 +90,7 @@ class CorpusDataModule(L.LightningDataModule):
         )
 
 
-def _share(names: list[str], share: float, seed: int) -> list[str]:
-    """Draw a share of the names such that adding names changes few of those drawn."""
+def _draw_held_out(names: list[str], fraction: float, seed: int) -> list[str]:
+    """Draw a fraction of the names such that adding names changes few of those drawn."""
     drawn = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    return drawn[: max(round(share * len(names)), 1) if share else 0]
+    return drawn[: max(round(fraction * len(names)), 1) if fraction else 0]

@@ -1,4 +1,4 @@
-"""Pre-training on a corpus: the network of its genes, validation, and exact resumption."""
+"""Pre-training on a corpus, with validation and exact resumption."""
 
 from __future__ import annotations
 
@@ -31,24 +31,26 @@ _COLLAPSED = 0.5  # of the first effective rank
 class CorpusPretraining(Pretraining):
     """:class:`Pretraining` on a :class:`~stofm_geo.training.corpus_data.CorpusDataModule`.
 
-    The network is made when the corpus is known. Dropout is drawn from the seed and the number
-    of the step alone, and masks from the seed, the epoch and the sub-slice, so that a run that is
-    killed and goes on from a checkpoint ends with the same weights as one that was not.
+    The network is created by :meth:`configure_model`, since its genes are those of the corpus.
+    Random numbers of dropout depend only on the seed and the step, those of masks on the seed, the
+    epoch and the sub-slice, so that a killed run that resumes from a checkpoint gives the same
+    weights as an uninterrupted one.
 
-    Logged: ``niche_loss`` and ``distance_loss``, and under ``val/`` those of the slices held out,
-    each beside what plain guessing gives (``..._plain``), with the effective rank and the deviation
-    of embeddings (:class:`~stofm_geo.training.effective_rank.EffectiveRank`). A warning is given
-    when the rank falls below half of the first.
+    Logged are ``niche_loss`` and ``distance_loss`` and, under ``val/``, the losses on held-out
+    slices, the same losses of a baseline (``..._plain``), and the effective rank and standard
+    deviation of the embeddings (:class:`~stofm_geo.training.effective_rank.EffectiveRank`).
 
     Args:
-        config: Configuration of the network and the masking; its ``encoder`` is ``"panel"``.
-        freeze_encoder_steps: For so many steps the cell encoder stays as it starts; then all are
-            trained (default 0: all from the start).
-        seed: Of weights and dropout.
+        config: Configuration of the network and the masking, with ``encoder="panel"``.
+        freeze_encoder_steps: Number of steps in which the cell encoder is frozen (default 0).
+        seed: Random seed of weights and dropout.
 
     Raises:
-        TypeError: ``freeze_encoder_steps`` is no whole number.
-        ValueError: It is below zero, or the encoder is another.
+        TypeError: ``freeze_encoder_steps`` is not an integer.
+        ValueError: ``freeze_encoder_steps`` is negative, or the encoder is not ``"panel"``.
+
+    Warns:
+        UserWarning: In validation, the effective rank fell below half of its first value.
     """
 
     def __init__(
@@ -70,17 +72,17 @@ class CorpusPretraining(Pretraining):
 
     @property
     def data(self) -> CorpusDataModule:
-        """The corpus that is trained on."""
+        """Return the data module of the corpus."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     @property
     def encoder(self) -> PanelEncoder:
-        """The encoder of the network."""
+        """Return the encoder of the network."""
         assert self.network.encoder is not None  # see configure_model
         return self.network.encoder
 
     def configure_model(self) -> None:
-        """Make the network of the corpus' genes; the seed makes it the same on every rank."""
+        """Create the network for the genes of the corpus, the same on every rank."""
         if self.network is not None:
             return
         corpus = self.data.train
@@ -97,32 +99,32 @@ class CorpusPretraining(Pretraining):
                 warm_start(encoder, corpus.components())
 
     def setup(self, stage: str) -> None:
-        """Give the data their masking.
+        """Set the masking as transform of the data sets.
 
         Raises:
-            ValueError: The corpus was cut with other settings.
+            ValueError: The corpus was built with other settings.
         """
         data = self.data
-        if told := _differing(data.train.settings, self.config.subslice_options):
+        if differing := _differing(data.train.settings, self.config.subslice_options):
             raise ValueError(
-                f"{data.train.folder}: the corpus was built with other settings ({told}); use "
+                f"{data.train.folder}: the corpus was built with other settings ({differing}); use "
                 "those, or build another"
             )
         data.train.transform = data.val.transform = self.objectives.masking
 
     def on_train_start(self) -> None:
-        """Refuse to go on to another number of steps than was planned.
+        """Check that a resumed run has the number of steps of its schedule.
 
         Raises:
-            ValueError: The learning rate of the checkpoint goes by so many steps, and not by more.
+            ValueError: The learning-rate schedule of the checkpoint has another number of steps.
         """
         scheduler: Any = self.trainer.lr_scheduler_configs[0].scheduler  # one cycle
         planned = scheduler.total_steps
         steps = schedule_steps(self)
         if planned != steps:
             raise ValueError(
-                f"the checkpoint's learning rate goes by {planned} steps, and max_steps is {steps} "
-                "now; go on with as many, or name another folder"
+                f"the learning-rate schedule of the checkpoint has {planned} steps, but max_steps "
+                f"is {steps}; set max_steps={planned}, or name another folder"
             )
 
     def on_train_batch_start(self, batch: Data, batch_idx: int) -> None:
@@ -150,18 +152,20 @@ class CorpusPretraining(Pretraining):
 
     def on_validation_epoch_end(self) -> None:
         """See ``LightningModule``."""
-        found = {name: metric.compute() for name, metric in self.held_out.items()}
-        found["loss"] = found["niche_loss"] + self.config.distance_weight * found["distance_loss"]
-        found |= self.spread.compute()
-        self.log_dict({f"val/{name}": value for name, value in found.items()}, prog_bar=False)
+        values = {name: metric.compute() for name, metric in self.held_out.items()}
+        values["loss"] = (
+            values["niche_loss"] + self.config.distance_weight * values["distance_loss"]
+        )
+        values |= self.spread.compute()
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, prog_bar=False)
         for metric in (*self.held_out.values(), self.spread):
             metric.reset()
-        rank = float(found["effective_rank"])
+        rank = float(values["effective_rank"])
         self.first_rank = self.first_rank or rank
         if rank < _COLLAPSED * self.first_rank and self.trainer.is_global_zero:
             warnings.warn(
                 f"embeddings collapse: their effective rank fell from {self.first_rank:.1f} to "
-                f"{rank:.1f}; lower the learning rate, or raise the share that is hidden",
+                f"{rank:.1f}; lower the learning rate, or raise mask_ratio",
                 stacklevel=2,
             )
 
@@ -171,26 +175,27 @@ class CorpusPretraining(Pretraining):
         checkpoint["first_rank"] = self.first_rank
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other settings.
+        """Check that a checkpoint has the settings and genes of this run.
 
         Raises:
-            ValueError: It is another architecture's; the message names what differs.
+            ValueError: They differ; the message names how.
         """
-        if told := _differing(checkpoint.get(_SETTINGS, {}), asdict(self.config)):
+        if differing := _differing(checkpoint.get(_SETTINGS, {}), asdict(self.config)):
             raise ValueError(
-                f"the checkpoint is of other settings ({told}); use those, or another folder"
+                f"the checkpoint has other settings ({differing}); use those, or name another "
+                "folder"
             )
         shape = checkpoint["state_dict"]["network.encoder.embedding"].shape
         if shape != self.encoder.embedding.shape:
             raise ValueError(
-                f"the checkpoint knows {shape[0]} genes, the corpus has "
-                f"{len(self.encoder.genes)}; go on with the corpus it was made with, "
-                "or name another folder"
+                f"the checkpoint has {shape[0]} genes, and the corpus "
+                f"{len(self.encoder.genes)}; resume with the corpus of the checkpoint, or name "
+                "another folder"
             )
         self.first_rank = checkpoint["first_rank"]
 
     def state(self) -> ModelState:
-        """Return what was trained, as a model to save or to embed with."""
+        """Return the trained model."""
         losses = {
             name.removeprefix("val/"): float(value)
             for name, value in self.trainer.callback_metrics.items()
@@ -206,7 +211,7 @@ class CorpusPretraining(Pretraining):
         return ModelState(self.config, self.network, self.encoder, record)
 
 
-def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:
+def _differing(stored: dict[str, Any], current: dict[str, Any]) -> str:
     """Return the settings that differ from ``here``, for a message; ``""`` if none do."""
-    names = [name for name in here if there.get(name) != here[name]]
-    return ", ".join(f"{n}={there.get(n)!r} there, {here[n]!r} here" for n in names)
+    names = [name for name in current if stored.get(name) != current[name]]
+    return ", ".join(f"{n}={stored.get(n)!r} there, {current[n]!r} here" for n in names)

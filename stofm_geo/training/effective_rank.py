@@ -1,4 +1,4 @@
-"""A metric that detects collapsed embeddings, the usual failure of self-supervision."""
+"""Effective rank of embeddings, which detects collapse in self-supervised training."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torchmetrics import Metric
 class EffectiveRank(Metric):
     r"""Effective rank and median standard deviation of vectors, in one pass.
 
-    The effective rank is :math:`\exp(-\sum_i p_i \log p_i)` with :math:`p` the shares that the
-    eigenvalues of the covariance have of their sum (Roy & Vetterli 2007): ``D`` for a ball, 1 for
-    a line, 0 where all vectors are alike.
+    The effective rank is :math:`\exp(-\sum_i p_i \log p_i)` with :math:`p` the
+    eigenvalues of the covariance, divided by their sum (Roy & Vetterli 2007): ``D`` for an
+    isotropic distribution, 1 on a line, 0 if all vectors are equal.
 
     Args:
-        channels: Size ``D`` of a vector.
+        channels: Size ``D`` of the vectors.
     """
 
     count: Tensor

@@ -1,4 +1,4 @@
-"""End-to-end training of an annotator, checked on what is held out."""
+"""End-to-end training of an annotator, validated on held-out cells."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ if TYPE_CHECKING:
     from stofm_geo.tasks.annotation.annotator import Annotator
     from stofm_geo.tasks.annotation.standardization import Moments
 
-_CHECK, _PATIENCE = 10, 5  # steps from check to check, checks without a better one
-_LEAST_GAIN = 0.01  # of the loss: less is luck, and the network rather stays as it is
+_CHECK, _PATIENCE = 10, 5  # steps between validations, validations without improvement
+_LEAST_GAIN = 0.01  # relative gain of the loss below which the network stays unchanged
 
 
 class FineTuning(L.LightningModule):
-    """Trains an annotator end to end, from what the probe has found.
+    """Module that trains an annotator end to end, starting from the linear probe.
 
-    The loss is the probe's: cross-entropy, classes balanced, and its penalty of the classifier's
-    weights. What is around a cell, and the moments of its slice, are those of the last check: they
-    change slowly, and the cell's own vector has the gradients (as the historical embeddings of
-    Fey et al. 2021, arXiv 2106.05609).
+    The loss is that of the probe: class-balanced cross-entropy and a penalty on the weights of the
+    classifier. Multi-hop means and the moments of a slice are those of the last validation: they
+    change slowly, and gradients flow through the vector of the cell itself, as with the historical
+    embeddings of Fey et al. 2021 (arXiv 2106.05609).
 
     Args:
-        annotator: Trained in place.
-        slices: Slices.
-        shown: Classes to learn from, ``[n]`` a slice; -1 for none.
-        held_out: Classes to check by, alike; ``None``: nothing is checked.
-        class_weights: From classes ``[n]`` and their number to the weight of each class.
-        rate: Of AdamW.
-        strength: Of the probe.
+        annotator: Annotator, trained in place.
+        slices: Slices as sub-slices.
+        train_codes: Training classes of each slice, ``[n]`` each; -1 for none.
+        held_out: Validation classes of each slice, ``[n]`` each; -1 for none. ``None``: no
+            validation.
+        class_weights: Function from classes ``[n]`` and their number to the weight of each class.
+        rate: Learning rate of AdamW.
+        strength: Inverse regularisation strength of the probe.
 
     Attributes:
-        first, best: Logits of cells held out, before training and when they were likeliest.
-        best_step: Steps until then.
+        first, best: Logits of held-out cells, before training and at the lowest loss.
+        best_step: Number of steps at the lowest loss.
     """
 
     weight: Tensor
@@ -55,7 +56,7 @@ class FineTuning(L.LightningModule):
         self,
         annotator: Annotator,
         slices: Sequence[SubSliceDataset],
-        shown: Sequence[np.ndarray],
+        train_codes: Sequence[np.ndarray],
         held_out: Sequence[np.ndarray] | None,
         class_weights: Callable[[np.ndarray, int], np.ndarray],
         *,
@@ -64,33 +65,33 @@ class FineTuning(L.LightningModule):
     ) -> None:
         super().__init__()
         self.annotator, self.slices, self.rate = annotator, slices, rate
-        self.shown = [torch.from_numpy(codes) for codes in shown]
+        self.train_codes = [torch.from_numpy(codes) for codes in train_codes]
         self.held_out = None if held_out is None else [torch.from_numpy(c) for c in held_out]
-        every = np.concatenate(shown)
-        every = every[every >= 0]
+        codes = np.concatenate(train_codes)
+        codes = codes[codes >= 0]
         count = len(annotator.classes)
         self.class_weights = class_weights
-        self.register_buffer("weight", torch.from_numpy(class_weights(every, count)).float())
-        self.penalty = 0.5 / (strength * len(every))
+        self.register_buffer("weight", torch.from_numpy(class_weights(codes, count)).float())
+        self.penalty = 0.5 / (strength * len(codes))
         self.embeddings: dict[int, Tensor] = {}
         self.moments: dict[int, Moments] = {}
-        self.found: list[Tensor] = []
+        self.held_out_logits: list[Tensor] = []
         self.best_loss, self.best_step = math.inf, 0
         self.first = self.best = np.empty((0, count))
 
     def training_step(self, batch: tuple[int, Data], batch_idx: int) -> Tensor:
         """See ``LightningModule``."""
-        number, subslice = batch
-        subslices, annotator = self.slices[number], self.annotator
-        own = annotator.vectors(subslice)
-        at = subslices.core_index(subslice)
-        codes = self.shown[number].to(at.device)[at]
-        values = torch.cat([own, self.embeddings[number][at, own.shape[1] :]], dim=1)
+        index, subslice = batch
+        subslices, annotator = self.slices[index], self.annotator
+        vectors = annotator.vectors(subslice)
+        rows = subslices.core_index(subslice)
+        codes = self.train_codes[index].to(rows.device)[rows]
+        values = torch.cat([vectors, self.embeddings[index][rows, vectors.shape[1] :]], dim=1)
         known = codes >= 0
-        logits = annotator.head(annotator.read(values[known], self.moments[number]))
+        logits = annotator.head(annotator.read(values[known], self.moments[index]))
         loss = F.cross_entropy(logits, codes[known], self.weight, reduction="sum") / known.sum()
         self.log("loss", loss, prog_bar=True, batch_size=1)
-        head: Any = annotator.head  # a linear layer, or one beside another
+        head: Any = annotator.head  # a linear layer, or an mlp.Classifier
         return loss + self.penalty * head.weight.square().sum()
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
@@ -100,7 +101,7 @@ class FineTuning(L.LightningModule):
         self.moments[batch] = self.annotator.moments(values)
         if self.held_out is not None:
             known = (self.held_out[batch] >= 0).to(values.device)
-            self.found.append(
+            self.held_out_logits.append(
                 self.annotator.head(self.annotator.read(values[known], self.moments[batch]))
             )
 
@@ -109,8 +110,8 @@ class FineTuning(L.LightningModule):
         if self.held_out is None:
             return
         codes = torch.cat(self.held_out)
-        codes, logits = codes[codes >= 0].to(self.device), torch.cat(self.found)
-        self.found.clear()
+        codes, logits = codes[codes >= 0].to(self.device), torch.cat(self.held_out_logits)
+        self.held_out_logits.clear()
         class_weights = self.class_weights(codes.cpu().numpy(), logits.shape[1])
         weight = torch.from_numpy(class_weights).to(logits)
         loss = F.cross_entropy(logits, codes, weight, reduction="sum") / len(codes)
@@ -129,26 +130,26 @@ class FineTuning(L.LightningModule):
 
 def train(module: FineTuning, max_steps: int, progress: bool) -> None:
     """Train for at most ``max_steps`` steps, with early stopping on the held-out loss."""
-    module.train()  # dropout, too; models rest without it
+    module.train()  # models are otherwise kept in evaluation mode
     stop = EarlyStopping(FineTuning.MONITOR, patience=_PATIENCE)
     fit_module(
         module,
-        _batches(module.slices, module.shown, max_steps),
+        _batches(module.slices, module.train_codes, max_steps),
         max_steps=max_steps,
         progress=progress,
-        held_out=_one_by_one(range(len(module.slices))),
+        held_out=_slice_loader(range(len(module.slices))),
         check_every=min(_CHECK, max_steps),
         callbacks=[] if module.held_out is None else [stop],
     )
 
 
-class _Labelled(torch.utils.data.Dataset):
-    """Sub-slices with labelled core cells, each with the number of its slice."""
+class _LabelledSubSlices(torch.utils.data.Dataset):
+    """Data set of sub-slices with labelled core cells, each with the index of its slice."""
 
-    def __init__(self, slices: Sequence[SubSliceDataset], shown: Sequence[Tensor]) -> None:
+    def __init__(self, slices: Sequence[SubSliceDataset], train_codes: Sequence[Tensor]) -> None:
         self.subslices = [
             (number, subslice)
-            for number, (subslices, codes) in enumerate(zip(slices, shown, strict=True))
+            for number, (subslices, codes) in enumerate(zip(slices, train_codes, strict=True))
             for subslice in subslices
             if (codes[subslices.core_index(subslice)] >= 0).any()
         ]
@@ -161,20 +162,20 @@ class _Labelled(torch.utils.data.Dataset):
 
 
 def _batches(
-    slices: Sequence[SubSliceDataset], shown: Sequence[Tensor], max_steps: int
+    slices: Sequence[SubSliceDataset], train_codes: Sequence[Tensor], max_steps: int
 ) -> DataLoader:
-    """Return a loader of single sub-slices that draws all before repeating any."""
-    data = _Labelled(slices, shown)
+    """Return a loader of single sub-slices, which uses all before repeating any."""
+    data = _LabelledSubSlices(slices, train_codes)
     rounds = -(-max_steps // len(data))
     order = torch.cat([torch.randperm(len(data)) for _ in range(rounds)])[:max_steps]
-    return DataLoader(data, batch_size=None, sampler=order.tolist(), collate_fn=_as_is)
+    return DataLoader(data, batch_size=None, sampler=order.tolist(), collate_fn=_identity)
 
 
-def _one_by_one(numbers: range) -> DataLoader:
-    """Return a loader of plain numbers, unbatched."""
-    data: Any = numbers  # a range is as good as a dataset
-    return DataLoader(data, batch_size=None, collate_fn=_as_is)
+def _slice_loader(numbers: range) -> DataLoader:
+    """Return a loader of the indices of slices, unbatched."""
+    data: Any = numbers  # a range behaves like a dataset
+    return DataLoader(data, batch_size=None, collate_fn=_identity)
 
 
-def _as_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

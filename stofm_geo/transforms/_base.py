@@ -1,4 +1,4 @@
-"""Transforms that are defined on one graph, and their application to batches."""
+"""Base class of transforms that are defined on one graph, applied to graphs and batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stofm_geo.transforms._validation import check_data, check_pos
 
 
 class GraphTransform(BaseTransform):
-    """A transform defined on one graph, which is applied to each graph of a batch.
+    """Transform defined on one graph, which is applied to each graph of a batch.
 
     A batch is recognised by ``data.batch``, with or without ``ptr``, sorted or not.
     """
@@ -27,7 +27,7 @@ class GraphTransform(BaseTransform):
 
     @abstractmethod
     def transform_graph(self, data: Data) -> Data:
-        """Transform one graph, which is a copy already."""
+        """Transform one graph, in place; ``data`` is a copy."""
 
     def forward(self, data: Data) -> Data:
         """Return the transformed graph, or the batch of the transformed graphs."""
@@ -38,22 +38,22 @@ class GraphTransform(BaseTransform):
         return graphs.merge([self.transform_graph(copy.copy(graph)) for graph in graphs.bare])
 
     def check(self, data: Data) -> None:
-        """Check ``data``, which is a copy already, and convert its positions to floating point."""
+        """Check ``data``, a copy, and convert its positions to floating point."""
         check_data(data, type(self).__name__)
         if self.uses_pos:
             data.pos = check_pos(data)
 
 
 class BatchGraphs:
-    """The graphs of a batch, and their merging into it.
+    """Separation of a batch into graphs, and merging of the graphs into the batch.
 
     Nodes and edges are sorted by graph once, so the time hardly depends on the number of graphs.
 
     Args:
-        data: With ``batch``.
+        data: Batch, with ``data.batch``.
 
     Raises:
-        ValueError: ``batch`` does not number the nodes' graphs, or an edge joins two graphs.
+        ValueError: ``batch`` is not the graph index of each node, or an edge joins two graphs.
 
     Attributes:
         rows: Indices in ``data`` of the nodes of each graph, ascending.
@@ -115,7 +115,9 @@ class BatchGraphs:
         parts = value.split(sizes, dim)
         added = self.increments.get(key)
         if isinstance(added, Tensor) and len(added) == len(parts) and added.any():
-            return [part - one.to(part.device) for part, one in zip(parts, added, strict=True)]
+            return [
+                part - offset.to(part.device) for part, offset in zip(parts, added, strict=True)
+            ]
         return list(parts)
 
     def complete(self) -> list[Data]:
@@ -134,8 +136,8 @@ class BatchGraphs:
     def merge(self, results: list[Data]) -> Data:
         """Merge the transformed graphs of :attr:`bare` into the batch.
 
-        Nodes keep their order. New nodes, which come last in their graphs, do so in a sorted batch,
-        too; in one that is not sorted, they come last of all.
+        Nodes keep their order. New nodes come last in their graphs if the batch is sorted, and last
+        of all nodes otherwise.
         """
         data, sizes = self.data, [result.num_nodes for result in results]
         values = self._changes(results, sizes)
@@ -152,7 +154,7 @@ class BatchGraphs:
             shift = ptr[:-1].repeat_interleave(count)
             joined["edge_index"] = joined["edge_index"] + shift.to(joined["edge_index"].device)
         if sizes != self.sizes:
-            joined["batch"] = _numbers(torch.tensor(sizes)).to(data.batch)
+            joined["batch"] = _graph_index(torch.tensor(sizes)).to(data.batch)
         if not self.in_order:
             self._restore_order(joined, sizes)
         for key, value in joined.items():
@@ -173,7 +175,7 @@ class BatchGraphs:
             if key != "num_nodes" and before.get(key) is not after.get(key)
         }
         if sizes != self.sizes:
-            changed |= dict.fromkeys(self.of_edge)  # their nodes have other numbers
+            changed |= dict.fromkeys(self.of_edge)  # node indices change
         return {key: [after.get(key) for after in results] for key in changed}
 
     def _restore_order(self, joined: dict[str, Tensor], sizes: list[int]) -> None:
@@ -206,7 +208,7 @@ class BatchGraphs:
         if "ptr" in data:
             data.ptr = ptr.to(data.ptr.device) if self.in_order else None
         for key, added in self.increments.items():
-            if key in data and key != "edge_index" and _is_like(added, self.ptr[:-1]):
+            if key in data and key != "edge_index" and _holds_node_indices(added, self.ptr[:-1]):
                 value, count = data[key], self.slices[key].diff()
                 shift = (ptr - self.ptr)[:-1].repeat_interleave(count).to(value.device)
                 dim = data.__cat_dim__(key, value)
@@ -224,18 +226,18 @@ class BatchGraphs:
             slices[key] = cumsum(count)
             increments[key] = ptr[:-1] if key == "edge_index" else torch.zeros_like(count)
             if f"{key}_batch" in data:
-                data[f"{key}_batch"] = _numbers(count).to(data[f"{key}_batch"])
+                data[f"{key}_batch"] = _graph_index(count).to(data[f"{key}_batch"])
                 data[f"{key}_ptr"] = slices[key].to(data[f"{key}_ptr"])
         if hasattr(data, "_slice_dict"):
             data._slice_dict, data._inc_dict = slices, increments
 
 
-def _numbers(sizes: Tensor) -> Tensor:
+def _graph_index(sizes: Tensor) -> Tensor:
     """Return the index of each item's graph, for graphs of these sizes."""
     return torch.arange(len(sizes)).repeat_interleave(sizes)
 
 
-def _is_like(added: object, ptr: Tensor) -> bool:
+def _holds_node_indices(added: object, ptr: Tensor) -> bool:
     """Return whether an attribute has the increments of ``edge_index``: it holds node indices."""
     return isinstance(added, Tensor) and bool(added.any()) and added.equal(ptr)
 
@@ -243,14 +245,14 @@ def _is_like(added: object, ptr: Tensor) -> bool:
 def _check_batch(data: Data) -> Tensor:
     """Return the index of each node's graph, ``[num_nodes]`` int64."""
     batch, n = data.batch, data.num_nodes
-    whole = isinstance(batch, Tensor) and not (batch.is_floating_point() or batch.is_complex())
-    if not whole or batch.shape != (n,):
+    is_integer = isinstance(batch, Tensor) and not (batch.is_floating_point() or batch.is_complex())
+    if not is_integer or batch.shape != (n,):
         found = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else repr(batch)
         raise ValueError(
-            f"data.batch must number the graph of each of {n} nodes, [{n}]; found {found}"
+            f"data.batch must hold the graph index of each of {n} nodes, [{n}]; found {found}"
         )
     if len(batch) and int(batch.min()) < 0:
-        raise ValueError(f"data.batch must number graphs from 0; found {int(batch.min())}")
+        raise ValueError(f"data.batch must be 0 or more; found {int(batch.min())}")
     return batch.long()
 
 

@@ -10,7 +10,7 @@ from stofm_geo._keys import NodeType
 
 
 def cell_mask(data: Data) -> Tensor:
-    """Return which nodes are cells, ``[num_nodes]`` bool; all, if there are no virtual nodes."""
+    """Return the mask of cells, ``[num_nodes]`` bool; all nodes without ``node_type``."""
     if "node_type" in data:
         return data.node_type == NodeType.CELL
     device = next((value.device for _, value in data if isinstance(value, Tensor)), None)
@@ -22,7 +22,7 @@ def rows_by_slice(data: Data, nodes: Tensor | None = None) -> list[Tensor]:
 
     Args:
         data: One graph.
-        nodes: Which nodes. ``None``: the cells. Slices without any are left out.
+        nodes: Nodes to group; ``None``: the cells. Slices without such nodes are left out.
     """
     if nodes is None:
         nodes = cell_mask(data).nonzero().view(-1)
@@ -39,14 +39,14 @@ def edges_by_slice(data: Data, slices: list[Tensor]) -> list[Tensor]:
     """Return the indices of the edges inside each of these sets of nodes, in order."""
     src, dst = data.edge_index
     if len(slices) == 1:
-        here = torch.zeros(data.num_nodes, dtype=torch.bool, device=src.device)
-        here[slices[0]] = True
-        return [(here[src] & here[dst]).nonzero().view(-1)]
-    number = torch.full((data.num_nodes,), -1, device=src.device)
+        inside_slice = torch.zeros(data.num_nodes, dtype=torch.bool, device=src.device)
+        inside_slice[slices[0]] = True
+        return [(inside_slice[src] & inside_slice[dst]).nonzero().view(-1)]
+    slice_of = torch.full((data.num_nodes,), -1, device=src.device)
     for i, nodes in enumerate(slices):
-        number[nodes] = i
-    inside = ((number[src] == number[dst]) & (number[dst] >= 0)).nonzero().view(-1)
-    order, sizes = group(number[dst[inside]], len(slices))
+        slice_of[nodes] = i
+    inside = ((slice_of[src] == slice_of[dst]) & (slice_of[dst] >= 0)).nonzero().view(-1)
+    order, sizes = group(slice_of[dst[inside]], len(slices))
     return list(inside[order].split(sizes))
 
 

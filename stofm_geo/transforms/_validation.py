@@ -11,20 +11,20 @@ from stofm_geo.transforms._slices import cell_mask
 
 
 def check_data(data: object, name: str) -> None:
-    """Check that ``data`` is a ``Data`` or a batch of them, for the transform ``name``.
+    """Check that ``data`` is a ``Data`` or a ``Batch``, for the transform ``name``.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: It is neither.
     """
     if not isinstance(data, Data):
-        raise TypeError(f"{name} takes a Data or a Batch of them; found {type(data).__name__}")
+        raise TypeError(f"{name} takes a Data or a Batch; found {type(data).__name__}")
 
 
 def check_attribute(data: Data, key: str, name: str, fix: str) -> None:
     """Check that ``data[key]`` exists.
 
     Raises:
-        ValueError: It does not.
+        ValueError: The attribute is missing.
     """
     if key not in data:
         raise ValueError(f"{name} needs data.{key}; {fix}")
@@ -37,8 +37,8 @@ def check_pos(data: Data) -> Tensor:
     position (NaN), as CLS has in some models.
 
     Raises:
-        TypeError: It does not hold real numbers.
-        ValueError: It is missing, has another shape, is NaN or infinite for a cell, or holds
+        TypeError: ``pos`` does not hold real numbers.
+        ValueError: ``pos`` is missing, has another shape, is NaN or infinite for a cell, or holds
             integers that the default dtype cannot represent.
     """
     pos = data.pos
@@ -52,7 +52,7 @@ def check_pos(data: Data) -> Tensor:
             f"data.pos must be [{data.num_nodes}, 2], the x and y of each node; "
             f"found {list(pos.shape)}"
         )
-    if not pos.sum().isfinite():  # a tenth of the time of a mask; finite positions may do it, too
+    if not pos.sum().isfinite():  # cheap test; may fail for finite positions, too
         cells = cell_mask(data)
         bad = (cells & ~pos.isfinite().all(dim=1)).nonzero().view(-1)
         if len(bad):
@@ -67,7 +67,7 @@ def check_pos(data: Data) -> Tensor:
     wide = pos.to(dtype)
     if not pos.is_floating_point() and (wide.to(pos.dtype) != pos).any():
         raise ValueError(
-            f"data.pos holds whole numbers up to {int(pos.abs().max())}, more digits than {dtype} "
-            "has; convert them: data.pos = data.pos.double()"
+            f"data.pos holds integers up to {int(pos.abs().max())}, which {dtype} cannot hold; "
+            "convert them: data.pos = data.pos.double()"
         )
     return wide

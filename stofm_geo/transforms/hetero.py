@@ -1,4 +1,4 @@
-"""Conversion to a heterogeneous graph of cells and virtual cells."""
+"""Conversion to a heterogeneous graph of cells and macro nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class HeteroView(GraphTransform):
     Node types are ``"cell"`` and ``"macro"``, edge types ``("cell", "to", "cell")``, ``("cell",
     "to", "macro")``, ``("macro", "to", "cell")`` and ``("macro", "to", "macro")``. CLS is left out.
     Node and edge attributes are split by type, in the same order; ``cluster`` of a cell becomes the
-    index of its virtual node in ``"macro"``, and only ``"macro"`` has ``cluster_size``. A batch
+    index of its macro node in ``"macro"``, and only ``"macro"`` has ``cluster_size``. A batch
     becomes the ``Batch`` of its converted graphs.
 
     Raises:
@@ -53,13 +53,13 @@ class HeteroView(GraphTransform):
             out[name].num_nodes = len(nodes)
         src, dst = data.edge_index
         edges = {
-            (one, "to", other): (
+            (source, "to", target): (
                 (data.node_type[src] == code) & (data.node_type[dst] == other_code)
             )
             .nonzero()
             .view(-1)
-            for code, one in _NAMES.items()
-            for other_code, other in _NAMES.items()
+            for code, source in _NAMES.items()
+            for other_code, target in _NAMES.items()
         }
         for key, value in data:
             if key in ("node_type", "num_nodes"):
@@ -69,14 +69,14 @@ class HeteroView(GraphTransform):
             elif key == "cluster_size":
                 out["macro"].cluster_size = value[rows["macro"]]
             elif key == "edge_index":
-                for kind, which in edges.items():
-                    out[kind].edge_index = local_index[value[:, which]]
+                for kind, edge_ids in edges.items():
+                    out[kind].edge_index = local_index[value[:, edge_ids]]
             elif data.is_node_attr(key):
                 for name, nodes in rows.items():
                     out[name][key] = value[nodes]
             elif data.is_edge_attr(key):
-                for kind, which in edges.items():
-                    out[kind][key] = value[which]
+                for kind, edge_ids in edges.items():
+                    out[kind][key] = value[edge_ids]
             else:
                 out[key] = value
         return out

@@ -16,23 +16,23 @@ def leiden(
     resolution: float = 1.0,
     seed: int = 0,
 ) -> np.ndarray:
-    """Return the communities of largest modularity (Traag et al. 2019), numbered from 0.
+    """Return the Leiden communities of a graph (Traag et al. 2019), as indices from 0.
 
     Args:
         n: Number of nodes.
-        pairs: Undirected edges, each once, ``[E, 2]``.
+        pairs: Undirected edges without duplicates, ``[E, 2]``.
         weights: Weights of the edges, ``[E]``; ``None``: all 1.
         resolution: Higher values give more communities.
         seed: Random seed of the order in which nodes are visited.
 
     Returns:
-        ``[n]`` int64.
+        Community of each node, ``[n]`` int64.
     """
     graph = igraph.Graph(n)
-    graph.add_edges(pairs)  # four times as fast as Graph(n, pairs), for arrays
+    graph.add_edges(pairs)  # four times as fast as Graph(n, pairs) for arrays
     igraph.set_random_number_generator(random.Random(seed))
     try:
-        found = graph.community_leiden(
+        communities = graph.community_leiden(
             objective_function="modularity",
             weights=weights,
             resolution=resolution,
@@ -40,4 +40,4 @@ def leiden(
         )
     finally:
         igraph.set_random_number_generator(random)
-    return np.asarray(found.membership, dtype=np.int64)
+    return np.asarray(communities.membership, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Macro scale of a slice: its clusters as virtual nodes, and one CLS node."""
+"""Macro scale of a slice: virtual nodes for its clusters, and a CLS node."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ from stofm_geo.transforms._slices import (
 from stofm_geo.transforms._validation import check_attribute
 from stofm_geo.transforms.leiden import leiden
 
-# The columns of x the clustering looks at: principal components come first, noise last.
+# Leading columns of x used for clustering; principal components are sorted by variance.
 _COLUMNS = 20
-# Edges whose ends' vectors are held at once.
+# Edges processed at once.
 _EDGES = 2**18
 
 
 @functional_transform("macro_nodes")
 class MacroNodes(GraphTransform):
-    """Add to each slice a CLS node and one virtual node per cluster, joined to all its cells.
+    """Add to each slice a CLS node and one macro node per cluster, joined to all its cells.
 
     Clusters are Leiden communities of the neighbour graph, with edges weighted by the similarity of
     the neighbourhoods of their ends. Communities beyond ``max_nodes`` are merged by the similarity
     of their mean features (Ward). Clusters depend on features and the graph only, not on
-    coordinates, so they are invariant to rotation. A virtual node has the mean position and the
-    mean feature of its cells; CLS has the mean position of the slice and feature 0. Integer
-    features are converted to floating point. A graph without cells stays without nodes.
+    coordinates, so they are invariant to rotation. A macro node has the mean position and the mean
+    feature of its cells; CLS has the mean position of the slice and feature 0. Integer features are
+    converted to floating point. A graph without cells gets no nodes.
 
-    The new nodes come after the cells, the CLS of a slice before its virtual cells. Sets
+    The new nodes come after the cells, the CLS of a slice before its macro nodes. Sets
     ``data.node_type`` (:class:`~stofm_geo._keys.NodeType` codes), ``data.cluster`` (of a cell, the
-    index of its virtual node in its graph, else -1) and ``data.cluster_size`` (of a virtual cell,
-    the number of its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where present,
+    index of its macro node in its graph, else -1) and ``data.cluster_size`` (of a macro node, the
+    number of its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where present,
     ``n_id`` (by -1) and ``slice_id``. Virtual nodes are also joined to each other.
 
     Args:
         resolution: Resolution of the Leiden modularity; higher values give more clusters (default
             1).
-        max_nodes: Most virtual nodes of a slice, without CLS (default 16).
+        max_nodes: Maximum number of macro nodes of a slice, without CLS (default 16).
         seed: Random seed of the Leiden algorithm (default 0).
         join: Whether to add the edges of the new nodes, two for each cell and virtual node
-            (default). For a large slice they need much memory: cut it first, and join the
+            (default). They need much memory for a large slice: cut it first, and join the
             sub-slices (:class:`JoinMacroNodes`).
 
     Raises:
-        ValueError: ``data`` has no ``x`` or ``edge_index``, or has virtual nodes already.
+        ValueError: ``data`` has no ``x`` or ``edge_index``, or already has virtual nodes.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class MacroNodes(GraphTransform):
         super().check(data)
         name = type(self).__name__
         check_attribute(data, "edge_index", name, "run SpatialKNN() first")
-        check_attribute(data, "x", name, "cells are clustered by their features")
+        check_attribute(data, "x", name, "clusters are computed from features")
         if "node_type" in data:
-            raise ValueError("data has virtual nodes already; run MacroNodes once")
+            raise ValueError("data already has virtual nodes; run MacroNodes once")
         if not data.x.is_floating_point():
             data.x = data.x.to(torch.get_default_dtype())
 
@@ -85,7 +85,7 @@ class MacroNodes(GraphTransform):
         n, device = data.num_nodes, data.pos.device
         cluster = torch.full((n,), -1, device=device)
         x, pos = [data.x], [data.pos]
-        kind, slice_of = [torch.full((n,), NodeType.CELL, device=device)], []
+        node_type, slice_id = [torch.full((n,), NodeType.CELL, device=device)], []
         total = n
         slices = rows_by_slice(data)
         for rows, edge_index in zip(slices, _edges_of(data, slices), strict=True):
@@ -94,32 +94,32 @@ class MacroNodes(GraphTransform):
             cluster[rows] = label + total + 1
             x += [torch.zeros_like(data.x[:1]), _means(data.x[rows], label)]
             pos += [data.pos[rows].mean(dim=0, keepdim=True), _means(data.pos[rows], label)]
-            kind.append(torch.tensor([NodeType.CLS] + [NodeType.MACRO] * count, device=device))
+            node_type.append(torch.tensor([NodeType.CLS] + [NodeType.MACRO] * count, device=device))
             if "slice_id" in data:
-                slice_of.append(data.slice_id[rows[:1]].expand(1 + count))
+                slice_id.append(data.slice_id[rows[:1]].expand(1 + count))
             total += 1 + count
-        data.x, data.pos, data.node_type = torch.cat(x), torch.cat(pos), torch.cat(kind)
+        data.x, data.pos, data.node_type = torch.cat(x), torch.cat(pos), torch.cat(node_type)
         if "num_nodes" in data:
             data.num_nodes = total
-        none = torch.full((total - n,), -1, device=device)
-        data.cluster = torch.cat([cluster, none])
+        missing = torch.full((total - n,), -1, device=device)
+        data.cluster = torch.cat([cluster, missing])
         data.cluster_size = torch.bincount(cluster[cluster >= 0], minlength=total)
         if "n_id" in data:
-            data.n_id = torch.cat([data.n_id, none])
+            data.n_id = torch.cat([data.n_id, missing])
         if "slice_id" in data:
-            data.slice_id = torch.cat([data.slice_id, *slice_of])
+            data.slice_id = torch.cat([data.slice_id, *slice_id])
         return JoinMacroNodes()(data) if self.join else data
 
     def cluster(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        """Return the cluster of each cell of one slice, numbered from 0, ``[n]``; on the CPU."""
+        """Return the cluster index of each cell of one slice, ``[n]``; tensors are on the CPU."""
         n = len(x)
         src, dst = edge_index
         smoothed, weight = _edge_similarity(x[:, :_COLUMNS].double(), src, dst)
-        once = src < dst
+        first_of_pair = src < dst
         label = leiden(
             n,
-            edge_index[:, once].t().numpy(),
-            weight[once].numpy(),
+            edge_index[:, first_of_pair].t().numpy(),
+            weight[first_of_pair].numpy(),
             resolution=self.resolution,
             seed=self.seed,
         )
@@ -137,7 +137,7 @@ class MacroNodes(GraphTransform):
 
 
 def _edges_of(data: Data, slices: list[Tensor]) -> list[Tensor]:
-    """Return the edges of each slice, its nodes numbered from 0."""
+    """Return the edges of each slice, with node indices within the slice."""
     if len(slices) == 1:
         return [data.edge_index]
     local_index = torch.empty(data.num_nodes, dtype=torch.long, device=data.edge_index.device)
@@ -154,15 +154,17 @@ def _means(values: Tensor, label: Tensor) -> Tensor:
 
 def _edge_similarity(x: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
     """Return each cell's smoothed features ``[n, F]``, and the similarity along edges ``[E]``."""
-    # Surroundings: the mean over a cell and its neighbours, which tames the counting noise.
-    # A sparse matrix, and then a few edges at a time: no tensor of edges x features.
-    near = sp.csr_matrix((np.ones(len(src)), (dst.numpy(), src.numpy())), shape=(len(x), len(x)))
+    # The mean over a cell and its neighbours reduces counting noise. A sparse matrix and blocks of
+    # edges avoid a tensor of edges x features.
+    adjacency = sp.csr_matrix(
+        (np.ones(len(src)), (dst.numpy(), src.numpy())), shape=(len(x), len(x))
+    )
     count = torch.bincount(dst, minlength=len(x)) + 1
-    smoothed = (torch.from_numpy(near @ x.numpy()) + x) / count[:, None]
+    smoothed = (torch.from_numpy(adjacency @ x.numpy()) + x) / count[:, None]
     ends = zip(src.split(_EDGES), dst.split(_EDGES), strict=True)
-    gap = torch.cat([(smoothed[a] - smoothed[b]).square().sum(dim=1) for a, b in ends])
-    scale = gap.mean() if len(gap) else gap.new_ones(())
-    return smoothed, (-gap / scale.clamp_min(1e-12)).exp()
+    distance = torch.cat([(smoothed[a] - smoothed[b]).square().sum(dim=1) for a, b in ends])
+    scale = distance.mean() if len(distance) else distance.new_ones(())
+    return smoothed, (-distance / scale.clamp_min(1e-12)).exp()
 
 
 @functional_transform("join_macro_nodes")
@@ -173,7 +175,7 @@ class JoinMacroNodes(GraphTransform):
     are joined to its cells.
 
     Raises:
-        ValueError: ``data`` has no virtual nodes, or they have edges already.
+        ValueError: ``data`` has no virtual nodes, or they already have edges.
     """
 
     uses_pos = False
@@ -184,7 +186,7 @@ class JoinMacroNodes(GraphTransform):
         if "node_type" not in data or data.edge_index is None:
             raise ValueError("JoinMacroNodes needs virtual nodes; run MacroNodes(join=False) first")
         if (~cell_mask(data))[data.edge_index].any():
-            raise ValueError("the virtual nodes have edges already; join them once")
+            raise ValueError("the virtual nodes already have edges; join them once")
 
     def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
@@ -200,6 +202,6 @@ class JoinMacroNodes(GraphTransform):
 
 def _macro_edges(cells: Tensor, virtual: Tensor) -> Tensor:
     """Return edges between all cells and all virtual nodes, and among these, in both directions."""
-    there = torch.cartesian_prod(cells, virtual).t()
+    to_virtual = torch.cartesian_prod(cells, virtual).t()
     among = torch.cartesian_prod(virtual, virtual).t().reshape(2, -1)
-    return torch.cat([there, there.flip(0), among[:, among[0] != among[1]]], dim=1)
+    return torch.cat([to_virtual, to_virtual.flip(0), among[:, among[0] != among[1]]], dim=1)

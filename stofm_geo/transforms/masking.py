@@ -19,8 +19,8 @@ class MaskCells(GraphTransform):
     """Mask the features of some cells, and remove them from the means of virtual nodes.
 
     Sets ``data.x_target`` (the original features) and ``data.mask`` (bool, the masked cells, whose
-    ``x`` is 0; a model may put a mask token there). The feature of a virtual node becomes the mean
-    over its other cells, so that it does not leak the masked ones. Where ``data.core_mask`` exists,
+    ``x`` is 0; a model may put a mask token there). The feature of a macro node becomes the mean
+    over its other cells, so that it does not leak the masked ones. If ``data.core_mask`` exists,
     only core cells are masked.
 
     Args:
@@ -39,21 +39,21 @@ class MaskCells(GraphTransform):
     def check(self, data: Data) -> None:
         """See :class:`GraphTransform`."""
         super().check(data)
-        check_attribute(data, "x", type(self).__name__, "it hides features")
+        check_attribute(data, "x", type(self).__name__, "it masks features")
 
     def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
-        may_hide = data.core_mask if "core_mask" in data else cell_mask(data)
-        mask = may_hide & (torch.rand(data.num_nodes, device=data.x.device) < self.p)
+        candidates = data.core_mask if "core_mask" in data else cell_mask(data)
+        mask = candidates & (torch.rand(data.num_nodes, device=data.x.device) < self.p)
         data.x_target, data.mask = data.x, mask
         data.x = data.x.masked_fill(mask[:, None], 0)
         if "cluster" in data:
-            hidden = (data.cluster >= 0) & mask
-            of = data.cluster[hidden]
+            masked = (data.cluster >= 0) & mask
+            macro_node = data.cluster[masked]
             x = data.x_target.to(torch.promote_types(data.x.dtype, torch.float32))  # for sums
-            lost = scatter(x[hidden], of, dim_size=data.num_nodes, reduce="sum")
-            left = data.cluster_size - torch.bincount(of, minlength=data.num_nodes)
-            mean = (x * data.cluster_size[:, None] - lost) / left.clamp_min(1)[:, None]
+            masked_sum = scatter(x[masked], macro_node, dim_size=data.num_nodes, reduce="sum")
+            n_visible = data.cluster_size - torch.bincount(macro_node, minlength=data.num_nodes)
+            mean = (x * data.cluster_size[:, None] - masked_sum) / n_visible.clamp_min(1)[:, None]
             dtype = data.x.dtype if data.x.is_floating_point() else x.dtype
             macro = (data.node_type == NodeType.MACRO)[:, None]
             data.x = torch.where(macro, mean.to(dtype), data.x)

@@ -17,31 +17,31 @@ except (ImportError, OSError) as error:  # OSError: built for another version of
     torch_cluster = None
     _NO_CLUSTER = f"torch-cluster cannot be imported ({error}); pip install 'stofm-geo[ext]'"
 
-# Two distances closer than this (relative) are one distance: on a lattice, many neighbours are
-# equally far, and rounding would otherwise choose among them differently for every rotation.
+# Distances that differ by less than this (relative) are equal: on a lattice, many neighbours are
+# equally far, and rounding would otherwise select different ones for every rotation.
 TIE = 1e-4
-# Heights of a triangle and widths of a slice below this (relative to their length) are rounding.
+# Heights of a triangle and widths of a slice below this (relative to their length) count as 0.
 _FLAT = 1e-6
-# Room for ties in the first query; rows with more are queried again.
+# Additional neighbours in the first query, for ties; rows with more ties are queried again.
 _SPARE = 8
-# More neighbours than this on average is a wrong unit or unplaced cells, and would fill memory.
+# A larger mean degree indicates a wrong unit or cells without positions, and would fill memory.
 _MAX_MEAN_DEGREE = 1000
 
 
 def gpu_search_unavailable() -> str | None:
-    """Return why positions on a GPU are searched on the CPU, or ``None`` where they are not."""
+    """Return why positions on a GPU are searched on the CPU, or ``None`` if they are not."""
     return _NO_CLUSTER if torch_cluster is None else None
 
 
 def knn(pos: Tensor, k: int) -> Tensor:
-    """Join every point to its ``k`` nearest, and to all that are as near as the last of them.
+    """Join every point to its ``k`` nearest points, and to all with the distance of the ``k``-th.
 
     Args:
-        pos: ``[n, 2]`` positions.
-        k: Number of neighbours, without the point itself; at most ``n - 1`` are found.
+        pos: Positions ``[n, 2]``.
+        k: Number of neighbours, without the point itself; at most ``n - 1``.
 
     Returns:
-        ``[2, E]`` undirected edges (both directions), sorted by destination.
+        Undirected edges ``[2, E]`` (both directions), sorted by destination.
 
     Raises:
         ValueError: So many cells share a position that the graph would not fit in memory.
@@ -65,14 +65,14 @@ def _nearest(pos: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     keep = distance <= reach[:, None]
     dst, column = np.nonzero(keep)
     src = index[dst, column]
-    if width < n and (open_rows := np.flatnonzero(keep[:, -1])).size:  # the ties may go on
+    if width < n and (open_rows := np.flatnonzero(keep[:, -1])).size:  # there may be more ties
         more_src, more_dst = _ball(_numpy(pos), reach[open_rows], open_rows)
         src, dst = np.concatenate([src, more_src]), np.concatenate([dst, more_dst])
     return src, dst
 
 
 def radius(pos: Tensor, r: float) -> Tensor:
-    """Join all pairs of points not farther apart than ``r``; returns as :func:`knn`."""
+    """Join all pairs of points with a distance of at most ``r``; returns as :func:`knn`."""
     if len(pos) == 0:
         return torch.empty(2, 0, dtype=torch.long, device=pos.device)
     reach = np.full(len(pos), r * (1 + TIE))
@@ -91,7 +91,7 @@ def delaunay(pos: Tensor) -> Tensor:
     if len(pos) < 2:
         return torch.empty(2, 0, dtype=torch.long, device=pos.device)
     sites, site_of = np.unique(_numpy(pos), axis=0, return_inverse=True)
-    # Centred: Qhull squares its input, and far from the origin that costs digits.
+    # Centred, since Qhull squares its input, which loses precision far from the origin.
     pairs = _site_pairs(sites - sites.mean(axis=0))
     n, m = len(pos), len(sites)
     members = np.argsort(site_of.ravel(), kind="stable")
@@ -119,7 +119,7 @@ def spacing(pos: Tensor, neighbour: int = 6) -> float:
 
 def unique_positions(pos: np.ndarray) -> np.ndarray:
     """Return the distinct rows ``[m, 2]`` of points ``[n, 2]``, sorted by x, then y."""
-    # As np.unique(axis=0), whose sort of compound values takes ten times as long.
+    # Ten times as fast as np.unique(axis=0), which sorts compound values.
     pos = pos[np.lexsort((pos[:, 1], pos[:, 0]))]
     return pos[np.append(True, (pos[1:] != pos[:-1]).any(axis=1))[: len(pos)]]
 
@@ -129,9 +129,9 @@ def _numpy(pos: Tensor) -> np.ndarray:
 
 
 def _query_tree(pos: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return distances and indices ``[n, width]`` of the nearest of each point, itself included."""
+    """Return distances and indices ``[n, width]`` of the nearest points, including the point."""
     tree = cKDTree(pos)
-    # Cells come in no spatial order; leaf by leaf, what a query touches is in the cache already.
+    # Queries in the order of the leaves of the tree use the cache; cells have no spatial order.
     leafwise = tree.indices
     distance, index = np.empty((len(pos), width)), np.empty((len(pos), width), dtype=np.int64)
     distance[leafwise], index[leafwise] = tree.query(pos[leafwise], k=width, workers=-1)
@@ -147,19 +147,19 @@ def _query_cluster(pos: Tensor, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ball(pos: np.ndarray, reach: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return all points within ``reach`` of the points ``rows``, as (found, row)."""
+    """Return all points within ``reach`` of the points ``rows``, as indices (point, row)."""
     tree = cKDTree(pos)
     count = tree.query_ball_point(pos[rows], reach, workers=-1, return_length=True)
     _check_degree(count.sum(), len(pos))
-    found = tree.query_ball_point(pos[rows], reach, workers=-1)
-    return np.concatenate([np.asarray(f, np.int64) for f in found]), np.repeat(rows, count)
+    neighbors = tree.query_ball_point(pos[rows], reach, workers=-1)
+    return np.concatenate([np.asarray(f, np.int64) for f in neighbors]), np.repeat(rows, count)
 
 
 def _check_degree(edges: int, n: int) -> None:
     if edges > _MAX_MEAN_DEGREE * max(n, 1):
         raise ValueError(
             f"the neighbour graph of {n} cells would have {edges} edges "
-            f"(more than {_MAX_MEAN_DEGREE} a cell): either many cells share one position "
+            f"(more than {_MAX_MEAN_DEGREE} per cell): either many cells share one position "
             "(drop cells without a position), or the radius is not in the units of the positions"
         )
 
@@ -167,15 +167,15 @@ def _check_degree(edges: int, n: int) -> None:
 def _site_pairs(sites: np.ndarray) -> np.ndarray:
     """Return index pairs ``[P, 2]`` (one direction) of distinct, centred sites."""
     _, width, axes = np.linalg.svd(sites, full_matrices=False)
-    if len(sites) < 3 or width[1] <= _FLAT * width[0]:  # all on one line, but for rounding
+    if len(sites) < 3 or width[1] <= _FLAT * width[0]:  # all on one line up to rounding
         order = np.argsort(sites @ axes[0], kind="stable")
         return np.stack([order[:-1], order[1:]], axis=1)
     mesh = Delaunay(sites)
     triangles, adjacent = mesh.simplices, mesh.neighbors
     centre, circumradius, flat = _circumcircles(sites, triangles)
-    pairs = triangles[:, [[1, 2], [2, 0], [0, 1]]]  # [T, 3, 2]: the edge across from corner c
+    pairs = triangles[:, [[1, 2], [2, 0], [0, 1]]]  # [T, 3, 2]: the edge opposite to corner c
     # An edge between two triangles of one circumcircle is ambiguous. Flat triangles lie
-    # along a straight outline and come and go with rounding; they neither give nor take edges.
+    # along a straight outline and depend on rounding; they neither add nor remove edges.
     gap = np.linalg.norm(centre[:, None] - centre[adjacent], axis=-1)
     real = (adjacent >= 0) & ~flat[adjacent]
     ambiguous = real & (gap <= TIE * circumradius[:, None])
@@ -200,8 +200,8 @@ def _circumcircles(
 
 def _undirected(src: np.ndarray, dst: np.ndarray, n: int, device: torch.device) -> Tensor:
     """Return both directions, without loops and duplicates, sorted by destination, then source."""
-    other = src != dst
-    src, dst = src[other].astype(np.int64), dst[other].astype(np.int64)
+    not_loop = src != dst
+    src, dst = src[not_loop].astype(np.int64), dst[not_loop].astype(np.int64)
     code = np.sort(np.concatenate([dst * n + src, src * n + dst]))
-    code = code[np.append(True, code[1:] != code[:-1])[: len(code)]]  # np.unique hashes: slower
+    code = code[np.append(True, code[1:] != code[:-1])[: len(code)]]  # faster than np.unique
     return torch.from_numpy(np.stack([code % n, code // n])).to(device)

@@ -24,7 +24,7 @@ from stofm_geo.transforms._validation import check_attribute
 
 
 class _CellGraph(GraphTransform):
-    """Replace the cell-cell edges of ``data``, slice by slice; keep the edges of virtual nodes."""
+    """Base class that replaces cell-cell edges within slices and keeps edges of virtual nodes."""
 
     @abstractmethod
     def search(self, pos: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class _CellGraph(GraphTransform):
         if not edges:  # no cells
             edges.append(torch.empty(2, 0, dtype=torch.long, device=data.pos.device))
         edge_index = torch.cat(edges, dim=1)
-        if len(edges) > 1:  # the edges of one slice are sorted
+        if len(edges) > 1:  # the edges of a single slice are sorted
             edge_index = sort_edge_index(edge_index, num_nodes=data.num_nodes, sort_by_row=False)
         drop_edge_attributes(data)
         data.edge_index = edge_index
@@ -50,14 +50,14 @@ class _CellGraph(GraphTransform):
 
 @functional_transform("spatial_knn")
 class SpatialKNN(_CellGraph):
-    """Join each cell to its ``k`` nearest, and to every cell that is as near as the last of them.
+    """Join each cell to its ``k`` nearest cells, and to all with the distance of the ``k``-th.
 
     Keeping ties makes the graph of a lattice (Visium, ST) invariant to rotation. The graph is
-    undirected: a pair is joined if either is among the nearest of the other.
+    undirected: a pair is joined if one is a neighbour of the other.
 
     Args:
-        k: Neighbours of a cell, without itself (default 12). A slice with fewer cells joins them
-            all.
+        k: Number of neighbours of a cell, without itself (default 12). In a slice with fewer
+            cells, all are joined.
 
     Raises:
         ValueError: ``k`` is not a positive integer, or so many cells share one position that the
@@ -78,14 +78,14 @@ class SpatialKNN(_CellGraph):
 
 @functional_transform("spatial_radius")
 class SpatialRadius(_CellGraph):
-    """Join all pairs of cells not farther apart than ``r``.
+    """Join all pairs of cells with a distance of at most ``r``.
 
     Args:
-        r: Distance in the units of ``data.pos``: micrometres, say, or, after
-            :class:`NormalizePositions`, cell spacings.
+        r: Distance in the units of ``data.pos``, which are cell spacings after
+            :class:`NormalizePositions`.
 
     Raises:
-        ValueError: ``r`` is not positive, or joins more than 1 000 cells to a cell on average.
+        ValueError: ``r`` is not positive, or gives a mean degree above 1 000.
     """
 
     def __init__(self, r: float) -> None:
@@ -102,9 +102,9 @@ class SpatialRadius(_CellGraph):
 
 @functional_transform("spatial_delaunay")
 class SpatialDelaunay(_CellGraph):
-    """Join the cells that every Delaunay triangulation of the slice joins.
+    """Join the pairs of cells that every Delaunay triangulation of the slice joins.
 
-    Where four or more cells lie on one empty circle the triangulation is not unique; edges inside
+    If four or more cells lie on one empty circle, the triangulation is not unique; edges inside
     that circle are left out, so that rotating a lattice changes nothing. Cells at one position are
     joined to each other and share their neighbours. Follow with :class:`PruneLongEdges` to drop the
     long edges along the outline and across holes.

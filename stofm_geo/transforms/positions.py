@@ -18,13 +18,13 @@ from stofm_geo.transforms._slices import cell_mask, rows_by_slice
 class NormalizePositions(GraphTransform):
     """Centre each slice at its mean position and scale it to cell spacings.
 
-    One unit is the median distance from a cell to its 6th nearest, so that micrometres, pixels and
-    lattice steps mean the same to a model, and the scale is invariant to rotation. (The published
-    model divides by the diagonal of the bounding box, which depends on orientation;
-    ``models.official`` has that.)
+    The unit becomes the median distance from a cell to its 6th nearest cell, so that a model does
+    not depend on the original unit, and the scale is invariant to rotation. (The published model
+    divides by the diagonal of the bounding box, which depends on orientation;
+    ``models.official`` does so.)
 
     Raises:
-        ValueError: All cells of a slice are at one position, or ``data`` has virtual nodes already.
+        ValueError: All cells of a slice have the same position, or ``data`` has virtual nodes.
     """
 
     def check(self, data: Data) -> None:
@@ -40,8 +40,8 @@ class NormalizePositions(GraphTransform):
             unit = neighbor_search.spacing(pos[rows])
             if len(rows) > 1 and unit == 0:
                 raise ValueError(
-                    f"all {len(rows)} cells of a slice are at one position; "
-                    "a slice needs two distinct positions or more"
+                    f"all {len(rows)} cells of a slice have the same position; "
+                    "a slice needs at least two distinct positions"
                 )
             centre = pos[rows].double().mean(dim=0)
             pos[rows] = ((pos[rows].double() - centre) / (unit or 1.0)).to(pos.dtype)
@@ -51,7 +51,7 @@ class NormalizePositions(GraphTransform):
 
 @functional_transform("random_se2")
 class RandomSE2(GraphTransform):
-    """Rotate and translate all positions at random: an augmentation, and a test of invariance.
+    """Rotate and translate all positions at random, for augmentation or tests of invariance.
 
     Each graph of a batch is moved independently.
 
@@ -68,9 +68,9 @@ class RandomSE2(GraphTransform):
         """See :class:`GraphTransform`."""
         angle = 2 * math.pi * torch.rand((), dtype=torch.float64)
         cos, sin = angle.cos(), angle.sin()
-        turn = torch.stack([torch.stack([cos, sin]), torch.stack([-sin, cos])])
+        rotation = torch.stack([torch.stack([cos, sin]), torch.stack([-sin, cos])])
         shift = self.shift * torch.randn(2, dtype=torch.float64)
-        moved = data.pos.double() @ turn.to(data.pos.device) + shift.to(data.pos.device)
+        moved = data.pos.double() @ rotation.to(data.pos.device) + shift.to(data.pos.device)
         data.pos = moved.to(data.pos.dtype)
         return data
 
@@ -83,8 +83,8 @@ class PerturbPositions(GraphTransform):
     """Move some cells at random, for models that predict true distances from features.
 
     Sets ``data.pos_target`` (the original positions) and ``data.moved`` (bool). Build the neighbour
-    graph *afterwards*: a graph of the true positions would leak them. Where ``data.core_mask``
-    exists, only core cells move.
+    graph *afterwards*: a graph of the true positions would leak them. If ``data.core_mask`` exists,
+    only core cells move.
 
     Args:
         p: Fraction of the cells that move (default 0.12, as published).
@@ -100,8 +100,8 @@ class PerturbPositions(GraphTransform):
 
     def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""
-        may_move = data.core_mask if "core_mask" in data else cell_mask(data)
-        moved = may_move & (torch.rand(data.num_nodes, device=data.pos.device) < self.p)
+        candidates = data.core_mask if "core_mask" in data else cell_mask(data)
+        moved = candidates & (torch.rand(data.num_nodes, device=data.pos.device) < self.p)
         noise = self.sigma * torch.randn(data.pos.shape, device=data.pos.device)
         data.pos_target = data.pos
         data.pos = data.pos + noise.to(data.pos.dtype) * moved[:, None]

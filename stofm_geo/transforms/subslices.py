@@ -32,12 +32,12 @@ class SubSlices(BaseTransform):
     the slice (:class:`MacroNodes`) are in every sub-slice.
 
     Returns a ``list[Data]``; each has the induced edges, ``core_mask`` (bool) and ``n_id`` (the
-    index of the node in ``data``, or ``data.n_id`` where that exists). Of a batch, these are the
-    sub-slices of its first graph, then those of the next, without ``batch``.
+    index of the node in ``data``, or ``data.n_id`` if that exists). For a batch, these are the
+    sub-slices of all graphs in order, without ``batch``.
 
     Args:
-        num_cells: Most core cells of a sub-slice (default 1000); it has at least half as many
-            unless the slice is smaller.
+        num_cells: Maximum number of core cells of a sub-slice (default 1000); it has at least half
+            as many unless the slice is smaller.
         halo: Width of the halo in edges (default 1); 0 for none.
 
     Raises:
@@ -58,8 +58,8 @@ class SubSlices(BaseTransform):
         """Return the same sub-slices as a sequence that cuts each on access, to save memory.
 
         Args:
-            data: As for the call.
-            transform: Transform of each sub-slice, once cut.
+            data: Graph or batch.
+            transform: Transform applied to each sub-slice.
         """
         check_data(data, type(self).__name__)
         check_attribute(data, "edge_index", type(self).__name__, "run SpatialKNN() first")
@@ -113,14 +113,14 @@ class _SubgraphCutter:
         self.data = data
         self.is_cell = cell_mask(data)
         src, dst = data.edge_index
-        # An edge belongs to the cell at its head; if a virtual node is there, to that at its tail.
+        # An edge belongs to its destination, or to its source if the destination is a virtual node.
         owner = torch.where(self.is_cell[dst], dst, src)
         self.among_virtual = (~self.is_cell[owner]).nonzero().view(-1)
         self.by_owner = owner.argsort(stable=True)
         count = torch.bincount(owner, minlength=data.num_nodes)
         self.ptr = torch.cat([count.new_zeros(1), count.cumsum(0)])
         self.virtual = (~self.is_cell).nonzero().view(-1)
-        # Index of a node in the current sub-slice, -1 outside; one more, so that -1 stays -1.
+        # Index of each node in the current sub-slice, -1 outside; the extra entry maps -1 to -1.
         self.local_index = torch.full((data.num_nodes + 1,), -1, device=src.device)
 
     def cut(self, core: Tensor, halo: int) -> Data:
@@ -128,8 +128,8 @@ class _SubgraphCutter:
         data = self.data
         cells = core
         for _ in range(halo):
-            near = data.edge_index[0, self._owned(cells)]
-            cells = torch.cat([cells, near[self.is_cell[near]]]).unique()
+            sources = data.edge_index[0, self._owned(cells)]
+            cells = torch.cat([cells, sources[self.is_cell[sources]]]).unique()
         virtual = self.virtual
         if "slice_id" in data:
             virtual = virtual[data.slice_id[virtual] == data.slice_id[core[0]]]
@@ -160,27 +160,27 @@ class _SubgraphCutter:
         return sub_slice
 
     def _owned(self, cells: Tensor) -> Tensor:
-        """Return the indices of the edges that belong to these cells."""
+        """Return the indices of the edges that belong to ``cells``."""
         start, count = self.ptr[cells], self.ptr[cells + 1] - self.ptr[cells]
         first = count.cumsum(0) - count
         within = torch.arange(int(count.sum()), device=cells.device)
         return self.by_owner[within + (start - first).repeat_interleave(count)]
 
 
-def _split_rows(pos: np.ndarray, most: int) -> list[np.ndarray]:
+def _split_rows(pos: np.ndarray, max_cells: int) -> list[np.ndarray]:
     """Return the rows of each sub-slice, ascending; sizes differ by one at most."""
-    parts = []
-    todo = [(np.arange(len(pos)), math.ceil(len(pos) / most))]
-    while todo:
-        rows, count = todo.pop()
+    subslices = []
+    pending = [(np.arange(len(pos)), math.ceil(len(pos) / max_cells))]
+    while pending:
+        rows, count = pending.pop()
         if count <= 1:
-            parts.append(np.sort(rows))
+            subslices.append(np.sort(rows))
             continue
-        along = rows[_order_along_longest(pos[rows])]
+        ordered = rows[_order_along_longest(pos[rows])]
         cut = round(len(rows) * (count // 2) / count)
-        todo.append((along[cut:], count - count // 2))
-        todo.append((along[:cut], count // 2))
-    return parts
+        pending.append((ordered[cut:], count - count // 2))
+        pending.append((ordered[:cut], count // 2))
+    return subslices
 
 
 def _order_along_longest(pos: np.ndarray) -> np.ndarray:
@@ -196,7 +196,7 @@ def _order_along_longest(pos: np.ndarray) -> np.ndarray:
     tie = neighbor_search.TIE * length / math.sqrt(len(pos))
     along = _groups(centred @ axis, float(tie))
     across = _groups(centred @ np.array([-axis[1], axis[0]]), float(tie))
-    return np.lexsort((across, along))  # stable: by row where both are equal
+    return np.lexsort((across, along))  # stable: ties by row
 
 
 def _first_of_farthest(distance: np.ndarray) -> int:

@@ -23,11 +23,11 @@ def test_plain_clusters_are_found(blobs) -> None:
     for name, cluster in clusterings.CLUSTERINGS.items():
         assert adjusted_rand_score(label, cluster(parts, 3, 0)) > 0.95, name
     pos = np.random.default_rng(1).normal(size=(240, 2))
-    found = clusterings.of_library(vectors, pos, 3, refine=False)
+    found = clusterings.library_domains(vectors, pos, 3, refine=False)
     assert adjusted_rand_score(label, found) > 0.95
 
 
 def test_leiden_finds_as_many_as_asked(blobs) -> None:
     parts = clusterings.components(blobs[1])
     for count in (3, 5):
-        assert len(np.unique(clusterings.of_leiden(parts, count, 0))) == count
+        assert len(np.unique(clusterings.leiden_clusters(parts, count, 0))) == count

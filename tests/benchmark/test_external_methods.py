@@ -13,7 +13,7 @@ import torch
 from anndata import AnnData
 
 from stofm_geo.benchmark import external_methods
-from stofm_geo.benchmark.external_methods import PEERS
+from stofm_geo.benchmark.external_methods import EXTERNAL_METHODS
 from stofm_geo.datasets import toy_tissue
 
 # Columns that methods would take for their own, were they handed on.
@@ -26,51 +26,55 @@ def tissue() -> AnnData:
     return toy_tissue(200, 60)
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", EXTERNAL_METHODS)
 def test_absent_method_is_told_in_one_line(name, tissue, monkeypatch) -> None:
-    peer = PEERS[name]
-    for loaded in [m for m in sys.modules if m.partition(".")[0] == peer.module]:
+    method = EXTERNAL_METHODS[name]
+    for loaded in [m for m in sys.modules if m.partition(".")[0] == method.module]:
         monkeypatch.delitem(sys.modules, loaded)
-    monkeypatch.setitem(sys.modules, peer.module, None)
+    monkeypatch.setitem(sys.modules, method.module, None)
     with pytest.raises(ImportError) as found:
-        peer.embed([tissue], 0)
+        method.embed([tissue], 0)
     assert "\n" not in str(found.value)
-    assert str(found.value).startswith(f"{peer.module} cannot be imported")
-    assert str(found.value).endswith(peer.install)
+    assert str(found.value).startswith(f"{method.module} cannot be imported")
+    assert str(found.value).endswith(method.install)
 
 
-@pytest.mark.parametrize("name", [name for name in PEERS if not name.startswith("Novae")])
+@pytest.mark.parametrize(
+    "name", [name for name in EXTERNAL_METHODS if not name.startswith("Novae")]
+)
 @pytest.mark.parametrize("count", [0, 2])
 def test_methods_of_one_slice_refuse_others(name, count, tissue) -> None:
     with pytest.raises(ValueError, match=f"one slice at a time, not {count}$"):
-        PEERS[name].embed([tissue] * count, 0)
+        EXTERNAL_METHODS[name].embed([tissue] * count, 0)
 
 
 def test_settings_tell_epochs_and_lines_tell_packages() -> None:
-    for peer in PEERS.values():
-        assert peer.install.startswith("pip install ")
+    for method in EXTERNAL_METHODS.values():
+        assert method.install.startswith("pip install ")
     for name, epochs in external_methods.EPOCHS.items():
-        assert any(str(epochs) in p.settings for key, p in PEERS.items() if key.startswith(name))
+        assert any(
+            str(epochs) in p.settings for key, p in EXTERNAL_METHODS.items() if key.startswith(name)
+        )
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", EXTERNAL_METHODS)
 def test_methods_embed_and_leave_no_trace(name, tissue, monkeypatch) -> None:
-    peer = PEERS[name]
-    if importlib.util.find_spec(peer.module) is None:
-        pytest.skip(f"{peer.module} is not installed; {peer.install}")
-    for method in external_methods.EPOCHS:
+    method = EXTERNAL_METHODS[name]
+    if importlib.util.find_spec(method.module) is None:
+        pytest.skip(f"{method.module} is not installed; {method.install}")
+    for name_of_epochs in external_methods.EPOCHS:
         monkeypatch.setitem(
-            external_methods.EPOCHS, method, 3
+            external_methods.EPOCHS, name_of_epochs, 3
         )  # Novae's schedule divides by all but two
     for column in MISLEADING:
         tissue.var[column] = np.arange(60) < 30
     before, environ = tissue.copy(), dict(os.environ)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1]  # noqa: NPY002
 
-    (found,) = peer.embed([tissue], 0)
+    (found,) = method.embed([tissue], 0)
     assert found.shape == (200, SIZE.get(name, 20)) and found.dtype == np.float32
     assert np.isfinite(found).all() and (found.std(axis=0) > 0).any()
-    assert np.array_equal(found, peer.embed([tissue], 0)[0])
+    assert np.array_equal(found, method.embed([tissue], 0)[0])
 
     assert set(tissue.obs) == set(before.obs) and set(tissue.var) == set(before.var)
     assert set(tissue.obsm) == set(before.obsm) and (tissue.X != before.X).nnz == 0

@@ -15,7 +15,7 @@ from stofm_geo.benchmark import DATASETS, MODELS, TASKS, stofm_models, trained
 from stofm_geo.benchmark.graphs import graphs
 from stofm_geo.benchmark.layers import Stack
 from stofm_geo.benchmark.problems import LABEL
-from stofm_geo.benchmark.scoring import MAIN, check_answers
+from stofm_geo.benchmark.scoring import MAIN, check_predictions
 from stofm_geo.benchmark.trained import GraphLayerModel, Net, count, width_of
 from stofm_geo.benchmark.worker import run_files
 
@@ -27,7 +27,7 @@ TASK["values"] = "imputation"
 @pytest.fixture(scope="module")
 def problems():
     slices = DATASETS["toy"].read(None)
-    return {kind: next(TASKS[TASK[kind]].cases(slices, "toy")).make() for kind in MAIN}
+    return {kind: next(TASKS[TASK[kind]].splits(slices, "toy")).make() for kind in MAIN}
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def test_the_example_registers_a_layer_that_answers(problems, monkeypatch) -> No
 
 def test_files_that_are_none_are_told(tmp_path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(FileNotFoundError, match=r"a\.txt: is no Python file"):
+    with pytest.raises(FileNotFoundError, match=r"a\.txt: is not a Python file"):
         run_files([tmp_path / "a.txt"])
     with pytest.raises(FileNotFoundError, match=r"b\.py: there is no such file"):
         run_files([tmp_path / "b.py"])
@@ -134,13 +134,13 @@ def test_answers_of_other_sizes_are_refused(problems) -> None:
     problem, _ = problems["shares"]
     n, k = problem.test[0].n_obs, len(problem.names)
     with pytest.raises(ValueError, match=r"must be \[\d+, \d+\]; found"):
-        check_answers(problem, [np.zeros((n, k + 1))])
-    with pytest.raises(ValueError, match="1 answers are asked for"):
-        check_answers(problem, [])
+        check_predictions(problem, [np.zeros((n, k + 1))])
+    with pytest.raises(ValueError, match="predictions must be 1 arrays"):
+        check_predictions(problem, [])
     with pytest.raises(TypeError, match="must be a NumPy array; found list"):
-        check_answers(problem, [[0.0]])
+        check_predictions(problem, [[0.0]])
     with pytest.raises(ValueError, match="not finite"):
-        check_answers(problem, [np.full((n, k), np.nan)])
+        check_predictions(problem, [np.full((n, k), np.nan)])
 
 
 class Odd(torch.nn.Module):
@@ -157,9 +157,9 @@ class Odd(torch.nn.Module):
 @pytest.mark.parametrize(
     ("give", "told"),
     [
-        (lambda x: x[:, 1:], r"a layer must give a tensor \[\d+, \d+\]; found \[\d+, \d+\]"),
-        (lambda x: (x, x), "a layer must give a tensor .* found tuple"),
-        (lambda x: x * torch.nan, "the loss is finite at no learning rate"),
+        (lambda x: x[:, 1:], r"a layer must return a tensor \[\d+, \d+\]; found \[\d+, \d+\]"),
+        (lambda x: (x, x), "a layer must return a tensor .* found tuple"),
+        (lambda x: x * torch.nan, "the loss is not finite at any learning rate"),
     ],
 )
 def test_layers_that_give_something_else_are_told(problems, give, told) -> None:

@@ -91,15 +91,15 @@ def test_what_fails_says_why_and_the_rest_goes_on(results) -> None:
     reasons = {name: row["reason"] for name, row in rows.items() if row["status"] == "failed"}
     assert reasons["raises"] == "ArithmeticError: no luck (own.py, line 12)"
     assert reasons["shows"] == (
-        "ValueError: a slice of test has obs['label'], which models see; leave it out"
+        "ValueError: a test slice has obs['label'], which models see; remove it"
     )
-    assert reasons["short"] == "ValueError: an answer must be [300, D]; found [299, 4]"
+    assert reasons["short"] == "ValueError: a prediction must be [300, D]; found [299, 4]"
     assert reasons["PCB"].startswith("no model is called 'PCB'; did you mean 'PCA'?")
     assert reasons["absent"] == "needs no_such_module, which is not installed"
     assert reasons["nothing"].startswith("no task is called 'nothing'")
     assert reasons["gone"] == f"{folder} has no gone.h5ad"
     assert reasons["nowhere"].startswith("no data set is called 'nowhere'")
-    assert reasons["toy"].startswith("no task that is asked for has the data set 'toy'")
+    assert reasons["toy"].startswith("none of the requested tasks uses the data set 'toy'")
     assert any("FAILED" in line for line in said) and "6 cells to run" in "\n".join(said)
     for row in rows.values():
         assert set(KEYS) | {"date", "commit", "machine", "versions"} <= set(row)
@@ -136,11 +136,11 @@ def test_a_cell_again_gives_the_same_number(own, results, monkeypatch) -> None:
     _, rows, _ = results
     row = json.loads(json.dumps(rows["PCA"]))  # as it is read from the file
     assert benchmark.rerun(row, load=[own])["scores"] == row["scores"]
-    with pytest.raises(ValueError, match="data or split are others"):
-        monkeypatch.setattr(running.Worker, "ask", lambda *_: row | {"digest": "another"})
+    with pytest.raises(ValueError, match="data or split differ"):
+        monkeypatch.setattr(running.Worker, "run", lambda *_: row | {"digest": "another"})
         benchmark.rerun(row, load=[own])
     failed = {key: row[key] for key in KEYS} | {"status": "failed", "reason": "TimeoutError: ..."}
-    monkeypatch.setattr(running.Worker, "ask", lambda *_: failed)
+    monkeypatch.setattr(running.Worker, "run", lambda *_: failed)
     assert benchmark.rerun(row, load=[own]) == failed  # and not that its data are others
     with pytest.raises(KeyError, match="the row has no seed"):
         benchmark.rerun({key: row[key] for key in KEYS[:4]})
@@ -155,7 +155,7 @@ def test_a_line_that_was_cut_short_is_left_out(tmp_path) -> None:
     append({**row, "reason": "second"}, tmp_path / FILE)  # of the same cell
     assert [one["reason"] for one in read_rows(tmp_path)] == ["second"]
     (tmp_path / "other.jsonl").write_text("[1]\n")
-    with pytest.raises(ValueError, match=r"other\.jsonl, line 1: is no result"):
+    with pytest.raises(ValueError, match=r"other\.jsonl, line 1: is not a result"):
         read_rows(tmp_path)
     with pytest.raises(FileNotFoundError, match="has no results"):
         read_rows(tmp_path / "nowhere")
@@ -169,7 +169,7 @@ def test_unfit_arguments_are_refused(tmp_path) -> None:
     for bad in ({"models": "PCA"}, {"tasks": "regions"}, {"datasets": "toy"}):
         with pytest.raises(TypeError, match="must be a list of names; found the string"):
             benchmark.run(tmp_path, **bad)
-    with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder of data"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such data folder"):
         benchmark.run(tmp_path, data=tmp_path / "nowhere")
 
 

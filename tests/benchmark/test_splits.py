@@ -9,20 +9,26 @@ import pytest
 
 from stofm_geo.benchmark import DATASETS, TASKS, check_leak_free, leaks
 from stofm_geo.benchmark.problems import GROUP, LABEL, Problem
-from stofm_geo.benchmark.splits import at_random, bare, in_blocks, labelled, labels_of
+from stofm_geo.benchmark.splits import (
+    labels_of,
+    leave_blocks_out,
+    random_cells,
+    with_labels,
+    without_labels,
+)
 
 LABELS = [(task, data) for task in ("regions", "cell_types") for data in TASKS[task].datasets]
 
 
 def check(task: str, dataset: str, folder: Path | None) -> None:
-    cases = list(TASKS[task].cases(DATASETS[dataset].read(folder), dataset))
-    assert len({case.name for case in cases}) == len(cases)
-    again, _ = cases[0].make()
-    assert again.digest() == cases[0].make()[0].digest()  # splits are fixed
-    for case in cases:
-        problem, score = case.make()
+    splits = list(TASKS[task].splits(DATASETS[dataset].read(folder), dataset))
+    assert len({split.name for split in splits}) == len(splits)
+    again, _ = splits[0].make()
+    assert again.digest() == splits[0].make()[0].digest()  # splits are fixed
+    for split in splits:
+        problem, score = split.make()
         check_leak_free(problem)
-        if "random" in case.name:
+        if "random" in split.name:
             assert not problem.leak_free and leaks(problem) > 0.9 * problem.scored_mask[0].sum()
         else:
             assert problem.leak_free
@@ -51,7 +57,7 @@ def part():
 
 def test_planted_leaks_are_caught(part) -> None:
     label = labels_of(part, "region")
-    random, _ = at_random(part, "region")
+    random, _ = random_cells(part, "region")
     random.leak_free = True  # which it is not
     with pytest.raises(ValueError, match="the split leaks: 1 groups are in training and in test"):
         check_leak_free(random)
@@ -63,14 +69,19 @@ def test_planted_leaks_are_caught(part) -> None:
         check_leak_free(random)
     # A cell that is shown and asked.
     rows = np.arange(part.n_obs)
-    both = Problem("classes", [labelled(part, label, rows[:300])], [bare(part, rows[299:])], ["L1"])
+    both = Problem(
+        "classes",
+        [with_labels(part, label, rows[:300])],
+        [without_labels(part, rows[299:])],
+        ["L1"],
+    )
     assert leaks(both) >= 1
 
 
 def test_blocks_are_whole(part) -> None:
     seen = []
     for fold in range(3):
-        problem, truth = in_blocks(part, "region", fold)
+        problem, truth = leave_blocks_out(part, "region", fold)
         train, test = problem.train[0].obs[GROUP], problem.test[0].obs[GROUP]
         assert not set(train) & set(test)
         assert len(truth[0]) == len(test)

@@ -71,7 +71,7 @@ def test_what_cannot_be_done_is_one_line(files, tmp_path, monkeypatch) -> None:
     (tmp_path / "few.json").write_text(json.dumps(few | {"orthologs": {}}))
     new = (file, "-o", tmp_path / "new", "--vocabulary")
     refused(
-        "knows 13 tokens, the vocabulary has 4; it is another model's",
+        "has 13 tokens, and the vocabulary 4; use that of the model",
         *(*new, tmp_path / "few.json", "--init", out / "cell_bert", *TINY[:4]),
     )
     refused("1 of 10 genes have tokens", *new, tmp_path / "few.json", *TINY)

@@ -89,7 +89,13 @@ def test_what_cannot_be_done_is_one_line(work, tmp_path, monkeypatch) -> None:
     refused("obs has no 'layer' (labels)", "finetune", a, "-o", new, *base, "layer")
     refused("gone.h5ad: no such file", "finetune", tmp_path / "gone.h5ad", "-o", new, *of(work))
     refused(
-        "has learned no labels", "predict", b, "--model", work / "base", "-o", tmp_path / "b.h5ad"
+        "a model without a classifier",
+        "predict",
+        b,
+        "--model",
+        work / "base",
+        "-o",
+        tmp_path / "b.h5ad",
     )
     refused(
         "key_added must be a name without '/'",
@@ -121,7 +127,7 @@ def test_labels_and_slices_that_do_not_do(work, tmp_path) -> None:
     scored = ("evaluate", file, "--model", work / "tuned", "--label-key", "region")
     refused("is missing for all 250 cells", *scored)
     spoilt(read_h5ad(work / "a.h5ad"), "L1").write_h5ad(file)
-    refused("has one label alone", "finetune", file, "-o", new, *of(work))
+    refused("has only one label", "finetune", file, "-o", new, *of(work))
     spoilt(read_h5ad(work / "a.h5ad"), "Elsewhere").write_h5ad(file)
     code, text = run(*scored)
     assert code == 0 and "(not in training)" in text and "accuracy 0.000" in text, text

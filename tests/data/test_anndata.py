@@ -256,7 +256,7 @@ def test_columns_that_seem_to_be_z_y_x_are_told_of() -> None:
     adata = make_slice(120)
     x, y = adata.obsm["spatial"].T
     adata.obsm["spatial"] = np.c_[np.arange(120) % 4 * 10.0, y, x]
-    with pytest.warns(UserWarning, match=r"the first has 4 different values .*\[:, \[2, 1, 0\]\]$"):
+    with pytest.warns(UserWarning, match=r"the first has 4 distinct values.*\[:, \[2, 1, 0\]\]$"):
         from_anndata(adata)
     adata.obsm["spatial"] = adata.obsm["spatial"][:, [2, 1, 0]]
     with pytest.warns(UserWarning, match="the first two are used as x and y$"):

@@ -184,9 +184,7 @@ def test_unfit_values_of_a_backed_file(tmp_path) -> None:
 
 
 def test_names_that_are_row_numbers_are_told_of() -> None:
-    with pytest.warns(
-        UserWarning, match=r"named by numbers \(0, 1, 2, ...\), as if by their place"
-    ):
+    with pytest.warns(UserWarning, match=r"named by numbers \(0, 1, 2, ...\), probably their row"):
         warn_if_row_numbers(["0", "1", "2", "5"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -199,9 +197,9 @@ def test_names_that_are_row_numbers_are_told_of() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x.indices.__setitem__(3, -1), "indices are -1 to"),
-        (lambda x: x.indices.__setitem__(3, 10**9), "indices are 0 to 1000000000, of"),
-        (lambda x: x.indptr.__setitem__(2, 0), "indptr falls"),
+        (lambda x: x.indices.__setitem__(3, -1), "indices are from -1 to"),
+        (lambda x: x.indices.__setitem__(3, 10**9), "indices are from 0 to 1000000000, but"),
+        (lambda x: x.indptr.__setitem__(2, 0), "indptr decreases"),
         (lambda x: x.indptr.__setitem__(-1, 10**6), "indptr ends at 1000000, and there are"),
     ],
 )

@@ -235,7 +235,7 @@ class Totals:
 
 
 def test_a_users_encoder_is_fitted_saved_and_loaded(tmp_path, monkeypatch) -> None:
-    with pytest.raises(ValueError, match="'pca', 'panel'; found 'totals'; register one"):
+    with pytest.raises(ValueError, match="'pca', 'panel'; found 'totals'; register your own"):
         SToFM(encoder="totals")
     with pytest.raises(TypeError, match="lacks from_slices, transform, state, from_state"):
         register_encoder("totals", dict)

@@ -136,7 +136,7 @@ def test_any_case_where_it_means_one_gene() -> None:
 
 
 def test_bad_files(tmp_path) -> None:
-    with pytest.raises(ValueError, match="no table is named; name one file or more"):
+    with pytest.raises(ValueError, match="no tables are given; name one file or more"):
         GeneTable.read()
     with pytest.raises(FileNotFoundError, match=r"none\.csv: no such file"):
         GeneTable.read(tmp_path / "none.csv")

@@ -57,10 +57,10 @@ def test_names_that_others_wrote_anew() -> None:
 def test_row_numbers() -> None:
     with pytest.raises(
         ValueError,
-        match=r"var_names name no genes but numbers or nothing \(0, 1, 2\): row numbers, or Entrez "
-        r"ids\? put symbols .* var has \['my genes'\]",
+        match=r"var_names hold numbers or nothing instead of gene names \(0, 1, 2\): row numbers, "
+        r"or Entrez ids\? put symbols .* var has \['my genes'\]",
     ):
         gene_names(named(["0", "1", "2"], **{"my genes": ["A", "B", "C"]}))
-    with pytest.raises(ValueError, match=r"var_names and var\['gene_id'\] name no genes"):
+    with pytest.raises(ValueError, match=r"var_names and var\['gene_id'\] hold numbers or nothing"):
         gene_names(named(["0", "1"], gene_id=[7157, 672]))
     assert gene_names(named(["0", "1"], Symbol=["A", "B"])).symbols[1].tolist() == ["A", "B"]

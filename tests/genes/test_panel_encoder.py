@@ -153,7 +153,7 @@ def test_genes_that_do_not_fit(encoder) -> None:
         encoder.known_counts(half)
     with pytest.raises(ValueError, match="genes occur twice: a"):
         PanelEncoder(["a", "b", "a"])
-    with pytest.raises(ValueError, match="there are no genes"):
+    with pytest.raises(ValueError, match="genes is empty"):
         PanelEncoder([])
     with pytest.raises(ValueError, match="out_channels must be above zero"):
         PanelEncoder(["a"], out_channels=0)

@@ -75,10 +75,10 @@ def test_nothing_is_said(folder, vocabulary, capfd) -> None:
 
 def test_what_does_not_fit_is_named(folder, vocabulary) -> None:
     more = Vocabulary(vocabulary.tokens | {"ENSG99": 40}, vocabulary.medians)
-    with pytest.raises(ValueError, match="knows 15 tokens, the vocabulary has 41"):
+    with pytest.raises(ValueError, match="has 15 tokens, and the vocabulary 41"):
         RankEncoder.from_folder(folder, more)
     torch.save(torch.nn.Linear(5, 6).state_dict(), folder / "cell_proj.bin")
-    with pytest.raises(ValueError, match="takes 5 numbers, the BERT gives 16"):
+    with pytest.raises(ValueError, match="has 5 inputs, and the BERT 16 outputs"):
         RankEncoder.from_folder(folder, vocabulary)
     (folder / "cell_proj.bin").write_bytes(b"no")
     with pytest.raises(ValueError, match="cannot be read as a cell encoder"):
@@ -140,10 +140,12 @@ def test_genes_without_tokens_are_told(folder, vocabulary, adata) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder.transform(with_known(adata, 8 / 12))
-    few = r"6 of 12 genes have tokens, 50 % of the counts are theirs \(without: ENSG90, ENSG91, "
+    few = r"6 of 12 genes have tokens, with 50 % of the counts \(without a token: ENSG90, ENSG91, "
     with pytest.warns(UserWarning, match=few):
         encoder.transform(with_known(adata, 6 / 12))
-    with pytest.raises(ValueError, match=r"2 of 12 genes have tokens, 17 % .* Ensembl ids of the"):
+    with pytest.raises(
+        ValueError, match=r"2 of 12 genes have tokens, with 17 % .* Ensembl ids of the"
+    ):
         encoder.transform(with_known(adata, 2 / 12))
 
 

@@ -84,7 +84,7 @@ SPOILS = [
     ("pca", in_weights("features.scale", lambda t: t.double()), "scale .* float64, not float32"),
     ("pca", in_weights("features.scale", lambda t: -t), "scales .* must be above zero"),
     ("pca", in_weights("features.components", lambda t: None), "components is missing"),
-    ("pca", in_weights(LAYER, lambda t: t[:, :-1].contiguous()), rf"{LAYER} is \[16, 15\], and by"),
+    ("pca", in_weights(LAYER, lambda t: t[:, :-1].contiguous()), rf"{LAYER} is \[16, 15\], but"),
     ("pca", in_weights(LAYER, lambda t: t.long()), rf"{LAYER} holds torch.int64"),
     ("pca", in_weights(LAYER, lambda t: None), rf"{LAYER} is missing"),
     ("pca", in_weights(LAYER, lambda t: t + 1, False), "are not the weights that config.json was"),
@@ -104,15 +104,27 @@ SPOILS = [
     ("pca", in_config("features", "genes", value="abc"), "genes .* must be a list of names"),
     ("panel", in_config("features", "genes", value=[1, 2]), "genes .* must be a list of names"),
     ("panel", in_config("features", "technologies", value=[[]]), "technologies .* a list of names"),
-    ("annotator", in_config("annotation", "classes", value=["a", "a"]), "each once"),
-    ("annotator", in_config("annotation", "classes", value=["a"]), r"by the configuration \[1"),
+    ("annotator", in_config("annotation", "classes", value=["a", "a"]), "distinct names"),
+    (
+        "annotator",
+        in_config("annotation", "classes", value=["a"]),
+        r"but \[1\] by the configuration",
+    ),
     ("annotator", in_config("annotation", "classes", value=3), "classes must be a list of names"),
     ("annotator", in_config("annotation", "mlp", value="no"), "mlp must be true or false"),
     ("annotator", in_config("annotation", "task", value=[]), "task"),
-    ("annotator", in_config("annotation", "record", value=None), "record must tell of the method"),
+    (
+        "annotator",
+        in_config("annotation", "record", value=None),
+        "record must be a dictionary with a method",
+    ),
     ("annotator", in_config("annotation", value=[]), "annotation must be a dictionary"),
     ("annotator", in_config("model", value=None), "do not make a model"),
-    ("annotator", in_weights("annotation.temperature", lambda t: -t), "the temperature is -"),
+    (
+        "annotator",
+        in_weights("annotation.temperature", lambda t: -t),
+        "temperature must be above 0; found -",
+    ),
 ]
 
 
@@ -239,7 +251,7 @@ def test_pickles_that_nest_are_refused(tmp_path) -> None:
     hostile += [pickle.dumps(values) for values in ({"a": [1]}, {"a": {1, 2}}, {"a": ((1,), 2)})]
     for content in hostile:
         (tmp_path / "d.pkl").write_bytes(content)
-        with pytest.raises(ValueError, match="rejected, nothing of it was run: it holds"):
+        with pytest.raises(ValueError, match="rejected without running any of it: it holds"):
             read_pickle(tmp_path / "d.pkl")
 
 
@@ -248,7 +260,7 @@ def test_pickles_that_nest_are_refused(tmp_path) -> None:
     [
         ({"<pad>": "0"}, {}, r"token_dict.*: holds tokens that are not integers \(<pad>\)"),
         ({"<pad>": 0, "a": 10**12}, {}, "holds tokens of 1020 or more for 2 genes"),
-        ({"<pad>": 0, "a": 0}, {}, "gives two genes one token"),
+        ({"<pad>": 0, "a": 0}, {}, "two genes have the same token"),
         ({"<pad>": 0, 7: 1}, {}, r"token_dict.*: holds names that are not text \(7\)"),
         ({"<pad>": 0}, {"a": "1.5"}, r"gene_median.*: holds medians that are not above zero"),
         ({"<pad>": {}}, {}, "not integers"),

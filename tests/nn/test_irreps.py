@@ -161,7 +161,7 @@ def test_a_layer_tells_its_irreps() -> None:
     assert make_conv(concat=False, out_vectors=True, **options).irreps_out[1].mul == 4
     assert make_conv(**options).irreps_out == make_conv().irreps_out == o3.Irreps("12x0e")
     for channels in (-1, (5, 7)):
-        with pytest.raises(ValueError, match=r"irreps_in of in_channels=\(?-?\d"):
+        with pytest.raises(ValueError, match=r"irreps_in is undefined for in_channels=\(?-?\d"):
             _ = SE2TransformerConv(channels, 4).irreps_in
 
 

@@ -178,9 +178,9 @@ def test_what_is_no_plain_radial_function_is_evaluated_exactly(kind: str) -> Non
 
 def test_a_table_larger_than_the_distances_is_not_made() -> None:
     function = radial("narrow")
-    knots, active = _knots(function, 1e-5, False, most=10**6)
+    knots, active = _knots(function, 1e-5, False, max_knots=10**6)
     assert len(knots) == len(active) > 1000
-    assert _knots(function, 1e-5, False, most=len(knots) - 1) is None
+    assert _knots(function, 1e-5, False, max_knots=len(knots) - 1) is None
     at = distances(1000).float()
     assert torch.equal(tabulated(function, at, 1e-5), function(at))
 

@@ -34,8 +34,8 @@ def test_shares_and_places(tissue, model, tmp_path: Path) -> None:
     share = found.weight[-1].mean(axis=1)
     np.testing.assert_allclose(share.sum(), 1, rtol=1e-5)
     cells = found.node_type == 0
-    assert right.get_title() == f"its {cells.sum()} neighbours {share[cells].sum():.0%}"
-    assert left.get_title().startswith(f"virtual cells {share[found.node_type == 2].sum():.0%}")
+    assert right.get_title() == f"{cells.sum()} neighbours {share[cells].sum():.0%}"
+    assert left.get_title().startswith(f"macro nodes {share[found.node_type == 2].sum():.0%}")
     assert len(right.lines) == cells.sum() + 1  # and the scale bar
     # Only the cell's own slice, and of it all neighbours in the close-up.
     own = tissue.obs["slice_id"] == tissue.obs["slice_id"].iloc[200]

@@ -46,16 +46,16 @@ def test_runs_that_went_on_are_put_together(tmp_path: Path) -> None:
 
 
 def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no metrics\.csv in the folder"):
+    with pytest.raises(FileNotFoundError, match=r"has no metrics\.csv"):
         curves(tmp_path)
     with pytest.raises(FileNotFoundError):
         curves(tmp_path / "nowhere.csv")
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="no log of training"):
+    with pytest.raises(ValueError, match="is not a training log"):
         curves(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_bytes(b"\x89PNG\r\n")
-    with pytest.raises(ValueError, match="is no CSV, and so no log of training"):
+    with pytest.raises(ValueError, match="is not a CSV file, and so no training log"):
         curves(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("")
-    with pytest.raises(ValueError, match="no log of training"):
+    with pytest.raises(ValueError, match="is not a training log"):
         curves(tmp_path / "a.csv")

@@ -251,8 +251,8 @@ def test_leaves_pyplot_and_backend_alone(tissue: ad.AnnData, tmp_path: Path) -> 
         ({"color": "region", "palette": ["red"]}, ValueError, "1 colours for 6 names"),
         ({"color": "region", "palette": {"L1": "red"}}, KeyError, "no colour for"),
         ({"color": "region", "palette": "magma"}, TypeError, "names need a palette of colours"),
-        ({"color": "depth", "palette": "nope"}, ValueError, "no colormap"),
-        ({"color": "depth", "palette": ["red"]}, TypeError, "a colormap's name"),
+        ({"color": "depth", "palette": "nope"}, ValueError, "is not a colormap"),
+        ({"color": "depth", "palette": ["red"]}, TypeError, "the name of a colormap"),
         ({"ax": Figure().subplots(), "slice_key": "slice_id"}, ValueError, "only one of them"),
     ],
 )

@@ -116,10 +116,10 @@ def test_what_is_no_annotator_is_refused(annotator, model, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"has no config\.json and no model\.safetensors"):
         Annotator.load(tmp_path)
     model.save_pretrained(tmp_path / "m")
-    with pytest.raises(ValueError, match="has learned no labels; fine-tune it first"):
+    with pytest.raises(ValueError, match="a model without a classifier; fine-tune it"):
         Annotator.load(tmp_path / "m")
     annotator.save(tmp_path / "a")
-    with pytest.raises(ValueError, match="it predicts labels; load it with"):
+    with pytest.raises(ValueError, match="it is an annotator; load it with"):
         SToFM.from_pretrained(tmp_path / "a")
     (tmp_path / "a" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"holds notes\.txt"):
@@ -188,7 +188,9 @@ def test_scores(annotator, second) -> None:
 def test_labels_never_learned_count_as_wrong(annotator, second) -> None:
     other = second.copy()
     other.obs["region"] = other.obs["region"].astype(str).replace("L1", "Elsewhere")
-    with pytest.warns(UserWarning, match=r"never shown 1 of the labels \(Elsewhere\)"):
+    with pytest.warns(
+        UserWarning, match=r"1 of the labels are not classes of the model \(Elsewhere\)"
+    ):
         told = annotator.evaluate(other, "region")
     assert told["unknown"] == ["Elsewhere"] and told["f1"]["Elsewhere"] == 0
     assert told["accuracy"] < annotator.evaluate(second, "region")["accuracy"]
@@ -206,7 +208,7 @@ def test_labels_never_learned_count_as_wrong(annotator, second) -> None:
         (
             lambda a: a.obs.__setitem__("region", "L1"),
             ValueError,
-            r"obs\['region'\] has one label alone, 'L1'",
+            r"obs\['region'\] has only one label, 'L1'",
         ),
         (
             lambda a: a.obs.__setitem__("region", np.where(np.arange(400) < 9, "unassigned", "L1")),
@@ -284,7 +286,7 @@ def test_what_is_held_out_leaves_two_labels(model, first) -> None:
         found = fine_tune(model, adata, "region", "full", seed=seed, **QUICK)
         assert found.classes == ["a", "b"]
     adata.obs.loc[block == 1, "region"] = ""
-    with pytest.raises(ValueError, match="one label alone is left"):
+    with pytest.raises(ValueError, match="leaves a single label"):
         fine_tune(model, adata, "region", "full", **QUICK)
 
 
@@ -295,7 +297,7 @@ def test_what_is_held_out_leaves_two_labels(model, first) -> None:
             None,
             dict(steps=3),
             TypeError,
-            "there is no option steps; there are method, validation_fraction",
+            "unknown option steps; options are method, validation_fraction",
         ),
         (None, dict(method="magic"), ValueError, "method must be"),
         (None, dict(task="tissue"), ValueError, "task must be"),

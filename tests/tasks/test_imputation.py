@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_refused(tissue) -> None:
         impute(cells, reference, spatial_key="place")
     heap = reference.copy()
     heap.obsm["spatial"][:] = 1
-    with pytest.raises(ValueError, match="cells of the reference's slices are at one place"):
+    with pytest.raises(ValueError, match="cells of the reference have the same position"):
         impute(cells, heap)
     with pytest.raises(TypeError, match="the reference: an AnnData is needed; found list"):
         impute(cells, [reference])

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from stofm_geo.genes import Vocabulary
-from stofm_geo.training.adaptation import hide
+from stofm_geo.training.adaptation import mask_tokens
 
 GENES = [f"ENSG{i}" for i in range(50)]
 VOCABULARY = Vocabulary(
@@ -17,7 +17,7 @@ def test_genes_are_hidden_as_bert_does() -> None:
     torch.manual_seed(0)
     tokens = torch.randint(2, 52, (400, 60), dtype=torch.int32)
     tokens[:, 0], tokens[:, 50:] = 52, 0
-    shown, asked = hide(tokens, VOCABULARY, torch.arange(2, 52), 0.15)
+    shown, asked = mask_tokens(tokens, VOCABULARY, torch.arange(2, 52), 0.15)
     assert shown.dtype == torch.int32 and not asked[:, 0].any() and not asked[:, 50:].any()
     assert torch.equal(shown[~asked], tokens[~asked])
     assert abs(asked[:, 1:50].float().mean() - 0.15) < 0.01

@@ -142,7 +142,9 @@ def _checkpoint(folder: Path) -> dict:
 
 @pytest.mark.slow
 def test_killed_runs_with_tables_of_radial_functions(corpus, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(geometry, "_MANY", 100)  # edges: knots are kept from step to step
+    monkeypatch.setattr(
+        geometry, "_TABLE_MIN_EDGES", 100
+    )  # edges: knots are kept from step to step
     expected = run(corpus, tmp_path / "undisturbed")
     assert run(corpus, tmp_path / "killed", killed_at=8) == ""
     assert run(corpus, tmp_path / "killed") == expected
@@ -281,7 +283,7 @@ def test_a_checkpoint_of_another_architecture(corpus, undisturbed, tmp_path) -> 
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
-    assert "checkpoint is of other settings (hidden_channels=16 there, 32 here)" in said
+    assert "checkpoint has other settings (hidden_channels=16 there, 32 here)" in said
 
 
 def test_a_finished_run_is_not_taken_further(corpus, undisturbed, tmp_path) -> None:
@@ -290,7 +292,10 @@ def test_a_finished_run_is_not_taken_further(corpus, undisturbed, tmp_path) -> N
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
-    assert f"learning rate goes by {STEPS} steps, and max_steps is {STEPS + 4} now" in said
+    assert (
+        f"learning-rate schedule of the checkpoint has {STEPS} steps, but max_steps is {STEPS + 4}"
+        in said
+    )
 
 
 def no_room(*_: object, **__: object) -> None:
@@ -329,7 +334,7 @@ def test_a_checkpoint_cut_short_is_told(corpus, undisturbed, tmp_path) -> None:
     result = CliRunner().invoke(app, ["pretrain", *arguments(corpus, tmp_path)])
     assert result.exit_code == 1
     assert f"Error: {file}: cannot be read as a checkpoint (" in result.stderr
-    assert "remove it to start anew" in result.stderr
+    assert "remove it to start again" in result.stderr
 
 
 def test_a_model_without_room_is_told(undisturbed, tmp_path, monkeypatch) -> None:

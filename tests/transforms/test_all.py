@@ -321,7 +321,7 @@ def test_virtual_nodes_may_have_no_place(transform, prepare) -> None:
         (
             torch.tensor([[2**24 + 1, 0]] * 30),
             ValueError,
-            r"whole numbers up to 16777217, more digits than torch\.float32 has; .*\.pos\.double",
+            r"integers up to 16777217, which torch\.float32 cannot hold; .*\.pos\.double",
         ),
     ],
 )
@@ -338,7 +338,5 @@ def test_unfit_positions(transform, prepare, pos, error, message) -> None:
 @pytest.mark.parametrize(("transform", "prepare"), CASES, ids=name)
 def test_it_takes_a_data(transform, prepare) -> None:
     kind = type(transform).__name__
-    with pytest.raises(
-        TypeError, match=f"{kind} takes a Data or a Batch of them; found HeteroData"
-    ):
+    with pytest.raises(TypeError, match=f"{kind} takes a Data or a Batch; found HeteroData"):
         transform(HeteroData())

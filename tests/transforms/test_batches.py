@@ -162,9 +162,9 @@ def test_attributes_of_edges_that_go_go_with_them() -> None:
     ("batch", "message"),
     [
         (torch.zeros(3, dtype=torch.long), r"each of 4 nodes, \[4\]; found torch.int64 \[3\]"),
-        (torch.zeros(4), r"data\.batch must number the graph .*; found torch.float32 \[4\]"),
-        (torch.tensor([0, 0, -1, 0]), "must number graphs from 0; found -1"),
-        ([0, 0, 1, 1], r"data\.batch must number the graph .*; found \[0, 0, 1, 1\]"),
+        (torch.zeros(4), r"data\.batch must hold the graph index .*; found torch.float32 \[4\]"),
+        (torch.tensor([0, 0, -1, 0]), "must be 0 or more; found -1"),
+        ([0, 0, 1, 1], r"data\.batch must hold the graph index .*; found \[0, 0, 1, 1\]"),
         (
             torch.tensor([0, 0, 1, 1]),
             "1 of 2 edges join nodes of different graphs, such as 1 and 2, of graphs 0 and 1 by "

@@ -211,9 +211,9 @@ def test_errors() -> None:
     data = Data(x=torch.rand(5, 2), pos=torch.rand(5, 2))
     with pytest.raises(ValueError, match=r"needs data.edge_index; run SpatialKNN\(\) first"):
         MacroNodes()(data)
-    with pytest.raises(ValueError, match=r"needs data.x; cells are clustered by their features"):
+    with pytest.raises(ValueError, match=r"needs data.x; clusters are computed from features"):
         MacroNodes()(SpatialKNN(2)(Data(pos=data.pos)))
-    with pytest.raises(ValueError, match="virtual nodes already"):
+    with pytest.raises(ValueError, match="already has virtual nodes"):
         MacroNodes()(MacroNodes()(SpatialKNN(2)(data)))
     with pytest.raises(ValueError, match="max_nodes must be above zero; found 0"):
         MacroNodes(max_nodes=0)
@@ -240,5 +240,5 @@ def test_virtual_nodes_are_joined_once() -> None:
     data = tissue(scattered())
     with pytest.raises(ValueError, match=r"run MacroNodes\(join=False\) first"):
         JoinMacroNodes()(data)
-    with pytest.raises(ValueError, match="have edges already"):
+    with pytest.raises(ValueError, match="already have edges"):
         JoinMacroNodes()(MacroNodes()(data))

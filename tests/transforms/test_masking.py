@@ -97,5 +97,5 @@ def test_bad_share(p: object, error: type[Exception]) -> None:
 
 def test_positions_are_not_needed_and_features_are() -> None:
     assert MaskCells(1.0)(Data(x=torch.ones(4, 2))).mask.all()
-    with pytest.raises(ValueError, match=r"MaskCells needs data\.x; it hides features"):
+    with pytest.raises(ValueError, match=r"MaskCells needs data\.x; it masks features"):
         MaskCells()(Data(pos=torch.rand(4, 2)))

@@ -1,4 +1,4 @@
-"""A corpus from files of slices: each slice by itself, whole or not at all, and once."""
+"""Building of a corpus from files: each slice is written completely or not at all, and once."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ from stofm_geo.data.panel_slice import PanelSlice
 
 @dataclass(frozen=True)
 class _Task:
-    """A slice to be made, and what its files depend on."""
+    """A slice to build, and what its files depend on."""
 
-    which: Slice
+    slice_: Slice
     folder: Path  # of all slices
     settings: dict[str, int]
     spatial_key: str
-    stamp: tuple[int, int]  # bytes of the source, and when they were written
+    stamp: tuple[int, int]  # size in bytes and time of change of the source
 
     @property
     def made_of(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            **asdict(self.which),
+            **asdict(self.slice_),
             "settings": self.settings,
             "spatial_key": self.spatial_key,
             "stamp": list(self.stamp),
@@ -60,8 +60,8 @@ class _Task:
 
     @property
     def done(self) -> Path:
-        """A file that is written when the slice is, about it."""
-        return self.folder / f"{self.which.folder}.json"
+        """Return the path of the record that is written after the slice."""
+        return self.folder / f"{self.slice_.folder}.json"
 
 
 def build(
@@ -78,42 +78,43 @@ def build(
     part: str | None = None,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> list[tuple[str, str]]:
-    """Write the sub-slices of all slices of these sources.
+    """Build a corpus: write the sub-slices of all slices of the sources.
 
-    A slice that is there already, of the same source (name, bytes, time of change) and settings,
-    is not made again: a build that was stopped, however, goes on where it was. The same sources
-    give the same bytes. A slice that cannot be made is put aside, told in ``failed.csv``, and the
-    rest goes on; so is one that holds the same cells as another. What is in the folder of other
-    sources stays there, but is not of the corpus.
+    Slices that were built before from the same source (path, size, time of change) and settings are
+    kept, so that an interrupted build can be resumed. The same sources give the same bytes. A slice
+    that cannot be built is skipped and listed in ``failed.csv`` with the reason, as is one with the
+    same cells as another. Slices of other sources in the folder stay there, but do not belong to
+    the corpus.
 
     Args:
-        sources: Of :func:`~stofm_geo.data.corpus.find_sources`.
-        folder: Where the corpus goes.
-        k: Nearest neighbours a cell is joined to (default 12).
-        max_macro_nodes: Most virtual cells of a slice (default 16).
-        cells_per_subslice: Most core cells of a sub-slice (default 1000).
-        n_components: Principal components of a slice, its targets (default 50).
-        spatial_key: Key in ``obsm`` of the positions, any unit (default ``"spatial"``).
-        num_workers: Processes, each with one thread and one slice at a time (default 1: this one).
-        scheduler: Address of a dask.distributed scheduler, whose workers make the slices in place
-            of ``num_workers``; they must see the same files. A slice whose worker dies is made by
-            another. ``None``: this machine.
-        part: ``"i/n"``: make every ``n``-th slice from the ``i``-th on, for the ``i``-th of ``n``
-            jobs at once, and no index; a build without it then makes what is missing and the
-            index. ``None``: all.
-        on_progress: Is called with a line for each slice that is done.
+        sources: Result of :func:`~stofm_geo.data.corpus.find_sources`.
+        folder: Folder of the corpus.
+        k: Number of nearest neighbours of a cell (default 12).
+        max_macro_nodes: Maximum number of macro nodes of a slice (default 16).
+        cells_per_subslice: Maximum number of core cells of a sub-slice (default 1000).
+        n_components: Number of principal components of a slice, the targets (default 50).
+        spatial_key: Key in ``obsm`` of the positions, in any unit (default ``"spatial"``).
+        num_workers: Number of processes, each with one thread and one slice at a time (default 1:
+            the current process).
+        scheduler: Address of a dask.distributed scheduler, whose workers build the slices instead
+            of ``num_workers``; they must see the same files. If a worker dies, another one builds
+            its slice. ``None``: this machine.
+        part: ``"i/n"``: build every ``n``-th slice from the ``i``-th on, for the ``i``-th of ``n``
+            parallel jobs, and no index; a final build without ``part`` builds missing slices and
+            the index. ``None``: all slices.
+        on_progress: Function called with a line of text for each finished slice.
 
     Returns:
-        Slices that were put aside, and why; sorted.
+        Labels of the skipped slices with the reasons, sorted.
 
     Warns:
-        UserWarning: What is doubtful about a slice, when it is made.
+        UserWarning: A slice looks doubtful.
 
     Raises:
         OSError: The folder cannot be written.
-        RuntimeError: Another build is writing there.
-        TypeError, ValueError: Settings that do not fit, or no slice could be made.
-        ImportError: A scheduler without dask.distributed.
+        RuntimeError: Another build is writing to the folder.
+        TypeError, ValueError: A setting is invalid, or no slice could be built.
+        ImportError: A scheduler is given, but dask.distributed is not installed.
     """
     settings = {
         "k": k,
@@ -129,10 +130,10 @@ def build(
     check_writable(folder / INDEX, make=True)
     (folder / SLICES).mkdir(parents=True, exist_ok=True)
     with locked(folder, part), explain_full_disk(folder):
-        each = partial(pool.each, num_workers=num_workers)
+        map_tasks = partial(pool.map_tasks, num_workers=num_workers)
         if scheduler is not None:
-            each = partial(each_on_cluster, scheduler=scheduler)
-        return _build(sources, folder, settings, spatial_key, each, part, on_progress)
+            map_tasks = partial(each_on_cluster, scheduler=scheduler)
+        return _build(sources, folder, settings, spatial_key, map_tasks, part, on_progress)
 
 
 def _build(
@@ -140,7 +141,7 @@ def _build(
     folder: Path,
     settings: dict[str, int],
     spatial_key: str,
-    each: Callable[..., Iterator[tuple[_Task, Any]]],
+    map_tasks: Callable[..., Iterator[tuple[_Task, Any]]],
     part: str | None,
     on_progress: Callable[[str], None],
 ) -> list[tuple[str, str]]:
@@ -151,53 +152,54 @@ def _build(
     for source in sources:
         try:
             stamp = _stamp(Path(source.path))
-            for which in slices_of(source):
-                task = _Task(which, folder / SLICES, settings, spatial_key, stamp)
-                tasks.setdefault(which.folder, task)
+            for slice_ in slices_of(source):
+                task = _Task(slice_, folder / SLICES, settings, spatial_key, stamp)
+                tasks.setdefault(slice_.folder, task)
         except (KeyError, OSError, TypeError, ValueError) as error:
             failed[source.path] = _reason(error).removeprefix(f"{source.path}: ")
-    found = {name: _found(task) for name, task in tasks.items()}
+    built = {name: _existing(task) for name, task in tasks.items()}
     names = sorted(tasks) if part is None else part_of(sorted(tasks), part)
-    open_ = [tasks[name] for name in names if found[name] is None]
-    if any((task.folder / task.which.folder).is_dir() for task in open_):
-        (folder / INDEX).unlink(missing_ok=True)  # what it says of them holds no longer
-    if len(open_) < len(names):
-        on_progress(f"{len(names) - len(open_)} of {len(names)} slices are there already")
-    for i, (task, result) in enumerate(each(_make, open_), start=1):
+    pending = [tasks[name] for name in names if built[name] is None]
+    if any((task.folder / task.slice_.folder).is_dir() for task in pending):
+        (folder / INDEX).unlink(missing_ok=True)  # outdated
+    if len(pending) < len(names):
+        on_progress(f"{len(names) - len(pending)} of {len(names)} slices are built already")
+    for i, (task, result) in enumerate(map_tasks(_build_slice, pending), start=1):
         result = pool.DIED if result is None else result
-        label = task.which.label
+        label = task.slice_.label
         if isinstance(result, str):
             failed[label] = result.removeprefix(f"{label}: ")
-            on_progress(f"{i}/{len(open_)} {label}: put aside")
+            on_progress(f"{i}/{len(pending)} {label}: skipped")
             continue
-        found[task.which.folder] = result
+        built[task.slice_.folder] = result
         on_progress(
-            f"{i}/{len(open_)} {label}: {result['cells']} cells, {len(result['nodes'])} sub-slices"
+            f"{i}/{len(pending)} {label}: {result['cells']} cells, "
+            f"{len(result['nodes'])} sub-slices"
         )
         for warning in result["warnings"]:
             warnings.warn(warning, stacklevel=3)
     if part is not None:
         return sorted(failed.items())
     slices: list[dict[str, Any]] = []
-    first: dict[str, str] = {}
-    for name, one in sorted(found.items()):
-        if one is None:
+    first_label: dict[str, str] = {}
+    for name, entry in sorted(built.items()):
+        if entry is None:
             continue
-        content = one.pop("content")
-        if content in first:
-            failed[tasks[name].which.label] = f"has the same cells as {first[content]}"
+        content = entry.pop("content")
+        if content in first_label:
+            failed[tasks[name].slice_.label] = f"has the same cells as {first_label[content]}"
         else:
-            first[content] = tasks[name].which.label
-            slices.append(one)
+            first_label[content] = tasks[name].slice_.label
+            slices.append(entry)
     with atomic_path(folder / FAILED) as file, file.open("w", newline="") as stream:
         csv.writer(stream).writerows([("slice", "reason"), *sorted(failed.items())])
     if not slices:
-        raise ValueError(f"{folder}: no slice could be made; {FAILED} there tells why")
-    genes = set().union(*(read_genes(folder / SLICES / one["folder"]) for one in slices))
+        raise ValueError(f"{folder}: no slice could be built; see {FAILED} there for the reasons")
+    genes = set().union(*(read_genes(folder / SLICES / entry["folder"]) for entry in slices))
     index = {
         "format": FORMAT,
         "settings": settings,
-        "technologies": sorted({one["technology"] for one in slices} - {""}),
+        "technologies": sorted({entry["technology"] for entry in slices} - {""}),
         "failed": len(failed),
         "slices": slices,
         "genes": sorted(genes),
@@ -213,85 +215,91 @@ def _stamp(path: Path) -> tuple[int, int]:
     return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
 
 
-def _found(task: _Task) -> dict[str, Any] | None:
+def _existing(task: _Task) -> dict[str, Any] | None:
     """Return the record of a slice that is built already, else ``None``."""
-    if not (task.folder / task.which.folder).is_dir():
+    if not (task.folder / task.slice_.folder).is_dir():
         return None
     try:
-        known = read_json(task.done)
-        return known["slice"] if known["made_of"] == task.made_of else None
+        record = read_json(task.done)
+        return record["slice"] if record["made_of"] == task.made_of else None
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _make(task: _Task) -> dict[str, Any] | str:
-    """Write a slice; what is known of it, or why it cannot be."""
+def _build_slice(task: _Task) -> dict[str, Any] | str:
+    """Write a slice; return its record, or the reason why it cannot be written."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            with explain_full_disk(task.folder / task.which.folder):
-                known = _write(task)
-    except Exception as error:  # whatever is wrong with one slice, the others go on
-        if full_disk_errno(error) is not None:  # which is wrong with none of them
+            with explain_full_disk(task.folder / task.slice_.folder):
+                entry = _write_slice(task)
+    except Exception as error:  # other slices are built whatever one raises
+        if full_disk_errno(error) is not None:  # concerns all slices
             raise
         return _reason(error)
-    said = [str(warning.message) for warning in caught if warning.category is UserWarning]
-    known["warnings"] = list(dict.fromkeys(said))
+    messages = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    entry["warnings"] = list(dict.fromkeys(messages))
     with atomic_path(task.done) as file:
-        file.write_text(json.dumps({"made_of": task.made_of, "slice": known}))
-    return known
+        file.write_text(json.dumps({"made_of": task.made_of, "slice": entry}))
+    return entry
 
 
-def _write(task: _Task) -> dict[str, Any]:
-    which = task.which
-    own = read_slice(which, spatial_key=task.spatial_key, min_cells=task.settings["k"] + 1)
-    with error_context(which.label):
-        cut = PanelSlice(own.counts, own.pos, own.row, **task.settings)
+def _write_slice(task: _Task) -> dict[str, Any]:
+    slice_ = task.slice_
+    tissue = read_slice(slice_, spatial_key=task.spatial_key, min_cells=task.settings["k"] + 1)
+    with error_context(slice_.label):
+        panel_slice = PanelSlice(tissue.counts, tissue.pos, tissue.row, **task.settings)
     nodes: list[int] = []
 
     def records() -> Iterator[bytes]:
-        for subslice in cut.cuts:
+        for subslice in panel_slice.cuts:
             nodes.append(subslice.num_nodes)
             yield encode(
-                subslice, own.counts[subslice.node[subslice.node_type == NodeType.CELL].numpy()]
+                subslice, tissue.counts[subslice.node[subslice.node_type == NodeType.CELL].numpy()]
             )
 
-    known = {
-        "folder": which.folder,
-        "path": which.source.path,
-        "slice": which.name,
-        "technology": own.technology,
-        "organism": own.report.get("organism", "not told"),
-        "cells": len(own.pos),
-        "genes": len(own.genes),
+    entry = {
+        "folder": slice_.folder,
+        "path": slice_.source.path,
+        "slice": slice_.name,
+        "technology": tissue.technology,
+        "organism": tissue.report.get("organism", "not told"),
+        "cells": len(tissue.pos),
+        "genes": len(tissue.genes),
     }
     attributes = {
-        **known,
+        **entry,
         "format": FORMAT,
         "stofm_geo": __version__,
         "settings": task.settings,
-        "spacing": own.unit,
-        "harmonize": own.report,
+        "spacing": tissue.unit,
+        "harmonize": tissue.report,
     }
-    target = task.folder / which.folder
+    target = task.folder / slice_.folder
     task.done.unlink(missing_ok=True)
-    with work_folder(target) as made:
-        write_slice(made, records(), SliceHeader.from_slice(cut).to_bytes(), own.genes, attributes)
-        (sha256, size), head = checksum(made), head_of(made)
-        replace_path(made, target)
-    content = _content(own)
-    sums = {"bytes": size, "sha256": sha256, HEAD: head, "content": content}
-    return {**known, "nodes": nodes, **sums}
+    with work_folder(target) as temporary:
+        write_slice(
+            temporary,
+            records(),
+            SliceHeader.from_slice(panel_slice).to_bytes(),
+            tissue.genes,
+            attributes,
+        )
+        (sha256, size), head = checksum(temporary), head_of(temporary)
+        replace_path(temporary, target)
+    content = _content(tissue)
+    checksums = {"bytes": size, "sha256": sha256, HEAD: head, "content": content}
+    return {**entry, "nodes": nodes, **checksums}
 
 
-def _content(own: CorpusSlice) -> str:
+def _content(tissue: CorpusSlice) -> str:
     """Return a hash of the cells that does not depend on pose, row order or file."""
-    digest = hashlib.sha256("\n".join(own.genes).encode())
-    digest.update(np.ascontiguousarray(own.pos).tobytes())
-    for start in range(0, own.counts.shape[0], BLOCK):
-        block: sp.csr_matrix = own.counts[start : start + BLOCK]
-        for part in (block.data, block.indices.astype(np.int32), block.indptr.astype(np.int64)):
-            digest.update(part.tobytes())
+    digest = hashlib.sha256("\n".join(tissue.genes).encode())
+    digest.update(np.ascontiguousarray(tissue.pos).tobytes())
+    for start in range(0, tissue.counts.shape[0], BLOCK):
+        block: sp.csr_matrix = tissue.counts[start : start + BLOCK]
+        for array in (block.data, block.indices.astype(np.int32), block.indptr.astype(np.int64)):
+            digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -1,9 +1,9 @@
-"""A sub-slice, and what the sub-slices of a slice share, as bytes and back.
+"""Serialisation of sub-slices, and of the header that the sub-slices of a slice share.
 
-Both are serialisations of safetensors: a header of names, types and shapes, then plain numbers.
-What can be computed from them is left out: values and components, and all edges of virtual nodes.
-The cells' edges are kept, each once. Searched for anew in a sub-slice they would be others: a cell
-at the rim, whose neighbours were cut off, would be joined to cells inside, and change their niches.
+Both are in the safetensors format: names, types and shapes, then plain numbers. What can be
+computed is not stored: values, components and all edges of virtual nodes. Edges between cells are
+stored, each once, since a new search in the sub-slice would give others: a cell at its rim, whose
+neighbours were cut off, would be joined to cells inside, and change their niches.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from stofm_geo.data.panel_slice import PanelSlice
 from stofm_geo.data.subslices import attach_panel
 from stofm_geo.genes.components import Components
 
-_VIRTUAL = ("x", "pos", "node_type", "cluster_size")  # what is known of virtual nodes
+_VIRTUAL = ("x", "pos", "node_type", "cluster_size")  # attributes of virtual nodes
 
 
 @dataclass
 class SliceHeader:
-    """What the sub-slices of a slice share.
+    """Data that the sub-slices of a slice share.
 
     Attributes:
-        components: What makes components of counts.
-        x: Those of the virtual nodes, ``[V, components]``.
-        pos: Their positions, ``[V, 2]`` float64.
-        node_type: Their kinds, ``[V]``.
-        cluster_size: Cells of each, ``[V]``.
+        components: Principal components of the slice.
+        x: Components of the virtual nodes, ``[V, components]``.
+        pos: Positions of the virtual nodes, ``[V, 2]`` float64.
+        node_type: :class:`~stofm_geo.NodeType` of the virtual nodes, ``[V]``.
+        cluster_size: Number of cells of each virtual node, ``[V]``.
     """
 
     components: Components
@@ -47,20 +47,20 @@ class SliceHeader:
     cluster_size: Tensor
 
     @classmethod
-    def from_slice(cls, own: PanelSlice) -> SliceHeader:
+    def from_slice(cls, panel_slice: PanelSlice) -> SliceHeader:
         """Return the header of a slice."""
-        n, data = own.counts.shape[0], own.data
-        return cls(own.components, *(data[name][n:] for name in _VIRTUAL))
+        n, data = panel_slice.counts.shape[0], panel_slice.data
+        return cls(panel_slice.components, *(data[name][n:] for name in _VIRTUAL))
 
     def to_bytes(self) -> bytes:
         """Return the bytes that :meth:`from_bytes` reads."""
-        own = self.components
+        components = self.components
         return save(
             {
-                "scale": np.array([own.scale]),
-                "panel": _small(own.panel),
-                "loadings": own.loadings,
-                "centre": own.centre,
+                "scale": np.array([components.scale]),
+                "panel": _small(components.panel),
+                "loadings": components.loadings,
+                "centre": components.centre,
                 **{name: getattr(self, name).numpy() for name in _VIRTUAL},
             }
         )
@@ -68,10 +68,15 @@ class SliceHeader:
     @classmethod
     def from_bytes(cls, stored: bytes) -> SliceHeader:
         """Read the bytes of :meth:`to_bytes`."""
-        of = load(stored)
+        arrays = load(stored)
         return cls(
-            Components(of["scale"][0], of["panel"].astype(np.int64), of["loadings"], of["centre"]),
-            *(torch.from_numpy(of[name]) for name in _VIRTUAL),
+            Components(
+                arrays["scale"][0],
+                arrays["panel"].astype(np.int64),
+                arrays["loadings"],
+                arrays["centre"],
+            ),
+            *(torch.from_numpy(arrays[name]) for name in _VIRTUAL),
         )
 
     @property
@@ -84,12 +89,12 @@ def encode(subslice: Data, counts: sp.csr_matrix) -> bytes:
     """Encode a sub-slice of :attr:`~stofm_geo.data.panel_slice.PanelSlice.cuts` as a record.
 
     Args:
-        subslice: Its cells come first.
-        counts: Of its cells, float32.
+        subslice: Sub-slice whose cells come before its virtual nodes.
+        counts: Counts of its cells, ``[n, genes]`` float32.
     """
     n = counts.shape[0]
     src, dst = subslice.edge_index.numpy()
-    once = src < dst
+    first_of_pair = src < dst
     return save(
         {
             "count": whole(counts.data),
@@ -99,52 +104,56 @@ def encode(subslice: Data, counts: sp.csr_matrix) -> bytes:
             "cluster": _small(subslice.cluster[:n].numpy() - n),
             "n_id": _small(subslice.n_id[:n].numpy()),
             "core_mask": subslice.core_mask[:n].numpy(),
-            "near": _small(src[once]),
-            "num_near": _small(np.bincount(dst[once], minlength=n)),
+            "near": _small(src[first_of_pair]),
+            "num_near": _small(np.bincount(dst[first_of_pair], minlength=n)),
         }
     )
 
 
-def decode(record: bytes, common: SliceHeader, number: np.ndarray, technology: int) -> Data:
+def decode(record: bytes, common: SliceHeader, gene_index: np.ndarray, technology: int) -> Data:
     """Decode a record to a sub-slice, as in :class:`~stofm_geo.data.SubSliceDataset`.
 
     Args:
-        record: Of :func:`encode`.
-        common: Of its slice.
-        number: What number the slice's genes have elsewhere, ascending, ``[G]``.
-        technology: Its number.
+        record: Result of :func:`encode`.
+        common: Header of the slice.
+        gene_index: Index of each gene of the slice in the corpus, ascending, ``[G]``.
+        technology: Index of the technology.
     """
-    of = load(record)
-    n, v = len(of["cluster"]), len(common.node_type)
-    counts = _rows(of["count"], of["gene"], of["num_genes"], len(number))
-    cluster = torch.from_numpy(of["cluster"].astype(np.int64)) + n
-    once = np.stack([of["near"].astype(np.int64), np.repeat(np.arange(n), of["num_near"])])
-    edge_index = torch.from_numpy(np.concatenate([once, once[::-1]], axis=1))
-    none = torch.full((v,), -1)
+    arrays = load(record)
+    n, v = len(arrays["cluster"]), len(common.node_type)
+    counts = _rows(arrays["count"], arrays["gene"], arrays["num_genes"], len(gene_index))
+    cluster = torch.from_numpy(arrays["cluster"].astype(np.int64)) + n
+    pairs = np.stack([arrays["near"].astype(np.int64), np.repeat(np.arange(n), arrays["num_near"])])
+    edge_index = torch.from_numpy(np.concatenate([pairs, pairs[::-1]], axis=1))
+    no_cluster = torch.full((v,), -1)
     subslice = Data(
         x=torch.cat([torch.from_numpy(common.components(counts)), common.x]),
-        pos=torch.cat([torch.from_numpy(of["pos"] / GRID), common.pos]),
+        pos=torch.cat([torch.from_numpy(arrays["pos"] / GRID), common.pos]),
         edge_index=sort_edge_index(edge_index, num_nodes=n + v, sort_by_row=False),
         node_type=torch.cat([torch.full((n,), NodeType.CELL), common.node_type]),
-        cluster=torch.cat([cluster, none]),
+        cluster=torch.cat([cluster, no_cluster]),
         cluster_size=torch.cat([torch.zeros(n, dtype=torch.long), common.cluster_size]),
-        n_id=torch.cat([torch.from_numpy(of["n_id"].astype(np.int64)), none]),
-        core_mask=torch.cat([torch.from_numpy(of["core_mask"]), torch.zeros(v, dtype=torch.bool)]),
+        n_id=torch.cat([torch.from_numpy(arrays["n_id"].astype(np.int64)), no_cluster]),
+        core_mask=torch.cat(
+            [torch.from_numpy(arrays["core_mask"]), torch.zeros(v, dtype=torch.bool)]
+        ),
         num_nodes=n + v,
     )
-    panel = torch.from_numpy(number[common.components.panel])
+    panel = torch.from_numpy(gene_index[common.components.panel])
     return attach_panel(subslice, panel, torch.from_numpy(common.components.loadings), technology)
 
 
 def _rows(value: np.ndarray, gene: np.ndarray, size: np.ndarray, width: int) -> sp.csr_matrix:
     ptr = np.concatenate([[0], np.cumsum(size, dtype=np.int64)])
-    of = value.astype(np.float32), gene.astype(np.int32), ptr
-    return sp.csr_matrix(of, shape=(len(size), width))
+    parts = value.astype(np.float32), gene.astype(np.int32), ptr
+    return sp.csr_matrix(parts, shape=(len(size), width))
 
 
 def _small(numbers: np.ndarray) -> np.ndarray:
     """Convert whole numbers to the smallest integer type that holds them."""
     low, high = (int(numbers.min()), int(numbers.max())) if numbers.size else (0, 0)
-    kinds = (np.uint8, np.uint16, np.int32, np.int64)
-    fit = (kind for kind in kinds if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
-    return np.ascontiguousarray(numbers, dtype=next(fit))
+    dtypes = (np.uint8, np.uint16, np.int32, np.int64)
+    fitting = (
+        dtype for dtype in dtypes if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max
+    )
+    return np.ascontiguousarray(numbers, dtype=next(fitting))

@@ -1,4 +1,4 @@
-"""Counts of one slice in two to four bytes a value, read from disk a block at a time."""
+"""Compact counts of one slice, two to four bytes per value, read from disk in blocks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from stofm_geo._linalg import BLOCK
 from stofm_geo._sparse import check_sparse
 from stofm_geo.genes.counts import checked_counts, tidy
 
-_COLUMNS = 256  # read at once of a matrix that is stored by columns
+_COLUMNS = 256  # read at once from a CSC matrix
 
 
 class SmallCounts:
-    """Counts as whole numbers of one or two bytes where they are such, and rows as asked for.
+    """Sparse counts in as few bytes as they need, whose rows are returned as float32 CSR.
 
     Args:
-        blocks: Float32 CSR ``[b, genes]``, one after another.
-        num_genes: Columns.
+        blocks: Consecutive blocks of rows, float32 CSR ``[b, genes]``.
+        num_genes: Number of genes.
 
     Attributes:
         shape: ``(cells, genes)``.
@@ -41,24 +41,24 @@ class SmallCounts:
         self.order: np.ndarray | None = None
 
     def __getitem__(self, rows: slice | np.ndarray) -> sp.csr_matrix:
-        """Return the counts of some cells, float32 CSR."""
+        """Return the counts of the cells ``rows``, float32 CSR."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self.shape[0]))
         if self.order is not None:
             rows = self.order[rows]
         size = self.ptr[rows + 1] - self.ptr[rows]
         ptr = np.concatenate([[0], np.cumsum(size)])
-        at = np.arange(ptr[-1]) + np.repeat(self.ptr[rows] - ptr[:-1], size)
-        of = self.value[at].astype(np.float32), self.gene[at].astype(np.int32), ptr
-        return sp.csr_matrix(of, shape=(len(rows), self.shape[1]))
+        index = np.arange(ptr[-1]) + np.repeat(self.ptr[rows] - ptr[:-1], size)
+        arrays = self.value[index].astype(np.float32), self.gene[index].astype(np.int32), ptr
+        return sp.csr_matrix(arrays, shape=(len(rows), self.shape[1]))
 
     @property
     def filled(self) -> np.ndarray:
-        """Which cells have counts, ``[n]`` bool."""
+        """Return the mask of cells with counts, ``[n]`` bool."""
         return np.diff(self.ptr) > 0
 
     def select(self, rows: np.ndarray) -> SmallCounts:
-        """Return the counts of some cells in the same compact form."""
+        """Return the counts of the cells ``rows`` in the same compact form."""
         starts = range(0, len(rows), BLOCK)
         blocks = (self[rows[start : start + BLOCK]] for start in starts)
         return SmallCounts(blocks, self.shape[1])
@@ -75,7 +75,7 @@ class SmallCounts:
 
 
 class _Growing:
-    """Numbers that are appended to; blocks joined at the end would be there twice."""
+    """Growing array; concatenating blocks at the end would need twice the memory."""
 
     def __init__(self) -> None:
         self.array, self.size = np.empty(0, dtype=np.uint8), 0
@@ -85,7 +85,7 @@ class _Growing:
             self.array = self.array.astype(block.dtype)
         end = self.size + len(block)
         if end > len(self.array):
-            # Room that is not written to takes no memory, and large arrays grow where they are.
+            # Memory that is not written to is not used, and large arrays are resized in place.
             self.array.resize(end * 5 // 4, refcheck=False)
         self.array[self.size : end] = block
         self.size = end
@@ -96,10 +96,10 @@ class _Growing:
 
 
 def whole(values: np.ndarray) -> np.ndarray:
-    """Convert float32 counts to one or two bytes, where they are whole numbers that fit."""
-    for kind in (np.uint8, np.uint16):
-        if not len(values) or values.max() <= np.iinfo(kind).max:
-            small = values.astype(kind)
+    """Convert float32 counts to one or two bytes if they are whole numbers that fit."""
+    for dtype in (np.uint8, np.uint16):
+        if not len(values) or values.max() <= np.iinfo(dtype).max:
+            small = values.astype(dtype)
             if (small == values).all():
                 return small
     return values
@@ -109,23 +109,23 @@ def read_counts(stored: Any, rows: np.ndarray, var: pd.DataFrame) -> SmallCounts
     """Read the counts of some cells from a matrix that stays on disk.
 
     Args:
-        stored: ``X`` of an ``.h5ad`` or zarr: a group (sparse) or an array (dense).
-        rows: Numbers of the cells, ascending.
-        var: Of the genes.
+        stored: ``X`` of an ``.h5ad`` or zarr file: a group (sparse) or an array (dense).
+        rows: Row indices of the cells, ascending.
+        var: ``var`` of the genes.
 
     Raises:
         TypeError, ValueError: As :func:`~stofm_geo.genes.as_counts`.
     """
-    found = []
+    messages = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         blocks = (
             checked_counts(AnnData(block, var=var), copy=False) for block in _blocks(stored, rows)
         )
         counts = SmallCounts(blocks, len(var))
-    for warning in caught:  # of many blocks, but each once
-        if str(warning.message) not in found:
-            found.append(str(warning.message))
+    for warning in caught:  # the same warning comes from many blocks
+        if str(warning.message) not in messages:
+            messages.append(str(warning.message))
             warnings.warn(warning.message, stacklevel=2)
     if not len(counts.value):
         raise ValueError(f"all {len(rows)} x {len(var)} counts in X are zero")
@@ -138,19 +138,21 @@ def _blocks(stored: Any, rows: np.ndarray) -> Any:
         matrix = _by_columns(matrix, rows)
         rows = np.arange(len(rows))
     for start in range(int(rows[0]), int(rows[-1]) + 1, BLOCK):
-        here = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + BLOCK)]
-        if len(here):
-            block = matrix[int(here[0]) : int(here[-1]) + 1]
+        block_rows = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + BLOCK)]
+        if len(block_rows):
+            block = matrix[int(block_rows[0]) : int(block_rows[-1]) + 1]
             check_sparse(block, "X")
-            yield sp.csr_matrix(block if block.shape[0] == len(here) else block[here - here[0]])
+            yield sp.csr_matrix(
+                block if block.shape[0] == len(block_rows) else block[block_rows - block_rows[0]]
+            )
 
 
 def _by_columns(matrix: Any, rows: np.ndarray) -> sp.csr_matrix:
-    """Read rows of a matrix that is stored by columns."""
+    """Read rows of a CSC matrix, in blocks of columns."""
     starts = range(0, matrix.shape[1], _COLUMNS)
-    parts = []
+    blocks = []
     for start in starts:
-        part = matrix[:, start : start + _COLUMNS]
-        check_sparse(part, "X")
-        parts.append(part[rows])
-    return sp.hstack(parts, format="csr")
+        block = matrix[:, start : start + _COLUMNS]
+        check_sparse(block, "X")
+        blocks.append(block[rows])
+    return sp.hstack(blocks, format="csr")

@@ -1,4 +1,4 @@
-"""``corpus.json``: what is in a corpus; whether it still is, and in a few numbers."""
+"""``corpus.json``, the index of a corpus: reading, verification and summary."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from stofm_geo._hash import check_hash
 from stofm_geo.data.corpus.store import checksum
 
 FORMAT = 2
-_OF_ALL = {"settings": dict, "technologies": list, "failed": int, "genes": list}
-_OF_SLICE = {
+_CORPUS_TYPES = {"settings": dict, "technologies": list, "failed": int, "genes": list}
+_SLICE_TYPES = {
     **dict.fromkeys(("folder", "path", "slice", "technology", "organism", "sha256"), str),
     **dict.fromkeys(("cells", "genes", "bytes"), int),
     "nodes": list,
 }
-# Corpora that were built before there were these have none.
+# Missing in corpora of older versions.
 HASH, HEAD = "index_sha256", "head_sha256"
 INDEX, FAILED, SLICES = "corpus.json", "failed.csv", "slices"
 
@@ -26,73 +26,77 @@ def read_index(folder: str | Path) -> dict[str, Any]:
     """Read ``corpus.json``.
 
     Returns:
-        ``format``; ``settings`` of the sub-slices; ``genes``, names of all, sorted;
-        ``technologies``, sorted; ``failed``, how many slices were put aside; ``slices``, by name of
-        their folder: ``folder``, ``path``, ``slice``, ``technology``, ``organism``, ``cells``,
-        ``genes``, ``nodes`` (of each sub-slice), ``bytes``, ``sha256``, ``head_sha256``,
+        A dictionary with ``format``; ``settings`` of the sub-slices; sorted names of all ``genes``
+        and ``technologies``; ``failed``, the number of skipped slices; and ``slices``, sorted by
+        folder, with ``folder``, ``path``, ``slice``, ``technology``, ``organism``, ``cells``,
+        ``genes``, ``nodes`` (of each sub-slice), ``bytes``, ``sha256``, ``head_sha256`` and
         ``warnings``.
 
     Raises:
-        FileNotFoundError: There is no corpus, or it is not finished.
+        FileNotFoundError: There is no corpus, or its build is not finished.
         ValueError: The file is damaged, or of another version.
     """
     file = Path(folder) / INDEX
     if not file.is_file():
         raise FileNotFoundError(
-            f"{folder}: has no {INDEX}; name the folder of a corpus, or, if its build was stopped, "
-            "start it again: it goes on"
+            f"{folder}: has no {INDEX}; name the folder of a corpus; if its build was "
+            "interrupted, run it again, and it resumes"
         )
     index = read_json(file)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise ValueError(f"{file}: is not of format {FORMAT}; build the corpus anew")
-    kinds = {**_OF_ALL, "slices": list}
-    check_hash(index, HASH, ("format", *kinds), file)
-    wrong = _misfit(index, kinds)
-    for one in index["slices"] if not wrong else ():
-        wrong = wrong or (_misfit(one, _OF_SLICE) if isinstance(one, dict) else "slices")
-    nodes = [] if wrong else [count for one in index["slices"] for count in one["nodes"]]
+        raise ValueError(f"{file}: is not of format {FORMAT}; build the corpus again")
+    types = {**_CORPUS_TYPES, "slices": list}
+    check_hash(index, HASH, ("format", *types), file)
+    invalid = _first_invalid(index, types)
+    for entry in index["slices"] if not invalid else ():
+        invalid = invalid or (
+            _first_invalid(entry, _SLICE_TYPES) if isinstance(entry, dict) else "slices"
+        )
+    nodes = [] if invalid else [count for entry in index["slices"] for count in entry["nodes"]]
     if not all(type(count) is int and count > 0 for count in nodes):
-        wrong = "nodes"
-    if wrong is not None:
-        raise ValueError(f"{file}: is damaged ({wrong!r} is missing or unfit); build again")
+        invalid = "nodes"
+    if invalid is not None:
+        raise ValueError(f"{file}: is damaged ({invalid!r} is missing or invalid); build it again")
     return index
 
 
-def _misfit(values: dict[str, Any], kinds: dict[str, type]) -> str | None:
+def _first_invalid(values: dict[str, Any], types: dict[str, type]) -> str | None:
     """Return the first name that is missing or has a value of another type."""
-    return next((name for name, kind in kinds.items() if type(values.get(name)) is not kind), None)
+    return next(
+        (name for name, type_ in types.items() if type(values.get(name)) is not type_), None
+    )
 
 
 def verify(folder: str | Path) -> list[str]:
-    """Return one line for each slice whose files are damaged; empty if all are as written.
+    """Return a line of text for each slice with damaged or missing files.
 
     Raises:
         FileNotFoundError, ValueError: As :func:`read_index`.
     """
-    wrong = []
-    for one in read_index(folder)["slices"]:
-        path = Path(folder) / SLICES / one["folder"]
+    problems = []
+    for entry in read_index(folder)["slices"]:
+        path = Path(folder) / SLICES / entry["folder"]
         if not path.is_dir():
-            wrong.append(f"{path}: is not there; build again")
-        elif checksum(path) != (one["sha256"], one["bytes"]):
-            wrong.append(
-                f"{path}: is not what was written (SHA-256 differs); remove it, and build again"
+            problems.append(f"{path}: is missing; build the corpus again")
+        elif checksum(path) != (entry["sha256"], entry["bytes"]):
+            problems.append(
+                f"{path}: is damaged (SHA-256 differs); remove it, and build the corpus again"
             )
-    return wrong
+    return problems
 
 
 def checksum_of(index: dict[str, Any]) -> str:
     """Return the SHA-256 of the checksums of all slices."""
-    each = "\n".join(f"{one['folder']} {one['sha256']}" for one in index["slices"])
-    return hashlib.sha256(each.encode()).hexdigest()
+    lines = "\n".join(f"{entry['folder']} {entry['sha256']}" for entry in index["slices"])
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def summary(folder: str | Path) -> list[dict[str, Any]]:
     """Return the size of a corpus by technology and organism, and in total.
 
     Returns:
-        Rows with ``technology``, ``organism``, ``slices``, ``cells``, ``subslices``,
-        ``genes`` (most of a slice; in the last row, of all) and ``bytes``.
+        Rows with ``technology``, ``organism``, ``slices``, ``cells``, ``subslices``, ``genes``
+        (maximum over slices; in the last row, of all slices together) and ``bytes``.
 
     Raises:
         FileNotFoundError, ValueError: As :func:`read_index`.
@@ -100,14 +104,14 @@ def summary(folder: str | Path) -> list[dict[str, Any]]:
     index = read_index(folder)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     total = _row("all", "")
-    for one in index["slices"]:
-        key = one["technology"] or "not told", one["organism"]
+    for entry in index["slices"]:
+        key = entry["technology"] or "not told", entry["organism"]
         for row in (rows.setdefault(key, _row(*key)), total):
             row["slices"] += 1
-            row["cells"] += one["cells"]
-            row["subslices"] += len(one["nodes"])
-            row["genes"] = max(row["genes"], one["genes"])
-            row["bytes"] += one["bytes"]
+            row["cells"] += entry["cells"]
+            row["subslices"] += len(entry["nodes"])
+            row["genes"] = max(row["genes"], entry["genes"])
+            row["bytes"] += entry["bytes"]
     total["genes"] = len(index["genes"])
     return [*(rows[key] for key in sorted(rows)), total]
 

@@ -1,4 +1,4 @@
-"""A loader that resumes inside an epoch."""
+"""Loader that can resume within an epoch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from stofm_geo.data.subslices import collate_subslices
 
 
 class CorpusLoader(DataLoader):
-    """Batches of a corpus, whose state is that of what was used, not of what workers prefetched.
+    """Loader of a corpus whose state counts the batches used, not those prefetched by workers.
 
-    Lightning keeps the state in checkpoints, so that a run that was killed goes on with the very
-    next batch. An epoch that was used up is followed by the next; Lightning's own count of epochs
-    lags behind in runs that were stopped at the end of one more than once.
+    Lightning stores the state in checkpoints, so that a killed run resumes with the next batch.
+    After the last batch of an epoch, the next epoch starts; Lightning's count of epochs is not
+    used, since it lags behind in runs that were stopped at the end of an epoch more than once.
 
     Args:
-        dataset: Its sub-slices.
-        batch_sampler: Which of them.
-        num_workers: Processes that load; 0: this one (default).
-        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"`` or ``"forkserver"``;
-            ``None``: as Python does by default.
+        dataset: Sub-slices of the corpus.
+        batch_sampler: Sampler of batches of sub-slices.
+        num_workers: Number of loading processes; 0 (default): the current process.
+        multiprocessing_context: Start method of the workers, ``"fork"``, ``"spawn"`` or
+            ``"forkserver"``; ``None``: the default of Python.
     """
 
     dataset: CorpusDataset
@@ -47,13 +47,13 @@ class CorpusLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # When the first batch is asked for: an epoch may be set after the iterator was made.
-        where = self.batch_sampler
-        if where.position >= len(where):
-            where.set_epoch(where.epoch + 1)
-        self.dataset.set_epoch(where.epoch)
+        # Runs with the first batch, since the epoch may be set after the iterator is created.
+        sampler = self.batch_sampler
+        if sampler.position >= len(sampler):
+            sampler.set_epoch(sampler.epoch + 1)
+        self.dataset.set_epoch(sampler.epoch)
         for batch in super().__iter__():
-            where.position += 1
+            sampler.position += 1
             yield batch
 
     def state_dict(self) -> dict[str, Any]:

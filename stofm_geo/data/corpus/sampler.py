@@ -1,4 +1,4 @@
-"""Batches of about equally many nodes, the same number of them for each process."""
+"""Sampler of batches with about the same number of nodes, for one or more processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stofm_geo._validation import check_positive
 
 
 class NodeBudgetBatchSampler(Sampler[list[int]]):
-    """Batches of sub-slices whose nodes together are within a budget.
+    """Sampler of batches of sub-slices with a maximum total number of nodes.
 
     Each epoch shuffles the sub-slices of all slices and cuts them into consecutive batches of about
     equal size. The number of batches is the same in all epochs (a trainer reads it once) and a
@@ -21,20 +21,20 @@ class NodeBudgetBatchSampler(Sampler[list[int]]):
     minus the largest sub-slice, on average.
 
     Args:
-        num_nodes: Of each sub-slice.
-        node_budget: Most nodes of a batch.
-        seed: Of the shuffling; with the epoch, it determines the batches (default 0).
-        rank: This process' number (default 0).
+        num_nodes: Number of nodes of each sub-slice.
+        node_budget: Maximum number of nodes of a batch.
+        seed: Random seed of the shuffling; with the epoch, it determines the batches (default 0).
+        rank: Index of the current process (default 0).
         num_replicas: Number of processes (default 1).
-        shuffle: Whether sub-slices are shuffled; otherwise they come as they are (default True).
+        shuffle: Whether to shuffle the sub-slices (default True).
 
     Attributes:
-        epoch: Its number.
-        position: Batches of the epoch that iterating leaves out; a loader counts here what has
-            been used (:class:`~stofm_geo.data.corpus.CorpusLoader`).
+        epoch: Index of the epoch.
+        position: Number of batches of the epoch that iteration skips, those already used
+            (:class:`~stofm_geo.data.corpus.CorpusLoader`).
 
     Raises:
-        TypeError: An argument of another type.
+        TypeError: An argument has the wrong type.
         ValueError: A sub-slice exceeds the budget, or there are too few for the processes.
     """
 
@@ -64,7 +64,7 @@ class NodeBudgetBatchSampler(Sampler[list[int]]):
             raise ValueError(
                 f"node_budget={node_budget} is too small: a sub-slice has {largest} nodes; raise it"
             )
-        # Cut where total / batches is passed, a batch has a sub-slice more than that at most.
+        # A batch exceeds total / batches by less than the largest sub-slice.
         batches = min(-(-total // max(node_budget - largest, 1)), count)
         self.batches = -(-batches // num_replicas) * num_replicas
         if self.batches > count:
@@ -75,20 +75,20 @@ class NodeBudgetBatchSampler(Sampler[list[int]]):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch, unless this is the one under way."""
+        """Go to the start of an epoch, unless it is the current one."""
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
     def __len__(self) -> int:
-        """Return the number of batches of a whole epoch, for this process."""
+        """Return the number of batches per epoch of this process."""
         return self.batches // self.num_replicas
 
     def __iter__(self) -> Iterator[list[int]]:
-        mine = self.all_batches()[self.rank :: self.num_replicas]
-        return iter([batch.tolist() for batch in mine[self.position :]])
+        batches = self.all_batches()[self.rank :: self.num_replicas]
+        return iter([batch.tolist() for batch in batches[self.position :]])
 
     def all_batches(self) -> list[np.ndarray]:
-        """Return the batches of the epoch, of all processes."""
+        """Return the batches of the epoch of all processes."""
         count = len(self.num_nodes)
         order = np.arange(count)
         if self.shuffle:
@@ -96,7 +96,7 @@ class NodeBudgetBatchSampler(Sampler[list[int]]):
         size = self.num_nodes[order]
         middle = np.cumsum(size) - size / 2
         cuts = np.searchsorted(middle, size.sum() * np.arange(1, self.batches) / self.batches)
-        # At least a sub-slice for each batch.
+        # At least one sub-slice per batch.
         number = np.arange(1, self.batches)
         cuts = np.maximum.accumulate(cuts - number) + number
         cuts = np.maximum(cuts, number)
@@ -116,16 +116,16 @@ class NodeBudgetBatchSampler(Sampler[list[int]]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken.
+        """Resume at the position of a :meth:`state_dict`.
 
         Raises:
-            ValueError: It was of other sub-slices or settings, whose batches are others.
+            ValueError: The state belongs to other sub-slices or settings.
         """
-        own = self.state_dict()
-        for name in own.keys() - {"epoch", "position"}:
-            if state.get(name) != own[name]:
+        current = self.state_dict()
+        for name in current.keys() - {"epoch", "position"}:
+            if state.get(name) != current[name]:
                 raise ValueError(
-                    f"cannot go on inside an epoch: {name} was {state.get(name)!r} and is "
-                    f"{own[name]!r} now; go on with what it was, or start from the weights alone"
+                    f"cannot resume within an epoch: {name} was {state.get(name)!r} and is now "
+                    f"{current[name]!r}; use the former value, or start from the weights only"
                 )
         self.epoch, self.position = state["epoch"], state["position"]

@@ -1,17 +1,17 @@
-"""One slice of a corpus on disk: a zarr (version 3) group; a sub-slice is one range of bytes.
+"""Storage of a slice of a corpus: a zarr (version 3) group; a sub-slice is one range of bytes.
 
-``records`` is ``uint8 [num_subslices, longest]``, a row a sub-slice
-(:mod:`~stofm_geo.data.corpus.codec`), padded with zeros. A row is one inner chunk of a *shard*:
-compressed by itself, and found by the shard's index. So a sub-slice is one contiguous read, while a
-slice of a thousand sub-slices is few files. With a column a tensor, a sub-slice would be ten reads,
-of ragged arrays that zarr has no type for. ``lengths`` ``[num_subslices]`` are those of the
-records, ``common`` is what the sub-slices share, and ``genes`` their names, joined by line breaks;
-both ``uint8``, one chunk each. Everything else that is known of the slice is in the group's
-attributes.
+``records`` is ``uint8 [num_subslices, longest]``, with one sub-slice per row
+(:mod:`~stofm_geo.data.corpus.codec`), padded with zeros. A row is one inner chunk of a *shard*,
+compressed separately and found by the index of the shard. So a sub-slice is one contiguous read,
+while a slice of a thousand sub-slices is few files. With one array per tensor, a sub-slice would
+need ten reads, of ragged arrays, for which zarr has no type. ``lengths`` ``[num_subslices]`` are
+the lengths of the records, ``common`` is the :class:`SliceHeader`, and ``genes`` are the gene
+names, joined by line breaks; both are ``uint8`` in one chunk. All other data of the slice are
+attributes of the group.
 
-What is compressed carries a checksum that is compared as it is read. All files but those of
-``records`` are small, and are hashed together when a slice is opened (:func:`head_of`): metadata
-have no checksum of their own, and zarr takes a file that is missing for zeros.
+Compressed data carry a checksum that is verified on reading. All files except those of ``records``
+are small, and are hashed together when a slice is opened (:func:`head_of`), since metadata have no
+checksum, and zarr reads a missing file as zeros.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from zarr.codecs import ZstdCodec
 from stofm_geo.data.corpus.codec import SliceHeader
 from stofm_geo.data.stores import check_zarr
 
-_SHARD = 64 * 2**20  # bytes, before compression; it is held in memory while it is written
+_SHARD = 64 * 2**20  # bytes before compression, held in memory while writing
 _CODEC = ZstdCodec(level=3, checksum=True)
 
 
@@ -40,17 +40,17 @@ def write_slice(
     genes: Iterable[str],
     attributes: dict[str, Any],
 ) -> None:
-    """Write a new group; memory is that of a shard.
+    """Write a slice to a new group, with one shard in memory at a time.
 
     Args:
-        folder: Not there yet.
-        records: The sub-slices, each written as it comes.
-        common: What they share.
-        genes: Names of the slice's genes.
-        attributes: Of the group, as JSON takes them.
+        folder: Folder of the group, which must not exist.
+        records: Records of the sub-slices.
+        common: Bytes of the :class:`SliceHeader`.
+        genes: Names of the genes of the slice.
+        attributes: Attributes of the group, as for JSON.
     """
     group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
-    with tempfile.TemporaryFile(dir=folder.parent) as spill:  # until the longest is known
+    with tempfile.TemporaryFile(dir=folder.parent) as spill:  # until the longest record is known
         lengths = [spill.write(record) for record in records]
         spill.seek(0)
         longest = max(lengths)
@@ -85,22 +85,22 @@ class SliceStore:
     """A slice of a corpus, opened for reading.
 
     Args:
-        folder: Of :func:`write_slice`.
-        head: What :func:`head_of` must be; ``None``: not known.
+        folder: Folder written by :func:`write_slice`.
+        head: Expected value of :func:`head_of`; ``None``: not checked.
 
     Attributes:
-        common: What its sub-slices share.
-        genes: Names of its genes, ``[G]``.
+        common: Header that the sub-slices share.
+        genes: Names of the genes, ``[G]``.
 
     Raises:
-        ValueError: It is not what was written.
+        ValueError: The files were changed.
     """
 
     def __init__(self, folder: Path, head: str | None = None) -> None:
         check_zarr(folder)
         if head is not None and head_of(folder) != head:
-            raise ValueError("it is not what was written")
-        group: Any = zarr.open_group(folder, mode="r")  # whose members may be groups or arrays
+            raise ValueError("its SHA-256 differs from that of the build")
+        group: Any = zarr.open_group(folder, mode="r")  # members may be groups or arrays
         self._records = group["records"]
         self._lengths = group["lengths"][:]
         self.genes = read_genes(folder)

@@ -1,4 +1,4 @@
-"""Work on many slices by several processes, of which any may die."""
+"""Processing of tasks by several processes, any of which may die."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from stofm_geo.data.cluster import one_thread
 DIED = "its process died; was there too little memory?"
 
 
-def each(
+def map_tasks(
     work: Callable[[Any], Any], tasks: Sequence[Any], num_workers: int
 ) -> Iterator[tuple[Any, Any]]:
     """Yield tasks and their results as they complete; ``None`` where the process died.
 
     Args:
-        work: A function of a module. What it raises ends all.
-        tasks: What pickle takes.
-        num_workers: Processes, each with one thread; with 1, the work is done in this one.
+        work: Module-level function; an exception ends the iteration.
+        tasks: Arguments that can be pickled.
+        num_workers: Number of processes, with one thread each; 1: the current process.
     """
     if num_workers == 1:
         with one_thread():
             yield from ((task, work(task)) for task in tasks)
         return
-    left = dict(enumerate(tasks))
-    while left:
-        with _pool(min(num_workers, len(left))) as pool:
-            futures = {pool.submit(work, task): i for i, task in left.items()}
+    remaining = dict(enumerate(tasks))
+    while remaining:
+        with _pool(min(num_workers, len(remaining))) as pool:
+            futures = {pool.submit(work, task): i for i, task in remaining.items()}
             try:
                 for future in as_completed(futures):
                     result = future.result()
-                    yield left.pop(futures[future]), result
+                    yield remaining.pop(futures[future]), result
             except BrokenProcessPool:
-                if num_workers == 1:  # so it was the first that was left
-                    yield left.pop(min(left)), None
-                num_workers = 1  # which one it was shows one by one
+                if num_workers == 1:  # so the first remaining task killed it
+                    yield remaining.pop(min(remaining)), None
+                num_workers = 1  # one at a time, to find the task that kills the process
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():  # which need minutes for a slice
+                for process in multiprocessing.active_children():  # a slice may take minutes
                     process.terminate()
                 raise
 
 
 def _pool(num_workers: int) -> ProcessPoolExecutor:
-    spawn = multiprocessing.get_context("spawn")  # a fork has locks of threads it does not have
+    spawn = multiprocessing.get_context("spawn")  # a fork may inherit locked locks
     return ProcessPoolExecutor(num_workers, mp_context=spawn, initializer=_start)
 
 
 def _start() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer, which ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # handled by the parent, which ends this process
     torch.set_num_threads(1)
     threadpool_limits(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -44,12 +44,13 @@ def annotate(
 ) -> None:
     """Predict labels and write them into ``adata.obs[key_added]``, in place.
 
-    Of labelled slices, a model is fitted to them and to ``adata`` without labels first, on the
-    genes they share, and then learns the labels (:func:`stofm_geo.tasks.fine_tune`).
+    If ``reference`` holds labelled slices, a model is first fitted to them and to ``adata``,
+    without labels and on their shared genes. Then a classifier is trained on the labels
+    (:func:`stofm_geo.tasks.fine_tune`).
 
     Args:
         adata: Slices to label.
-        reference: Slices with labels, or an annotator, which is used as it is.
+        reference: Labelled slices, or a trained annotator.
         label_key: Column of the reference's ``obs`` with labels.
         task: ``"region"`` (default) or ``"cell_type"``.
         key_added: Column of ``obs``, categorical; ``obsm[key_added + "_probability"]`` has
@@ -57,14 +58,14 @@ def annotate(
         min_probability: Cells whose most probable label is below this are ``"unassigned"``
             (default 0: none).
         spatial_key: Key in ``obsm`` of the positions.
-        slice_key: Column of ``obs`` that tells slices apart, in all AnnData.
+        slice_key: Column of ``obs`` with the slice of each cell, in all AnnData.
         layer: Layer with the raw counts; ``None``: they are in ``X``.
         seed: Random seed of fit and fine-tuning.
-        options: Of :func:`stofm_geo.tasks.fine_tune`: ``method``, ``validation_fraction``,
-            ``max_steps``, ``progress``.
+        options: Options of :func:`stofm_geo.tasks.fine_tune`: ``method``,
+            ``validation_fraction``, ``max_steps``, ``progress``.
 
     Raises:
-        KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+        KeyError, TypeError, ValueError: Invalid input; the message names it.
         ImportError: ``method="lora"`` without peft.
     """
     keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
@@ -72,28 +73,30 @@ def annotate(
     check_anndata(adata, "adata")
     check_target(adata, key_added, spatial_key=spatial_key, slice_key=slice_key)
     known = FineTuneOptions.__annotations__
-    if strange := sorted(set(options) - set(known)):
-        raise TypeError(f"there is no option {preview(strange)}; there are {', '.join(known)}")
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(f"unknown option {preview(unknown)}; options are {', '.join(known)}")
     if isinstance(reference, Annotator):
         if label_key is not None or options:
             given = ["label_key"] * (label_key is not None) + sorted(options)
-            raise ValueError(f"an annotator has learned already; leave out {preview(given)}")
+            raise ValueError(f"the reference is a trained annotator; leave out {preview(given)}")
         reference.predict(adata, key_added=key_added, min_probability=min_probability, **keys)
         return
     if label_key is None:
         raise ValueError("label_key is missing; name the column of the reference's obs with labels")
     labelled = check_anndatas(reference, "reference")
     names = numbered("reference", len(labelled))
-    # Before a fit that takes a minute.
+    # Check before the fit, which takes a minute.
     training_labels(labelled, names, label_key)
     progress = options.get("progress", True)
     training = {name: value for name, value in options.items() if name != "progress"}
     check_options(task=task, seed=seed, **training)  # type: ignore[arg-type]
     model = SToFM()
-    *tissues, asked = (
-        model.prepare(one, name=name, **keys)
-        for one, name in zip([*labelled, adata], [*names, "AnnData"], strict=True)
+    *references, query = (
+        model.prepare(each, name=name, **keys)
+        for each, name in zip([*labelled, adata], [*names, "AnnData"], strict=True)
     )
-    model.fit([*tissues, asked], seed=seed, progress=progress)
-    annotator = fine_tune(model, tissues, label_key, task=task, seed=seed, names=names, **options)
-    annotator.predict(asked, key_added=key_added, min_probability=min_probability)
+    model.fit([*references, query], seed=seed, progress=progress)
+    annotator = fine_tune(
+        model, references, label_key, task=task, seed=seed, names=names, **options
+    )
+    annotator.predict(query, key_added=key_added, min_probability=min_probability)

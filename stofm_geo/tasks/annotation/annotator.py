@@ -43,17 +43,18 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _HEAD = "annotation."
-# A part of a slice lies as far from the classes either way; one of another patient, much further.
-_NO_FURTHER = 1.1
-_NEAR = 6  # cells that stand in for one without counts
+# Inputs of a part of the training slice have similar distances under both standardisations; those
+# of another patient are much further away under that of the training slice.
+_MAX_DISTANCE_RATIO = 1.1
+_EMPTY_NEIGHBORS = 6  # nearest cells whose mean a cell without counts gets
 
 
 class Annotator(nn.Module):
-    """Classifier of cells on a network; made by :func:`stofm_geo.tasks.fine_tune`.
+    """Classifier of cells on top of a network, trained by :func:`stofm_geo.tasks.fine_tune`.
 
-    The inputs of the classifier are, for regions, the embedding and the means of embeddings over
-    2, 4 and 8 hops, or as few of them as are best on held-out cells; for cell types, the cell's
-    features and, scaled by 0.1, its embedding.
+    For regions, the inputs of the classifier are the embedding and the means of embeddings over
+    2, 4 and 8 hops; the largest number of hops is chosen on held-out cells. For cell types, they
+    are the cell's features and its embedding, scaled by 0.1.
 
     For regions, inputs are standardised within each slice, which removes differences between
     slices. Trained on several slices, the classifier also takes the inputs standardised over all
@@ -64,16 +65,17 @@ class Annotator(nn.Module):
     slice, and so its mean, differs between slices.
 
     Args:
-        model: A fitted model; it becomes a part of the annotator.
-        classes: Names of labels.
+        model: Fitted model; the annotator keeps it.
+        classes: Names of the classes.
         task: ``"region"`` or ``"cell_type"``.
-        absolute: Whether the classifier of regions also sees what differs between slices.
-        mlp: Whether it has a hidden layer (:mod:`stofm_geo.tasks.annotation.mlp`), or is linear.
+        absolute: Whether the classifier of regions also gets inputs standardised over all slices.
+        mlp: Whether the classifier has a hidden layer (:mod:`stofm_geo.tasks.annotation.mlp`) or
+            is linear.
 
     Attributes:
-        classes, task: As given.
+        classes, task: The arguments.
         record: Method, seed, slices, steps and held-out scores of the training.
-        temperature: Logits are divided by it.
+        temperature: Divisor of the logits.
     """
 
     temperature: Tensor
@@ -95,7 +97,8 @@ class Annotator(nn.Module):
         self.read = FeatureStandardizer(self.network, task, absolute, len(classes))
         self.register_buffer("temperature", torch.ones(()))
         make = Classifier if mlp else nn.Linear
-        with torch.random.fork_rng(devices=[]):  # these are replaced: the user's draws go on
+        # Training replaces these weights; the random state of the caller stays as it was.
+        with torch.random.fork_rng(devices=[]):
             self.mlp, self.head = mlp, make(len(self.read.scale), len(classes))
 
     def embed_slice(self, tissue: SubSliceDataset) -> Tensor:
@@ -118,8 +121,8 @@ class Annotator(nn.Module):
         """Return calibrated probabilities, ``[n, classes]`` float32; NaN for cells without a label.
 
         Args:
-            adata: As for :meth:`predict`.
-            keys: ``spatial_key``, ``slice_key``, ``layer`` and ``name``, as there.
+            adata: Slices, as for :meth:`predict`.
+            keys: ``spatial_key``, ``slice_key``, ``layer`` and ``name``, as for :meth:`predict`.
         """
         return self._probabilities(self.model.prepared(adata, **keys))
 
@@ -134,40 +137,44 @@ class Annotator(nn.Module):
         layer: str | None = None,
         name: str = "AnnData",
     ) -> None:
-        """Write labels into ``adata.obs[key_added]``, categorical, in place.
+        """Predict labels and write them into ``adata.obs[key_added]``, categorical, in place.
 
-        ``obsm[key_added + "_probability"]`` has the calibrated probabilities of all labels, float32
-        ``[n, classes]``; ``uns[key_added]`` their names in this order, and how they were made;
-        ``uns[key_added + "_colors"]`` a colour for each, where scanpy looks for it.
-        Cells without counts (empty bins) get the mean of the probabilities of their nearest cells
-        where regions are predicted; where cell types are, they get no label, and NaN.
+        Also written are ``obsm[key_added + "_probability"]``, the calibrated probabilities, float32
+        ``[n, classes]``; ``uns[key_added]``, the class names in the order of these columns, and the
+        method, temperature, version and weights hash; and ``uns[key_added + "_colors"]``, a colour
+        for each class, which scanpy uses.
+        Cells without counts (empty bins) get the mean probabilities of their nearest cells if
+        regions are predicted; if cell types are predicted, they get no label, and NaN.
 
         Args:
-            adata: Raw counts in ``X`` (or the ``obsm`` vectors the model was fitted on); or of
-                :meth:`stofm_geo.SToFM.prepare`, then the keys are those given there.
-            key_added: Column of ``obs``.
+            adata: Slices with raw counts in ``X`` (or the ``obsm`` vectors that the model was
+                fitted on), or the result of :meth:`stofm_geo.SToFM.prepare`, whose keys are used.
+            key_added: Column of ``obs`` that is written.
             min_probability: Cells whose most probable label is below this are ``"unassigned"``
                 (default 0: none).
             spatial_key: Key in ``obsm`` of the positions.
-            slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
+            slice_key: Column of ``obs`` with the slice of each cell; ``None``: all cells are one
+                slice.
             layer: Layer with the raw counts; ``None``: they are in ``X``.
-            name: What messages call ``adata``.
+            name: Name of ``adata`` in messages.
 
         Raises:
-            KeyError, TypeError, ValueError: Input that does not fit, a slice of another organism or
-                panel among it; the message says what.
+            KeyError, TypeError, ValueError: Invalid input, such as a slice of another organism or
+                panel; the message names it.
         """
         check_fraction("min_probability", min_probability)
         keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
         tissue = self.model.prepared(adata, name=name, **keys)
-        read = {"spatial_key": tissue.spatial_key, "slice_key": tissue.slice_key}
-        check_target(tissue.adata, key_added, **read)
-        found, adata = self._probabilities(tissue), tissue.adata
+        used = {"spatial_key": tissue.spatial_key, "slice_key": tissue.slice_key}
+        check_target(tissue.adata, key_added, **used)
+        probability, adata = self._probabilities(tissue), tissue.adata
         names = [*self.classes, Keys.UNASSIGNED] if min_probability else self.classes
-        adata.obs[key_added] = pd.Categorical(label_of(found, self.classes, min_probability), names)
+        adata.obs[key_added] = pd.Categorical(
+            label_of(probability, self.classes, min_probability), names
+        )
         colors = default_colors(names)
         adata.uns[f"{key_added}_colors"] = [colors[name] for name in names]
-        adata.obsm[f"{key_added}_probability"] = found
+        adata.obsm[f"{key_added}_probability"] = probability
         adata.uns[key_added] = {
             "classes": np.array(self.classes),
             "task": self.task,
@@ -188,95 +195,97 @@ class Annotator(nn.Module):
         layer: str | None = None,
         name: str = "AnnData",
     ) -> EvaluationReport:
-        """Compare with known labels; ``adata`` stays as it is.
+        """Score predictions against known labels; ``adata`` is not changed.
 
         Args:
-            adata: As for :meth:`predict`, with labels.
-            label_key: Column of ``obs`` with known labels; cells without one are left out, and,
-                where cell types are predicted, those without counts.
+            adata: Slices with labels, otherwise as for :meth:`predict`.
+            label_key: Column of ``obs`` with known labels; cells without a label are ignored and,
+                if cell types are predicted, cells without counts.
             spatial_key, slice_key, layer, name: As for :meth:`predict`.
 
         Returns:
             An :class:`~stofm_geo.tasks.metrics.EvaluationReport`, a dictionary.
 
         Raises:
-            KeyError, ValueError: As :meth:`predict`, or there are no labels.
+            KeyError, ValueError: Invalid input, as for :meth:`predict`, or no labels.
 
         Warns:
-            UserWarning: There are labels that were never learned; their cells count as wrong.
+            UserWarning: Some labels are not among the classes; their cells count as wrong.
         """
         truth = read_labels(adata, label_key, name)
         keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
         tissue = self.model.prepared(adata, name=name, **keys)
-        if strange := unknown(truth, self.classes):
-            warnings.warn(unknown_labels_message(strange, name), stacklevel=2)
-        found = self._probabilities(tissue)
-        told = ~np.isnan(found[:, 0])
-        known, best = pd.notna(truth) & told, found.argmax(axis=1)
+        if unseen := unknown(truth, self.classes):
+            warnings.warn(unknown_labels_message(unseen, name), stacklevel=2)
+        probability = self._probabilities(tissue)
+        predicted = ~np.isnan(probability[:, 0])
+        known, best = pd.notna(truth) & predicted, probability.argmax(axis=1)
         if not known.any():
             raise ValueError(f"{name}: no cell with a label in obs[{label_key!r}] has counts")
-        every, parts = codes_of(truth, [*self.classes, *strange]), tissue.slices
+        codes = codes_of(truth, [*self.classes, *unseen])
         return {
             **scores(truth[known], np.array(self.classes, dtype=object)[best[known]]),
             "calibration_error": calibration_error(
-                found[known], codes_of(truth[known], self.classes)
+                probability[known], codes_of(truth[known], self.classes)
             ),
-            "coherence": mean_coherence(best, parts),
-            "coherence_of_truth": mean_coherence(every, tissue.slices)
-            if known[told].all()
+            "coherence": mean_coherence(best, tissue.slices),
+            "coherence_of_truth": mean_coherence(codes, tissue.slices)
+            if known[predicted].all()
             else None,
-            "unknown": strange,
+            "unknown": unseen,
         }
 
     @torch.no_grad()
     def _probabilities(self, tissue: PreparedTissue) -> np.ndarray:
-        """Of cells without counts: their nearest cells' mean for regions, and NaN for cell types.
+        """Return probabilities of all cells, ``[n, classes]``.
 
-        A bin of a region without counts is of the region; a cell type is of cells.
+        Cells without counts get the mean of their nearest cells for regions, and NaN for cell
+        types: an empty bin still lies in a region, but has no cell type.
         """
         self.eval()
-        found = np.full((tissue.adata.n_obs, len(self.classes)), np.nan, dtype=np.float32)
+        probability = np.full((tissue.adata.n_obs, len(self.classes)), np.nan, dtype=np.float32)
         for subslices in tissue.subslices(self.model.state.encoder):
-            part, values = subslices.part, self.embed_slice(subslices)
-            with error_context(part.name):
-                found[part.row] = self._logits(values).softmax(dim=1).cpu().numpy()
-            if self.task == "region" and len(part.empty):
+            tissue_slice, values = subslices.part, self.embed_slice(subslices)
+            with error_context(tissue_slice.name):
+                probability[tissue_slice.row] = self._logits(values).softmax(dim=1).cpu().numpy()
+            if self.task == "region" and len(tissue_slice.empty):
                 pos = check_positions(tissue.adata, tissue.spatial_key)
-                rows = np.concatenate([part.row, part.empty])
-                full = np.arange(len(rows)) < len(part.row)
-                near = nearest_full(pos[rows], np.zeros(len(rows)), full, _NEAR)[~full][:, full]
-                mean = near @ found[part.row] / near.sum(axis=1)
-                found[part.empty] = np.asarray(mean)
-        return found
+                rows = np.concatenate([tissue_slice.row, tissue_slice.empty])
+                full = np.arange(len(rows)) < len(tissue_slice.row)
+                adjacency = nearest_full(pos[rows], np.zeros(len(rows)), full, _EMPTY_NEIGHBORS)
+                near = adjacency[~full][:, full]
+                mean = near @ probability[tissue_slice.row] / near.sum(axis=1)
+                probability[tissue_slice.empty] = np.asarray(mean)
+        return probability
 
     def _logits(self, values: Tensor) -> Tensor:
-        """Return the logits of a whole slice, ``[n, classes]``, from the better candidate.
+        """Return the logits of a slice, ``[n, classes]``, from the better standardisation.
 
-        Standardised by the training slice, the mean entropy of the probabilities must be lower
-        (the criterion of Tent: Wang et al., ICLR 2021, arXiv 2006.10726), and the inputs must be
-        no further from the class centroids: far from them, a classifier is overconfident.
+        That of the training slice is taken if the mean entropy of the probabilities is lower
+        (the criterion of Tent: Wang et al., ICLR 2021, arXiv 2006.10726) and the inputs are not
+        further from the class centroids, far from which a classifier is overconfident.
         """
         candidates = self.read.candidates(values)
-        each = [self.head(x) / self.temperature for x in candidates]
-        for logits in each:
+        logits_of = [self.head(x) / self.temperature for x in candidates]
+        for logits in logits_of:
             check_model_output(logits.cpu().numpy(), "annotator", "logits")
         if len(candidates) == 1:
-            return each[0]
-        surer = _entropy(each[1]) < _entropy(each[0])
-        near = self.read.centroid_distance(
+            return logits_of[0]
+        more_certain = _entropy(logits_of[1]) < _entropy(logits_of[0])
+        close_enough = self.read.centroid_distance(
             candidates[1]
-        ) < _NO_FURTHER * self.read.centroid_distance(candidates[0])
-        return each[1] if surer and near else each[0]
+        ) < _MAX_DISTANCE_RATIO * self.read.centroid_distance(candidates[0])
+        return logits_of[1] if more_certain and close_enough else logits_of[0]
 
     def save(self, folder: str | Path) -> None:
-        """Write all that prediction needs: ``config.json`` and ``model.safetensors``.
+        """Write the annotator as ``config.json`` and ``model.safetensors``.
 
         Args:
-            folder: Made, or replaced whole if it holds nothing else.
+            folder: Target folder; replaced as a whole if it holds only these files.
 
         Raises:
-            FileExistsError: It holds other files.
-            OSError: It cannot be written.
+            FileExistsError: The folder holds other files.
+            OSError: The folder cannot be written.
         """
         config = {
             "model": self._state().to_json(),
@@ -293,44 +302,45 @@ class Annotator(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Annotator:
-        """Read what :meth:`save` has written.
+        """Read a folder written by :meth:`save`.
 
         Raises:
-            ValueError: It is no such folder, or is damaged.
+            ValueError: The folder holds no annotator, or is damaged.
         """
-        found = in_folder(Path(folder), "Annotator.save or stofm-geo finetune")
-        return files.read(*found, cls._of)
+        located = in_folder(Path(folder), "Annotator.save or stofm-geo finetune")
+        return files.read(*located, cls._from_config)
 
     @classmethod
-    def _of(cls, config: dict[str, Any], stored: dict[str, Tensor]) -> Annotator:
+    def _from_config(cls, config: dict[str, Any], stored: dict[str, Tensor]) -> Annotator:
         if "annotation" not in config:
-            raise ValueError("it embeds, and has learned no labels; fine-tune it first")
-        own = checked(config["annotation"])
+            raise ValueError("it is a model without a classifier; fine-tune it on labels first")
+        settings = checked(config["annotation"])
         rest = {name: value for name, value in stored.items() if not name.startswith(_HEAD)}
         head = {name[len(_HEAD) :]: v for name, v in stored.items() if name.startswith(_HEAD)}
         model = SToFM.from_state(ModelState.from_json(config["model"], rest))
-        made = own["classes"], own["task"], own["absolute"], own["mlp"]
-        # As many classes as there are weights of, which take as much memory.
+        options = [settings[name] for name in ("classes", "task", "absolute", "mlp")]
+        # Check the shapes before memory is allocated for them.
         with torch.device("meta"):
-            check_shapes(cls(model, *made)._own(), head)
-        annotator = cls(model, *made)
-        annotator.record = own["record"]
+            check_shapes(cls(model, *options)._head_tensors(), head)
+        annotator = cls(model, *options)
+        annotator.record = settings["record"]
         annotator.load_state_dict(head, strict=False)
         if not annotator.temperature > 0:
-            raise ValueError(f"the temperature is {float(annotator.temperature)}")
+            raise ValueError(f"temperature must be above 0; found {float(annotator.temperature)}")
         return annotator.eval()
 
     def _state(self) -> ModelState:
         """Return the state of the model with the fine-tuned network."""
         return replace(self.model.state, network=self.network)
 
-    def _own(self) -> dict[str, Tensor]:
-        """Return the tensors that are not the model's."""
+    def _head_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the annotator without those of the network."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
 
     def _tensors(self) -> dict[str, Tensor]:
-        own = {_HEAD + name: value.contiguous().cpu() for name, value in self._own().items()}
-        return self._state().tensors() | own
+        head = self._head_tensors().items()
+        head_tensors = {_HEAD + name: value.contiguous().cpu() for name, value in head}
+        return self._state().tensors() | head_tensors
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.task}, {len(self.classes)} classes)"

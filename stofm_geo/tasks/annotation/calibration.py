@@ -19,8 +19,8 @@ def temperature(logits: np.ndarray, codes: np.ndarray) -> float:
     Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
 
     Args:
-        logits: Of cells that were not trained on, ``[n, C]``.
-        codes: Their classes, ``[n]``.
+        logits: Logits of held-out cells, ``[n, C]``.
+        codes: Classes of these cells, ``[n]``.
     """
 
     def loss(log_t: float) -> float:

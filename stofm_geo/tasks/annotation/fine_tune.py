@@ -49,62 +49,63 @@ def fine_tune(
     progress: bool = True,
     names: list[str] | None = None,
 ) -> Annotator:
-    """Train an annotator on labelled slices; the model itself stays unchanged.
+    """Train an annotator on labelled slices; ``model`` is not changed.
 
     First, a logistic regression is fitted on the frozen network; its regularisation is chosen by
     cross-validation. With ``"mlp"``, its logits are mixed with those of a classifier with one
     hidden layer, with the weight that is best in cross-validation. With ``"lora"`` or ``"full"``,
     training continues end to end; the number of steps is chosen on held-out cells, then training
-    is repeated with all labels. Classes are balanced. Held out are whole slices, where four or more
-    have labels, else contiguous blocks of at most 200 cells. Scores in ``record`` are of held-out
-    cells; they are slightly optimistic, since they were used for these choices. Test with
+    is repeated with all labels. Classes are balanced. Held out are whole slices if four or more
+    have labels, else contiguous blocks of at most 200 cells. The scores in ``record`` are those of
+    held-out cells; they are slightly optimistic, since they were used for these choices. Test with
     :meth:`Annotator.evaluate` on unseen slices.
 
     Args:
-        model: Fitted; it stays as it is.
-        adata: One or several AnnData with labels, or of :meth:`stofm_geo.SToFM.prepare`.
+        model: Fitted model.
+        adata: One or several AnnData with labels, or results of :meth:`stofm_geo.SToFM.prepare`.
         label_key: Column of ``obs`` with labels; cells without one are ignored.
-        method: What is trained: ``"probe"``, a linear classifier alone (default); ``"mlp"``,
-            beside it one with a hidden layer of 64; ``"lora"``, low-rank additions to the
-            Transformer's linear layers, too (needs peft); ``"full"``, all weights.
-        task: ``"region"`` (default): a cell's label is that of the tissue around it; or
-            ``"cell_type"``: it is its own.
+        method: ``"probe"`` (default) trains a linear classifier; ``"mlp"`` also one with a hidden
+            layer of 64; ``"lora"`` the linear classifier and low-rank additions to the
+            Transformer's linear layers (needs peft); ``"full"`` all weights.
+        task: ``"region"`` (default) if labels describe the tissue around a cell, or
+            ``"cell_type"`` if they describe the cell.
         spatial_key: Key in ``obsm`` of the positions.
-        slice_key: Column of ``obs`` that tells slices apart; ``None``: one slice an AnnData.
+        slice_key: Column of ``obs`` with the slice of each cell; ``None``: each AnnData is one
+            slice.
         layer: Layer with the raw counts; ``None``: they are in ``X``.
         validation_fraction: Fraction of the slices or blocks used for early stopping (default 0.25,
             a half at most).
-        max_steps: Training steps at most, one sub-slice each (default 300;
-            of ``"lora"`` and ``"full"``).
+        max_steps: Maximum number of training steps of ``"lora"`` and ``"full"``, one sub-slice
+            each (default 300).
         seed: Random seed of the splits and of training.
         progress: Show a progress bar.
-        names: What messages call each AnnData.
+        names: Name of each AnnData in messages.
 
     Raises:
-        KeyError: A column that is not there.
+        KeyError: A column is missing.
         TypeError: ``adata`` is not an AnnData, or an option has the wrong type.
-        ValueError: No labels, one alone, nearly one a cell, an option out of range, or input that
-            does not fit the model.
+        ValueError: There are no labels, only one, or nearly as many as cells; an option is out of
+            range; or the input does not match the model.
         ImportError: ``method="lora"`` without peft.
     """
     check_options(
         method, task=task, validation_fraction=validation_fraction, max_steps=max_steps, seed=seed
     )
-    given = list_of(adata)
+    tissues = list_of(adata)
     if names is None:
-        names = numbered("AnnData", len(given))
-    adatas = [one.adata if isinstance(one, PreparedTissue) else one for one in given]
+        names = numbered("AnnData", len(tissues))
+    adatas = [tissue.adata if isinstance(tissue, PreparedTissue) else tissue for tissue in tissues]
     labels, classes = training_labels(adatas, names, label_key)
     keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
     slices, codes = [], []
-    for one, label, name in zip(given, labels, names, strict=True):
+    for tissue, label, name in zip(tissues, labels, names, strict=True):
         code = codes_of(label, classes)
-        prepared = model.prepared(one, name=name, **keys)
+        prepared = model.prepared(tissue, name=name, **keys)
         for subslices in prepared.subslices(model.state.encoder):
-            own = code[subslices.part.row]
-            if (own >= 0).any():
+            slice_codes = code[subslices.part.row]
+            if (slice_codes >= 0).any():
                 slices.append(subslices)
-                codes.append(own)
+                codes.append(slice_codes)
     annotator = Annotator(model.copy(), classes, task, len(slices) > 1, method == "mlp")
     return _FineTuner(annotator, slices, codes, seed).fit(
         method, validation_fraction, max_steps, progress
@@ -119,10 +120,10 @@ def check_options(
     max_steps: int = 300,
     seed: int = 0,
 ) -> None:
-    """Check options of :func:`fine_tune`, which may come after a fit that takes minutes.
+    """Check options of :func:`fine_tune`, so that they can be checked before a long fit.
 
     Raises:
-        TypeError, ValueError: One of another type, or out of range.
+        TypeError, ValueError: An option has the wrong type or is out of range.
         ImportError: ``method="lora"`` without peft.
     """
     if method not in METHODS:
@@ -148,23 +149,23 @@ class _FineTuner:
         seed: int,
     ) -> None:
         self.annotator, self.slices, self.seed = annotator, slices, seed
-        self.of_slice, self.codes = codes, np.concatenate(codes)
+        self.slice_codes, self.codes = codes, np.concatenate(codes)
         self.ends = np.cumsum([len(code) for code in codes])[:-1]
         embedded = [annotator.embed_slice(tissue) for tissue in slices]
         annotator.read.fit(torch.cat(embedded), annotator.network)
-        read = [annotator.read(values, Moments.from_values(values)) for values in embedded]
-        self.x = torch.cat(read).numpy()
+        inputs = [annotator.read(values, Moments.from_values(values)) for values in embedded]
+        self.x = torch.cat(inputs).numpy()
         self.groups = np.concatenate(tissue_groups([tissue.part.pos for tissue in slices]))
 
     def fit(
         self, method: str, validation_fraction: float, max_steps: int, progress: bool
     ) -> Annotator:
         annotator, count = self.annotator, len(self.annotator.classes)
-        parts = folds(self.groups, self.codes, _FOLDS, self.seed)
-        # Of the linear classifier, which tells of all other methods how much they add.
+        fold_masks = folds(self.groups, self.codes, _FOLDS, self.seed)
+        # All methods start from the linear classifier, so that their gain can be measured.
         best, used = min(
             (
-                (choose(self.x[:, used], self.codes, count, parts, self.seed), used)
+                (choose(self.x[:, used], self.codes, count, fold_masks, self.seed), used)
                 for used in annotator.read.options()
             ),
             key=lambda option: option[0].loss,
@@ -187,84 +188,86 @@ class _FineTuner:
         }
         if method == "mlp":
             before = annotator.record["held_out"]
-            hidden = mlp.out_of_fold(self.x, self.codes, count, parts, self.seed)[rows]
-            share = mlp.choose_share(logits, hidden, self.codes[rows])
-            logits = mlp.mixed(logits, hidden, share)
+            hidden_logits = mlp.out_of_fold(self.x, self.codes, count, fold_masks, self.seed)[rows]
+            hidden_share = mlp.choose_share(logits, hidden_logits, self.codes[rows])
+            logits = mlp.mix_logits(logits, hidden_logits, hidden_share)
             annotator.record |= {
-                "hidden_share": share,
+                "hidden_share": hidden_share,
                 "held_out_before": before,
                 "held_out": self._scores(rows, logits),
             }
-            self._start(np.ones(len(self.codes), dtype=bool))
+            self._fit_linear(np.ones(len(self.codes), dtype=bool))
             trained = mlp.fit_hidden(self.x[known], self.codes[known], count, self.seed)
             head: Any = annotator.head  # a mlp.Classifier
             head.hidden.load_state_dict(trained.state_dict())
-            head.share.fill_(share)
+            head.share.fill_(hidden_share)
         elif method != "probe":
-            part = self._part(validation_fraction)
-            steps, before, logits, rows = self._until_best(method, part, max_steps, progress)
+            validation_mask = self._validation_mask(validation_fraction)
+            steps, before, logits, rows = self._train_until_best(
+                method, validation_mask, max_steps, progress
+            )
             annotator.record |= {
                 "steps": steps,
                 "held_out_before": before,
                 "held_out": self._scores(rows, logits),
             }
-            self._start(np.ones_like(part))
+            self._fit_linear(np.ones_like(validation_mask))
             if steps:
-                self._train(method, np.ones_like(part), None, steps, progress)
+                self._train(method, np.ones_like(validation_mask), None, steps, progress)
         else:
-            self._start(np.ones(len(self.codes), dtype=bool))
+            self._fit_linear(np.ones(len(self.codes), dtype=bool))
         annotator.temperature.fill_(temperature(logits, self.codes[rows]))
         return annotator.eval()
 
-    def _part(self, share: float) -> np.ndarray:
-        """Return the validation cells: of the folds of this size, the one that leaves most labels.
+    def _validation_mask(self, fraction: float) -> np.ndarray:
+        """Return the validation cells ``[n]`` bool: the fold that leaves most classes to train on.
 
         Raises:
-            ValueError: One label alone is left, whichever it is.
+            ValueError: Every fold leaves a single class.
         """
 
-        def left(part: np.ndarray) -> int:
-            return len(np.unique(self.codes[~part & (self.codes >= 0)]))
+        def classes_left(mask: np.ndarray) -> int:
+            return len(np.unique(self.codes[~mask & (self.codes >= 0)]))
 
-        part = max(folds(self.groups, self.codes, round(1 / share), self.seed), key=left)
-        if left(part) < 2:
+        mask = max(folds(self.groups, self.codes, round(1 / fraction), self.seed), key=classes_left)
+        if classes_left(mask) < 2:
             raise ValueError(
-                f"wherever {share:.0%} of the tissue is held out, one label alone is left; give a "
+                f"holding out any {fraction:.0%} of the tissue leaves a single label; give a "
                 "smaller validation_fraction, label cells of more of the slice, or give more slices"
             )
-        return part
+        return mask
 
     def _scores(self, rows: np.ndarray, logits: np.ndarray) -> HeldOutScores:
         """Score held-out cells."""
-        found = scores(self.codes[rows], logits.argmax(axis=1))
+        result = scores(self.codes[rows], logits.argmax(axis=1))
         return HeldOutScores(
-            cells=found["cells"], accuracy=found["accuracy"], macro_f1=found["macro_f1"]
+            cells=result["cells"], accuracy=result["accuracy"], macro_f1=result["macro_f1"]
         )
 
-    def _start(self, shown: np.ndarray) -> None:
-        """Fit the linear classifier on the frozen network, from the cells in ``shown``."""
-        rows = np.flatnonzero(shown & (self.codes >= 0))
+    def _fit_linear(self, train_mask: np.ndarray) -> None:
+        """Fit the linear classifier on the frozen network, to the cells in ``train_mask``."""
+        rows = np.flatnonzero(train_mask & (self.codes >= 0))
         head = fit_probe(self.x[rows], self.codes[rows], len(self.annotator.classes), self.strength)
-        own = self.annotator.head
-        own = own.linear if isinstance(own, mlp.Classifier) else own
-        own.load_state_dict(head._asdict())
+        linear = self.annotator.head
+        linear = linear.linear if isinstance(linear, mlp.Classifier) else linear
+        linear.load_state_dict(head._asdict())
 
-    def _until_best(
-        self, method: str, part: np.ndarray, max_steps: int, progress: bool
+    def _train_until_best(
+        self, method: str, validation_mask: np.ndarray, max_steps: int, progress: bool
     ) -> tuple[int, HeldOutScores, np.ndarray, np.ndarray]:
         """Return the best number of steps, the scores before, and held-out logits and rows."""
         before = copy.deepcopy(self.annotator.state_dict())
-        self._start(~part)
-        module = self._train(method, ~part, part, max_steps, progress)
+        self._fit_linear(~validation_mask)
+        module = self._train(method, ~validation_mask, validation_mask, max_steps, progress)
         self.annotator.load_state_dict(before)
-        rows = np.flatnonzero(part & (self.codes >= 0))
+        rows = np.flatnonzero(validation_mask & (self.codes >= 0))
         return module.best_step, self._scores(rows, module.first), module.best, rows
 
     def _train(
         self,
         method: str,
-        shown: np.ndarray,
-        part: np.ndarray | None,
+        train_mask: np.ndarray,
+        validation_mask: np.ndarray | None,
         max_steps: int,
         progress: bool,
     ) -> FineTuning:
@@ -273,12 +276,14 @@ class _FineTuner:
 
         with seed_context(self.seed):
             if method == "lora":
-                self.annotator.network = lora.added(self.annotator.network)
+                self.annotator.network = lora.add_adapters(self.annotator.network)
             module = FineTuning(
                 self.annotator,
                 self.slices,
-                [np.where(s, c, -1) for s, c in self._split(shown)],
-                None if part is None else [np.where(s, c, -1) for s, c in self._split(part)],
+                [np.where(s, c, -1) for s, c in self._split(train_mask)],
+                None
+                if validation_mask is None
+                else [np.where(s, c, -1) for s, c in self._split(validation_mask)],
                 balanced,
                 rate=_RATES[method],
                 strength=self.strength,
@@ -286,8 +291,8 @@ class _FineTuner:
             train(module, max_steps, progress)
             self.annotator.cpu()
             if method == "lora":
-                self.annotator.network = lora.merged(self.annotator.network)
+                self.annotator.network = lora.merge_adapters(self.annotator.network)
         return module
 
     def _split(self, mask: np.ndarray) -> Any:
-        return zip(np.split(mask, self.ends), self.of_slice, strict=True)
+        return zip(np.split(mask, self.ends), self.slice_codes, strict=True)

@@ -1,4 +1,4 @@
-"""Low-rank additions to the Transformer's linear layers (peft), while they are trained.
+"""Low-rank adapters of the Transformer's linear layers (peft), present only during training.
 
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685).
 """
@@ -20,21 +20,21 @@ def check_installed() -> None:
     """Check that peft is installed.
 
     Raises:
-        ImportError: It is not.
+        ImportError: peft is not installed.
     """
     try:
         import peft  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "method='lora' needs peft: pip install 'stofm-geo[finetune]'; "
-            "or take method='probe' or 'full', which do not"
+            "or use method='probe' or 'full', which need no extra package"
         ) from error
 
 
-def added(network: SToFMNetwork) -> Any:
+def add_adapters(network: SToFMNetwork) -> Any:
     """Return the network with LoRA adapters, zero at first; other weights are frozen.
 
-    peft knows torch's linear layers alone, so PyG's are replaced by them, with the same weights.
+    peft supports only torch's linear layers, so PyG's are replaced by them, with the same weights.
     """
     from peft import LoraConfig, LoraModel
 
@@ -42,7 +42,7 @@ def added(network: SToFMNetwork) -> Any:
         for name in ("lin_query", "lin_key", "lin_value"):
             layer = getattr(block.attention, name)
             if isinstance(layer, Linear):
-                setattr(block.attention, name, _plain(layer))
+                setattr(block.attention, name, _torch_linear(layer))
     config = LoraConfig(
         r=_RANK,
         lora_alpha=2 * _RANK,
@@ -52,12 +52,12 @@ def added(network: SToFMNetwork) -> Any:
     return LoraModel(network, config, "default")
 
 
-def merged(model: Any) -> SToFMNetwork:
+def merge_adapters(model: Any) -> SToFMNetwork:
     """Return the network with the adapters merged into its weights, all trainable."""
     return model.merge_and_unload().requires_grad_()
 
 
-def _plain(layer: Linear) -> nn.Linear:
-    plain = nn.Linear(layer.in_channels, layer.out_channels, bias=layer.bias is not None)
-    plain.weight, plain.bias = layer.weight, layer.bias
-    return plain
+def _torch_linear(layer: Linear) -> nn.Linear:
+    linear = nn.Linear(layer.in_channels, layer.out_channels, bias=layer.bias is not None)
+    linear.weight, linear.bias = layer.weight, layer.bias
+    return linear

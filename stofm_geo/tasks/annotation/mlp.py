@@ -15,14 +15,14 @@ from stofm_geo.tasks.metrics import balanced_loss
 
 _WIDTH, _DROPOUT = 64, 0.5
 _ROUNDS, _BATCH, _RATE, _DECAY = 30, 128, 1e-3, 1e-2
-_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the hidden layer's logits
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # candidate weights of the hidden layer's logits
 
 
 class Classifier(nn.Module):
     """Mixture of a linear classifier and one with a hidden layer.
 
-    With few labels, or many classes, the hidden layer alone is much worse; its weight is chosen on
-    held-out cells.
+    With few labels or many classes, the hidden-layer classifier alone is much worse than the linear
+    one; its weight in the mixture is chosen on held-out cells.
 
     Args:
         inputs: Number of input features.
@@ -39,7 +39,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``[n, count]`` of inputs ``[n, inputs]``."""
-        return mixed(self.linear(x), self.hidden(x), self.share)
+        return mix_logits(self.linear(x), self.hidden(x), self.share)
 
 
 def _layers(inputs: int, count: int) -> nn.Sequential:
@@ -52,23 +52,23 @@ def _layers(inputs: int, count: int) -> nn.Sequential:
     )
 
 
-def mixed(linear: Any, hidden: Any, share: Any) -> Any:
-    """Mix the logits of both, tensors or arrays."""
+def mix_logits(linear: Any, hidden: Any, share: Any) -> Any:
+    """Return ``linear + share * (hidden - linear)``, logits as tensors or arrays."""
     return linear + share * (hidden - linear)
 
 
 def choose_share(linear: np.ndarray, hidden: np.ndarray, codes: np.ndarray) -> float:
     """Return the weight of the hidden layer with the least class-balanced cross-entropy.
 
-    Logits are calibrated first: confidence is no measure of accuracy.
+    Logits are calibrated first, so that overconfidence does not decide.
 
     Args:
-        linear, hidden: Logits of cells that were held out, ``[m, C]``.
-        codes: Their classes ``[m]``.
+        linear, hidden: Logits of held-out cells, ``[m, C]``.
+        codes: Classes of these cells, ``[m]``.
     """
 
     def loss(share: float) -> float:
-        logits = mixed(linear, hidden, share)
+        logits = mix_logits(linear, hidden, share)
         return balanced_loss(logits / temperature(logits, codes), codes)
 
     return min(_SHARES, key=loss)
@@ -101,14 +101,14 @@ def out_of_fold(
     """Return out-of-fold logits of each cell.
 
     Args:
-        x: ``[n, D]``.
-        codes: Classes ``[n]``.
-        count: Classes.
-        held_out: A mask ``[n]`` a fold.
+        x: Inputs ``[n, D]``.
+        codes: Classes ``[n]``, -1 where unknown.
+        count: Number of classes.
+        held_out: Mask of each fold, ``[n]`` bool each.
         seed: Random seed of weights and dropout.
 
     Returns:
-        ``[n, count]``; NaN where there is none.
+        Logits ``[n, count]``; NaN for cells without a label or a usable fold.
     """
     logits = np.full((len(x), count), np.nan)
     for fold in held_out:

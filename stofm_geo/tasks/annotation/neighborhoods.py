@@ -11,16 +11,16 @@ from stofm_geo.data import SubSliceDataset
 from stofm_geo.networks.stofm import SToFMNetwork
 
 TASKS = ("region", "cell_type")
-_HOPS = (2, 4, 8)  # over which a region's embeddings are averaged, too
-# A cell's type is its own; all that is known of its surroundings together may add a little.
-_NICHE = 0.1
+_HOPS = (2, 4, 8)  # additional averages of embeddings, for regions
+# A cell type is a property of the cell; its surroundings add little, so the embedding is scaled.
+_NICHE_WEIGHT = 0.1
 
 
 def check_task(task: str) -> None:
     """Check the name of a task.
 
     Raises:
-        ValueError: It is unknown.
+        ValueError: The task is unknown.
     """
     if task not in TASKS:
         raise ValueError(f"task must be {' or '.join(map(repr, TASKS))}; found {task!r}")
@@ -35,7 +35,7 @@ def width(network: SToFMNetwork, task: str) -> int:
 def cells(network: SToFMNetwork, subslice: Data, task: str) -> Tensor:
     """Return vectors of the core cells of a sub-slice, ``[n, width]``, with gradients.
 
-    For regions, the embedding; for cell types, the cell's own features before it.
+    For regions, these are embeddings; for cell types, features followed by embeddings.
     """
     core = subslice.core_mask
     z = network(subslice)[0][core]
@@ -72,10 +72,10 @@ def multi_hop_means(vectors: Tensor, tissue: SubSliceDataset, task: str) -> Tens
 
 def column_weights(network: SToFMNetwork, task: str) -> Tensor:
     """Return the weight of each column of vectors and their :func:`multi_hop_means`."""
-    own = torch.ones(width(network, task) * (1 + len(_HOPS) * (task == "region")))
+    weights = torch.ones(width(network, task) * (1 + len(_HOPS) * (task == "region")))
     if task != "region":
-        own[network.in_channels :] = _NICHE
-    return own
+        weights[network.in_channels :] = _NICHE_WEIGHT
+    return weights
 
 
 def hop_masks(network: SToFMNetwork, task: str) -> list[Tensor]:
@@ -86,18 +86,18 @@ def hop_masks(network: SToFMNetwork, task: str) -> list[Tensor]:
     scale = column_weights(network, task)
     if task != "region":
         return [torch.ones_like(scale, dtype=torch.bool)]
-    size, place = width(network, task), torch.arange(len(scale))
-    return [place < size * (2 + number) for number in range(len(_HOPS))]
+    size, index = width(network, task), torch.arange(len(scale))
+    return [index < size * (2 + number) for number in range(len(_HOPS))]
 
 
 def column_scales(network: SToFMNetwork, std: Tensor, task: str) -> Tensor:
-    """Return the scale by which each column is divided.
+    """Return the divisor of each column, ``[D]``.
 
-    For regions, it is the column's standard deviation. For cell types, there is one scale for the
-    features and one for the embedding: principal components keep their relative sizes, so that
-    small ones, mostly noise, stay small.
+    For regions, it is the column's standard deviation. For cell types, there is one divisor for all
+    features and one for all of the embedding: principal components keep their relative sizes, so
+    that small ones, mostly noise, stay small.
     """
     if task == "region":
         return std
-    own = network.in_channels
-    return torch.cat([p.square().mean().sqrt().expand_as(p) for p in (std[:own], std[own:])])
+    size = network.in_channels
+    return torch.cat([s.square().mean().sqrt().expand_as(s) for s in (std[:size], std[size:])])

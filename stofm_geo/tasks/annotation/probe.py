@@ -15,18 +15,18 @@ from torch import Tensor
 from stofm_geo.tasks.metrics import balanced_loss
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-_NEVER = -5.0  # logit of a class that a fold has not shown
-_MOST = 10_000  # cells by which the strength is chosen
+_ABSENT_LOGIT = -5.0  # of a class without training cells
+_MAX_CELLS = 10_000  # in the cross-validation of the strength
 
 
 class Choice(NamedTuple):
     """Result of the cross-validation of the regularisation strength.
 
     Attributes:
-        strength: Of regularisation.
-        cells: Those with a label, each when its fold was held out: their numbers, ``[m]``.
-        logits: Theirs, ``[m, C]``.
-        loss: Their cross-entropy, classes balanced.
+        strength: Inverse regularisation strength, ``C`` of scikit-learn.
+        cells: Indices of the cells with out-of-fold logits, ``[m]``.
+        logits: Out-of-fold logits of these cells, ``[m, C]``.
+        loss: Class-balanced cross-entropy of the logits.
     """
 
     strength: float
@@ -36,7 +36,7 @@ class Choice(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Weights of a linear layer: ``[C, D]``, ``[C]``."""
+    """Weight ``[C, D]`` and bias ``[C]`` of a linear layer."""
 
     weight: Tensor
     bias: Tensor
@@ -53,18 +53,18 @@ def choose(
     """Choose the regularisation strength by cross-validation.
 
     Args:
-        x: ``[n, D]``.
-        codes: Classes ``[n]``, -1 without one.
-        count: Classes.
-        held_out: A mask ``[n]`` a fold.
-        seed: Random seed of the subsample, where there are more than 10 000 cells.
+        x: Inputs ``[n, D]``.
+        codes: Classes ``[n]``, -1 where unknown.
+        count: Number of classes.
+        held_out: Mask of each fold, ``[n]`` bool each.
+        seed: Random seed of the subsample of 10 000 cells, if there are more.
 
     Raises:
-        ValueError: What is not held out has one label alone, whatever is.
+        ValueError: Every fold leaves a single class to train on.
     """
     known = np.flatnonzero(codes >= 0)
-    if len(known) > _MOST:
-        known = np.sort(np.random.default_rng(seed).choice(known, _MOST, replace=False))
+    if len(known) > _MAX_CELLS:
+        known = np.sort(np.random.default_rng(seed).choice(known, _MAX_CELLS, replace=False))
     cells, logits = [], []
     for fold in held_out:
         train, test = known[~fold[known]], known[fold[known]]
@@ -75,20 +75,20 @@ def choose(
         logits.append([x[test] @ head.weight.numpy().T + head.bias.numpy() for head in heads])
     if not cells:
         raise ValueError(
-            "wherever a part of the tissue is held out, one label alone is left; "
+            "holding out any part of the tissue leaves a single label; "
             "label cells of more of the slice, or give more slices"
         )
     rows = np.concatenate(cells)
-    each = [np.concatenate(parts).astype(np.float64) for parts in zip(*logits, strict=True)]
-    losses = [balanced_loss(one, codes[rows]) for one in each]
+    by_strength = [np.concatenate(p).astype(np.float64) for p in zip(*logits, strict=True)]
+    losses = [balanced_loss(values, codes[rows]) for values in by_strength]
     best = int(np.argmin(losses))
-    return Choice(STRENGTHS[best], rows, each[best], losses[best])
+    return Choice(STRENGTHS[best], rows, by_strength[best], losses[best])
 
 
 def _path(
     x: np.ndarray, codes: np.ndarray, count: int, strengths: Sequence[float]
 ) -> list[Weights]:
-    """Fit each strength, ascending, each warm-started from the one before."""
+    """Fit the classifier at ascending strengths, each warm-started from the previous one."""
     fit = LogisticRegression(class_weight="balanced", max_iter=200, tol=1e-3, warm_start=True)
     heads = []
     for strength in strengths:
@@ -98,7 +98,7 @@ def _path(
         weight, bias = fit.coef_, fit.intercept_
         if len(fit.classes_) == 2:
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        whole = np.zeros((count, x.shape[1])), np.full(count, _NEVER)
-        whole[0][fit.classes_], whole[1][fit.classes_] = weight, bias
-        heads.append(Weights(*(torch.from_numpy(part).float() for part in whole)))
+        padded = np.zeros((count, x.shape[1])), np.full(count, _ABSENT_LOGIT)
+        padded[0][fit.classes_], padded[1][fit.classes_] = weight, bias
+        heads.append(Weights(*(torch.from_numpy(part).float() for part in padded)))
     return heads

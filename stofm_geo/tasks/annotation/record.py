@@ -1,4 +1,4 @@
-"""What is written of an annotator beside its weights, and checked as it is read."""
+"""Configuration and training record of a saved annotator."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class HeldOutScores(TypedDict):
 
     Attributes:
         cells: Held-out cells with a label.
-        accuracy: Share of them that is right.
-        macro_f1: Mean F1 over their labels.
+        accuracy: Fraction of correct labels.
+        macro_f1: Mean F1 score over the labels.
     """
 
     cells: int
@@ -27,13 +27,13 @@ class AnnotationRecord(TypedDict, total=False):
     Attributes:
         method: ``"probe"``, ``"mlp"``, ``"lora"`` or ``"full"``.
         seed: Random seed.
-        slices: Slices it was trained on.
-        labelled_cells: Their cells with a label.
-        strength: Penalty of the linear classifier.
+        slices: Number of training slices.
+        labelled_cells: Number of cells with a label.
+        strength: Inverse regularisation strength of the linear classifier.
         steps: Training steps of the network.
-        hidden_share: Weight of the hidden layer's classifier, with ``"mlp"``.
+        hidden_share: Weight of the hidden-layer classifier, with ``"mlp"``.
         held_out: Scores on held-out tissue.
-        held_out_before: Those of the linear classifier on the same cells.
+        held_out_before: Scores of the linear classifier on the same cells.
     """
 
     method: str
@@ -47,23 +47,25 @@ class AnnotationRecord(TypedDict, total=False):
     held_out_before: HeldOutScores
 
 
-def checked(own: Any) -> dict[str, Any]:
+def checked(settings: Any) -> dict[str, Any]:
     """Check the configuration of a saved annotator.
 
     Raises:
-        KeyError, TypeError, ValueError: Something is missing, or is of another kind.
+        KeyError, TypeError, ValueError: A field is missing or invalid.
     """
-    if not isinstance(own, dict):
-        raise TypeError(f"annotation must be a dictionary; found {type(own).__name__}")
-    classes = own["classes"]
+    if not isinstance(settings, dict):
+        raise TypeError(f"annotation must be a dictionary; found {type(settings).__name__}")
+    classes = settings["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise TypeError("classes must be a list of names")
     if len(set(classes)) < max(len(classes), 1):
-        raise ValueError("classes must be names, each once")
-    check_task(own["task"])
+        raise ValueError("classes must be distinct names, at least one")
+    check_task(settings["task"])
     for name in ("absolute", "mlp"):
-        if not isinstance(own[name], bool):
-            raise TypeError(f"{name} must be true or false; found {own[name]!r}")
-    if not isinstance(own["record"], dict) or not isinstance(own["record"].get("method"), str):
-        raise ValueError("record must tell of the method")
-    return own
+        if not isinstance(settings[name], bool):
+            raise TypeError(f"{name} must be true or false; found {settings[name]!r}")
+    if not isinstance(settings["record"], dict) or not isinstance(
+        settings["record"].get("method"), str
+    ):
+        raise ValueError("record must be a dictionary with a method")
+    return settings

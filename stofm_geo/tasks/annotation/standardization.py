@@ -36,12 +36,12 @@ class FeatureStandardizer(nn.Module):
     Args:
         network: Network that computes the embeddings.
         task: ``"region"`` or ``"cell_type"``.
-        absolute: Whether the classifier of regions also sees what differs between slices.
+        absolute: Whether the classifier of regions also gets inputs standardised over all slices.
         classes: Number of classes.
 
     Attributes:
         overall: Moments of all training cells.
-        scale: Weights of the inputs.
+        scale: Weight of each input.
     """
 
     mean: Tensor
@@ -64,7 +64,7 @@ class FeatureStandardizer(nn.Module):
 
     @property
     def overall(self) -> Moments:
-        """See the class."""
+        """Return the moments of all training cells."""
         return Moments(self.mean, self.std)
 
     def fit(self, values: Tensor, network: SToFMNetwork) -> None:
@@ -85,10 +85,10 @@ class FeatureStandardizer(nn.Module):
         The first is standardised within the slice; for regions learned from one slice, a second
         is standardised by the moments of that slice.
         """
-        found = [self(values, Moments.from_values(values))]
+        inputs = [self(values, Moments.from_values(values))]
         if self.task == "region" and not self.absolute:
-            found.append(self(values, self.overall))
-        return found
+            inputs.append(self(values, self.overall))
+        return inputs
 
     def options(self) -> list[np.ndarray]:
         """Return masks of the inputs up to each number of hops, ``[inputs]`` bool each."""

@@ -1,4 +1,4 @@
-"""Cell types in spots that hold several cells, from a reference whose cells are labelled."""
+"""Deconvolution: cell-type proportions of spots from a labelled reference."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from stofm_geo.tasks.deconvolution.pseudospots import (
 )
 from stofm_geo.tasks.labels import classes_of, codes_of, read_labels
 
-_GENES = 1000  # those that tell types apart best
-_MOST_CELLS = 500.0  # in a window
+_MAX_GENES = 1000  # most variable between types
+_MAX_CELLS = 500.0  # per pseudospot
 
 
 def deconvolve(
@@ -53,49 +53,50 @@ def deconvolve(
     cells_per_spot: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Estimate the share of each cell type in each spot, in place.
+    """Estimate the proportion of each cell type in each spot, in place.
 
     Two estimates are averaged. The first models the counts of a spot as a Poisson mixture of cells,
-    with several profiles per type and one factor per gene for differences between platforms;
-    a cell with much RNA counts as one cell. The second is a small network trained on pseudospots
+    with several profiles per type and one factor per gene for differences between platforms; cells
+    are counted, whatever their amount of RNA. The second is a small network trained on pseudospots
     from the reference tissue, which learns which types occur together. Without positions in the
-    reference, only the first is used. Spots are independent of their neighbours: smoothing helps
-    where counts are few, but blurs boundaries.
+    reference, only the first is used. Spots do not depend on their neighbours: smoothing helps if
+    counts are few, but blurs boundaries.
+
+    Written are ``obsm[key_added]``, a DataFrame ``[n, types]`` float64 whose rows sum to 1, and
+    ``uns[key_added]`` with ``types``; ``n_genes``, the number of genes used; ``cells_per_spot``, 0
+    without pseudospots; and ``gene_factors``, a DataFrame. The columns of the proportions are the
+    types, but with ``_`` for ``/``, which a file cannot hold in a name: ``L2/3`` becomes ``L2_3``.
+    ``uns[key_added]["types"]`` has the original names in the same order.
 
     Args:
-        adata: Spots, raw counts in ``X``.
-        reference: Labelled cells, raw counts in ``X``: a slice of single cells, or dissociated
-            ones. Cells without a label are left out.
+        adata: Spots with raw counts in ``X``.
+        reference: Labelled cells with raw counts in ``X``, from a slice or dissociated. Cells
+            without a label are ignored.
         label_key: Column of the reference's ``obs`` with cell types (default ``"cell_type"``).
-        key_added: Key in ``obsm``, and in ``uns``, that is written.
-        slice_key: Column of the reference's ``obs`` that tells its slices apart; ``None``: one.
+        key_added: Key in ``obsm`` and ``uns`` that is written.
+        slice_key: Column of the reference's ``obs`` with the slice of each cell; ``None``: all
+            cells are one slice.
         layer: Layer of ``adata`` with its raw counts; ``None``: they are in ``X``.
         reference_layer: Layer of ``reference`` with its raw counts; ``None``: they are in ``X``.
-        spatial_key: Key in the reference's ``obsm`` of positions, if it has them.
-        organism: ``"auto"``, ``"human"`` or ``"mouse"`` makes human Ensembl ids of both sides'
-            genes first (:func:`stofm_geo.genes.harmonize`); ``None`` (default): names are compared
-            as they are.
-        cells_per_spot: Cells of a window, on average. ``None`` (default): the median counts of
-            a spot over those of a reference's cell, which is right where both platforms count
-            equally deep; give it where they do not (Visium: 3 to 10).
+        spatial_key: Key in the reference's ``obsm`` of the positions, if it has any.
+        organism: ``"auto"``, ``"human"`` or ``"mouse"`` converts the genes of both AnnData to human
+            Ensembl ids first (:func:`stofm_geo.genes.harmonize`); ``None`` (default) compares the
+            names as they are.
+        cells_per_spot: Mean number of cells per pseudospot. ``None`` (default) takes the ratio of
+            the median counts of a spot and of a reference cell, which is right if both platforms
+            have the same sensitivity; otherwise set it (Visium: 3 to 10).
         seed: Random seed of profiles, pseudospots and network.
 
-    Writes ``obsm[key_added]``, a DataFrame ``[n, types]`` float64 whose rows sum to 1, and
-    ``uns[key_added]``: ``types``, the number of genes that were used, cells per window (0 without
-    windows), and ``gene_factors``, by gene. Columns are the types; but a file cannot hold names
-    with ``/``, so that ``L2/3`` becomes ``L2_3``. ``types`` has them in this order as they are.
-
     Warns:
-        UserWarning: There are fewer than 50 shared genes. No cell of a type has counts of them;
-            there is no share of it. Spots have no counts of the shared genes; they get the mean of
-            the others. Or they have fewer than a cell of the reference, and ``cells_per_spot`` is
-            not given.
+        UserWarning: There are fewer than 50 shared genes; a type has no cell with counts of them,
+            and is left out; spots have no counts of them, and get the mean of the other spots; or
+            spots have fewer counts than reference cells, and ``cells_per_spot`` is not given.
 
     Raises:
-        KeyError: The reference has no ``label_key`` or ``slice_key``, or no ``spatial_key`` other
-            than ``"spatial"``.
-        TypeError: One side is no AnnData.
-        ValueError: Five shared genes or fewer, fewer than two labels, or unfit counts.
+        KeyError: The reference lacks ``label_key``, ``slice_key`` or a non-default ``spatial_key``.
+        TypeError: ``adata`` or ``reference`` is not an AnnData.
+        ValueError: There are five shared genes or fewer, or fewer than two labels, or counts are
+            invalid.
     """
     if cells_per_spot is not None:
         check_positive("cells_per_spot", cells_per_spot)
@@ -111,8 +112,8 @@ def deconvolve(
     code = codes_of(labels, names)
     rows = np.flatnonzero(code >= 0)
     rows = rows[row_order(cells[rows])]
-    some = informative(cells[rows], code[rows], len(names), _GENES)
-    genes, cells = genes[some], cells[rows][:, some]
+    columns = informative(cells[rows], code[rows], len(names), _MAX_GENES)
+    genes, cells = genes[columns], cells[rows][:, columns]
     labelled, code = labelled[rows], code[rows]
     with error_context(THERE):
         pos = check_positions(labelled, spatial_key) if spatial_key in labelled.obsm else None
@@ -124,43 +125,47 @@ def deconvolve(
             f"no spot has counts of the {len(genes)} genes shared with the reference; is it the "
             "same tissue and species?"
         )
-    profile, kind = profiles(cells.toarray().astype(np.float64), code, len(names), seed)
-    mixed, factors = mixture(counts[full], profile)
-    share = proportions(mixed, kind, len(names))
-    size = 0.0
+    profile, profile_type = profiles(cells.toarray().astype(np.float64), code, len(names), seed)
+    cells_of_profile, factors = mixture(counts[full], profile)
+    proportion = proportions(cells_of_profile, profile_type, len(names))
+    window_size = 0.0
     if pos is not None:
         depth = _depth(counts[full], cells)
         if depth < 1 and cells_per_spot is None:
             warnings.warn(
-                f"a spot has {depth:.2f} times the counts of a cell of the reference, and is taken "
-                "for one cell; give cells_per_spot if it holds more",
+                f"a spot has {depth:.2f} times the counts of a reference cell, and is treated "
+                "as one cell; set cells_per_spot if spots hold more",
                 stacklevel=2,
             )
-        size = float(max(depth, 1.0) if cells_per_spot is None else cells_per_spot)
+        window_size = float(max(depth, 1.0) if cells_per_spot is None else cells_per_spot)
         cells, code = cells[np.concatenate(slice_rows)], code[np.concatenate(slice_rows)]
-        where = sample_pseudospots([pos[part] for part in slice_rows], size, seed)
-        seen = _thinned(where @ cells, min(depth / size, 1.0), seed)
-        truth = where @ np.eye(len(names))[code]
-        share += predict_proportions(
-            mixture_features(mixture(seen, profile, np.ones(len(genes)))[0], seen),
+        windows = sample_pseudospots(
+            [pos[rows_of_slice] for rows_of_slice in slice_rows], window_size, seed
+        )
+        pseudospot_counts = _thinned(windows @ cells, min(depth / window_size, 1.0), seed)
+        truth = windows @ np.eye(len(names))[code]
+        proportion += predict_proportions(
+            mixture_features(
+                mixture(pseudospot_counts, profile, np.ones(len(genes)))[0], pseudospot_counts
+            ),
             truth / truth.sum(axis=1, keepdims=True),
-            mixture_features(mixed, counts[full] / factors),
+            mixture_features(cells_of_profile, counts[full] / factors),
             seed,
         )
-        share /= share.sum(axis=1, keepdims=True)
-    found = np.tile(share.mean(axis=0), (adata.n_obs, 1))
-    found[full] = share
+        proportion /= proportion.sum(axis=1, keepdims=True)
+    result = np.tile(proportion.mean(axis=0), (adata.n_obs, 1))
+    result[full] = proportion
     if not full.all():
         warnings.warn(
             f"{int((~full).sum())} of {len(full)} spots have no counts of shared genes "
-            f"({preview(adata.obs_names[~full])}) and get the mean of the others",
+            f"({preview(adata.obs_names[~full])}) and get the mean of the other spots",
             stacklevel=2,
         )
-    adata.obsm[key_added] = storable_frame(found, adata.obs_names, names, f"obsm[{key_added!r}]")
+    adata.obsm[key_added] = storable_frame(result, adata.obs_names, names, f"obsm[{key_added!r}]")
     adata.uns[key_added] = {
         "types": np.array(names),
         "n_genes": len(genes),
-        "cells_per_spot": size,
+        "cells_per_spot": window_size,
         "gene_factors": pd.DataFrame({"factor": factors}, index=genes),
     }
 
@@ -179,14 +184,14 @@ def _with_counts(labels: np.ndarray, full: np.ndarray) -> np.ndarray:
 
 def _depth(spots: np.ndarray, cells: sp.csr_matrix) -> float:
     """Return the ratio of the median counts of a spot to those of a reference cell."""
-    of_cell = np.asarray(cells.sum(axis=1)).ravel()
-    ratio = np.median(spots.sum(axis=1)) / max(np.median(of_cell[of_cell > 0]), 1)
-    return float(min(ratio, _MOST_CELLS))
+    counts_per_cell = np.asarray(cells.sum(axis=1)).ravel()
+    ratio = np.median(spots.sum(axis=1)) / max(np.median(counts_per_cell[counts_per_cell > 0]), 1)
+    return float(min(ratio, _MAX_CELLS))
 
 
-def _thinned(counts: sp.csr_matrix, share: float, seed: int) -> np.ndarray:
-    """Downsample counts binomially: each is kept with this probability. Dense float64."""
+def _thinned(counts: sp.csr_matrix, probability: float, seed: int) -> np.ndarray:
+    """Return counts downsampled binomially, each kept with this probability; dense float64."""
     dense = counts.toarray().astype(np.float64)
-    if share < 1:
-        dense = np.random.default_rng(seed).binomial(np.rint(dense).astype(np.int64), share)
+    if probability < 1:
+        dense = np.random.default_rng(seed).binomial(np.rint(dense).astype(np.int64), probability)
     return dense.astype(np.float64)

@@ -8,21 +8,23 @@ from sklearn.cluster import KMeans
 
 from stofm_geo._linalg import membership_matrix, sqrt_fractions
 
-_CELLS, _MOST = 30, 10  # of a profile, at least; profiles of a type, at most
-_STEPS, _BEFORE_FACTORS, _EVERY = 150, 30, 10
+_CELLS_PER_PROFILE, _MAX_PROFILES = 30, 10  # of one type
+_STEPS, _FIRST_FACTORS, _FACTORS_EVERY = 150, 30, 10
 _BLOCK = 4096
-_TRUST = 0.5  # in a gene's factor, on the logarithmic scale
-_PSEUDO = 5.0  # counts that a gene's factor must outweigh
+_FACTOR_EXPONENT = 0.5  # shrinks the factors of genes towards 1
+_PSEUDOCOUNT = 5.0  # of each gene, in the estimate of its factor
 
 
-def informative(counts: sp.csr_matrix, code: np.ndarray, n_types: int, most: int) -> np.ndarray:
-    """Return the columns of the genes that differ most between types, ascending; at most ``most``.
+def informative(
+    counts: sp.csr_matrix, code: np.ndarray, n_types: int, max_genes: int
+) -> np.ndarray:
+    """Return the sorted columns of the ``max_genes`` genes that differ most between types.
 
     Differences are variances of square roots of mean fractions (Hellinger), so that highly
     expressed genes do not dominate.
     """
     spread = sqrt_fractions((membership_matrix(code, n_types) @ counts).toarray()).var(axis=0)
-    return np.sort(np.argsort(-spread, kind="stable")[:most])
+    return np.sort(np.argsort(-spread, kind="stable")[:max_genes])
 
 
 def profiles(
@@ -30,22 +32,22 @@ def profiles(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean counts of a cell, for each state of each type.
 
-    A type has states (where in the tissue, how deep in the cell cycle), which one mean would
-    blur: k-means on roots of shares tells them apart, one for every 30 cells, at most 10.
+    A type has several states (by location or cell cycle), which one mean would blur. They are found
+    by k-means on square roots of fractions, one state per 30 cells, at most 10 per type.
 
     Returns:
-        ``[S, G]``, and the type of each, ``[S]``.
+        Profiles ``[S, G]``, and the type of each profile, ``[S]``.
     """
-    found, kind = [], []
+    profile, profile_type = [], []
     for k in range(n_types):
         cells = counts[code == k]
-        groups = int(np.clip(len(cells) // _CELLS, 1, _MOST))
-        split = KMeans(groups, n_init=2, random_state=seed).fit_predict(sqrt_fractions(cells))
+        groups = int(np.clip(len(cells) // _CELLS_PER_PROFILE, 1, _MAX_PROFILES))
+        cluster = KMeans(groups, n_init=2, random_state=seed).fit_predict(sqrt_fractions(cells))
         for group in range(groups):
-            if (split == group).any():
-                found.append(cells[split == group].mean(axis=0))
-                kind.append(k)
-    return np.stack(found), np.array(kind)
+            if (cluster == group).any():
+                profile.append(cells[cluster == group].mean(axis=0))
+                profile_type.append(k)
+    return np.stack(profile), np.array(profile_type)
 
 
 def mixture(
@@ -58,35 +60,35 @@ def mixture(
         b_{is} \ge 0
 
     by expectation maximisation, which here is Lee and Seung's multiplicative update
-    (NIPS 2000) with fixed profiles. Cells with more RNA count as one cell, not as more. A gene's
-    factor :math:`\gamma_g` is the root of its counts over those expected: half way, on the
-    logarithmic scale, between trusting the reference's platform and this one's.
+    (NIPS 2000) with fixed profiles. The factor :math:`\gamma_g` of a gene is the square root of the
+    ratio of its observed and expected counts, which shrinks it half way towards 1 on the
+    logarithmic scale.
 
     Args:
-        counts: ``[n, G]``.
-        profile: Mean counts of a cell, ``[S, G]``.
-        factors: Known ones, ``[G]``; ``None``: they are found.
+        counts: Counts of the spots, ``[n, G]``.
+        profile: Mean counts of a cell of each profile, ``[S, G]``.
+        factors: Factor of each gene, ``[G]``; ``None``: estimated.
 
     Returns:
-        Cells ``[n, S]``, and factors ``[G]``.
+        Numbers of cells ``[n, S]``, and factors ``[G]``.
     """
-    known = factors is not None
+    fixed = factors is not None
     factors = np.ones(profile.shape[1]) if factors is None else factors
     total = counts.sum(axis=1, keepdims=True)
-    share = np.full((len(counts), len(profile)), 1 / len(profile))  # of a spot's counts
+    share = np.full((len(counts), len(profile)), 1 / len(profile))  # of the counts of a spot
     scaled = profile * factors
     for step in range(_STEPS):
-        if not known and step >= _BEFORE_FACTORS and step % _EVERY == 0:
+        if not fixed and step >= _FIRST_FACTORS and step % _FACTORS_EVERY == 0:
             expected = (share * total / _size(scaled)) @ profile
-            ratio = (counts.sum(axis=0) + _PSEUDO) / (expected.sum(axis=0) + _PSEUDO)
-            factors = (ratio / np.median(ratio)) ** _TRUST
+            ratio = (counts.sum(axis=0) + _PSEUDOCOUNT) / (expected.sum(axis=0) + _PSEUDOCOUNT)
+            factors = (ratio / np.median(ratio)) ** _FACTOR_EXPONENT
             scaled = profile * factors
-        kind = scaled / _size(scaled)[:, None]
-        for at in range(0, len(counts), _BLOCK):
-            part = slice(at, at + _BLOCK)
-            seen = counts[part] / np.maximum(share[part] @ kind, 1e-12)
-            share[part] *= seen @ kind.T
-            share[part] /= np.maximum(share[part].sum(axis=1, keepdims=True), 1e-12)
+        fractions = scaled / _size(scaled)[:, None]
+        for start in range(0, len(counts), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            ratio_to_expected = counts[block] / np.maximum(share[block] @ fractions, 1e-12)
+            share[block] *= ratio_to_expected @ fractions.T
+            share[block] /= np.maximum(share[block].sum(axis=1, keepdims=True), 1e-12)
     return share * total / _size(scaled), factors
 
 
@@ -95,9 +97,9 @@ def _size(profile: np.ndarray) -> np.ndarray:
     return np.maximum(profile.sum(axis=1), 1e-12)
 
 
-def proportions(cells: np.ndarray, kind: np.ndarray, n_types: int) -> np.ndarray:
-    """Return proportions of types ``[n, K]`` from cells of profiles ``[n, S]``; rows sum to 1."""
-    return to_shares(cells @ np.eye(n_types)[kind])
+def proportions(cells: np.ndarray, profile_type: np.ndarray, n_types: int) -> np.ndarray:
+    """Return proportions of types ``[n, K]`` from numbers of cells per profile ``[n, S]``."""
+    return to_shares(cells @ np.eye(n_types)[profile_type])
 
 
 def to_shares(amounts: np.ndarray) -> np.ndarray:

@@ -10,32 +10,35 @@ from torch import nn
 
 from stofm_geo._linalg import sqrt_fractions
 
-_WINDOWS = 4000
-_SPREAD = 0.4  # of the cells in a window, standard deviation of the logarithm
+_PSEUDOSPOTS = 4000
+_SIZE_STD = 0.4  # of the logarithm of the number of cells
 _HIDDEN, _EPOCHS, _BATCH, _RATE, _NOISE = 64, 30, 128, 3e-3, 0.3
 
 
 def sample_pseudospots(pos: list[np.ndarray], cells: float, seed: int) -> sp.csr_matrix:
-    """Sample pseudospots: nearby cells that one spot would cover, ``[windows, n]``, ones.
+    """Sample pseudospots, groups of nearby cells, and return their membership matrix.
 
     Args:
-        pos: Positions of the cells of each slice, ``[n, 2]`` each; columns count through them all.
-        cells: Mean number of cells per pseudospot; sizes vary, as those of spots.
+        pos: Positions of the cells of each slice, ``[n_s, 2]`` each.
+        cells: Mean number of cells per pseudospot; the number varies, as in real spots.
         seed: Random seed of the positions and the sizes.
+
+    Returns:
+        Ones ``[pseudospots, n]``; columns are the cells of all slices, in order.
     """
     random = np.random.default_rng(seed)
     n = np.array([len(p) for p in pos])
     first = np.cumsum(n) - n
     trees = [cKDTree(p) for p in pos]
-    inside = []
-    for centre in random.integers(n.sum(), size=_WINDOWS):
+    members = []
+    for centre in random.integers(n.sum(), size=_PSEUDOSPOTS):
         s = int(np.searchsorted(first, centre, side="right")) - 1
-        size = int(random.poisson(cells * np.exp(random.normal(0, _SPREAD))))
+        size = int(random.poisson(cells * np.exp(random.normal(0, _SIZE_STD))))
         size = min(max(size, 1), int(n[s]))
-        inside.append(np.atleast_1d(trees[s].query(pos[s][centre - first[s]], size)[1]) + first[s])
-    ends = np.append(0, np.cumsum([len(rows) for rows in inside]))
-    rows = np.concatenate(inside)
-    return sp.csr_matrix((np.ones(len(rows)), rows, ends), shape=(_WINDOWS, n.sum()))
+        members.append(np.atleast_1d(trees[s].query(pos[s][centre - first[s]], size)[1]) + first[s])
+    ends = np.append(0, np.cumsum([len(rows) for rows in members]))
+    rows = np.concatenate(members)
+    return sp.csr_matrix((np.ones(len(rows)), rows, ends), shape=(_PSEUDOSPOTS, n.sum()))
 
 
 def mixture_features(cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -48,13 +51,13 @@ def predict_proportions(
 ) -> np.ndarray:
     """Train a network on pseudospots and return the proportions ``[n, K]`` of spots.
 
-    It has one hidden layer and is trained by cross-entropy of proportions. Noise on the inputs
-    keeps it from relying on single genes, whose counts differ between platforms.
+    The network has one hidden layer and is trained by cross-entropy of proportions. Noise on the
+    inputs keeps it from relying on single genes, whose counts differ between platforms.
 
     Args:
-        x: Features of windows, ``[m, F]``.
-        truth: Their proportions, ``[m, K]``.
-        spots: Features of spots, ``[n, F]``.
+        x: Features of the pseudospots, ``[m, F]``.
+        truth: Proportions in the pseudospots, ``[m, K]``.
+        spots: Features of the spots, ``[n, F]``.
         seed: Random seed of weights, batches and noise.
     """
     mean, scale = x.mean(axis=0), x.std(axis=0) + 0.02
@@ -76,8 +79,8 @@ def predict_proportions(
         )
         for _ in range(_EPOCHS):
             for rows in torch.randperm(len(inputs))[: steps * _BATCH].split(_BATCH):
-                seen = inputs[rows] + _NOISE * torch.randn(len(rows), inputs.shape[1])
-                loss = -(y[rows] * net(seen).log_softmax(dim=1)).sum(dim=1).mean()
+                noisy = inputs[rows] + _NOISE * torch.randn(len(rows), inputs.shape[1])
+                loss = -(y[rows] * net(noisy).log_softmax(dim=1)).sum(dim=1).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

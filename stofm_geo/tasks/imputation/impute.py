@@ -1,4 +1,4 @@
-"""Imputation of genes that a panel lacks, from a reference."""
+"""Imputation of genes missing from a panel, from a reference."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from stofm_geo._validation import error_context, preview
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.nn import niche_features
 from stofm_geo.tasks._reference import (
-    FEW,
     HERE,
     THERE,
+    TOO_FEW,
     check_spatial_key,
     counts_of,
     row_order,
@@ -35,8 +35,8 @@ from stofm_geo.transforms import SpatialKNN
 
 _COMPONENTS, _NEIGHBOURS = 100, 12
 _BLOCKS = 4  # of the reference, each held out once
-_OF_NICHES, _OF_KINDS = (0.0, 0.5, 1.0), (0.0, 0.25, 0.5, 0.75)  # shares
-_CHUNK = 200  # genes that are dense at once
+_NICHE_WEIGHTS, _CLUSTER_WEIGHTS = (0.0, 0.5, 1.0), (0.0, 0.25, 0.5, 0.75)
+_CHUNK = 200  # genes held as a dense matrix at once
 
 
 def impute(
@@ -51,60 +51,60 @@ def impute(
     spatial_key: str = Keys.SPATIAL,
     organism: str | None = None,
 ) -> None:
-    """Estimate genes that the panel lacks, and the reliability of each estimate, in place.
+    """Estimate the expression of genes that the panel lacks, in place.
 
-    Cells become principal components of the genes that both sides share, each side about its own
-    mean, which takes out what differs between platforms. From these a gene is told in two ways,
-    by ridge regression and as the mean of the 50 most alike cells of the reference, which are
-    blended. If both sides have positions, the same is done from the components beside their means
-    over one and two steps on the tissue (:func:`stofm_geo.nn.niche_features`), and the two are
-    blended. Beside them stand means of kinds of cells, 8 to 64 of them. Strengths and shares
-    are those that do best on held-out blocks of the reference.
+    Features of cells are principal components of the shared genes, centred within each AnnData,
+    which removes differences between platforms. Each gene is predicted by ridge regression and by
+    the mean of the 50 nearest cells of the reference, and the two are blended. If both AnnData have
+    positions, the same is done with the components beside their means over one and two steps of the
+    neighbour graph (:func:`stofm_geo.nn.niche_features`), and the two results are blended. The last
+    part of the blend is the mean of cell clusters, 8 to 64 of them. Regularisation strengths and
+    weights are chosen on held-out blocks of the reference.
+
+    Written are ``obsm[key_added]``, a DataFrame ``[n, genes]`` float32, in units of
+    :math:`\\log(1 + s\\,c_{ig} / \\sum_h c_{ih})`, where the sum is over the shared genes and
+    :math:`s` is its median in the reference; and ``uns[key_added]`` with ``scale`` (:math:`s`),
+    ``n_shared_genes`` and ``reliability``, a DataFrame. Its column ``correlation`` is the Pearson
+    correlation of predicted and measured values of each gene on held-out blocks of the reference;
+    measured values include counting noise, so it is low for rare genes. The columns of the
+    estimates are the genes, but with ``_`` for ``/``, which a file cannot hold in a name:
+    ``MZT2A/B`` becomes ``MZT2A_B``. The index of ``reliability`` has the original names in the same
+    order.
 
     Args:
-        adata: Cells, raw counts in ``X``.
-        reference: Cells that have the genes, raw counts in ``X``: another slice, or dissociated
-            ones.
-        genes: Which to estimate; ``None`` (default): all that the reference has and ``adata`` has
-            not. With ``organism``, human Ensembl ids. Genes that ``adata`` has are estimated as if
-            it had not.
-        key_added: Key in ``obsm``, and in ``uns``, that is written.
-        slice_key: Column of ``obs``, of either side or both, that tells slices apart.
+        adata: Cells with raw counts in ``X``.
+        reference: Cells with raw counts of the genes in ``X``, from a slice or dissociated.
+        genes: Genes to estimate; ``None`` (default): all genes of the reference that ``adata``
+            lacks. With ``organism``, human Ensembl ids. Measured values of these genes in ``adata``
+            are ignored.
+        key_added: Key in ``obsm`` and ``uns`` that is written.
+        slice_key: Column of ``obs``, in one AnnData or both, with the slice of each cell.
         layer: Layer of ``adata`` with its raw counts; ``None``: they are in ``X``.
         reference_layer: Layer of ``reference`` with its raw counts; ``None``: they are in ``X``.
-        spatial_key: Key in ``obsm`` of positions, where they are there.
-        organism: ``"auto"``, ``"human"`` or ``"mouse"`` makes human Ensembl ids of both sides'
-            genes first (:func:`stofm_geo.genes.harmonize`); ``None`` (default): names are compared
-            as they are.
-
-    Writes ``obsm[key_added]``, a DataFrame ``[n, genes]`` float32, in units of
-    :math:`\\log(1 + s\\,c_{ig} / \\sum_h c_{ih})`, where the sum is over the shared genes and
-    :math:`s` is its median in the reference; and ``uns[key_added]``: ``scale`` (:math:`s`),
-    ``n_shared_genes``, and ``reliability``, a DataFrame with ``correlation``: Pearson's, of each
-    gene's estimates on held-out blocks of the reference with what was counted there. It says how
-    well single counts are told, noise and all: rare genes are never told well. Columns are the
-    genes; but a file cannot hold names with ``/``, so that ``MZT2A/B`` becomes ``MZT2A_B``. The
-    index of ``reliability`` has them in this order as they are.
+        spatial_key: Key in ``obsm`` of the positions, if there are any.
+        organism: ``"auto"``, ``"human"`` or ``"mouse"`` converts the genes of both AnnData to human
+            Ensembl ids first (:func:`stofm_geo.genes.harmonize`); ``None`` (default) compares the
+            names as they are.
 
     Warns:
-        UserWarning: There are fewer than 50 shared genes. Cells have no counts of the shared genes;
-            they get the mean of the others.
+        UserWarning: There are fewer than 50 shared genes; or cells have no counts of them, and get
+            the mean of the other cells.
 
     Raises:
-        KeyError: The reference lacks one of ``genes``, or no side has ``slice_key``, or a
-            ``spatial_key`` other than ``"spatial"``.
-        TypeError: One side is no AnnData.
-        ValueError: Five shared genes or fewer, no gene to estimate, fewer than eight cells in the
-            reference, all of them at one place, or unfit counts.
+        KeyError: The reference lacks one of ``genes``, or both AnnData lack ``slice_key`` or a
+            non-default ``spatial_key``.
+        TypeError: ``adata`` or ``reference`` is not an AnnData.
+        ValueError: There are five shared genes or fewer, no gene to estimate, fewer than eight
+            cells in the reference, or all of them at the same position; or counts are invalid.
     """
     check_target(adata, key_added, spatial_key=spatial_key)
     here, there, shared = shared_genes(adata, reference, organism, layer, reference_layer)
     wanted = _wanted(here, there, genes)
     shared = np.setdiff1d(shared, wanted)
-    if len(shared) <= FEW:
+    if len(shared) <= TOO_FEW:
         raise ValueError(
-            f"without the requested genes, {len(shared)} shared ones are left, and more than {FEW} "
-            "are needed; request fewer at a time"
+            f"without the requested genes, {len(shared)} shared ones are left, and more than "
+            f"{TOO_FEW} are needed; request fewer at a time"
         )
     _check_slices(here, there, slice_key)
     check_spatial_key(spatial_key, here, there)
@@ -114,7 +114,7 @@ def impute(
     if not full.all():
         warnings.warn(
             f"{int((~full).sum())} of {len(full)} cells have no counts of shared genes and get the "
-            "mean of the others",
+            "mean of the other cells",
             stacklevel=2,
         )
     here = here[full]
@@ -125,41 +125,43 @@ def impute(
             f"the reference has {there.n_obs} cells with counts of shared genes; {2 * _BLOCKS} or "
             "more are needed"
         )
-    known, of_cell = counts_of(there, shared, THERE), counts_of(there, wanted, THERE)
-    both = [AnnData(counts_of(here, shared, HERE)), AnnData(known)]
-    for one in both:
-        one.var_names = shared
+    known_counts = counts_of(there, shared, THERE)
+    target_counts = counts_of(there, wanted, THERE)
+    both = [AnnData(counts_of(here, shared, HERE)), AnnData(known_counts)]
+    for counts_only in both:
+        counts_only.var_names = shared
     encoder = PCAFeatures(_COMPONENTS).fit(both)
-    asked, seen = (_centred(encoder, one) for one in both)
-    sides = [(seen, asked)]
+    query, known = (_centred(encoder, counts_only) for counts_only in both)
+    feature_sets = [(known, query)]
     if spatial_key in here.obsm and spatial_key in there.obsm:
-        sides.append(
+        feature_sets.append(
             (
-                _niches(there, THERE, seen, spatial_key, slice_key),
-                _niches(here, HERE, asked, spatial_key, slice_key),
+                _niches(there, THERE, known, spatial_key, slice_key),
+                _niches(here, HERE, query, spatial_key, slice_key),
             )
         )
-    block = _blocks(there, seen, spatial_key, slice_key)
-    total = np.asarray(known.sum(axis=1)).ravel()
+    block = _blocks(there, known, spatial_key, slice_key)
+    total = np.asarray(known_counts.sum(axis=1)).ravel()
     scale = float(np.median(total[total > 0]))
     logs = sp.csc_matrix(
-        sp.diags(scale / np.where(total > 0, total, 1)) @ of_cell, dtype=np.float64
+        sp.diags(scale / np.where(total > 0, total, 1)) @ target_counts, dtype=np.float64
     ).log1p()
-    # Kinds last: ways of telling that are blended, each of sides that it reads.
-    methods = [(RidgeKnn, side) for side in sides] + [(ClusterMeans, sides[0])]
+    # Predictors in the order of _Recipe.mix: one per feature set, then the cluster means.
+    methods = [(RidgeKnn, features) for features in feature_sets] + [
+        (ClusterMeans, feature_sets[0])
+    ]
     held_out = [_held_out(method, known, block) for method, (known, _) in methods]
     recipe = _choose(held_out, block, logs)
-    fitted = [method(*side) for method, side in methods]
+    fitted = [method(*features) for method, features in methods]
     values = np.empty((len(full), len(wanted)), dtype=np.float32)
     reliability = np.empty(len(wanted))
-    for at in range(0, len(wanted), _CHUNK):
-        y = logs[:, at : at + _CHUNK].toarray()
+    for start in range(0, len(wanted), _CHUNK):
+        y = logs[:, start : start + _CHUNK].toarray()
         predictions = [_held_out_predictions(folds, block, y) for folds in held_out]
-        reliability[at : at + _CHUNK] = correlations(recipe.mix(predictions), y)
-        found = recipe.mix([one.predict(y) for one in fitted])
-        found = found.clip(min=0)
-        values[:, at : at + _CHUNK] = found.mean(axis=0)
-        values[full, at : at + _CHUNK] = found
+        reliability[start : start + _CHUNK] = correlations(recipe.mix(predictions), y)
+        estimates = recipe.mix([predictor.predict(y) for predictor in fitted]).clip(min=0)
+        values[:, start : start + _CHUNK] = estimates.mean(axis=0)
+        values[full, start : start + _CHUNK] = estimates
     adata.obsm[key_added] = storable_frame(values, adata.obs_names, wanted, f"obsm[{key_added!r}]")
     adata.uns[key_added] = {
         "scale": scale,
@@ -174,8 +176,8 @@ def _wanted(here: AnnData, there: AnnData, genes: Sequence[str] | None) -> np.nd
         wanted = there.var_names[~there.var_names.isin(here.var_names)].to_numpy(dtype=str)
         if not len(wanted):
             raise ValueError(
-                f"adata has all {there.n_vars} genes of the reference; name those to estimate with "
-                "genes, or take a reference with more"
+                f"adata has all {there.n_vars} genes of the reference; name the genes to "
+                "estimate, or use a reference with more genes"
             )
         return wanted
     wanted = pd.unique(np.asarray([genes] if isinstance(genes, str) else list(genes), dtype=str))
@@ -186,7 +188,7 @@ def _wanted(here: AnnData, there: AnnData, genes: Sequence[str] | None) -> np.nd
             f"({preview(lacking)}); its var_names are {preview(there.var_names)}"
         )
     if not len(wanted):
-        raise ValueError("genes is empty; name those to estimate, or leave it out for all")
+        raise ValueError("genes is empty; name the genes to estimate, or omit it for all")
     return wanted
 
 
@@ -221,7 +223,7 @@ def _niches(
 
 
 def _blocks(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | None) -> np.ndarray:
-    """Contiguous blocks of each slice, or, without positions, of kinds mixed evenly, ``[n]``."""
+    """Return the block of each cell, ``[n]``, in space, or interleaved without positions."""
     if spatial_key not in cells.obsm:
         return np.arange(len(z)) % _BLOCKS
     with error_context(THERE):
@@ -234,8 +236,8 @@ def _blocks(cells: AnnData, z: np.ndarray, spatial_key: str, slice_key: str | No
         block[rows] = KMeans(count, n_init=3, random_state=0).fit_predict(pos[rows])
     if not block.any():
         raise ValueError(
-            f"all {len(pos)} cells of the reference's slices are at one place; leave "
-            f"obsm[{spatial_key!r}] out if it has no positions"
+            f"all {len(pos)} cells of the reference have the same position; delete "
+            f"obsm[{spatial_key!r}] if it has no positions"
         )
     return block
 
@@ -249,10 +251,12 @@ def _held_out(
 
 def _held_out_predictions(folds: list, block: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the predictions of each cell from the other blocks, ``[predictions, n, G]``."""
-    parts = [fold.predict(y[block != b]) for b, fold in zip(np.unique(block), folds, strict=True)]
-    predictions = np.empty((len(parts[0]), *y.shape))
-    for b, part in zip(np.unique(block), parts, strict=True):
-        predictions[:, block == b] = part
+    by_block = [
+        fold.predict(y[block != b]) for b, fold in zip(np.unique(block), folds, strict=True)
+    ]
+    predictions = np.empty((len(by_block[0]), *y.shape))
+    for b, block_predictions in zip(np.unique(block), by_block, strict=True):
+        predictions[:, block == b] = block_predictions
     return predictions
 
 
@@ -261,23 +265,21 @@ class _Recipe:
     """Weights by which the predictions of several methods are mixed.
 
     Attributes:
-        blends: Of :data:`BLENDS`, one a view.
-        niches: Share of the last view beside the first.
-        kinds: Share of the kinds beside the views.
+        blends: One of :data:`BLENDS` for each feature set.
+        niches: Weight of the last feature set against the first.
+        clusters: Weight of the cluster means against the feature sets.
     """
 
     blends: tuple[tuple[int, float], ...]
     niches: float = 0.0
-    kinds: float = 0.0
+    clusters: float = 0.0
 
     def mix(self, predictions: list[np.ndarray]) -> np.ndarray:
         """Mix the predictions of each feature set and of the cluster means, ``[n, G]``."""
-        *views, kinds = predictions
-        parts = [
-            blend(predictions, one) for predictions, one in zip(views, self.blends, strict=True)
-        ]
-        mixed = (1 - self.niches) * parts[0] + self.niches * parts[-1]
-        return (1 - self.kinds) * mixed + self.kinds * kinds[0]
+        *by_features, by_clusters = predictions
+        blended = [blend(p, choice) for p, choice in zip(by_features, self.blends, strict=True)]
+        mixed = (1 - self.niches) * blended[0] + self.niches * blended[-1]
+        return (1 - self.clusters) * mixed + self.clusters * by_clusters[0]
 
 
 def _choose(held_out: list[list], block: np.ndarray, logs: sp.csc_matrix) -> _Recipe:
@@ -287,12 +289,12 @@ def _choose(held_out: list[list], block: np.ndarray, logs: sp.csc_matrix) -> _Re
     predictions = [_held_out_predictions(folds, block, y) for folds in held_out]
 
     def best(recipes: list[_Recipe], predictions: list[np.ndarray]) -> _Recipe:
-        return max(recipes, key=lambda one: correlations(one.mix(predictions), y).mean())
+        return max(recipes, key=lambda recipe: correlations(recipe.mix(predictions), y).mean())
 
-    alone = [_Recipe((one,)) for one in BLENDS]
+    single = [_Recipe((choice,)) for choice in BLENDS]
     blends = tuple(
-        best(alone, [predictions, predictions[-1]]).blends[0] for predictions in predictions[:-1]
+        best(single, [predictions, predictions[-1]]).blends[0] for predictions in predictions[:-1]
     )
-    niches = _OF_NICHES if len(blends) > 1 else (0.0,)
-    chosen = best([_Recipe(blends, share) for share in niches], predictions)
-    return best([replace(chosen, kinds=share) for share in _OF_KINDS], predictions)
+    niches = _NICHE_WEIGHTS if len(blends) > 1 else (0.0,)
+    chosen = best([_Recipe(blends, weight) for weight in niches], predictions)
+    return best([replace(chosen, clusters=weight) for weight in _CLUSTER_WEIGHTS], predictions)

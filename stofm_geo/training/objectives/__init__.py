@@ -16,12 +16,12 @@ from stofm_geo.training.objectives.published import OfficialMasking, cell_loss, 
 
 
 class PretrainingObjective(NamedTuple):
-    """A masking of sub-slices and its losses.
+    """A masking of sub-slices and two losses.
 
     Attributes:
-        masking: Masks a sub-slice (:class:`~stofm_geo.data.SubSliceDataset`).
-        niche_loss: From network, masked sub-slice and embeddings to the loss.
-        distance_loss: From network, masked sub-slice and pair states to the loss.
+        masking: Function that masks a sub-slice (:class:`~stofm_geo.data.SubSliceDataset`).
+        niche_loss: Function of network, masked sub-slice and embeddings.
+        distance_loss: Function of network, masked sub-slice and pair states.
     """
 
     masking: Callable[[Data], Data]
@@ -30,7 +30,7 @@ class PretrainingObjective(NamedTuple):
 
     @classmethod
     def from_config(cls, config: SToFMConfig) -> PretrainingObjective:
-        """Return the objectives that a configuration names."""
+        """Return the objective of a configuration."""
         if config.objectives == "official":
             return cls(OfficialMasking(config), cell_loss, pair_loss)
         return cls(NicheMasking(config), niche_loss, distance_loss)

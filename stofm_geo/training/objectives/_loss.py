@@ -13,7 +13,7 @@ from stofm_geo.networks.stofm import SToFMNetwork
 
 
 class Loss(NamedTuple):
-    """A sum of squared errors, that of a baseline, and the number of values."""
+    """Sum of errors, sum of errors of a baseline, and number of values."""
 
     error: Tensor
     baseline: Tensor
@@ -42,8 +42,8 @@ def distance_error(
     cells = data.node_type == NodeType.CELL
     edges = (target[src] | target[dst]) & cells[src] & cells[dst]
     src, dst = src[edges], dst[edges]
-    true, seen = (
+    true, perturbed = (
         scale((pos[src] - pos[dst]).norm(dim=1).float()) for pos in (data.pos_target, data.pos)
     )
     error = (network.distance_head(pair[edges]) - true).square().sum()
-    return Loss(error, (seen - true).square().sum(), edges.sum().float())
+    return Loss(error, (perturbed - true).square().sum(), edges.sum().float())

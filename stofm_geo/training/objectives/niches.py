@@ -1,4 +1,4 @@
-"""Objectives without leaks: niches of masked cells, distances of moved cells."""
+"""Leak-free objectives: niches of masked cells, distances of moved cells."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NicheMasking:
     cells.
 
     Args:
-        config: Shares, and how far cells are moved.
+        config: Ratios of masked and moved cells, and the standard deviation of the noise.
     """
 
     def __init__(self, config: SToFMConfig) -> None:
@@ -39,7 +39,7 @@ class NicheMasking:
     def __call__(self, subslice: Data) -> Data:
         """Return a masked copy of ``subslice``, drawn with PyTorch's global generator."""
         subslice = copy.copy(subslice)
-        # The halo has two edges, so that niches of core cells are those of the whole slice.
+        # The halo has two hops, so that niches of core cells are those of the whole slice.
         subslice.niche = niche_features(subslice.x, cell_edges(subslice))
         return self.transform(subslice)
 

@@ -1,4 +1,4 @@
-"""The published objectives on our graphs: vectors of hidden cells, and distances of moved ones.
+"""The published objectives: features of masked cells, and distances of moved cells.
 
 Some cells of a sub-slice are masked, and a few more are targets without a mask: a head predicts
 their features from the embedding, with a cosine loss. Some cells are moved far, and a few more are
@@ -6,8 +6,8 @@ targets without a move: a head predicts distances to neighbours from pair states
 error. Edges are those before the move, as published (arXiv 2507.11588), which reveals what was
 moved; :mod:`~stofm_geo.training.objectives.niches` avoids that.
 
-Two things differ from the publication: a masked cell is a learned token, not the number -100, and
-its features are left out of the means of macro nodes.
+Two things differ from the publication: masked cells get a learned token instead of the value -100,
+and their features are left out of the means of macro nodes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives._loss import Loss, distance_error
 from stofm_geo.transforms import MaskCells, PerturbPositions
 
-_KEPT = 0.03  # share of the cells that are targets, though unchanged
+_KEPT = 0.03  # fraction of unchanged cells that are targets
 
 
 class OfficialMasking:
@@ -36,7 +36,7 @@ class OfficialMasking:
     ``[N]``, the cells whose distances are to be predicted.
 
     Args:
-        config: Shares, and how far cells are moved.
+        config: Ratios of masked and moved cells, and the standard deviation of the noise.
     """
 
     def __init__(self, config: SToFMConfig) -> None:
@@ -70,9 +70,13 @@ def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
         z: Embeddings ``[num_nodes, out_channels]``.
     """
     true = data.x_true[data.target_mask]
-    near = niche_features(data.x, cell_edges(data), ~data.mask)[data.target_mask].chunk(3, dim=1)[1]
-    found = network.predict_features(z, data)[data.target_mask]
-    error, baseline = (1 - F.cosine_similarity(guess, true) for guess in (found, near))
+    neighbor_mean = niche_features(data.x, cell_edges(data), ~data.mask)[data.target_mask].chunk(
+        3, dim=1
+    )[1]
+    predicted = network.predict_features(z, data)[data.target_mask]
+    error, baseline = (
+        1 - F.cosine_similarity(prediction, true) for prediction in (predicted, neighbor_mean)
+    )
     return Loss(error.sum(), baseline.sum(), data.target_mask.sum().float())
 
 

@@ -28,7 +28,7 @@ from stofm_geo.cli import app
 from stofm_geo.data.corpus import build, find_sources, read_index, summary, verify, workers
 from stofm_geo.data.corpus import build as build_function
 from stofm_geo.data.corpus.sources import read_slice, slices_of
-from stofm_geo.data.corpus.workers import each
+from stofm_geo.data.corpus.workers import map_tasks
 from stofm_geo.datasets import toy_tissue
 from tests.helpers import CUT
 
@@ -69,7 +69,7 @@ def test_killed_three_times_it_ends_with_the_same_bytes(sources, corpus, tmp_pat
         run.wait()
     result = CliRunner().invoke(app, ["corpus", "build", *arguments(sources, tmp_path / "c")])
     assert result.exit_code == 0, result.output
-    assert "of 5 slices are there already" in result.output
+    assert "of 5 slices are built already" in result.output
     assert (tmp_path / "c" / "corpus.json").read_bytes() == (corpus / "corpus.json").read_bytes()
     assert verify(tmp_path / "c") == []
     assert not list(slices.glob(".stofm-geo-*"))
@@ -79,7 +79,7 @@ def test_what_is_there_is_not_made_again(sources, corpus) -> None:
     lines: list[str] = []
     found = find_sources([sources], slice="slice_id", organism="none")
     build(found, corpus, on_progress=lines.append, **CUT)
-    assert lines == ["5 of 5 slices are there already"]
+    assert lines == ["5 of 5 slices are built already"]
 
 
 def test_a_changed_source_is_made_again(tmp_path) -> None:
@@ -154,7 +154,7 @@ def test_verify_finds_a_flipped_byte(corpus, tmp_path) -> None:
     shard.write_bytes(stored)
     shutil.rmtree(copy / "slices" / read_index(copy)["slices"][0]["folder"])
     wrong = verify(copy)
-    assert len(wrong) == 2 and "is not there" in wrong[0] and name in wrong[1]
+    assert len(wrong) == 2 and "is missing" in wrong[0] and name in wrong[1]
     said = CliRunner().invoke(app, ["corpus", "verify", str(copy)])
     assert said.exit_code == 1 and "SHA-256 differs" in said.output
 
@@ -212,10 +212,10 @@ def test_a_manifest(sources, tmp_path) -> None:
 
 
 def test_genes_that_are_no_genes(sources, tmp_path) -> None:
-    with pytest.raises(ValueError, match="no slice could be made"):
+    with pytest.raises(ValueError, match="no slice could be built"):
         build(find_sources([sources / "one.h5ad"]), tmp_path / "c", **CUT)
     assert "no name is a known gene" in (tmp_path / "c" / "failed.csv").read_text()
-    with pytest.raises(FileNotFoundError, match="start it again"):
+    with pytest.raises(FileNotFoundError, match="run it again"):
         read_index(tmp_path / "c")
 
 
@@ -229,7 +229,7 @@ def test_a_column_with_gaps_tells_slices_apart(tmp_path) -> None:
     with pytest.warns(UserWarning, match="separates 2 slices, but all cells are treated as one"):
         assert build(found, tmp_path / "c", **CUT) == []
     found = find_sources([tmp_path / "gaps.h5ad"], slice="slice_id", organism="none")
-    with pytest.raises(ValueError, match="no slice could be made"):
+    with pytest.raises(ValueError, match="no slice could be built"):
         build(found, tmp_path / "c", **CUT)
     assert "is missing for 3 of 120 cells" in (tmp_path / "c" / "failed.csv").read_text()
 
@@ -317,4 +317,4 @@ def test_a_process_that_dies_is_one_task_lost(monkeypatch) -> None:
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(workers, "_pool", lambda count: ProcessPoolExecutor(count, fork))
     tasks = ["1 + 1", "__import__('os')._exit(1)", "2 + 1"]
-    assert dict(each(eval, tasks, 2)) == dict(zip(tasks, (2, None, 3), strict=True))
+    assert dict(map_tasks(eval, tasks, 2)) == dict(zip(tasks, (2, None, 3), strict=True))

@@ -21,7 +21,7 @@ def test_parts(sources, corpus, tmp_path) -> None:
         assert not (folder / "corpus.json").exists()
     lines: list[str] = []
     assert build(found(sources), folder, on_progress=lines.append, **CUT) == []
-    assert lines == ["5 of 5 slices are there already"]
+    assert lines == ["5 of 5 slices are built already"]
     assert (folder / "corpus.json").read_bytes() == (corpus / "corpus.json").read_bytes()
 
 

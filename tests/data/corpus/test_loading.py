@@ -54,7 +54,7 @@ def test_settings_of_batches_are_checked() -> None:
     with pytest.raises(ValueError, match="rank must be from 0 to 1; found 2"):
         NodeBudgetBatchSampler([5, 5, 5], 10, rank=2, num_replicas=2)
     sampler = NodeBudgetBatchSampler([5, 5, 5], 10)
-    with pytest.raises(ValueError, match="node_budget was 10 and is 12 now"):
+    with pytest.raises(ValueError, match="node_budget was 10 and is now 12"):
         NodeBudgetBatchSampler([5, 5, 5], 12).load_state_dict(sampler.state_dict())
 
 

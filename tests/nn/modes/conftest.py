@@ -14,7 +14,12 @@ from stofm_geo.nn import GaussianRadial, SE2Transformer, SE2TransformerConv, geo
 from stofm_geo.ops import edge_attention, edge_sum, interpolate
 from stofm_geo.ops.interpolation import _reference
 
-SIZES = (500, geometry._MANY - 1, geometry._MANY, 60_000)  # around where tables begin
+SIZES = (
+    500,
+    geometry._TABLE_MIN_EDGES - 1,
+    geometry._TABLE_MIN_EDGES,
+    60_000,
+)  # around where tables begin
 EXACT = {"tolerance": None, "backend": "reference"}
 RADIAL = partial(GaussianRadial, num_gaussians=8)
 CHANNELS, HEADS = 6, 2
