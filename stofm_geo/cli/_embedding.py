@@ -236,6 +236,30 @@ class _Task:
     stages: Stages
 
 
+def embed_part(tables: Tables, settings: Settings, stages: Stages, part: str) -> None:
+    """Embed every n-th file, one of n array jobs; the results are kept in ``stages``.
+
+    Args:
+        tables: All files.
+        settings: How they are embedded, with a model.
+        stages: Where results are kept.
+        part: ``"i/n"``.
+    """
+    from stofm_geo.data.cluster import part_of
+
+    for task in part_of(_tasks(tables, settings, stages), part):
+        if stages.embedded(task.number) is None:
+            _embed_one(task)
+            echo(f"{task.path}: embedded")
+
+
+def _tasks(tables: Tables, settings: Settings, stages: Stages) -> list[_Task]:
+    return [
+        _Task(number, path, tables.read, settings, stages)
+        for number, path in enumerate(tables.paths)
+    ]
+
+
 def _embed_on_cluster(tables: Tables, settings: Settings, stages: Stages, scheduler: str) -> None:
     """Embed on the workers of a dask scheduler what is not kept yet; it is kept then.
 
@@ -246,11 +270,8 @@ def _embed_on_cluster(tables: Tables, settings: Settings, stages: Stages, schedu
 
     if settings.model is None:
         settings = replace(settings, model=str(stages.model))
-    open_ = [
-        _Task(number, path, tables.read, settings, stages)
-        for number, path in enumerate(tables.paths)
-        if stages.embedded(number) is None
-    ]
+    tasks = _tasks(tables, settings, stages)
+    open_ = [task for task in tasks if stages.embedded(task.number) is None]
     for done, (task, result) in enumerate(each_on_cluster(_embed_one, open_, scheduler), start=1):
         if result is None:
             raise RuntimeError(f"{task.path}: workers died at it; was there too little memory?")

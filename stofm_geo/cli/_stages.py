@@ -32,9 +32,10 @@ class Stages:
         if folder is None:
             return
         run = json.loads(json.dumps({"sources": _stamps(sources), "options": options}, default=str))
-        if not _is_of(folder, run):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+        if (folder / _RUN).exists() and not _is_of(folder, run):
+            shutil.rmtree(folder)
+        if not (folder / _RUN).exists():
+            folder.mkdir(parents=True, exist_ok=True)  # array jobs may do so at the same time
             self._write(_RUN, lambda path: path.write_text(json.dumps(run, indent=1)))
 
     @property

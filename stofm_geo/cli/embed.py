@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stofm_geo._keys import Keys
 from stofm_geo.cli import _options as options
-from stofm_geo.cli._embedding import OFFICIAL, Settings, Tables, add_results, embed_tables
-from stofm_geo.cli._output import cli_errors, echo, record
+from stofm_geo.cli._domains import report, write_domains
+from stofm_geo.cli._embedding import (
+    OFFICIAL,
+    Settings,
+    Tables,
+    add_results,
+    embed_part,
+    embed_tables,
+)
+from stofm_geo.cli._output import cli_errors, echo
 from stofm_geo.cli._stages import Stages
 from stofm_geo.cli._tables import Reader, read_tables, write_tables
 
@@ -20,7 +27,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stofm_geo.models.prepare import SpatialKeys
-    from stofm_geo.tasks.integration import Method
 
 _MINI = "stofm-geo-mini"
 
@@ -116,6 +122,14 @@ def embed(
             "machine)"
         ),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="i/n: embed the i-th of n parts of the files with --model, in one of n array "
+            "jobs, into OUTPUT.partial; the same command with --resume then does the rest. "
+            "(default: all)"
+        ),
+    ] = None,
 ) -> None:
     """Embed slices and find their spatial domains.
 
@@ -153,6 +167,10 @@ def embed(
         (
             model is not None and max_steps is not None,
             "--max-steps is for a model that is fitted; leave one of both out",
+        ),
+        (
+            part is not None and (model is None or scheduler is not None),
+            "--part needs --model, and no --scheduler",
         ),
         (
             not find_domains and bool(n_domains or reference or label_key or plot),
@@ -194,13 +212,18 @@ def embed(
         seed=seed,
         save_model=save_model,
     )
-    partial_output = output.with_name(f"{output.name}.partial") if resume or scheduler else None
+    partial_output = (
+        output.with_name(f"{output.name}.partial") if resume or scheduler or part else None
+    )
     stages = Stages(partial_output, slices, {"settings": settings, "reader": reader})
+    if part is not None:
+        embed_part(tables, settings, stages, part)
+        return
     results = embed_tables(tables, settings, stages, scheduler)
     if find_domains:
-        _find_domains(results, settings, n_domains, integrate, known)
+        write_domains(results, settings, n_domains, integrate, known)
         keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
-        _report(results, [str(path) for path in slices], label_key=label_key, plot=plot, **keys)
+        report(results, [str(path) for path in slices], label_key=label_key, plot=plot, **keys)
     write_tables(map(partial(_with_results, tables, results), range(len(tables))), targets)
     stages.remove()
 
@@ -224,9 +247,9 @@ def demo(
     settings = Settings(keys={"spatial_key": Keys.SPATIAL, "slice_key": None}, seed=seed)
     tables = Tables([Path("toy tissue")], lambda path: adata)
     embed_tables(tables, settings, Stages(None, [], {}))
-    _find_domains([adata], settings, regions, "auto", [])
+    write_domains([adata], settings, regions, "auto", [])
     output.mkdir(parents=True, exist_ok=True)
-    _report([adata], ["toy tissue"], label_key="region", plot=output / "tissue.png")
+    report([adata], ["toy tissue"], label_key="region", plot=output / "tissue.png")
     write_tables([adata], [Target(output / "tissue.h5ad")])
 
 
@@ -259,76 +282,3 @@ def _with_results(tables: Tables, results: list[AnnData], number: int) -> AnnDat
     adata = tables[number]
     add_results(adata, results[number])
     return adata
-
-
-def _find_domains(
-    adatas: list[AnnData],
-    settings: Settings,
-    n_domains: int | None,
-    integrate: str,
-    reference: list[AnnData],
-) -> None:
-    from stofm_geo import tl
-    from stofm_geo.tasks.integration import describe
-
-    start = time.perf_counter()
-    tl.domains(
-        adatas,
-        n_domains,
-        integrate=cast("Method", integrate),
-        reference=reference or None,
-        seed=settings.seed,
-        spatial_key=settings.keys["spatial_key"],
-        slice_key=settings.keys["slice_key"],
-    )
-    found = {name for adata in adatas for name in adata.obs[Keys.DOMAIN].dropna()}
-    of = f" of the {len(adatas[0].obs[Keys.DOMAIN].cat.categories)} known" if reference else ""
-    jointly = describe(adatas[0].uns[f"{Keys.DOMAIN}_slices"])
-    record(domains=len(found))
-    echo(f"Found {len(found)} domains{of}{jointly} in {time.perf_counter() - start:.0f} s")
-
-
-def _report(
-    adatas: list[AnnData],
-    names: list[str],
-    *,
-    slice_key: str | None = None,
-    spatial_key: str = Keys.SPATIAL,
-    label_key: str | None = None,
-    plot: Path | None = None,
-) -> None:
-    """Print scores, write pictures."""
-    if label_key is None and plot is None:
-        return  # and leave out the imports
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-
-    from stofm_geo import pl
-    from stofm_geo._names import read_names
-    from stofm_geo.pl.domains import share_colors
-
-    if label_key is not None and plot is not None:
-        share_colors(adatas, Keys.DOMAIN, label_key)  # one map for all pictures
-    for adata, name in zip(adatas, names, strict=True):
-        if label_key is not None:
-            labels = read_names(adata.obs[label_key], f"{name}: obs[{label_key!r}]")
-            known = labels.astype(bool)
-            pair = labels[known].astype(str), adata.obs[Keys.DOMAIN][known]
-            ari, nmi = adjusted_rand_score(*pair), normalized_mutual_info_score(*pair)
-            record(files={name: {"ari": ari, "nmi": nmi, "labelled_cells": int(known.sum())}})
-            echo(
-                f"{name}: ARI {ari:.3f}, NMI {nmi:.3f} against {label_key!r} of "
-                f"{int(known.sum())} cells"
-            )
-        if plot is not None:
-            picture = plot
-            if len(adatas) > 1:
-                picture = plot.with_name(f"{plot.stem}-{Path(name).stem}{plot.suffix}")
-            pl.domains(
-                adata,
-                label_key=label_key,
-                spatial_key=spatial_key,
-                slice_key=slice_key,
-                save=picture,
-            )
-            record(files={name: {"picture": str(picture)}})
-            echo(f"Wrote {picture}")

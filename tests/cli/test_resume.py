@@ -146,6 +146,21 @@ def test_no_domains_and_a_layer(files, tmp_path) -> None:
         assert code == 1 and message in " ".join(text.split()), text
 
 
+def test_parts_of_array_jobs(files, tmp_path) -> None:
+    model = tmp_path / "m"
+    SToFM().fit(read_h5ad(files[0]), max_steps=1, progress=False).save_pretrained(model)
+    words = ("embed", *files, "--model", model, "--n-domains", 3, "-o")
+    assert run(*words, tmp_path / "whole")[0] == 0
+    for part in ("2/2", "1/2"):
+        code, text = run(*words, tmp_path / "out", "--part", part)
+        assert code == 0 and text.count(": embedded") == (1 if part == "2/2" else 2), text
+        assert not (tmp_path / "out").exists()
+    assert run(*words, tmp_path / "out", "--resume")[0] == 0
+    same(tmp_path / "whole", tmp_path / "out")
+    code, text = run(*words[:4], "-o", tmp_path / "out", "--part", "1/2")
+    assert code == 1 and "--part needs --model" in text
+
+
 @pytest.mark.slow
 def test_a_cluster_gives_the_same(files, tmp_path) -> None:
     distributed = pytest.importorskip("distributed", reason="distributed is not installed")
