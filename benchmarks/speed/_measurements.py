@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-NAMES = ("attention", "corpus", "encoder", "layers", "scale", "subslices", "tokens")
+NAMES = ("attention", "corpus", "encoder", "instruments", "layers", "scale", "subslices", "tokens")
 NEEDS = {"tokens": ("data", "vocabulary")}  # without these there is nothing to measure
 
 

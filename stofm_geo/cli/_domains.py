@@ -40,8 +40,9 @@ def write_domains(
     found = {name for adata in adatas for name in adata.obs[Keys.DOMAIN].dropna()}
     of = f" of the {len(adatas[0].obs[Keys.DOMAIN].cat.categories)} known" if reference else ""
     jointly = describe(adatas[0].uns[f"{Keys.DOMAIN}_slices"])
-    record(domains=len(found))
-    echo(f"Found {len(found)} domains{of}{jointly} in {time.perf_counter() - start:.0f} s")
+    seconds = time.perf_counter() - start
+    record(domains=len(found), seconds={"domains": round(seconds, 1)})
+    echo(f"Found {len(found)} domains{of}{jointly} in {seconds:.0f} s")
 
 
 def report(

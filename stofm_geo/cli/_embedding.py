@@ -109,8 +109,9 @@ def embed_tables(
         prepared.pop(number, None)
         results.append(adata if len(names) == 1 else _without_counts(adata, settings, made))
         cells += adata.n_obs
-    record(cells=cells)
-    echo(f"Embedded {cells} cells in {time.perf_counter() - start:.0f} s")
+    seconds = time.perf_counter() - start
+    record(cells=cells, seconds={"embed": round(seconds, 1)})
+    echo(f"Embedded {cells} cells in {seconds:.0f} s")
     return results
 
 
@@ -173,11 +174,12 @@ def _fit(
     fit = partial(model.fit, [*tissues.values()], seed=settings.seed)
     fit() if settings.max_steps is None else fit(max_steps=settings.max_steps)
     training = model.training_record
-    record(training=training, files_fitted=len(tissues))
+    seconds = round(time.perf_counter() - start, 1)
+    record(training=training, files_fitted=len(tissues), seconds={"fit": seconds})
     of = "" if len(tissues) == len(tables) else f", {len(tissues)} of the {len(tables)} files"
     echo(
         f"Fitted to {training['cells']} cells in {training['slices']} slices{of}, "
-        f"{training['steps']} steps, {time.perf_counter() - start:.0f} s: "
+        f"{training['steps']} steps, {seconds:.0f} s: "
         f"niche loss {training['niche_loss']:.3f} "
         f"(neighbour averages alone: {training['niche_loss_of_averages']:.3f}), "
         f"distance loss {training['distance_loss']:.3f} "

@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from anndata import read_h5ad
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
@@ -222,6 +224,27 @@ def test_scale(alone) -> None:
     given = speed("_measurements").Given(quick=True)
     (row,) = checked("scale", alone("scale").measure(given))["rows"]
     assert row["cells"] == 300 and list(row["stages"]) == list(speed("scale").STAGES)
+
+
+def test_instruments() -> None:
+    given = speed("_measurements").Given(quick=True)
+    part, whole = checked("instruments", speed("instruments").measure(given))["rows"]
+    assert (part["cells"], whole["cells"]) == (150, 600)
+    assert whole["peak_gb"] > 0.1 and whole["stages"].keys() == {"fit", "embed", "domains"}
+    made = speed("_instruments").INSTRUMENTS
+    assert {one.slices * one.cells for one in made.values()} == {300_000, 500_000, 10**6, 2 * 10**6}
+
+
+def test_shapes_of_instruments(tmp_path) -> None:
+    module = speed("_instruments")
+    shape = module.Instrument(5000, 300, 60, slices=2, lattice=8.0, empty=1 / 3)
+    first, second = (read_h5ad(file) for file in module.make(shape, tmp_path))
+    assert first.shape == second.shape == (5000, 300)
+    empty = np.diff(first.X.indptr) == 0
+    assert abs(empty.mean() - 1 / 3) < 0.02
+    assert abs(first.X.sum() / (~empty).sum() - 60) < 3
+    assert (np.diff(np.unique(first.obsm["spatial"][:, 0])) == 8).all()
+    assert (first.X != second.X).nnz > 0 and first.obs["region"].nunique() == 8
 
 
 def test_corpus(alone) -> None:
