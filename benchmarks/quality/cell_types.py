@@ -26,10 +26,10 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks import _record
 from stofm_geo import SToFM
 from stofm_geo.benchmark.baselines import neighbour_averages
 from stofm_geo.benchmark.datasets import read_without_duplicates
+from stofm_geo.benchmark.records import environment, write_result
 from stofm_geo.data import split_slices
 from stofm_geo.genes import PCAFeatures, harmonize
 from stofm_geo.tasks.splits import contiguous_blocks
@@ -135,7 +135,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*lbfgs failed to converge.*")
     adatas = {path.stem: read_without_duplicates(path) for path in sorted(args.data.glob("*.h5ad"))}
-    result: dict[str, Any] = {**_record.environment(), "training": [], "files": {}}
+    result: dict[str, Any] = {**environment(), "training": [], "files": {}}
     scores: dict[str, dict[str, list[list[float]]]] = {
         name: {row: [probe(z, adatas[name])] for row, z in plain(adatas[name]).items()}
         for name in PROBED
@@ -153,7 +153,7 @@ def main() -> None:
                 scores[name].setdefault(row, []).append(probe(z, adatas[name]))
         result["macro_f1"] = scores  # a seed, a split
         if args.output is not None:
-            _record.write(result, args.output)
+            write_result(result, args.output)
     print(f"| | {' | '.join(PROBED)} |\n|{'---|' * (len(PROBED) + 1)}")
     for row in scores[PROBED[0]]:
         each = [np.array(scores[name][row]) for name in PROBED]

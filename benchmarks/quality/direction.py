@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn import GATv2Conv, TransformerConv
 
-from benchmarks._record import environment, write
+from stofm_geo.benchmark.records import environment, write_result
 from stofm_geo.datasets import toy_stars
 from stofm_geo.nn import SE2TransformerConv
 
@@ -75,7 +75,7 @@ def main() -> None:
             found = [accuracy(kind, layer, seed) for seed in range(5)]
             rows.append({"task": kind, "layer": name, "accuracy": found})
             print(f"{kind:10} {name:36} {statistics.mean(found):.3f}  {found}", flush=True)
-    write({"environment": environment(), "rows": rows}, options.output)
+    write_result({"environment": environment(), "rows": rows}, options.output)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import torch
 from anndata import AnnData, read_h5ad
 from sklearn.metrics import adjusted_rand_score
 
-from benchmarks._record import environment, write
 from stofm_geo import SToFM, tl
+from stofm_geo.benchmark.records import environment, write_result
 from stofm_geo.data.subslices import collate_subslices
 from stofm_geo.models.prepare import PreparedTissue
 from stofm_geo.training.objectives import PretrainingObjective
@@ -99,7 +99,7 @@ def main() -> None:
             for seed in range(options.seeds):
                 rows.append(measure(options.data / f"{name}.h5ad", label, seed, **steps))
                 print(rows[-1], flush=True)
-                write({"environment": environment(), "rows": rows}, options.output)
+                write_result({"environment": environment(), "rows": rows}, options.output)
 
 
 if __name__ == "__main__":

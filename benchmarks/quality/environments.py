@@ -28,9 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks._record import environment, write
 from benchmarks.quality import _trials
 from benchmarks.quality._commands import COMMANDS, import_all, leftovers, state
+from stofm_geo.benchmark.records import environment, write_result
 
 GOOD = ("works", "clear")
 SMALL, LEFT = 2 * 2**20, 2**16  # bytes of a small disk, and those that are free at most
@@ -297,7 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
             ]
             what = {name: of.what for name, of in ENVIRONMENTS.items()}
             found = {"environment": environment(), "environments": what}
-            write(found | {"table": table(rows).splitlines(), "rows": rows}, options.output)
+            write_result(found | {"table": table(rows).splitlines(), "rows": rows}, options.output)
     print(table(rows))
     counts = Counter(part.split(":")[0] for row in rows for part in row["came"].split(" + "))
     if set(counts) - {*GOOD, "skipped"}:

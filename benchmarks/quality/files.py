@@ -22,7 +22,7 @@ import numpy as np
 from anndata import read_h5ad
 from sklearn.metrics import adjusted_rand_score
 
-from benchmarks._record import environment, write
+from stofm_geo.benchmark.records import environment, write_result
 
 SLICE_KEY = "slice_id"  # of files with several slices
 
@@ -68,7 +68,7 @@ def main() -> None:
         if file.stem not in done:
             rows.append(command(file))
             print(rows[-1], flush=True)
-            write({"environment": environment(), "rows": rows}, options.output)
+            write_result({"environment": environment(), "rows": rows}, options.output)
 
 
 if __name__ == "__main__":

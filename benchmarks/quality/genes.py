@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData, read_h5ad
 
-from benchmarks._record import environment, write
+from stofm_geo.benchmark.records import environment, write_result
 from stofm_geo.genes import GeneTable, match_genes
 
 KNOWN = {"human": "ensembl_id", "mouse": "human_ensembl_id"}  # columns of human ids
@@ -68,7 +68,7 @@ def main() -> None:
     seconds = round(time.perf_counter() - start, 2)
     found = [row for file in sorted(options.data.glob("*.h5ad")) for row in rows(file)]
     print(f"{table!r}, read in {seconds} s\n\n{markdown(found)}")
-    write(
+    write_result(
         {"environment": environment(), "table": repr(table), "seconds": seconds, "rows": found},
         options.output,
     )

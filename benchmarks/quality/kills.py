@@ -34,10 +34,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks._record import environment, write
 from benchmarks.quality import _trials
 from benchmarks.quality._commands import COMMANDS, import_all, leftovers, state
 from benchmarks.quality._commands import make_inputs as inputs_of
+from stofm_geo.benchmark.records import environment, write_result
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STAGES = ("importing", "reading", "fitting", "writing", "end")
@@ -151,7 +151,7 @@ class Trials:
         if stage == "writing":
             return _trials.signal_at(number, "stofm_geo._replace:_finish")
         if stage == "end":
-            return _trials.signal_at(number, "stofm_geo.cli._output:out.print", "Wrote")
+            return _trials.signal_at(number, "stofm_geo.cli.output:out.print", "Wrote")
         return _trials.signal_at(number, self.command.stages[stage])
 
 
@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(tried(Trials(name, work), kills, draw, options.quick))
             text = table(rows).splitlines()
             found = {"environment": environment(), "seed": options.seed}
-            write(found | {"table": text, "rows": rows}, options.output)
+            write_result(found | {"table": text, "rows": rows}, options.output)
     print(table(rows))
     if counts := Counter(row["command"] for row in rows for _ in row["faults"]):
         raise SystemExit(f"something was wrong: {dict(counts)}")

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import _record
 from stofm_geo.benchmark import DATASETS, TASKS
 from stofm_geo.benchmark.baselines import neighbour_averages
+from stofm_geo.benchmark.records import environment, write_result
 from stofm_geo.genes import PCAFeatures
 
 SIZES = (26, 28, 30, 32, 34)
@@ -41,9 +41,9 @@ def main() -> None:
             found[dataset][size] = float(np.mean(scores))
         values = list(found[dataset].values())
         print(f"{dataset}: {min(values):.3f} to {max(values):.3f}", flush=True)
-    result: dict[str, Any] = {**_record.environment(), "ari": found}
+    result: dict[str, Any] = {**environment(), "ari": found}
     if args.output is not None:
-        _record.write(result, args.output)
+        write_result(result, args.output)
 
 
 if __name__ == "__main__":

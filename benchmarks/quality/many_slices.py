@@ -25,12 +25,12 @@ import numpy as np
 from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
-from benchmarks import _record
 from benchmarks.quality._mixing import clisi, ilisi, kbet
 from stofm_geo import SToFM, tl
 from stofm_geo.benchmark import DATASETS
 from stofm_geo.benchmark.baselines import neighbour_averages
 from stofm_geo.benchmark.clusterings import components
+from stofm_geo.benchmark.records import environment, write_result
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.tasks.agreement import Agreement
 from stofm_geo.tasks.integration import choose
@@ -241,8 +241,8 @@ def main() -> None:
                     rows.append({**key, "parts": list(by_name), **scores})
                     print(json.dumps(rows[-1]), flush=True)
                     if args.output is not None:
-                        result = {**_record.environment(), "table": table(rows), "rows": rows}
-                        _record.write(result, args.output)
+                        result = {**environment(), "table": table(rows), "rows": rows}
+                        write_result(result, args.output)
     print("\n".join(table(rows)))
 
 

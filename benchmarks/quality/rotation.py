@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from anndata import AnnData, read_h5ad
 
-from benchmarks._record import environment, write
 from stofm_geo import SToFM
+from stofm_geo.benchmark.records import environment, write_result
 
 SLICES = {"dlpfc_151673": None, "st_mouse_olfactory_bulb": None, "cosmx_lung_profast": "slice_id"}
 SHIFTS = (0.0, 1e3, 1e6, 1e9, 1e12)
@@ -67,7 +67,7 @@ def main() -> None:
     for name, slice_key in SLICES.items():
         rows += measure(options.data / f"{name}.h5ad", slice_key, rng)
         print(*rows[-len(SHIFTS) - 1 :], sep="\n", flush=True)
-    write({"environment": environment(), "rows": rows}, options.output)
+    write_result({"environment": environment(), "rows": rows}, options.output)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from anndata import AnnData
 
-from benchmarks import _record
 from benchmarks.quality.cell_types import SLICE, plain, probe
 from stofm_geo import SToFM
 from stofm_geo.benchmark.datasets import read_without_duplicates
+from stofm_geo.benchmark.records import environment, write_result
 from stofm_geo.genes.encoders import from_state
 from stofm_geo.networks.state import ModelState
 from stofm_geo.networks.stofm import SToFMNetwork
@@ -105,12 +105,12 @@ def main() -> None:
                 flush=True,
             )
     result: dict[str, Any] = {
-        **_record.environment(),
+        **environment(),
         "training": model.training_record,
         "macro_f1": scores,
     }
     if args.output is not None:
-        _record.write(result, args.output)
+        write_result(result, args.output)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from benchmarks._record import write
 from benchmarks.speed import _report, _runner
 from benchmarks.speed._measurements import NAMES, Given
 from benchmarks.speed.against import compare
 from benchmarks.speed.gpu import measure
-from stofm_geo._files import check_writable
-from stofm_geo.cli._output import cli_errors, echo
+from stofm_geo.benchmark.records import write_result
+from stofm_geo.cli.output import cli_errors
 
 app = typer.Typer(
     help="How fast the library is, and in how much memory.",
@@ -78,7 +77,7 @@ def report(
     """Write one report of all measurements: Markdown, and a picture (.png) beside it."""
     file = output or folder / "report.md"
     _report.report(folder, file, readme)
-    echo(f"{file}, {file.with_suffix('.png').name}")
+    print(f"{file}, {file.with_suffix('.png').name}")
 
 
 @app.command()
@@ -91,9 +90,9 @@ def against(
     rounds: Annotated[int, typer.Option(help="Runs of each work.", min=2)] = 31,
 ) -> None:
     """Compare layers, stack and attention with another checkout's, in turns."""
-    check_writable(output, make=True)
-    write(compare(checkout, rounds), output)
-    echo(str(output))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_result(compare(checkout, rounds), output)
+    print(str(output))
 
 
 @app.command()
@@ -104,9 +103,9 @@ def gpu(
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: does it work?")] = False,
 ) -> None:
     """Time attention and layers on a GPU, beside PyG's."""
-    check_writable(output, make=True)
-    write(measure(device, quick), output)
-    echo(str(output))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_result(measure(device, quick), output)
+    print(str(output))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from benchmarks.speed._measurements import NAMES, module
 from benchmarks.speed._picture import draw
 from benchmarks.speed._runner import measured, state
 from benchmarks.speed._section import Section, Table
-from stofm_geo._files import atomic_path, read_json, replace_section
+from stofm_geo.benchmark.reporting import replace_section
 
 
 def report(folder: Path, file: Path, readme: Path | None = None) -> None:
@@ -29,7 +30,7 @@ def report(folder: Path, file: Path, readme: Path | None = None) -> None:
     if file.suffix != ".md":
         raise ValueError(f"{file}: a report is Markdown; let its name end in .md")
     files = {name: folder / f"{name}.json" for name in NAMES}
-    found = {name: read_json(path) for name, path in files.items() if path.exists()}
+    found = {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
     if not found:
         raise FileNotFoundError(
             f"{folder}: has none of {', '.join(p.name for p in files.values())}"
@@ -40,8 +41,7 @@ def report(folder: Path, file: Path, readme: Path | None = None) -> None:
     summary = _summary(found)
     lines = ["# Speed", "", *_table(summary), ""]
     if panels:
-        with atomic_path(picture) as temporary:
-            draw(panels, temporary)
+        draw(panels, picture)
         lines += [f"![Times over sizes]({picture.name})", ""]
     for name, section in sections.items():
         lines += [f"## {name}", "", _about(name), ""]
@@ -49,8 +49,7 @@ def report(folder: Path, file: Path, readme: Path | None = None) -> None:
             lines += [f"Left out: {part}: {' '.join(reason.split())}", ""]
         for table in section.tables:
             lines += [f"### {table.title}", "", *_table(table), ""]
-    with atomic_path(file) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    file.write_text("\n".join(lines), encoding="utf-8")
     if readme is not None:
         lines = _table(_headlines(sections, summary))
         if panels:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks._record import environment, write
 from benchmarks.speed._measurements import NAMES, Failed, Given, LeftOut, measure
 from benchmarks.speed._process import fresh
-from stofm_geo._files import check_writable, read_json
-from stofm_geo.cli._output import echo
+from stofm_geo.benchmark.records import environment, write_result
 
 
 def run(names: Sequence[str], folder: Path, given: Given, *, limit: float, again: bool) -> None:
     """Make measurements, and write ``NAME.json`` of each into ``folder``.
 
-    A file holds what :func:`benchmarks._record.environment` tells, whether sizes were ``quick``,
-    the ``seconds`` that the measurement took, and its result, or ``left_out`` or ``failed`` with
-    the reason. What is there with a result is not measured again.
+    A file holds :func:`stofm_geo.benchmark.records.environment`, whether sizes were ``quick``, the
+    ``seconds`` that the measurement took, and its result, or ``left_out`` or ``failed`` with the
+    reason. What is there with a result is not measured again.
 
     Args:
         names: Some of :data:`NAMES`.
@@ -43,20 +42,20 @@ def run(names: Sequence[str], folder: Path, given: Given, *, limit: float, again
         if found["quick"] != given.quick:
             kind = "quick" if found["quick"] else "full"
             raise ValueError(f"{folder}: {name}.json is of {kind} sizes; name another folder")
-    check_writable(folder / "result.json", make=True)
+    folder.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in dict.fromkeys(names):
         if name in there and not again:
-            echo(f"{name}: is there already (--again measures it again)")
+            print(f"{name}: is there already (--again measures it again)")
             continue
         made = _made(name, given, limit)
         result = {"environment": environment(), "quick": given.quick, **made}
-        write(result, _file(folder, name))
+        write_result(result, _file(folder, name))
         if "failed" in result:
             failed.append(name)
-        echo(f"{name}: {state(result)} ({result['seconds']:.0f} s)")
+        print(f"{name}: {state(result)} ({result['seconds']:.0f} s)")
         for part, reason in result.get("without", {}).items():
-            echo(f"{name}: left out {part}: {reason}")
+            print(f"{name}: left out {part}: {reason}")
     if failed:
         raise Failed(f"failed: {', '.join(failed)}; the reasons are in {folder}")
 
@@ -91,4 +90,4 @@ def _file(folder: Path, name: str) -> Path:
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
     file = _file(folder, name)
-    return read_json(file) if file.exists() else {}
+    return json.loads(file.read_text()) if file.exists() else {}

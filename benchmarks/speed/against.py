@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks._record import environment
-from stofm_geo.cli._output import echo
+from stofm_geo.benchmark.records import environment
 
 _WORKER = Path(__file__).with_name("_works.py")
 _HERE = Path(__file__).parents[2]
@@ -73,7 +72,7 @@ def compare(checkout: Path, rounds: int) -> dict[str, Any]:
                 pairs.append([taken[id(worker)] for worker in workers])
             rows.append({"work": name, **_summary(pairs)})
             row = rows[-1]
-            echo(f"{name}: {row['ratio']:.2f} of {row['other_ms']:.1f} ms")
+            print(f"{name}: {row['ratio']:.2f} of {row['other_ms']:.1f} ms")
     finally:
         for worker in workers:
             worker.close()

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.nn import TransformerConv
 
-from benchmarks._record import environment
 from benchmarks.speed._timing import interleaved
-from stofm_geo.cli._output import echo
+from stofm_geo.benchmark.records import environment
 from stofm_geo.nn import SE2Transformer, SE2TransformerConv
 from stofm_geo.ops import EdgeGraph, edge_attention
 from stofm_geo.transforms import SpatialKNN
@@ -47,7 +46,7 @@ def measure(device: str, quick: bool) -> dict[str, Any]:
                 row = {"size": size, "dtype": str(dtype), "training": training, "times": times}
                 rows.append(row)
                 found = {name: f"{of['ratio']:.1f}" for name, of in times.items()}
-                echo(f"{size}, {dtype}, {'training' if training else 'forward'}: {found}")
+                print(f"{size}, {dtype}, {'training' if training else 'forward'}: {found}")
     name = torch.cuda.get_device_name() if device == "cuda" else device
     return {"environment": environment(), "device": name, "rows": rows}
 

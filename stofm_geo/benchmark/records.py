@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from stofm_geo._files import atomic_path
+
 FILE = "cells.jsonl"
 KEYS = ("task", "dataset", "split", "model", "seed")
 PACKAGES = (
@@ -50,6 +52,13 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def write_result(result: dict[str, Any], path: Path) -> None:
+    """Write a result as JSON, whole or not at all; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def key_of(row: dict[str, Any]) -> tuple:

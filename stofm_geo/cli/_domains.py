@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from stofm_geo._keys import Keys
 from stofm_geo.cli._embedding import Settings
-from stofm_geo.cli._output import echo, record
+from stofm_geo.cli.output import echo, record
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stofm_geo._keys import Keys
-from stofm_geo.cli._output import echo, record
 from stofm_geo.cli._stages import Stages
+from stofm_geo.cli.output import echo, record
 
 if TYPE_CHECKING:
     from anndata import AnnData

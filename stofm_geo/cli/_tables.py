@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stofm_geo.cli._output import echo, record
+from stofm_geo.cli.output import echo, record
 
 if TYPE_CHECKING:
     from anndata import AnnData

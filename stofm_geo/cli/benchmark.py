@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from stofm_geo.cli._output import cli_errors, echo
+from stofm_geo.cli.output import cli_errors, echo
 
 benchmark = typer.Typer(
     help="Benchmarks of layers and methods on five tasks with fixed splits.", no_args_is_help=True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stofm_geo.cli import _options as options
-from stofm_geo.cli._output import cli_errors, echo, record
+from stofm_geo.cli.output import cli_errors, echo, record
 
 if TYPE_CHECKING:
     from stofm_geo.data.corpus.sources import SourceOptions

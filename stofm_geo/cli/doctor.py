@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 
 from stofm_geo._version import __version__
-from stofm_geo.cli._output import cli_errors, echo, record
+from stofm_geo.cli.output import cli_errors, echo, record
 
 _PACKAGES = (
     "torch",

@@ -19,9 +19,9 @@ from stofm_geo.cli._embedding import (
     embed_part,
     embed_tables,
 )
-from stofm_geo.cli._output import cli_errors, echo
 from stofm_geo.cli._stages import Stages
 from stofm_geo.cli._tables import Reader, read_tables, write_tables
+from stofm_geo.cli.output import cli_errors, echo
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -8,7 +8,7 @@ import typer
 
 from stofm_geo._logging import suppress_logger
 from stofm_geo._signals import defer_signals
-from stofm_geo.cli._output import cli_errors, echo
+from stofm_geo.cli.output import cli_errors, echo
 
 
 @cli_errors

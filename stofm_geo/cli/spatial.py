@@ -11,8 +11,8 @@ import typer
 
 from stofm_geo._keys import Keys
 from stofm_geo.cli import _options as options
-from stofm_geo.cli._output import cli_errors, echo, record
 from stofm_geo.cli._tables import read_tables, write_tables
+from stofm_geo.cli.output import cli_errors, echo, record
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -9,14 +9,14 @@ import sys
 import typer
 from typer.testing import CliRunner
 
-from stofm_geo.cli._output import cli_errors, echo, record
+from stofm_geo.cli.output import cli_errors, echo, record
 
 
 def test_a_command_goes_on_where_nobody_reads_any_more() -> None:
     script = (
         "import sys\n"
         "from rich.console import Console\n"
-        "from stofm_geo.cli._output import cli_errors, echo\n"
+        "from stofm_geo.cli.output import cli_errors, echo\n"
         "@cli_errors\n"
         "def command():\n"
         "    echo('first')\n"

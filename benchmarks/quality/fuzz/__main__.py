@@ -9,10 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks._record import environment, write
 from benchmarks.quality import fuzz
 from benchmarks.quality.fuzz.trials import CLASSES, FAULTS, trials
-from stofm_geo.benchmark.records import append
+from stofm_geo.benchmark.records import append, environment, write_result
 
 
 def table(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -70,7 +69,7 @@ def main() -> None:
     bad = [row for row in rows if row["found"] in FAULTS]
     if log is not None:
         result = {"trials": len(rows), "seed": options.seed, "counts": counts, "bad": bad}
-        write({"environment": environment(), **result}, options.output)
+        write_result({"environment": environment(), **result}, options.output)
     if bad:
         raise SystemExit(f"{len(bad)} of {len(rows)} trials came to what must not be")
 
