@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from anndata import AnnData
 from huggingface_hub import ModelHubMixin
-from torch.utils.data import ConcatDataset
 
 from stofm_geo._anndata_checks import check_target, numbered
 from stofm_geo._files import atomic_folder
@@ -35,7 +34,6 @@ from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.files import FILES
 from stofm_geo.networks.state import ModelState, TrainingRecord
 from stofm_geo.networks.stofm import SToFMNetwork
-from stofm_geo.networks.warm_start import warm_start
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -211,7 +209,7 @@ class SToFM(ModelHubMixin):
         Raises:
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         """
-        from stofm_geo.training.slice_pretrain import SlicePretraining, pretrain
+        from stofm_geo.training.slice_pretrain import pretrain_slices
         from stofm_geo.training.trainer import seed_context
 
         check_positive("max_steps", max_steps, whole=True)
@@ -225,31 +223,16 @@ class SToFM(ModelHubMixin):
             else PreparedTissue(one, self.config, use_rep, name=name, **keys)
             for one, name in zip(given, names, strict=True)
         ]
-        slices = [part for tissue in tissues for part in tissue.slices]
+        parts = [part for tissue in tissues for part in tissue.slices]
         with seed_context(seed):
-            encoder = make_encoder(self.config, tissues[0].use_rep, slices)
+            encoder = make_encoder(self.config, tissues[0].use_rep, parts)
             for tissue in tissues:
                 tissue.drop_empty(encoder.genes)
-            network = SToFMNetwork(encoder.out_channels, self.config, encoder.module)
-            module = SlicePretraining(network, self.config)
-            subslices = [own for tissue in tissues for own in tissue.subslices(encoder)]
-            if encoder.module is not None:
-                warm_start(encoder.module, [own.panel for own in subslices])
-            every: Any = ConcatDataset(subslices)  # type: ignore[arg-type]  # any sequences do
-            steps = pretrain(module, every, max_steps, seed=seed, progress=progress)
-        self.network, self.encoder = network.cpu().eval(), encoder
-        losses = module.best_losses.tolist()
-        self.training_record = {
-            "seed": seed,
-            "steps": steps,
-            "best_step": module.best_step,
-            "slices": len(subslices),
-            "cells": sum(len(own.part) for own in subslices),
-            "niche_loss": losses[0],
-            "niche_loss_of_averages": losses[1],
-            "distance_loss": losses[2],
-            "distance_loss_as_seen": losses[3],
-        }
+            slices = [own for tissue in tissues for own in tissue.subslices(encoder)]
+            self.network, self.training_record = pretrain_slices(
+                self.config, encoder, slices, max_steps, seed=seed, progress=progress
+            )
+        self.encoder = encoder
         return self
 
     def embed(

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 from torch_geometric.data import Data
 
-from stofm_geo.data.subslices import collate_subslices
+from stofm_geo.data.subslices import SubSliceDataset, collate_subslices
+from stofm_geo.genes import CellFeatures
 from stofm_geo.networks.config import SToFMConfig
+from stofm_geo.networks.state import TrainingRecord
 from stofm_geo.networks.stofm import SToFMNetwork
+from stofm_geo.networks.warm_start import warm_start
 from stofm_geo.training.objectives import PretrainingObjective
 from stofm_geo.training.pretrain import Pretraining
 from stofm_geo.training.pretraining_loader import pretraining_loader
@@ -66,6 +69,48 @@ class SlicePretraining(Pretraining):
     def keep_best(self) -> None:
         """Load the best weights."""
         self.network.load_state_dict(self._best)
+
+
+def pretrain_slices(
+    config: SToFMConfig,
+    encoder: CellFeatures,
+    slices: Sequence[SubSliceDataset],
+    max_steps: int,
+    *,
+    seed: int,
+    progress: bool,
+) -> tuple[SToFMNetwork, TrainingRecord]:
+    """Train a new network on slices; call it in :func:`~stofm_geo.training.trainer.seed_context`.
+
+    Args:
+        config: Configuration of the network and its training.
+        encoder: Fitted; one that is trained with the network becomes a part of it.
+        slices: Sub-slices of each slice.
+        max_steps: Training steps at most.
+        seed: Random seed of the held-out masks.
+        progress: Show a progress bar.
+
+    Returns:
+        The network, on the CPU and in evaluation mode, and how it was trained.
+    """
+    network = SToFMNetwork(encoder.out_channels, config, encoder.module)
+    module = SlicePretraining(network, config)
+    if encoder.module is not None:
+        warm_start(encoder.module, [own.panel for own in slices])
+    every: Any = ConcatDataset(slices)  # type: ignore[arg-type]  # any sequences do
+    steps = pretrain(module, every, max_steps, seed=seed, progress=progress)
+    losses = module.best_losses.tolist()
+    return network.cpu().eval(), {
+        "seed": seed,
+        "steps": steps,
+        "best_step": module.best_step,
+        "slices": len(slices),
+        "cells": sum(len(own.part) for own in slices),
+        "niche_loss": losses[0],
+        "niche_loss_of_averages": losses[1],
+        "distance_loss": losses[2],
+        "distance_loss_as_seen": losses[3],
+    }
 
 
 def pretrain(

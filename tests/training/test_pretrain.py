@@ -190,7 +190,7 @@ def test_distances_start_near_their_mean(subslices, network) -> None:
 def _training(subslices, monkeypatch, losses: list[float], max_steps: int) -> SlicePretraining:
     """Train on ``subslices``; the checks find these niche losses, the first before training."""
     torch.manual_seed(0)
-    module = SlicePretraining(SToFMNetwork(8, SETTINGS), SETTINGS)
+    module = SlicePretraining(SToFMNetwork(6, SETTINGS), SETTINGS)
     left = iter(losses)
 
     def found(batch, batch_idx: int) -> None:
@@ -217,7 +217,7 @@ def test_training_ends_when_held_out_masks_are_guessed_no_better(
     module = _training(subslices, monkeypatch, losses, 100)
     assert (module.steps, module.best_step) == (steps, best)
     torch.manual_seed(0)
-    untrained = SToFMNetwork(8, SETTINGS).project.weight
+    untrained = SToFMNetwork(6, SETTINGS).project.weight
     assert torch.equal(module.network.project.weight, untrained) == (best == 0)
 
 
