@@ -21,6 +21,7 @@ from stofm_geo._anndata_checks import check_anndatas, check_target
 from stofm_geo._colors import default_color
 from stofm_geo._keys import Keys
 from stofm_geo._linalg import BLOCK, principal_axes, row_order
+from stofm_geo._progress import track
 from stofm_geo._validation import check_positive
 from stofm_geo.tasks._embedded import Embedded, locate, read_embedded
 from stofm_geo.tasks._empty import nearest_full
@@ -48,6 +49,7 @@ def domains(
     key_added: str = Keys.DOMAIN,
     refine: bool = True,
     seed: int = 0,
+    progress: bool = True,
 ) -> None:
     """Find spatial domains and write them into ``adata.obs[key_added]``, in place.
 
@@ -88,6 +90,7 @@ def domains(
         key_added: Column of ``obs`` that is written, categorical.
         refine: Whether to smooth labels by a majority vote of the neighbours.
         seed: Random seed of the k-means starts and of the subsample.
+        progress: Show a progress bar.
 
     Raises:
         KeyError: A key that is not there; without ``X_stofm``, run ``SToFM.embed`` first.
@@ -128,7 +131,7 @@ def domains(
         label[: sum(map(len, told))] = np.concatenate(told)
         label[order] = classify(parts, label[order])
     else:
-        label[order] = _mixture(parts, near, order, n_domains, seed)
+        label[order] = _mixture(parts, near, order, n_domains, seed, progress)
     if refine:
         label = majority_vote(label, near)
     if not known:
@@ -206,7 +209,12 @@ def _votes(positions: np.ndarray, slices: np.ndarray) -> sp.csr_matrix:
 
 
 def _mixture(
-    parts: np.ndarray, near: sp.csr_matrix, order: np.ndarray, n_domains: int | None, seed: int
+    parts: np.ndarray,
+    near: sp.csr_matrix,
+    order: np.ndarray,
+    n_domains: int | None,
+    seed: int,
+    progress: bool,
 ) -> np.ndarray:
     """Labels ``[n]`` of the likeliest of several mixtures; row ``i`` is cell ``order[i]``."""
     random = np.random.RandomState(seed)
@@ -223,7 +231,8 @@ def _mixture(
         if some is parts and connected_components(near, return_labels=False) == 1:
             ward = AgglomerativeClustering(n_domains, connectivity=near[order][:, order])
             starts.append(ward.fit(parts).labels_)
-    fits = [_gaussians(some, label, seed) for label in starts]
+    shown = track(starts, "Finding domains", len(starts), show=progress)
+    fits = [_gaussians(some, label, seed) for label in shown]
     best = max(fits, key=lambda fit: fit.lower_bound_)
     return np.concatenate([best.predict(parts[i : i + BLOCK]) for i in _starts(len(parts))])
 
