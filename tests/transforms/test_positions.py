@@ -74,7 +74,7 @@ def test_virtual_nodes_must_come_after(data: Data) -> None:
 
 def test_all_at_one_place_is_an_error_that_says_how_many() -> None:
     with pytest.raises(
-        ValueError, match=r"all 5 cells .* one position; .* two distinct positions or more"
+        ValueError, match=r"all 5 cells .* the same position; .* at least two distinct positions"
     ):
         NormalizePositions()(Data(pos=torch.ones(5, 2)))
 
