@@ -153,7 +153,10 @@ def embed(
         model = _MINI
     official = (model or "").startswith(OFFICIAL)
     _check_options(
-        (vocabulary is not None and not official, f"--vocabulary goes with --model {OFFICIAL}DIR"),
+        (
+            vocabulary is not None and not official,
+            f"--vocabulary goes with --model {OFFICIAL}DIR alone; leave it out",
+        ),
         (layer is not None and official, "a published model reads counts in X; leave --layer out"),
         (layer is not None and use_rep is not None, "--layer and --use-rep: give one of them"),
         (

@@ -78,7 +78,7 @@ def test_command(folder, adata, tmp_path) -> None:
     assert written.obsm["X_stofm"].shape == (240, 64)
     assert written.obs["stofm_domain"].nunique() == 3
     result = CliRunner().invoke(app, [*run[:4], "--vocabulary", str(folder)])
-    assert result.exit_code == 1 and "a vocabulary goes with --model official:DIR" in result.output
+    assert result.exit_code == 1 and "--vocabulary goes with --model official:DIR" in result.output
 
 
 @pytest.mark.slow
