@@ -196,7 +196,7 @@ def _in_obs(adata: AnnData, key: str) -> str:
 def _likely_key(adata: AnnData) -> str:
     """Return advice for a message: the key that seems to hold positions, if there is one."""
     usual = [key for key in adata.obsm if re.search("spatial|coord", key, re.IGNORECASE)]
-    return f": spatial_key={usual[0]!r} (--spatial-key {usual[0]})" if usual else ""
+    return f": spatial_key={usual[0]!r} (--spatial-key {usual[0]})" if usual else " (--spatial-key)"
 
 
 def check_slice_key(obs: pd.DataFrame, key: str) -> pd.Categorical:

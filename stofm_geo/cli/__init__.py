@@ -18,7 +18,6 @@ app = typer.Typer(
     epilog="Exit codes: 0; 1 after an error, which is one line on standard error; 2 for a wrong "
     "command line; 128 + n after signal n.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 _TASKS = (domains, finetune, predict, evaluate, deconvolve, impute)

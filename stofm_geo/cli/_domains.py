@@ -53,6 +53,7 @@ def report(
     spatial_key: str = Keys.SPATIAL,
     label_key: str | None = None,
     plot: Path | None = None,
+    domains_key: str = Keys.DOMAIN,
 ) -> None:
     """Print scores, write pictures."""
     if label_key is None and plot is None:
@@ -64,12 +65,12 @@ def report(
     from stofm_geo.pl.domains import share_colors
 
     if label_key is not None and plot is not None:
-        share_colors(adatas, Keys.DOMAIN, label_key)  # one map for all pictures
+        share_colors(adatas, domains_key, label_key)  # one map for all pictures
     for adata, name in zip(adatas, names, strict=True):
         if label_key is not None:
             labels = read_names(adata.obs[label_key], f"{name}: obs[{label_key!r}]")
             known = labels.astype(bool)
-            pair = labels[known].astype(str), adata.obs[Keys.DOMAIN][known]
+            pair = labels[known].astype(str), adata.obs[domains_key][known]
             ari, nmi = adjusted_rand_score(*pair), normalized_mutual_info_score(*pair)
             record(files={name: {"ari": ari, "nmi": nmi, "labelled_cells": int(known.sum())}})
             echo(
@@ -82,6 +83,7 @@ def report(
                 picture = plot.with_name(f"{plot.stem}-{Path(name).stem}{plot.suffix}")
             pl.domains(
                 adata,
+                domains_key,
                 label_key=label_key,
                 spatial_key=spatial_key,
                 slice_key=slice_key,

@@ -253,6 +253,7 @@ def embed_part(tables: Tables, settings: Settings, stages: Stages, part: str) ->
         if stages.embedded(task.number) is None:
             _embed_one(task)
             echo(f"{task.path}: embedded")
+    echo(f"Part {part} is done; when all parts are, give --resume in place of --part")
 
 
 def _tasks(tables: Tables, settings: Settings, stages: Stages) -> list[_Task]:

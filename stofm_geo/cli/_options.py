@@ -45,5 +45,19 @@ NDomains = Annotated[
     int | None,
     typer.Option(help="Number of spatial domains. (default: as many as Leiden finds)", min=2),
 ]
+Integrate = Annotated[
+    str,
+    typer.Option(
+        help="How differences between slices are taken out before domains are found: harmony, "
+        "center, none, or auto, which changes only slices that lie apart. X_stofm stays."
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Picture of the domains to write (.png, .pdf, .svg); of several files, one each, "
+        "with the name of the file added."
+    ),
+]
 SpatialKey = Annotated[str, typer.Option(help="Key in obsm of the positions, x and y.")]
 Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stofm_geo.cli.output import echo
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -33,6 +35,7 @@ class Stages:
             return
         run = json.loads(json.dumps({"sources": _stamps(sources), "options": options}, default=str))
         if (folder / _RUN).exists() and not _is_of(folder, run):
+            echo(f"{folder} is of other files or options; starting from the beginning")
             shutil.rmtree(folder)
         if not (folder / _RUN).exists():
             folder.mkdir(parents=True, exist_ok=True)  # array jobs may do so at the same time

@@ -82,13 +82,7 @@ def embed(
         bool, typer.Option("--domains/--no-domains", help="Find spatial domains.")
     ] = True,
     n_domains: options.NDomains = None,
-    integrate: Annotated[
-        str,
-        typer.Option(
-            help="How differences between slices are taken out before domains are found: harmony, "
-            "center, none, or auto, which changes only slices that lie apart. X_stofm stays."
-        ),
-    ] = "auto",
+    integrate: options.Integrate = "auto",
     reference: Annotated[
         list[Path] | None,
         typer.Option(
@@ -99,9 +93,7 @@ def embed(
     label_key: Annotated[
         str | None, typer.Option(help="Column of obs with known regions, to score domains by.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Picture of the domains to write (.png, .pdf, .svg).")
-    ] = None,
+    plot: options.Plot = None,
     seed: options.Seed = 0,
     save_model: Annotated[
         Path | None, typer.Option(help="Folder to save the fitted model in.")

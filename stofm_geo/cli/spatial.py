@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from stofm_geo._keys import Keys
 from stofm_geo.cli import _options as options
+from stofm_geo.cli._domains import report
 from stofm_geo.cli._tables import read_tables, write_tables
 from stofm_geo.cli.output import cli_errors, echo, record
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from stofm_geo.models.prepare import SpatialKeys
+    from stofm_geo.tasks.integration import Method
 
 Reference = Annotated[
     Path, typer.Option(help="Reference cells with raw counts, in any format of the input.")
@@ -59,6 +63,8 @@ def domains(
     refine: Annotated[
         bool, typer.Option(help="Smooth domains by a majority vote of the neighbours.")
     ] = True,
+    integrate: options.Integrate = "auto",
+    plot: options.Plot = None,
     table: options.Table = None,
     seed: options.Seed = 0,
 ) -> None:
@@ -67,14 +73,28 @@ def domains(
     Several files are clustered jointly. Writes obs[KEY] into a copy of each file.
     """
     from stofm_geo import tl
+    from stofm_geo._validation import listed
     from stofm_geo.data.io import output_targets
+    from stofm_geo.tasks.integration import check_method, describe
 
+    check_method("--integrate", integrate)
     targets = output_targets(slices, output, table=table)
+    if plot is not None:
+        from stofm_geo.pl import check_picture
+
+        check_picture(plot)
     adatas = _read(slices, table, spatial_key)
+    for adata, path in zip(adatas, slices, strict=True):
+        if use_rep not in adata.obsm:
+            raise KeyError(
+                f"{path}: obsm has no {use_rep!r} (embeddings); it has {listed(adata.obsm)}; run "
+                "stofm-geo embed first, or name another key with --use-rep"
+            )
     start = time.perf_counter()
     tl.domains(
         adatas,
         n_domains,
+        integrate=cast("Method", integrate),
         use_rep=use_rep,
         slice_key=slice_key,
         spatial_key=spatial_key,
@@ -84,7 +104,11 @@ def domains(
     )
     count = len(adatas[0].obs[key_added].cat.categories)
     record(domains=count)
-    echo(f"Found {count} domains in {time.perf_counter() - start:.0f} s")
+    jointly = describe(adatas[0].uns[f"{key_added}_slices"])
+    echo(f"Found {count} domains{jointly} in {time.perf_counter() - start:.0f} s")
+    keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    names = [str(path) for path in slices]
+    report(adatas, names, label_key=None, plot=plot, domains_key=key_added, **keys)
     write_tables(adatas, targets)
 
 

@@ -66,7 +66,8 @@ class PCAFeatures:
         if len(genes) < 2:
             raise ValueError(
                 f"the {len(slices)} slices share {len(genes)} gene names; at least 2 are needed; "
-                "use names of one kind (symbols or Ensembl ids) and one species"
+                "use names of one kind (symbols or Ensembl ids) and one species, or "
+                "encoder='panel' (--encoder panel), which takes different panels and species"
             )
         self.genes = genes.to_numpy(dtype=str)
         counts = [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]

@@ -48,8 +48,17 @@ def test_domains(file, tmp_path) -> None:
     expected = read_h5ad(file)
     tl.domains(expected, 3, key_added="d")
     assert (read_h5ad(out).obs["d"] == expected.obs["d"]).all()
+    words = ("domains", file, "-o", out, "--key-added", "d", "--plot", tmp_path / "p.png")
+    code, text, errors = run(*words, "--n-domains", 3)
+    assert code == 0 and (tmp_path / "p.png").exists(), text + errors
     code, _, errors = run("domains", file, "-o", out, "--use-rep", "X_none")
-    assert code == 1 and "X_none" in errors and errors.count("\n") == 1
+    assert code == 1 and errors.count("\n") == 1 and "slice.h5ad: obsm has no 'X_none'" in errors
+    assert "run stofm-geo embed first, or name another key with --use-rep" in errors
+    assert run("domains", file, "-o", out, "--integrate", "best")[0] == 1
+
+
+def test_completion_is_there() -> None:
+    assert "--install-completion" in run("--help")[1]
 
 
 def test_deconvolve(file, reference, tmp_path) -> None:

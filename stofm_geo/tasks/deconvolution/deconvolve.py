@@ -134,7 +134,7 @@ def deconvolve(
         if depth < 1 and cells_per_spot is None:
             warnings.warn(
                 f"a spot has {depth:.2f} times the counts of a reference cell, and is treated "
-                "as one cell; set cells_per_spot if spots hold more",
+                "as one cell; set cells_per_spot (--cells-per-spot) if spots hold more",
                 stacklevel=2,
             )
         window_size = float(max(depth, 1.0) if cells_per_spot is None else cells_per_spot)
