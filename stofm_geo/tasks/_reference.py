@@ -18,6 +18,8 @@ from stofm_geo.genes.harmonize import harmonize
 HERE, THERE = "adata", "the reference"  # names in messages
 TOO_FEW = 5  # shared genes: an error
 _FEW = 50  # shared genes: below, a warning
+_MANTEL_GENES, _MANTEL_CELLS = 200, 2000
+_PERMUTATIONS, _LEVEL = 199, 0.05
 
 
 def shared_genes(
@@ -30,7 +32,7 @@ def shared_genes(
     """Return both AnnData, harmonized if ``organism`` is given, and their shared genes, sorted.
 
     Warns:
-        UserWarning: They share fewer than 50 genes.
+        UserWarning: They share fewer than 50 genes, or these do not vary together alike.
 
     Raises:
         TypeError: One is not an AnnData.
@@ -57,6 +59,7 @@ def shared_genes(
             f"and {reference.n_vars} there; results from so few genes are rough",
             stacklevel=3,
         )
+    warn_if_unlike(adata, reference, genes)
     return adata, reference, genes
 
 
@@ -93,6 +96,48 @@ def counts_of(adata: AnnData, genes: np.ndarray, name: str) -> sp.csr_matrix:
     with error_context(name):
         counts = as_counts(adata, copy=False)
     return sp.csr_matrix(counts[:, adata.var_names.get_indexer(genes)])
+
+
+def warn_if_unlike(here: AnnData, there: AnnData, genes: np.ndarray) -> None:
+    """Warn where genes do not vary together in the reference as they do in ``adata``.
+
+    The test is Mantel's: the correlation of both sides' correlations between genes must exceed
+    that of 19 in 20 permutations of the genes. It takes at most 2 000 cells and the 200 genes with
+    the most counts.
+
+    Warns:
+        UserWarning: It does not: the tissue, the species or the names may be others.
+    """
+    sides = [counts_of(here, genes, HERE), counts_of(there, genes, THERE)]
+    total = np.minimum(*(np.asarray(counts.mean(axis=0)).ravel() for counts in sides))
+    most = np.argsort(-total, kind="stable")[:_MANTEL_GENES]
+    first, second = (_gene_correlations(counts[:, most]) for counts in sides)
+    if not (first.any() and second.any()):  # of a single cell, say: nothing to compare
+        return
+    pairs = np.triu_indices(len(most), 1)
+    rng = np.random.default_rng(0)
+    orders = [np.arange(len(most)), *(rng.permutation(len(most)) for _ in range(_PERMUTATIONS))]
+    agreement = [
+        np.corrcoef(first[pairs], second[np.ix_(order, order)][pairs])[0, 1] for order in orders
+    ]
+    if not np.mean(np.array(agreement[1:]) >= agreement[0]) < _LEVEL:
+        warnings.warn(
+            f"the {len(genes)} shared genes do not vary together in the reference as they do in "
+            f"the slice (correlation of their correlations {agreement[0]:.2f}, no more than by "
+            "chance): results may mean nothing; is it the same tissue, species and kind of names?",
+            stacklevel=4,
+        )
+
+
+def _gene_correlations(counts: sp.csr_matrix) -> np.ndarray:
+    """Return correlations between genes, of log fractions of evenly spaced cells; 0 without any."""
+    rows = counts[:: -(-counts.shape[0] // _MANTEL_CELLS)].toarray().astype(np.float64)
+    rows = rows[rows.any(axis=1)]
+    rows = np.log1p(rows / rows.sum(axis=1, keepdims=True) * 1e3)
+    rows -= rows.mean(axis=0)
+    norm = np.sqrt((rows**2).sum(axis=0))
+    rows /= np.where(norm > 1e-9, norm, np.inf)  # a constant gene varies with none
+    return rows.T @ rows
 
 
 def row_order(counts: sp.csr_matrix) -> np.ndarray:

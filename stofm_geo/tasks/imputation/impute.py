@@ -87,7 +87,8 @@ def impute(
             names as they are.
 
     Warns:
-        UserWarning: There are fewer than 50 shared genes; or cells have no counts of them, and get
+        UserWarning: There are fewer than 50 shared genes, or they do not vary together in the
+            reference as they do in ``adata``, which may be another tissue; or cells have no counts of them, and get
             the mean of the other cells.
 
     Raises:
