@@ -88,8 +88,8 @@ def impute(
 
     Warns:
         UserWarning: There are fewer than 50 shared genes, or they do not vary together in the
-            reference as they do in ``adata``, which may be another tissue; or cells have no counts of them, and get
-            the mean of the other cells.
+            reference as they do in ``adata``, which may be another tissue; or cells have no
+            counts of them, and get the mean of the other cells.
 
     Raises:
         KeyError: The reference lacks one of ``genes``, or both AnnData lack ``slice_key`` or a
