@@ -91,7 +91,8 @@ def deconvolve(
         UserWarning: There are fewer than 50 shared genes, or they do not vary together in the
             reference as they do in ``adata``, which may be another tissue; a type has no cell
             with counts of them, and is left out; spots have no counts of them, and get the mean of
-            the other spots; or spots have fewer counts than reference cells, and ``cells_per_spot`` is not given.
+            the other spots; or spots have fewer counts than reference cells, and
+            ``cells_per_spot`` is not given.
 
     Raises:
         KeyError: The reference lacks ``label_key``, ``slice_key`` or a non-default ``spatial_key``.
