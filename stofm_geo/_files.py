@@ -220,6 +220,13 @@ def replace_section(file: Path, name: str, text: str) -> None:
         temporary.write_text(f"{before}{start}\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
 
 
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Return the size in bytes and the last change (ns) of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    stats = [file.stat() for file in files]
+    return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
+
+
 def read_json(file: Path) -> Any:
     """Return the content of a JSON file.
 

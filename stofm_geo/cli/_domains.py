@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from stofm_geo._keys import Keys
-from stofm_geo.cli._embedding import Settings
 from stofm_geo.cli.output import echo, record
 
 if TYPE_CHECKING:
@@ -18,12 +17,18 @@ if TYPE_CHECKING:
 
 def write_domains(
     adatas: list[AnnData],
-    settings: Settings,
     n_domains: int | None,
-    integrate: str,
-    reference: list[AnnData],
+    *,
+    integrate: str = "auto",
+    reference: list[AnnData] | None = None,
+    use_rep: str = Keys.EMBEDDING,
+    spatial_key: str = Keys.SPATIAL,
+    slice_key: str | None = None,
+    key_added: str = Keys.DOMAIN,
+    refine: bool = True,
+    seed: int = 0,
 ) -> None:
-    """Find domains of all files jointly, and say how many."""
+    """Find domains of all files jointly, and say how many; see :func:`stofm_geo.tl.domains`."""
     from stofm_geo import tl
     from stofm_geo.tasks.integration import describe
 
@@ -33,13 +38,16 @@ def write_domains(
         n_domains,
         integrate=cast("Method", integrate),
         reference=reference or None,
-        seed=settings.seed,
-        spatial_key=settings.keys["spatial_key"],
-        slice_key=settings.keys["slice_key"],
+        use_rep=use_rep,
+        spatial_key=spatial_key,
+        slice_key=slice_key,
+        key_added=key_added,
+        refine=refine,
+        seed=seed,
     )
-    found = {name for adata in adatas for name in adata.obs[Keys.DOMAIN].dropna()}
-    of = f" of the {len(adatas[0].obs[Keys.DOMAIN].cat.categories)} known" if reference else ""
-    jointly = describe(adatas[0].uns[f"{Keys.DOMAIN}_slices"])
+    found = {name for adata in adatas for name in adata.obs[key_added].dropna()}
+    of = f" of the {len(adatas[0].obs[key_added].cat.categories)} known" if reference else ""
+    jointly = describe(adatas[0].uns[f"{key_added}_slices"])
     seconds = time.perf_counter() - start
     record(domains=len(found), seconds={"domains": round(seconds, 1)})
     echo(f"Found {len(found)} domains{of}{jointly} in {seconds:.0f} s")

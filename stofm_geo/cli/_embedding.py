@@ -95,14 +95,11 @@ def embed_tables(
         _embed_on_cluster(tables, settings, stages, scheduler)
     results = []
     for number, name in enumerate(names):
-        kept = stages.embedded(number)
         adata = tables[number] if number not in prepared else prepared[number].adata
-        before = set(adata.obsm) - {Keys.EMBEDDING}
-        if kept is None:
-            embed(number, adata, name)
-            made = [key for key in adata.obsm if key not in before]
-            stages.keep(number, adata, made)
+        if not stages.has(number):
+            made = _embed_and_keep(embed, number, adata, name, stages)
         else:
+            kept = stages.embedded(number)
             made = list(kept.obsm)
             adata.obsm.update({key: kept.obsm[key] for key in made})
             adata.uns[Keys.UNS] = kept.uns[Keys.UNS]
@@ -113,6 +110,17 @@ def embed_tables(
     record(cells=cells, seconds={"embed": round(seconds, 1)})
     echo(f"Embedded {cells} cells in {seconds:.0f} s")
     return results
+
+
+def _embed_and_keep(
+    embed: Callable[..., None], number: int, adata: AnnData, name: str, stages: Stages
+) -> list[str]:
+    """Embed a file and keep the result; return the keys of ``obsm`` that were made."""
+    before = set(adata.obsm) - {Keys.EMBEDDING}
+    embed(number, adata, name)
+    made = [key for key in adata.obsm if key not in before]
+    stages.keep(number, adata, made)
+    return made
 
 
 def _without_counts(adata: AnnData, settings: Settings, made: Sequence[str]) -> AnnData:
@@ -250,7 +258,7 @@ def embed_part(tables: Tables, settings: Settings, stages: Stages, part: str) ->
     from stofm_geo.data.cluster import part_of
 
     for task in part_of(_tasks(tables, settings, stages), part):
-        if stages.embedded(task.number) is None:
+        if not stages.has(task.number):
             _embed_one(task)
             echo(f"{task.path}: embedded")
     echo(f"Part {part} is done; when all parts are, give --resume in place of --part")
@@ -274,7 +282,7 @@ def _embed_on_cluster(tables: Tables, settings: Settings, stages: Stages, schedu
     if settings.model is None:
         settings = replace(settings, model=str(stages.model))
     tasks = _tasks(tables, settings, stages)
-    open_ = [task for task in tasks if stages.embedded(task.number) is None]
+    open_ = [task for task in tasks if not stages.has(task.number)]
     for done, (task, result) in enumerate(each_on_cluster(_embed_one, open_, scheduler), start=1):
         if result is None:
             raise RuntimeError(f"{task.path}: workers died at it; was there too little memory?")
@@ -282,8 +290,6 @@ def _embed_on_cluster(tables: Tables, settings: Settings, stages: Stages, schedu
 
 
 def _embed_one(task: _Task) -> bool:
-    adata = task.read(task.path)
-    before = set(adata.obsm) - {Keys.EMBEDDING}
-    _loaded(task.settings)(task.number, adata, str(task.path))
-    task.stages.keep(task.number, adata, [key for key in adata.obsm if key not in before])
+    embed, adata = _loaded(task.settings), task.read(task.path)
+    _embed_and_keep(embed, task.number, adata, str(task.path), task.stages)
     return True

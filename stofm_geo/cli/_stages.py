@@ -33,7 +33,10 @@ class Stages:
         self.folder = folder
         if folder is None:
             return
-        run = json.loads(json.dumps({"sources": _stamps(sources), "options": options}, default=str))
+        from stofm_geo._files import stamp_of
+
+        stamps = [(source.resolve(), *stamp_of(source)) for source in sources]
+        run = json.loads(json.dumps({"sources": stamps, "options": options}, default=str))
         if (folder / _RUN).exists() and not _is_of(folder, run):
             echo(f"{folder} is of other files or options; starting from the beginning")
             shutil.rmtree(folder)
@@ -46,13 +49,16 @@ class Stages:
         """Where the fitted model is kept."""
         return None if self.folder is None else self.folder / _MODEL
 
-    def embedded(self, number: int) -> AnnData | None:
-        """Return what :meth:`keep` has kept of a file, or ``None``."""
+    def has(self, number: int) -> bool:
+        """Return whether the embeddings of a file are kept."""
+        return self.folder is not None and (self.folder / _name(number)).is_file()
+
+    def embedded(self, number: int) -> AnnData:
+        """Return what :meth:`keep` has kept of a file."""
         import anndata
 
-        if self.folder is None or not (file := self.folder / f"{number:05d}.h5ad").is_file():
-            return None
-        return anndata.read_h5ad(file)
+        assert self.folder is not None
+        return anndata.read_h5ad(self.folder / _name(number))
 
     def keep(self, number: int, adata: AnnData, keys: Sequence[str]) -> None:
         """Keep these keys of ``obsm``, and ``uns["stofm"]``, of a file."""
@@ -68,7 +74,7 @@ class Stages:
             obsm={key: adata.obsm[key] for key in keys},
             uns={Keys.UNS: adata.uns[Keys.UNS]},
         )
-        self._write(f"{number:05d}.h5ad", kept.write_h5ad)
+        self._write(_name(number), kept.write_h5ad)
 
     def remove(self) -> None:
         """Remove the folder."""
@@ -83,21 +89,12 @@ class Stages:
             write(temporary)
 
 
+def _name(number: int) -> str:
+    return f"{number:05d}.h5ad"
+
+
 def _is_of(folder: Path, run: dict[str, Any]) -> bool:
     try:
         return json.loads((folder / _RUN).read_text()) == run
     except (OSError, ValueError):
         return False
-
-
-def _stamps(sources: Sequence[Path]) -> list[list[Any]]:
-    """Return the name, size and time of change of each file or folder."""
-    stamps = []
-    for source in sources:
-        files = (
-            [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file())
-        )
-        stats = [file.stat() for file in files]
-        changed = max((stat.st_mtime_ns for stat in stats), default=0)
-        stamps.append([str(source.resolve()), sum(stat.st_size for stat in stats), changed])
-    return stamps

@@ -216,8 +216,8 @@ def embed(
         return
     results = embed_tables(tables, settings, stages, scheduler)
     if find_domains:
-        write_domains(results, settings, n_domains, integrate, known)
         keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
+        write_domains(results, n_domains, integrate=integrate, reference=known, seed=seed, **keys)
         report(results, [str(path) for path in slices], label_key=label_key, plot=plot, **keys)
     write_tables(map(partial(_with_results, tables, results), range(len(tables))), targets)
     stages.remove()
@@ -242,7 +242,7 @@ def demo(
     settings = Settings(keys={"spatial_key": Keys.SPATIAL, "slice_key": None}, seed=seed)
     tables = Tables([Path("toy tissue")], lambda path: adata)
     embed_tables(tables, settings, Stages(None, [], {}))
-    write_domains([adata], settings, regions, "auto", [])
+    write_domains([adata], regions, seed=seed)
     output.mkdir(parents=True, exist_ok=True)
     report([adata], ["toy tissue"], label_key="region", plot=output / "tissue.png")
     write_tables([adata], [Target(output / "tissue.h5ad")])

@@ -5,21 +5,20 @@ from __future__ import annotations
 import time
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stofm_geo._keys import Keys
 from stofm_geo.cli import _options as options
-from stofm_geo.cli._domains import report
-from stofm_geo.cli._tables import read_tables, write_tables
+from stofm_geo.cli._domains import report, write_domains
+from stofm_geo.cli._tables import Reader, write_tables
 from stofm_geo.cli.output import cli_errors, echo, record
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from stofm_geo.models.prepare import SpatialKeys
-    from stofm_geo.tasks.integration import Method
 
 Reference = Annotated[
     Path, typer.Option(help="Reference cells with raw counts, in any format of the input.")
@@ -72,10 +71,9 @@ def domains(
 
     Several files are clustered jointly. Writes obs[KEY] into a copy of each file.
     """
-    from stofm_geo import tl
     from stofm_geo._validation import listed
     from stofm_geo.data.io import output_targets
-    from stofm_geo.tasks.integration import check_method, describe
+    from stofm_geo.tasks.integration import check_method
 
     check_method("--integrate", integrate)
     targets = output_targets(slices, output, table=table)
@@ -90,23 +88,17 @@ def domains(
                 f"{path}: obsm has no {use_rep!r} (embeddings); it has {listed(adata.obsm)}; run "
                 "stofm-geo embed first, or name another key with --use-rep"
             )
-    start = time.perf_counter()
-    tl.domains(
+    keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
+    write_domains(
         adatas,
         n_domains,
-        integrate=cast("Method", integrate),
+        integrate=integrate,
         use_rep=use_rep,
-        slice_key=slice_key,
-        spatial_key=spatial_key,
         key_added=key_added,
         refine=refine,
         seed=seed,
+        **keys,
     )
-    count = len(adatas[0].obs[key_added].cat.categories)
-    record(domains=count)
-    jointly = describe(adatas[0].uns[f"{key_added}_slices"])
-    echo(f"Found {count} domains{jointly} in {time.perf_counter() - start:.0f} s")
-    keys: SpatialKeys = {"spatial_key": spatial_key, "slice_key": slice_key}
     names = [str(path) for path in slices]
     report(adatas, names, label_key=None, plot=plot, domains_key=key_added, **keys)
     write_tables(adatas, targets)
@@ -226,12 +218,7 @@ def impute(
 
 def _read(slices: list[Path], table: str | None, spatial_key: str) -> list[AnnData]:
     """Read all cells, and see that they can be written, before any work."""
-    from stofm_geo.data import prepare_for_writing
-
-    adatas = list(read_tables(slices, table, None, spatial_key=spatial_key))
-    for adata, path in zip(adatas, slices, strict=True):
-        prepare_for_writing(adata, str(path))
-    return adatas
+    return [*map(Reader(table, None, spatial_key), slices)]
 
 
 def _read_reference(path: Path, table: str | None, spatial_key: str) -> AnnData:

@@ -12,7 +12,7 @@ import typer
 
 from stofm_geo._keys import Keys
 from stofm_geo.cli import _options as options
-from stofm_geo.cli._tables import read_tables, write_tables
+from stofm_geo.cli._tables import Reader, read_tables, write_tables
 from stofm_geo.cli.output import cli_errors, echo, record
 
 if TYPE_CHECKING:
@@ -150,16 +150,13 @@ def predict(
     Writes obs[KEY], obsm[KEY_probability] and uns[KEY] into a copy of each file, or into the
     table of a SpatialData store that is its own output.
     """
-    from stofm_geo.data import prepare_for_writing
     from stofm_geo.data.io import output_targets
     from stofm_geo.tasks import Annotator
 
     targets = output_targets(slices, output, table=table)
     annotator = Annotator.load(model)
     keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
-    adatas = list(read_tables(slices, table, coordinate_system, spatial_key=spatial_key))
-    for adata, path in zip(adatas, slices, strict=True):
-        prepare_for_writing(adata, str(path))
+    adatas = [*map(Reader(table, coordinate_system, spatial_key), slices)]
     for adata, path in zip(adatas, slices, strict=True):
         annotator.predict(
             adata, key_added=key_added, min_probability=min_probability, name=str(path), **keys

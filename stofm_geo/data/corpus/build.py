@@ -21,6 +21,7 @@ from stofm_geo._files import (
     explain_full_disk,
     full_disk_errno,
     read_json,
+    stamp_of,
 )
 from stofm_geo._hash import with_hash
 from stofm_geo._keys import Keys, NodeType
@@ -151,7 +152,7 @@ def _build(
     failed: dict[str, str] = {}
     for source in sources:
         try:
-            stamp = _stamp(Path(source.path))
+            stamp = stamp_of(Path(source.path))
             for slice_ in slices_of(source):
                 task = _Task(slice_, folder / SLICES, settings, spatial_key, stamp)
                 tasks.setdefault(slice_.folder, task)
@@ -207,12 +208,6 @@ def _build(
     with atomic_path(folder / INDEX) as file:
         file.write_text(json.dumps(with_hash(index, HASH), indent=1))
     return sorted(failed.items())
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    stats = [file.stat() for file in files]
-    return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
 
 
 def _existing(task: _Task) -> dict[str, Any] | None:
