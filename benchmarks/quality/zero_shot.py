@@ -26,8 +26,8 @@ from stofm_geo import SToFM
 from stofm_geo.benchmark.datasets import read_without_duplicates
 from stofm_geo.benchmark.records import environment, write_result
 from stofm_geo.genes.encoders import from_state
+from stofm_geo.networks import make_network
 from stofm_geo.networks.state import ModelState
-from stofm_geo.networks.stofm import SToFMNetwork
 
 TASKS = (
     ("dlpfc_151674", "region"),
@@ -58,7 +58,7 @@ def untrained(model: SToFM, seed: int) -> SToFM:
     torch.manual_seed(seed)
     settings, _ = encoder.state()
     new = from_state(settings, {})
-    network = SToFMNetwork(new.out_channels, model.config, new)
+    network = make_network(new.out_channels, model.config, new)
     return SToFM.from_state(
         ModelState(model.config, network.eval(), new, {"seed": seed, "steps": 0})
     )

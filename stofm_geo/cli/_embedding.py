@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from stofm_geo.models.prepare import PreparedTissue, SliceKeys
     from stofm_geo.models.stofm import SToFM
+    from stofm_geo.networks.state import TrainingRecord
 
 OFFICIAL = "official:"
 _FIT_CELLS = 400_000  # from which on a model is fitted to some of the files
@@ -187,13 +188,24 @@ def _fit(
     of = "" if len(tissues) == len(tables) else f", {len(tissues)} of the {len(tables)} files"
     echo(
         f"Fitted to {training['cells']} cells in {training['slices']} slices{of}, "
-        f"{training['steps']} steps, {seconds:.0f} s: "
+        f"{training['steps']} steps, {seconds:.0f} s: {_losses(training)}"
+    )
+    return model, tissues
+
+
+def _losses(training: TrainingRecord) -> str:
+    if "molecule_loss" in training:
+        return (
+            f"loss on held-out molecules {training['molecule_loss']:.3f} "
+            f"(linear in neighbour averages: {training['molecule_loss_of_averages']:.3f}, "
+            f"mean over cells: {training['molecule_loss_of_mean']:.3f})"
+        )
+    return (
         f"niche loss {training['niche_loss']:.3f} "
         f"(neighbour averages alone: {training['niche_loss_of_averages']:.3f}), "
         f"distance loss {training['distance_loss']:.3f} "
         f"(positions as seen: {training['distance_loss_as_seen']:.3f})"
     )
-    return model, tissues
 
 
 def _order(count: int, seed: int) -> list[int]:

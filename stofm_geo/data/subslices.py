@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -38,6 +39,7 @@ class SubSliceDataset(Sequence[Data]):
 
     Attributes:
         part: The slice.
+        components: Components that ``x`` are; ``None`` for other features.
         graph: The whole slice: cells, then macro nodes; edges between cells alone.
     """
 
@@ -51,8 +53,8 @@ class SubSliceDataset(Sequence[Data]):
         cells_per_subslice: int,
         n_components: int,
     ) -> None:
-        self.part = part
-        self._components: Components | None = None
+        self.part, self._encoder = part, encoder
+        self.components: Components | None = getattr(encoder, "components", None)
         if encoder.module is None:
             data = slice_graph(part, encoder)  # whose messages name the slice already
             graph = Compose([SpatialKNN(k), MacroNodes(max_nodes=max_macro_nodes, join=False)])
@@ -70,7 +72,7 @@ class SubSliceDataset(Sequence[Data]):
                 cells_per_subslice=cells_per_subslice,
                 n_components=n_components,
             )
-        self.graph, self._cuts, self._components = own.data, own.cuts, own.components
+        self.graph, self._cuts, self.components = own.data, own.cuts, own.components
         self._technology = encoder.module.technology_index(part.adata)
 
     def __len__(self) -> int:
@@ -78,11 +80,16 @@ class SubSliceDataset(Sequence[Data]):
 
     def __getitem__(self, index: int) -> Data:  # type: ignore[override]
         subslice = self._cuts[index]
-        if self._components is None:
+        if not self.has_panel:
             return subslice
         del subslice.node
         panel, loadings = self.panel
         return attach_panel(subslice, panel, loadings, self._technology)
+
+    @property
+    def has_panel(self) -> bool:
+        """Return whether the encoder is trained with the network, on components of the slice."""
+        return self._encoder.module is not None
 
     @property
     def panel(self) -> tuple[Tensor, Tensor]:
@@ -91,10 +98,26 @@ class SubSliceDataset(Sequence[Data]):
         Raises:
             ValueError: The encoder has no panel.
         """
-        if self._components is None:
+        own = self.components
+        if not self.has_panel or own is None:
             raise ValueError("features are not those of a panel encoder")
-        own = self._components
         return torch.from_numpy(own.panel), torch.from_numpy(own.loadings)
+
+    @property
+    def counts(self) -> sp.csr_matrix:
+        """Counts ``[n, G]`` that :attr:`components` are computed from.
+
+        Raises:
+            ValueError: Features are no components of counts.
+        """
+        if self.components is None:
+            raise ValueError("features are no components of counts")
+        encoder: Any = self._encoder  # with components
+        return encoder.known_counts(self.part.adata)
+
+    def cell_index(self, subslice: Data) -> Tensor:
+        """Return the numbers of a sub-slice's cells, which come first, among those of the slice."""
+        return self._cell_of_row.to(subslice.n_id.device)[subslice.n_id[subslice.n_id >= 0]]
 
     @cached_property
     def neighbor_mean(self) -> sp.csr_matrix:

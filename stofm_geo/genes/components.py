@@ -76,7 +76,9 @@ class Components:
         """Return the components of cells, ``[n, n_components]`` float32; 0 without counts."""
         values = sqrt_fractions(counts)
         values.data /= self.scale
-        found = values[:, self.panel] @ self.loadings - self.centre
+        if len(self.panel) < values.shape[1]:
+            values = values[:, self.panel]
+        found = values @ self.loadings - self.centre
         found[np.diff(counts.indptr) == 0] = 0
         return found
 

@@ -22,6 +22,10 @@ class CellFeatures(Protocol):
         genes: Names of the genes; ``None`` for vectors in ``obsm``.
         key: Key of the vectors in ``obsm``; ``None`` for counts in ``X``.
         module: The encoder itself if it is trained with the network, else ``None``.
+
+    An encoder whose vectors are :class:`~stofm_geo.genes.components.Components` has these as
+    ``components``, and a method ``known_counts``, the counts they are made of: then molecules can
+    be held out (:mod:`stofm_geo.training.objectives.molecules`).
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Principal components of log-normalised counts."""
+"""Principal components of square roots of fractions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes
+from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes, sqrt_fractions
 from stofm_geo._validation import check_positive, preview
+from stofm_geo.genes.components import Components
 from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
 from stofm_geo.genes.counts import as_counts
 
@@ -20,12 +21,13 @@ _MIN_SHARED = 0.5
 
 
 class PCAFeatures:
-    """Principal components of log-normalised counts: the default encoder.
+    """Principal components of square roots of fractions: the default encoder.
 
-    Counts are divided by their sum over the encoder's genes, multiplied by the median sum, and
-    transformed by ``log(1 + x)``; all genes are used, centred, not scaled. Components are halfway
-    whitened: each is divided by the square root of its standard deviation, and all by their root
-    mean square. The result is deterministic. Cells without counts are ignored.
+    Counts are divided by their sum over the encoder's genes, and their square roots are taken
+    (:class:`~stofm_geo.genes.components.Components`); all genes are used, centred, not scaled.
+    Components are halfway whitened: each is divided by the square root of its standard deviation,
+    and all by their root mean square. The result is deterministic. Cells without counts are
+    ignored.
 
     Args:
         n_components: Maximum number of components (default 50); limited by genes and cells.
@@ -40,7 +42,7 @@ class PCAFeatures:
     @property
     def out_channels(self) -> int:
         """Return the number of components found by :meth:`fit`."""
-        return len(self.components)
+        return len(self.axes)
 
     @classmethod
     def from_slices(
@@ -71,23 +73,21 @@ class PCAFeatures:
             )
         self.genes = genes.to_numpy(dtype=str)
         counts = [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]
-        total = np.concatenate([np.asarray(part.sum(axis=1)).ravel() for part in counts])
-        self.target_sum = float(np.median(total[total > 0])) if total.any() else 1.0
-        full = int((total > 0).sum())
+        cells = sum(part.shape[0] for part in counts)
+        full = sum(int((np.diff(part.indptr) > 0).sum()) for part in counts)
         if full < 2:
             raise ValueError(
-                f"{full} of {len(total)} cells have counts of the shared genes; at least 2 are "
-                "needed"
+                f"{full} of {cells} cells have counts of the shared genes; at least 2 are needed"
             )
         n_components = max(min(self.n_components, len(genes) - 1, full - 1), 1)
-        logs = (
-            _log_normalised(block[np.diff(block.indptr) > 0], self.target_sum)
+        values = (
+            sqrt_fractions(block[np.diff(block.indptr) > 0])
             for part in counts
             for block in _blocks(part)
         )
-        mean, components, variance = sparse_principal_axes(logs, n_components)
+        mean, axes, variance = sparse_principal_axes(values, n_components)
         self.mean = mean.astype(np.float32)
-        self.components = np.ascontiguousarray(components, dtype=np.float32)
+        self.axes = np.ascontiguousarray(axes, dtype=np.float32)
         self.scale = half_whitening(variance).astype(np.float32)
         return self
 
@@ -112,53 +112,62 @@ class PCAFeatures:
                 stacklevel=2,
             )
         counts = _columns(as_counts(adata, copy=False), adata, self.genes[present])
-        components = self.components[:, present].T
-        centre = self.mean[present] @ components
+        components = self._components_of(present)
         scores = np.empty((adata.n_obs, self.out_channels), dtype=np.float32)
         for start, block in zip(range(0, len(scores), BLOCK), _blocks(counts), strict=True):
-            logs = _log_normalised(block, self.target_sum)
-            scores[start : start + BLOCK] = logs @ components - centre
+            scores[start : start + BLOCK] = components(block)
         empty = np.diff(counts.indptr) == 0
         if empty.any():
-            scores[empty] = 0
             warnings.warn(
                 f"{int(empty.sum())} of {len(empty)} cells have no counts and get the features "
                 "of an average cell",
                 stacklevel=2,
             )
-        scores /= self.scale
         return scores
+
+    def known_counts(self, adata: AnnData) -> sp.csr_matrix:
+        """Return the counts ``[n, G]`` float32 of slices with all genes of the encoder.
+
+        Columns are in the order of :attr:`genes`.
+        """
+        return _columns(as_counts(adata, copy=False), adata, self.genes)
+
+    @property
+    def components(self) -> Components:
+        """Return the components of the counts of :meth:`known_counts`."""
+        return self._components_of(np.ones(len(self.genes), dtype=bool))
+
+    def _components_of(self, genes: np.ndarray) -> Components:
+        """Return the components of counts of ``genes``, a mask ``[G]`` bool."""
+        loadings = self.axes[:, genes].T / self.scale
+        panel = np.arange(np.count_nonzero(genes))
+        return Components(np.float32(1), panel, loadings, self.mean[genes] @ loadings)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """See :class:`CellFeatures`."""
         settings = {
             "kind": "pca",
             "n_components": self.n_components,
-            "target_sum": self.target_sum,
             "genes": self.genes.tolist(),
         }
-        arrays = {"mean": self.mean, "components": self.components, "scale": self.scale}
+        arrays = {"mean": self.mean, "axes": self.axes, "scale": self.scale}
         return settings, arrays
 
     @classmethod
     def from_state(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> PCAFeatures:
         """See :class:`CellFeatures`."""
         encoder = cls(settings["n_components"])
-        check_positive("target_sum", settings["target_sum"])
         encoder.genes = np.asarray(settings["genes"], dtype=str)
-        encoder.target_sum = settings["target_sum"]
-        for name in ("components", "mean", "scale"):
+        for name in ("axes", "mean", "scale"):
             array = arrays[name]
             if array.dtype != np.float32:
                 raise ValueError(f"{name} of the features are {array.dtype}, not float32")
             setattr(encoder, name, array)
-        shapes = encoder.components.shape, encoder.mean.shape, encoder.scale.shape
+        shapes = encoder.axes.shape, encoder.mean.shape, encoder.scale.shape
         if len(shapes[0]) != 2 or shapes[0][::-1] != (*shapes[1], *shapes[2]):
-            raise ValueError(f"components, mean and scale of the features are {shapes}")
+            raise ValueError(f"axes, mean and scale of the features are {shapes}")
         if shapes[1] != encoder.genes.shape:
-            raise ValueError(
-                f"there are {encoder.genes.size} genes, and components of {shapes[0][1]}"
-            )
+            raise ValueError(f"there are {encoder.genes.size} genes, and axes of {shapes[0][1]}")
         if not (encoder.scale > 0).all():
             raise ValueError("scales of the features must be above zero")
         return encoder
@@ -176,11 +185,3 @@ def _columns(counts: sp.csr_matrix, adata: AnnData, genes: np.ndarray) -> sp.csr
 def _blocks(counts: sp.csr_matrix) -> Iterator[sp.csr_matrix]:
     """Yield blocks of rows, so that intermediate results need not fit in memory."""
     return (counts[start : start + BLOCK] for start in range(0, counts.shape[0], BLOCK))
-
-
-def _log_normalised(counts: sp.csr_matrix, target_sum: float) -> sp.csr_matrix:
-    logs = counts.astype(np.float32, copy=True)
-    total = np.asarray(logs.sum(axis=1)).ravel()
-    per_cell = target_sum / np.where(total > 0, total, 1)
-    logs.data = np.log1p(logs.data * np.repeat(per_cell, np.diff(logs.indptr)).astype(np.float32))
-    return logs

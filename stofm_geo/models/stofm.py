@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ class SToFM(ModelHubMixin):
 
     def __init__(self, **config: Any) -> None:
         self.config = SToFMConfig(**config)
+        self._objectives = self.config.objectives  # as asked for; fit() chooses where it is None
         self.network: SToFMNetwork | None = None
         self.encoder: CellFeatures | None = None
         self.training_record: TrainingRecord = {}
@@ -180,7 +181,7 @@ class SToFM(ModelHubMixin):
         spatial_key: str = Keys.SPATIAL,
         slice_key: str | None = None,
         layer: str | None = None,
-        max_steps: int = 80,
+        max_steps: int | None = None,
         seed: int = 0,
         progress: bool = True,
         names: list[str] | None = None,
@@ -196,8 +197,10 @@ class SToFM(ModelHubMixin):
             slice_key: Column of ``obs`` with the slice of each cell; ``None``: one slice an
                 AnnData.
             layer: Layer with the raw counts; ``None``: they are in ``X``.
-            max_steps: Training steps at most, one sub-slice each. Training ends earlier when the
-                niche loss on masks that are held out no longer falls; the best weights are kept.
+            max_steps: Training steps at most, one sub-slice each; ``None``: 400 if molecules are
+                held out, else 80 (``objectives`` of :class:`~stofm_geo.SToFMConfig`). Training ends
+                earlier when the loss on what is held out no longer falls; the best weights are
+                kept.
             seed: Seed of weights, masks and moves; the same seed gives the same weights on the
                 same machine with as many threads.
             progress: Show a progress bar.
@@ -209,10 +212,11 @@ class SToFM(ModelHubMixin):
         Raises:
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
         """
-        from stofm_geo.training.slice_pretrain import pretrain_slices
+        from stofm_geo.training.slice_pretrain import objective_of, pretrain_slices
         from stofm_geo.training.trainer import seed_context
 
-        check_positive("max_steps", max_steps, whole=True)
+        if max_steps is not None:
+            check_positive("max_steps", max_steps, whole=True)
         given = list_of(adata)
         if names is None:
             names = numbered("AnnData", len(given))
@@ -229,6 +233,7 @@ class SToFM(ModelHubMixin):
             for tissue in tissues:
                 tissue.drop_empty(encoder.genes)
             slices = [own for tissue in tissues for own in tissue.subslices(encoder)]
+            self.config = replace(self.config, objectives=objective_of(self._objectives, slices))
             self.network, self.training_record = pretrain_slices(
                 self.config, encoder, slices, max_steps, seed=seed, progress=progress
             )

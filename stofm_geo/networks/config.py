@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from stofm_geo._validation import check_fraction, check_positive
 from stofm_geo.genes.encoders import ENCODERS
 
+OBJECTIVES = ("molecules", "niches", "official")
+
 
 @dataclass(frozen=True)
 class SToFMConfig:
@@ -30,10 +32,15 @@ class SToFMConfig:
         k: Number of nearest neighbours of a cell.
         max_macro_nodes: Maximum number of macro nodes of a slice.
         cells_per_subslice: Maximum number of core cells of a sub-slice.
-        objectives: Pre-training objective: ``"niches"`` (default), which does not leak its
-            targets, or ``"official"``, as published (:mod:`stofm_geo.training.objectives`);
-            ``examples/configs/pretrain_official.yaml`` has the published ratios.
+        objectives: Pre-training objective (:mod:`stofm_geo.training.objectives`): ``"molecules"``,
+            molecules held out from each cell; ``"niches"``, averages of the neighbours of masked
+            cells; or ``"official"``, as published, for which
+            ``examples/configs/pretrain_official.yaml`` has the published ratios. ``None``
+            (default): ``"molecules"`` where features are the principal components of whole
+            counts (``encoder="pca"``), else ``"niches"``.
         mask_ratio: Fraction of the cells that are masked in training.
+        target_ratio: Fraction of the molecules of a cell that are predicted from the others, with
+            ``objectives="molecules"``.
         noise_ratio: Fraction of the cells that are moved in training.
         noise_std: Standard deviation of the moves, in cell spacings.
         distance_weight: Weight of the distance loss; that of the niche loss is 1.
@@ -57,8 +64,9 @@ class SToFMConfig:
     k: int = 12
     max_macro_nodes: int = 16
     cells_per_subslice: int = 1000
-    objectives: str = "niches"
+    objectives: str | None = None
     mask_ratio: float = 0.3
+    target_ratio: float = 0.25
     noise_ratio: float = 0.12
     noise_std: float = 1.0
     distance_weight: float = 0.3
@@ -76,9 +84,10 @@ class SToFMConfig:
             raise ValueError(
                 f"organism must be 'auto', 'human', 'mouse' or None; found {self.organism!r}"
             )
-        if self.objectives not in ("niches", "official"):
+        if self.objectives is not None and self.objectives not in OBJECTIVES:
+            known = ", ".join(map(repr, OBJECTIVES))
             raise ValueError(
-                f"objectives must be 'niches' or 'official'; found {self.objectives!r}"
+                f"objectives must be one of {known} or None; found {self.objectives!r}"
             )
         for name in (
             "n_components",
@@ -96,8 +105,9 @@ class SToFMConfig:
             check_positive(name, getattr(self, name))
         for name in ("distance_weight", "weight_decay"):
             check_positive(name, getattr(self, name), or_zero=True)
-        for name in ("dropout", "mask_ratio", "noise_ratio"):
+        for name in ("dropout", "mask_ratio", "noise_ratio", "target_ratio"):
             check_fraction(name, getattr(self, name))
+        check_positive("target_ratio", self.target_ratio)
         if self.hidden_channels % self.heads:
             raise ValueError(
                 f"hidden_channels={self.hidden_channels} must be a multiple of heads={self.heads}"

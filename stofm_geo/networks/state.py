@@ -13,7 +13,7 @@ from stofm_geo._hash import weights_hash
 from stofm_geo._weights import check_layers, check_shapes
 from stofm_geo.genes import CellFeatures
 from stofm_geo.genes.encoders import from_state
-from stofm_geo.networks import files
+from stofm_geo.networks import files, make_network
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork
 
@@ -29,6 +29,9 @@ class TrainingRecord(TypedDict, total=False):
         best_step: Step whose weights were kept; 0 is before training.
         slices: Number of training slices.
         cells: Number of training cells.
+        molecule_loss: Mean squared error of the components of held-out molecules.
+        molecule_loss_of_averages: The same of the best linear prediction from neighbour averages.
+        molecule_loss_of_mean: The same of the mean over all cells.
         niche_loss: Mean niche loss on held-out masks, or on held-out slices of a corpus.
         niche_loss_of_averages: Niche loss of the baseline, neighbour averages.
         distance_loss: Mean distance loss.
@@ -42,6 +45,9 @@ class TrainingRecord(TypedDict, total=False):
     best_step: int
     slices: int
     cells: int
+    molecule_loss: float
+    molecule_loss_of_averages: float
+    molecule_loss_of_mean: float
     niche_loss: float
     niche_loss_of_averages: float
     distance_loss: float
@@ -113,7 +119,7 @@ class ModelState:
                     f"features have {encoder.out_channels} columns, the network takes "
                     f"{values['in_channels']!r}"
                 )
-            return encoder, SToFMNetwork(encoder.out_channels, config, encoder.module)
+            return encoder, make_network(encoder.out_channels, config, encoder.module)
 
         with torch.device("meta"):
             check_shapes(build()[1].state_dict(), weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -14,9 +14,9 @@ from torchmetrics import MeanMetric
 from stofm_geo._validation import check_positive
 from stofm_geo._version import __version__
 from stofm_geo.genes import PanelEncoder
+from stofm_geo.networks import make_network
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.state import ModelState, TrainingRecord
-from stofm_geo.networks.stofm import SToFMNetwork
 from stofm_geo.networks.warm_start import warm_start
 from stofm_geo.training.corpus_data import CorpusDataModule
 from stofm_geo.training.effective_rank import EffectiveRank
@@ -62,6 +62,9 @@ class CorpusPretraining(Pretraining):
         check_positive("freeze_encoder_steps", freeze_encoder_steps, whole=True, or_zero=True)
         if config.encoder != "panel":
             raise ValueError(f"a corpus needs encoder='panel'; found {config.encoder!r}")
+        if config.objectives == "molecules":
+            raise ValueError("a corpus needs objectives='niches' or 'official', not 'molecules'")
+        config = replace(config, objectives=config.objectives or "niches")
         super().__init__(None, config)  # type: ignore[arg-type]  # see configure_model
         self.freeze_encoder_steps = freeze_encoder_steps
         self.seed = seed
@@ -94,7 +97,7 @@ class CorpusPretraining(Pretraining):
                 n_components=self.config.n_components,
                 technologies=corpus.technologies,
             )
-            self.network = SToFMNetwork(encoder.out_channels, self.config, encoder)
+            self.network = make_network(encoder.out_channels, self.config, encoder)
             if self.trainer.ckpt_path is None:
                 warm_start(encoder, corpus.components())
 
@@ -141,10 +144,8 @@ class CorpusPretraining(Pretraining):
     def validation_step(self, batch: Data, batch_idx: int) -> None:
         """See ``LightningModule``."""
         z, pair = self.network(batch)
-        for name, loss in (
-            ("niche_loss", self.objectives.niche_loss(self.network, batch, z)),
-            ("distance_loss", self.objectives.distance_loss(self.network, batch, pair)),
-        ):
+        for name, compute in self.objectives.losses.items():
+            loss = compute(self.network, batch, z, pair)
             if loss.count > 0:
                 self.held_out[name].update(loss.error / loss.count, loss.count)
                 self.held_out[f"{name}_plain"].update(loss.baseline / loss.count, loss.count)

@@ -1,10 +1,11 @@
-"""Self-supervision: guess hidden cells from their surroundings, and how far moved cells were."""
+"""Self-supervised training by an objective of :mod:`stofm_geo.training.objectives`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -15,7 +16,7 @@ from stofm_geo.training.trainer import adamw_one_cycle
 
 
 class Pretraining(L.LightningModule):
-    """Both objectives (:mod:`stofm_geo.training.objectives`) as one training step.
+    """The losses of an objective (:mod:`stofm_geo.training.objectives`) as one training step.
 
     Errors are means over the numbers that are asked for in the whole batch, on whatever ranks:
     two ranks give the gradients that one gives with both their batches.
@@ -33,11 +34,16 @@ class Pretraining(L.LightningModule):
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """See ``LightningModule``."""
+        losses = {name: self._mean(loss) for name, loss in self.losses(batch).items()}
+        self.log_dict(losses, prog_bar=True, batch_size=1)
+        weights = self.objectives.weights
+        return torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+
+    def losses(self, batch: Data) -> dict[str, Loss]:
+        """Return each loss of a batch, by name."""
         z, pair = self.network(batch)
-        niche = self._mean(self.objectives.niche_loss(self.network, batch, z))
-        distance = self._mean(self.objectives.distance_loss(self.network, batch, pair))
-        self.log_dict({"niche_loss": niche, "distance_loss": distance}, prog_bar=True, batch_size=1)
-        return niche + self.config.distance_weight * distance
+        losses = self.objectives.losses.items()
+        return {name: loss(self.network, batch, z, pair) for name, loss in losses}
 
     def _mean(self, loss: Loss) -> Tensor:
         """Return the mean error; gradients are averaged over ranks later."""

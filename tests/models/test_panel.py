@@ -13,8 +13,7 @@ from stofm_geo.data import TissueSlice, split_slices
 from stofm_geo.data.subslices import SubSliceDataset, collate_subslices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PanelEncoder
-from stofm_geo.networks import SToFMConfig
-from stofm_geo.networks.stofm import SToFMNetwork
+from stofm_geo.networks import NicheNetwork, SToFMConfig
 from stofm_geo.networks.warm_start import warm_start
 from stofm_geo.training.pretraining_loader import pretraining_loader
 from tests.helpers import SMALL, turned
@@ -54,7 +53,7 @@ def test_virtual_cells_have_the_means_of_their_cells(subslice) -> None:
 def test_the_network_sees_what_the_encoder_makes(part, encoder, subslice) -> None:
     torch.manual_seed(0)
     torch.nn.init.normal_(encoder.narrow.weight)
-    network = SToFMNetwork(16, SETTINGS, encoder)
+    network = NicheNetwork(16, SETTINGS, encoder)
     with torch.no_grad():
         found = network.features(subslice)
         average = encoder.refine(torch.zeros(1, 16))
@@ -72,7 +71,7 @@ def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> No
     encoder = PanelEncoder.from_slices(
         [first.adata, second.adata], out_channels=16, n_components=SMALL["n_components"]
     )
-    network = SToFMNetwork(16, SETTINGS, encoder).eval()
+    network = NicheNetwork(16, SETTINGS, encoder).eval()
     each = [SubSliceDataset(part, encoder, **CUT)[0] for part in (first, second)]
     with torch.no_grad():
         torch.testing.assert_close(
@@ -89,7 +88,7 @@ def test_features_and_estimates_of_a_batch_are_those_of_its_slices(panels) -> No
 
 
 def test_what_the_encoder_makes_is_read_as_it_was(subslice, encoder) -> None:
-    network = SToFMNetwork(16, SETTINGS, encoder)
+    network = NicheNetwork(16, SETTINGS, encoder)
     with torch.no_grad():
         h = subslice.x @ encoder.component_embeddings(subslice.panel, subslice.loadings)
         found = h @ network.component_decoder(subslice.panel, subslice.loadings)
@@ -196,7 +195,7 @@ def test_settings_of_the_encoder_are_checked() -> None:
 
 def test_the_loader_of_puzzles(part, encoder) -> None:
     masked = next(iter(pretraining_loader(SubSliceDataset(part, encoder, **CUT), SETTINGS, 1)))
-    z, _ = SToFMNetwork(16, SETTINGS, encoder)(masked)
+    z, _ = NicheNetwork(16, SETTINGS, encoder)(masked)
     assert z.shape == (masked.num_nodes, 48) and torch.isfinite(z).all()
 
 

@@ -15,8 +15,7 @@ from stofm_geo.data import SubSliceDataset, split_slices
 from stofm_geo.data.subslices import collate_subslices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
-from stofm_geo.networks import SToFMConfig
-from stofm_geo.networks.stofm import SToFMNetwork
+from stofm_geo.networks import NicheNetwork, SToFMConfig
 from stofm_geo.training.objectives import PretrainingObjective
 from stofm_geo.training.pretrain import Pretraining
 from tests.helpers import SMALL
@@ -42,7 +41,7 @@ def batches() -> list[Data]:
 class Module(Pretraining):
     def __init__(self, exact: bool = False, **optimizer: object) -> None:
         torch.manual_seed(1)
-        network = SToFMNetwork(6, SETTINGS)
+        network = NicheNetwork(6, SETTINGS)
         if exact:
             for block in network.transformer.blocks:
                 block.attention.backend = "reference"

@@ -13,8 +13,8 @@ from stofm_geo.data import SubSliceDataset, slice_graph, split_slices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.models import SToFM
-from stofm_geo.networks import SToFMConfig
-from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
+from stofm_geo.networks import NicheNetwork, SToFMConfig
+from stofm_geo.networks.stofm import cell_edges
 from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives.niches import distance_loss, niche_loss
 from stofm_geo.training.pretraining_loader import pretraining_loader
@@ -39,9 +39,9 @@ def subslices():
 
 
 @pytest.fixture
-def network() -> SToFMNetwork:
+def network() -> NicheNetwork:
     torch.manual_seed(0)
-    return SToFMNetwork(6, SETTINGS)
+    return NicheNetwork(6, SETTINGS)
 
 
 def test_niche_against_dense_matrices() -> None:
@@ -190,7 +190,7 @@ def test_distances_start_near_their_mean(subslices, network) -> None:
 def _training(subslices, monkeypatch, losses: list[float], max_steps: int) -> SlicePretraining:
     """Train on ``subslices``; the checks find these niche losses, the first before training."""
     torch.manual_seed(0)
-    module = SlicePretraining(SToFMNetwork(6, SETTINGS), SETTINGS)
+    module = SlicePretraining(NicheNetwork(6, SETTINGS), SETTINGS)
     left = iter(losses)
 
     def found(batch, batch_idx: int) -> None:
@@ -217,7 +217,7 @@ def test_training_ends_when_held_out_masks_are_guessed_no_better(
     module = _training(subslices, monkeypatch, losses, 100)
     assert (module.steps, module.best_step) == (steps, best)
     torch.manual_seed(0)
-    untrained = SToFMNetwork(6, SETTINGS).project.weight
+    untrained = NicheNetwork(6, SETTINGS).project.weight
     assert torch.equal(module.network.project.weight, untrained) == (best == 0)
 
 

@@ -12,8 +12,8 @@ from stofm_geo.networks.stofm import SToFMNetwork
 
 TASKS = ("region", "cell_type")
 _HOPS = (2, 4, 8)  # additional averages of embeddings, for regions
-# A cell type is a property of the cell; its surroundings add little, so the embedding is scaled.
-_NICHE_WEIGHT = 0.1
+# A cell type is a property of the cell; its surroundings add little, so their weight is small.
+_CELL_WEIGHTS = {"niche": 0.1, "context": 0.3}
 
 
 def check_task(task: str) -> None:
@@ -26,10 +26,21 @@ def check_task(task: str) -> None:
         raise ValueError(f"task must be {' or '.join(map(repr, TASKS))}; found {task!r}")
 
 
+def columns(network: SToFMNetwork, task: str) -> dict[str, tuple[int, int]]:
+    """Return first and last column, exclusive, of each part of :func:`cells`, by name.
+
+    For regions, they are those of an embedding; for cell types, the cell's features come first.
+    """
+    if task == "region":
+        return network.columns
+    own = network.in_channels
+    shifted = {name: (own + i, own + j) for name, (i, j) in network.columns.items()}
+    return {"features": (0, own), **shifted}
+
+
 def width(network: SToFMNetwork, task: str) -> int:
     """Return the number of columns of :func:`cells`."""
-    out = network.project.out_features
-    return out if task == "region" else network.in_channels + out
+    return max(end for _, end in columns(network, task).values())
 
 
 def cells(network: SToFMNetwork, subslice: Data, task: str) -> Tensor:
@@ -74,30 +85,33 @@ def column_weights(network: SToFMNetwork, task: str) -> Tensor:
     """Return the weight of each column of vectors and their :func:`multi_hop_means`."""
     weights = torch.ones(width(network, task) * (1 + len(_HOPS) * (task == "region")))
     if task != "region":
-        weights[network.in_channels :] = _NICHE_WEIGHT
+        for name, (start, end) in columns(network, task).items():
+            weights[start:end] = _CELL_WEIGHTS.get(name, 1.0)
     return weights
 
 
-def hop_masks(network: SToFMNetwork, task: str) -> list[Tensor]:
-    """Return masks of the columns up to 2, 4 and 8 hops, ``[D]`` bool each.
+def column_masks(network: SToFMNetwork, task: str) -> list[Tensor]:
+    """Return masks ``[D]`` bool of the columns that a classifier may read, from few to all.
 
-    For cell types, all of them.
+    For regions, they are niches, or whole embeddings, and their means up to 2, 4 and 8 hops. For
+    cell types, they are features and niche, then the denoised features, then the context, too.
     """
-    scale = column_weights(network, task)
+    size, every = width(network, task), torch.arange(len(column_weights(network, task)))
+    ends = [end for _, end in columns(network, task).values()]
     if task != "region":
-        return [torch.ones_like(scale, dtype=torch.bool)]
-    size, index = width(network, task), torch.arange(len(scale))
-    return [index < size * (2 + number) for number in range(len(_HOPS))]
+        return [every < end for end in ends[1:]]
+    parts = [every % size < end for end in sorted({ends[0], ends[-1]})]
+    return [part & (every < size * (2 + hop)) for part in parts for hop in range(len(_HOPS))]
 
 
 def column_scales(network: SToFMNetwork, std: Tensor, task: str) -> Tensor:
     """Return the divisor of each column, ``[D]``.
 
-    For regions, it is the column's standard deviation. For cell types, there is one divisor for all
-    features and one for all of the embedding: principal components keep their relative sizes, so
-    that small ones, mostly noise, stay small.
+    For regions, it is the column's standard deviation. For cell types, there is one divisor for
+    each part: principal components keep their relative sizes, so that small ones, mostly noise,
+    stay small.
     """
     if task == "region":
         return std
-    size = network.in_channels
-    return torch.cat([s.square().mean().sqrt().expand_as(s) for s in (std[:size], std[size:])])
+    parts = [std[start:end] for start, end in columns(network, task).values()]
+    return torch.cat([part.square().mean().sqrt().expand_as(part) for part in parts])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stofm_geo.networks.stofm import SToFMNetwork
-from stofm_geo.tasks.annotation.neighborhoods import column_scales, column_weights, hop_masks
+from stofm_geo.tasks.annotation.neighborhoods import column_masks, column_scales, column_weights
 
 _SMALL = 1e-6
 
@@ -54,7 +54,7 @@ class FeatureStandardizer(nn.Module):
         super().__init__()
         self.task, self.absolute = task, absolute
         scale = column_weights(network, task)
-        self.reach = hop_masks(network, task)
+        self.reads = column_masks(network, task)
         self.register_buffer("mean", torch.zeros_like(scale))
         self.register_buffer("std", torch.ones_like(scale))
         both = task == "region" and absolute
@@ -91,8 +91,8 @@ class FeatureStandardizer(nn.Module):
         return inputs
 
     def options(self) -> list[np.ndarray]:
-        """Return masks of the inputs up to each number of hops, ``[inputs]`` bool each."""
-        return [used.repeat(len(self.scale) // len(used)).numpy() for used in self.reach]
+        """Return masks of the inputs that may be read, ``[inputs]`` bool each."""
+        return [used.repeat(len(self.scale) // len(used)).numpy() for used in self.reads]
 
     def fit_centroids(self, x: Tensor, codes: Tensor) -> None:
         """Store the class centroids of inputs ``[n, inputs]`` of classes ``[n]``."""

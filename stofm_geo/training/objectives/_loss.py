@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from stofm_geo._keys import NodeType
-from stofm_geo.networks.stofm import SToFMNetwork
+from stofm_geo.networks.niches import NicheNetwork
 
 
 class Loss(NamedTuple):
@@ -21,7 +21,7 @@ class Loss(NamedTuple):
 
 
 def distance_error(
-    network: SToFMNetwork,
+    network: NicheNetwork,
     data: Data,
     pair: Tensor,
     target: Tensor,

@@ -10,7 +10,8 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo.networks.config import SToFMConfig
-from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
+from stofm_geo.networks.niches import NicheNetwork
+from stofm_geo.networks.stofm import cell_edges
 from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives._loss import Loss, distance_error
 from stofm_geo.transforms import MaskCells, PerturbPositions, SpatialKNN
@@ -44,7 +45,7 @@ class NicheMasking:
         return self.transform(subslice)
 
 
-def niche_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
+def niche_loss(network: NicheNetwork, data: Data, z: Tensor) -> Loss:
     """Return the squared error of the core cells' niche features.
 
     The baseline predicts the averages over the visible cells.
@@ -63,7 +64,7 @@ def niche_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
     return Loss(error, baseline, torch.tensor(float(true.numel()), device=z.device))
 
 
-def distance_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
+def distance_loss(network: NicheNetwork, data: Data, pair: Tensor) -> Loss:
     """Return the squared error of ``log(1 + distance)`` along edges with a moved end.
 
     The baseline is the distance between the perturbed positions.

@@ -21,7 +21,8 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo.networks.config import SToFMConfig
-from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
+from stofm_geo.networks.niches import NicheNetwork
+from stofm_geo.networks.stofm import cell_edges
 from stofm_geo.nn import niche_features
 from stofm_geo.training.objectives._loss import Loss, distance_error
 from stofm_geo.transforms import MaskCells, PerturbPositions
@@ -59,7 +60,7 @@ class OfficialMasking:
         return masked
 
 
-def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
+def cell_loss(network: NicheNetwork, data: Data, z: Tensor) -> Loss:
     """Return ``1 - cosine`` between predicted and true features of the target cells.
 
     The baseline predicts the mean of the visible neighbours.
@@ -80,7 +81,7 @@ def cell_loss(network: SToFMNetwork, data: Data, z: Tensor) -> Loss:
     return Loss(error.sum(), baseline.sum(), data.target_mask.sum().float())
 
 
-def pair_loss(network: SToFMNetwork, data: Data, pair: Tensor) -> Loss:
+def pair_loss(network: NicheNetwork, data: Data, pair: Tensor) -> Loss:
     """Return the squared error of distances, in cell spacings, along edges with a target end.
 
     The baseline is the distance between the perturbed positions.

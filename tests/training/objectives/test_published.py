@@ -11,8 +11,8 @@ from stofm_geo._keys import NodeType
 from stofm_geo.data import SubSliceDataset, split_slices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.models.prepare import make_encoder
-from stofm_geo.networks import SToFMConfig
-from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
+from stofm_geo.networks import NicheNetwork, SToFMConfig
+from stofm_geo.networks.stofm import cell_edges
 from stofm_geo.training.objectives import PretrainingObjective
 from stofm_geo.training.objectives.published import cell_loss, pair_loss
 from stofm_geo.training.pretraining_loader import pretraining_loader
@@ -35,7 +35,7 @@ def asked(request):
     torch.manual_seed(0)
     features = make_encoder(settings, None, [part])
     encoder = features if request.param == "panel" else None
-    network = SToFMNetwork(features.out_channels, settings, encoder).eval()
+    network = NicheNetwork(features.out_channels, settings, encoder).eval()
     of_slice = SubSliceDataset(part, features, **settings.subslice_options)
     return network, of_slice[0], next(iter(pretraining_loader(of_slice, settings, 1)))
 

@@ -1,0 +1,111 @@
+"""Molecules of a slice that are held out, beside the sub-slices of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch_geometric.data import Data
+from torch_geometric.utils import scatter
+
+from stofm_geo._keys import NodeType
+from stofm_geo.data.subslices import SubSliceDataset
+from stofm_geo.genes.components import Components
+from stofm_geo.genes.fractions import FractionComponents
+from stofm_geo.genes.splitting import split_counts
+
+
+@dataclass(frozen=True)
+class Molecules:
+    """Molecules of the cells of a sub-slice, in their order.
+
+    Attributes:
+        train: Counts to train on, ``[n, G]``.
+        held_out: Counts that validation predicts, ``[n, G]``.
+        total: Number of molecules of each cell, both parts, ``[n]``.
+        share: Expected share of ``held_out``.
+        components: Components that ``x`` is computed by.
+        targets: Components that are predicted.
+    """
+
+    train: sp.csr_matrix
+    held_out: sp.csr_matrix
+    total: np.ndarray
+    share: float
+    components: Components
+    targets: FractionComponents
+
+    def predict(
+        self, subslice: Data, visible: sp.csr_matrix, target: sp.csr_matrix, share: float
+    ) -> Data:
+        """Return a copy of the sub-slice that shows some molecules and asks for others.
+
+        ``x`` are the components of the visible molecules; the means of macro nodes are corrected,
+        so that the others do not leak through them. ``y`` ``[num_nodes, components]`` are the
+        components of the target molecules, 0 for virtual nodes.
+
+        Args:
+            subslice: Sub-slice of all molecules.
+            visible: Counts ``[n, G]``.
+            target: Counts ``[n, G]``.
+            share: Expected share of the target among all molecules of a cell.
+        """
+        n, subslice = len(self.total), subslice.clone()
+        x = torch.from_numpy(self.components(visible))
+        cluster = subslice.cluster[:n]
+        change = scatter(x - subslice.x[:n], cluster, dim_size=subslice.num_nodes, reduce="sum")
+        macro = subslice.node_type == NodeType.MACRO
+        change[macro] /= subslice.cluster_size[macro, None].clamp_min(1)
+        change[:n] = x - subslice.x[:n]
+        subslice.x = subslice.x + change
+        subslice.y = torch.zeros_like(subslice.x)
+        subslice.y[:n] = torch.from_numpy(self.targets(target, share * self.total))
+        return subslice
+
+
+class MoleculeSlice(Sequence[Data]):
+    """Sub-slices of a slice whose molecules are split, once and for all, for validation.
+
+    Items have ``molecules``, the :class:`Molecules` of their cells.
+
+    Args:
+        subslices: Sub-slices whose features are components of whole counts.
+        share: Expected share of the molecules that are held out.
+        random: Random generator of the split.
+
+    Attributes:
+        train, held_out: Counts of both parts, ``[n, G]``.
+        targets: Components that are predicted; set before items are taken.
+
+    Raises:
+        ValueError: Counts are not whole.
+    """
+
+    def __init__(
+        self, subslices: SubSliceDataset, share: float, random: np.random.Generator
+    ) -> None:
+        self.subslices, self.share = subslices, share
+        self.held_out, self.train = split_counts(subslices.counts, share, random)
+        self.total = np.asarray(subslices.counts.sum(axis=1)).ravel()
+        self.targets: FractionComponents | None = None
+
+    def __len__(self) -> int:
+        return len(self.subslices)
+
+    def __getitem__(self, index: int) -> Data:  # type: ignore[override]
+        subslice = self.subslices[index]
+        rows = self.subslices.cell_index(subslice).numpy()
+        assert self.subslices.components is not None  # or it has no counts
+        assert self.targets is not None
+        subslice.molecules = Molecules(
+            self.train[rows],
+            self.held_out[rows],
+            self.total[rows],
+            self.share,
+            self.subslices.components,
+            self.targets,
+        )
+        return subslice
