@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
     "hidden_channels": 16,
     "heads": 2,
     "num_layers": 2,
-    "out_channels": 24,
+    "out_channels": 32,
     "n_components": 6,
 }
 # Sub-slices of toy tissue, some dozens of them.

@@ -29,7 +29,8 @@ from stofm_geo.training.pretrain import Pretraining
 from stofm_geo.training.pretraining_loader import pretraining_loader
 from stofm_geo.training.trainer import fit_module
 
-_CHECK, _PATIENCE = 20, 3  # steps from check to check, checks without a better one
+_CHECK, _MOST_CHECKS = 20, 20  # least steps from check to check, most checks
+_PATIENCE = 5  # checks without a better one; a high learning rate holds some up that are to come
 _STEPS, _NICHE_STEPS = 400, 80  # at most, by default
 _LEAST_GAIN = 1e-4  # of the loss
 _HELD_OUT_MOLECULES = 0.1
@@ -213,7 +214,7 @@ def pretrain(
 
 def whole_checks(max_steps: int) -> tuple[int, int]:
     """Return the steps from check to check, and how many there are until the last check."""
-    checks = max(1, max_steps // _CHECK)
+    checks = min(max(1, max_steps // _CHECK), _MOST_CHECKS)
     every = max_steps // checks
     return every, checks * every
 

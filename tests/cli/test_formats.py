@@ -26,7 +26,7 @@ from tests.helpers import write_store
 pytest.importorskip("zarr", reason="zarr is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-SMALL = dict(hidden_channels=16, heads=2, num_layers=1, n_components=8, out_channels=32)
+SMALL = dict(hidden_channels=16, heads=2, num_layers=1, n_components=8, out_channels=40)
 # Format -> a column with at least two labels.
 PLAIN = {"h5ad": "region", "zarr 2": "region", "zarr 3": "region", "SpatialData": "region"}
 PLAIN |= {"table": "region", "Slide-seq": "region"}
