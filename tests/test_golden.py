@@ -29,7 +29,7 @@ from stofm_geo.tasks import fine_tune
 from stofm_geo.training.command import command
 
 FILE = Path(__file__).with_name("golden.json")
-SIZES = {"hidden_channels": 16, "heads": 2, "num_layers": 2, "n_components": 6, "out_channels": 24}
+SIZES = {"hidden_channels": 16, "heads": 2, "num_layers": 2, "n_components": 6, "out_channels": 32}
 CUT = {"k": 6, "max_macro_nodes": 4, "cells_per_subslice": 60, "n_components": 5}
 
 

@@ -9,7 +9,9 @@ re-sorted slice becomes, but for one rounding in a million, the *same bytes*.
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +40,9 @@ class CanonicalPose(NamedTuple):
     spacing: float
 
 
-def canonical_pose(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> CanonicalPose:
+def canonical_pose(
+    rows: sp.csr_matrix | np.ndarray, pos: np.ndarray, names: Iterable[object] | None = None
+) -> CanonicalPose:
     """Return the canonical order and pose of a slice, independent of those of the input.
 
     Every cell gets a pseudo-random number from its row (counts or features). The cells weighted by
@@ -48,6 +52,7 @@ def canonical_pose(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> Canonic
     Args:
         rows: What tells cells apart, ``[n, columns]``.
         pos: Positions, ``[n, 2]`` float64.
+        names: Names of the columns, so that their order does not matter; ``None``: it does.
 
     Returns:
         The frame.
@@ -55,7 +60,7 @@ def canonical_pose(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> Canonic
     Raises:
         ValueError: All of several cells are at one place.
     """
-    key = _row_keys(rows)
+    key = _row_keys(rows, names)
     spacing = cell_spacing(torch.from_numpy(pos))
     if spacing == 0 and len(pos) > 1:
         raise ValueError(
@@ -76,11 +81,16 @@ def canonical_pose(rows: sp.csr_matrix | np.ndarray, pos: np.ndarray) -> Canonic
     return CanonicalPose(order, turned[order], spacing)
 
 
-def _row_keys(rows: sp.csr_matrix | np.ndarray) -> np.ndarray:
+def _row_keys(
+    rows: sp.csr_matrix | np.ndarray, names: Iterable[object] | None = None
+) -> np.ndarray:
     """Return a 64-bit hash of each row's values and columns; the same for any storage."""
     if sp.issparse(rows):
         rows = sp.csr_matrix(rows)
     column = _mix(np.arange(rows.shape[1], dtype=np.uint64))
+    if names is not None:
+        digests = (hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in names)
+        column = np.array([int.from_bytes(one, "little") for one in digests], dtype=np.uint64)
     keys = np.zeros(rows.shape[0], dtype=np.uint64)
     step = 8192  # rows at a time, to keep memory small and in the cache
     for start in range(0, rows.shape[0], step):

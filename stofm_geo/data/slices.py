@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import pandas as pd
@@ -81,7 +81,8 @@ def split_slices(
             rows, empty = rows[full[rows]], rows[~full[rows]]
             # A copy is as large as the file.
             own = values if len(rows) == adata.n_obs else values[rows]
-            order, pos, spacing = checked_pose(own, positions[rows], min_cells)
+            columns = names if features_key is None else None
+            order, pos, spacing = checked_pose(own, positions[rows], min_cells, columns)
         rows = rows[order]
         part = AnnData(
             X=values[rows] if features_key is None else None,
@@ -136,7 +137,10 @@ def with_counts(
 
 
 def checked_pose(
-    rows: sp.csr_matrix | np.ndarray, positions: np.ndarray, min_cells: int
+    rows: sp.csr_matrix | np.ndarray,
+    positions: np.ndarray,
+    min_cells: int,
+    names: Iterable[object] | None = None,
 ) -> CanonicalPose:
     """Return the :func:`~stofm_geo.data.canonical_pose` of cells that can be a tissue graph.
 
@@ -150,7 +154,7 @@ def checked_pose(
             "drop them if they are copies or have no position",
             stacklevel=3,
         )
-    return canonical_pose(rows, positions)
+    return canonical_pose(rows, positions, names)
 
 
 def check_enough(cells: int, min_cells: int) -> None:

@@ -179,7 +179,9 @@ class PCAFeatures:
 def _columns(counts: sp.csr_matrix, adata: AnnData, genes: np.ndarray) -> sp.csr_matrix:
     if len(genes) == adata.n_vars and (adata.var_names == genes).all():
         return counts
-    return counts[:, adata.var_names.get_indexer(genes)]
+    counts = counts[:, adata.var_names.get_indexer(genes)]
+    counts.sort_indices()  # so that sums are the same for any order of the genes
+    return counts
 
 
 def _blocks(counts: sp.csr_matrix) -> Iterator[sp.csr_matrix]:

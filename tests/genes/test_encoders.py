@@ -12,17 +12,11 @@ from stofm_geo.genes.encoders import ENCODERS, from_state
 from tests.helpers import make_slice
 
 
-def log_normalised(counts: np.ndarray) -> np.ndarray:
-    total = counts.sum(axis=1, keepdims=True).astype(float)
-    target = np.median(total[total > 0])
-    return np.log1p(counts * target / np.where(total > 0, total, 1))
-
-
 def slow_features(adata: AnnData, n_components: int) -> np.ndarray:
     """The documented features by a singular value decomposition of the dense matrix."""
-    logs = log_normalised(adata.X.toarray())
-    logs -= logs.mean(axis=0)
-    u, s, _ = np.linalg.svd(logs, full_matrices=False)
+    counts = adata.X.toarray().astype(float)
+    roots = np.sqrt(counts / counts.sum(axis=1, keepdims=True))
+    u, s, _ = np.linalg.svd(roots - roots.mean(axis=0), full_matrices=False)
     scores = (u * s)[:, :n_components]
     halfway = scores / np.sqrt(scores.std(axis=0, ddof=1))
     return halfway / np.sqrt(halfway.var(axis=0, ddof=1).mean())
@@ -94,9 +88,9 @@ def test_missing_genes_count_as_average() -> None:
     with pytest.warns(UserWarning, match="2 of the model's 12 genes are missing and count as av"):
         x = features.transform(few)
     counts = few.X.toarray()
-    logs = np.log1p(counts * features.target_sum / counts.sum(axis=1, keepdims=True))
-    centred = np.concatenate([np.zeros((60, 2)), logs - features.mean[2:]], axis=1)
-    np.testing.assert_allclose(x, centred @ features.components.T / features.scale, atol=1e-4)
+    roots = np.sqrt(counts / counts.sum(axis=1, keepdims=True))
+    centred = np.concatenate([np.zeros((60, 2)), roots - features.mean[2:]], axis=1)
+    np.testing.assert_allclose(x, centred @ features.axes.T / features.scale, atol=1e-4)
 
 
 def test_genes_the_model_does_not_know_are_ignored() -> None:
@@ -161,7 +155,7 @@ def test_state_of_an_unknown_kind() -> None:
 def test_state_of_other_genes() -> None:
     settings, arrays = PCAFeatures(5).fit([make_slice(40, 12)]).state()
     settings["genes"].pop()
-    with pytest.raises(ValueError, match="there are 11 genes, and components of 12"):
+    with pytest.raises(ValueError, match="there are 11 genes, and axes of 12"):
         from_state(settings, arrays)
 
 

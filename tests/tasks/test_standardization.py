@@ -46,8 +46,8 @@ def test_inputs_that_are_not_used_are_zero(annotator, slices) -> None:
     x = annotator.read(values, Moments.from_values(values))
     assert ((x == 0).all(dim=0) == (annotator.read.scale == 0)).all()
     sizes = [int(used.sum()) for used in annotator.read.options()]
-    width = SMALL["out_channels"]
-    assert sizes == [2 * width, 3 * width, 4 * width]
+    niche, denoised = 3 * SMALL["n_components"], 4 * SMALL["n_components"]
+    assert sizes == [hops * width for width in (niche, denoised) for hops in (2, 3, 4)]
     assert int((annotator.read.scale > 0).sum()) in sizes
 
 

@@ -16,7 +16,7 @@ from stofm_geo.models import SToFM
 from stofm_geo.networks import NicheNetwork, SToFMConfig
 from stofm_geo.networks.stofm import cell_edges
 from stofm_geo.nn import niche_features
-from stofm_geo.training.objectives.niches import distance_loss, niche_loss
+from stofm_geo.training.objectives.niches import NicheMasking, distance_loss, niche_loss
 from stofm_geo.training.pretraining_loader import pretraining_loader
 from stofm_geo.training.slice_pretrain import (
     SlicePretraining,
@@ -194,7 +194,7 @@ def _training(subslices, monkeypatch, losses: list[float], max_steps: int) -> Sl
     left = iter(losses)
 
     def found(batch, batch_idx: int) -> None:
-        module._found.append(torch.tensor([next(left), 1, 1, 1, 1, 1]))
+        module._found.append(torch.tensor([[next(left), 1, 1], [1, 1, 1]]))
 
     monkeypatch.setattr(module, "validation_step", found)
     assert len(subslices) == 1  # one held-out batch a check
@@ -206,15 +206,15 @@ def _training(subslices, monkeypatch, losses: list[float], max_steps: int) -> Sl
     ("losses", "steps", "best"),
     [
         ([9, 8, 7, 6, 5, 4], 100, 100),  # it goes on falling
-        ([9, 8, 7, 7, 7, 7], 100, 40),  # the last of three checks without a gain is the end
-        ([5, 9, 9, 9, 9, 9], 80, 0),  # no better than the averages
+        ([9, 8, 7, 7, 7, 7, 7, 7, 7], 140, 40),  # the last of five checks without a gain is the end
+        ([5, 9, 9, 9, 9, 9, 9], 120, 0),  # no better than the averages
         ([torch.nan] * 6, 20, 0),
     ],
 )
 def test_training_ends_when_held_out_masks_are_guessed_no_better(
     subslices, monkeypatch, losses: list[float], steps: int, best: int
 ) -> None:
-    module = _training(subslices, monkeypatch, losses, 100)
+    module = _training(subslices, monkeypatch, losses, 20 * (len(losses) - 1))
     assert (module.steps, module.best_step) == (steps, best)
     torch.manual_seed(0)
     untrained = NicheNetwork(6, SETTINGS).project.weight
@@ -223,20 +223,24 @@ def test_training_ends_when_held_out_masks_are_guessed_no_better(
 
 def test_held_out_masks_change_nothing_of_training(subslices, network) -> None:
     before = torch.get_rng_state()
-    first, second = (_held_out(subslices, SETTINGS, seed=3) for _ in range(2))
+    masking = NicheMasking(SETTINGS)
+    first, second = (_held_out(subslices, masking, seed=3) for _ in range(2))
     masks = [[batch.mask for batch in loader] for loader in (first, first, second)]
     assert all(torch.equal(*pair) for pair in zip(masks[0], masks[1], strict=True))
     assert all(torch.equal(*pair) for pair in zip(masks[0], masks[2], strict=True))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("given", "steps"), [(39, 39), (41, 40), (53, 52), (199, 198)])
-def test_the_last_step_is_checked(given: int, steps: int) -> None:
-    assert whole_checks(given) == (steps // max(1, given // 20), steps)
+@pytest.mark.parametrize(
+    ("given", "checks", "steps"),
+    [(39, 1, 39), (41, 2, 40), (53, 2, 52), (199, 9, 198), (1000, 20, 1000), (1019, 20, 1000)],
+)
+def test_the_last_step_is_checked(given: int, checks: int, steps: int) -> None:
+    assert whole_checks(given) == (steps // checks, steps)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_a_fit_of_few_steps(steps: int) -> None:
     model = SToFM(**SMALL).fit(make_slice(60), max_steps=steps, progress=False)
     assert model.training_record["steps"] == steps
-    assert np.isfinite(model.training_record["niche_loss"])
+    assert np.isfinite(model.training_record["molecule_loss"])

@@ -93,14 +93,14 @@ def column_weights(network: SToFMNetwork, task: str) -> Tensor:
 def column_masks(network: SToFMNetwork, task: str) -> list[Tensor]:
     """Return masks ``[D]`` bool of the columns that a classifier may read, from few to all.
 
-    For regions, they are niches, or whole embeddings, and their means up to 2, 4 and 8 hops. For
-    cell types, they are features and niche, then the denoised features, then the context, too.
+    For regions, they are niches, without and with denoised features, and their means up to 2, 4
+    and 8 hops; for cell types, features and niche, then the denoised features, then the context.
     """
     size, every = width(network, task), torch.arange(len(column_weights(network, task)))
     ends = [end for _, end in columns(network, task).values()]
     if task != "region":
         return [every < end for end in ends[1:]]
-    parts = [every % size < end for end in sorted({ends[0], ends[-1]})]
+    parts = [every % size < end for end in ends[:2]]
     return [part & (every < size * (2 + hop)) for part in parts for hop in range(len(_HOPS))]
 
 

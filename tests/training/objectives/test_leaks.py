@@ -29,6 +29,7 @@ def noise(request) -> tuple[SToFM, list]:
         learning_rate=3e-3,
         dropout=0.0,
         mask_ratio=0.3,
+        objectives="niches",
     )
     model.fit(adata, max_steps=STEPS, progress=False)
     of_slice = SubSliceDataset(

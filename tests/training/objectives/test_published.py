@@ -14,7 +14,7 @@ from stofm_geo.models.prepare import make_encoder
 from stofm_geo.networks import NicheNetwork, SToFMConfig
 from stofm_geo.networks.stofm import cell_edges
 from stofm_geo.training.objectives import PretrainingObjective
-from stofm_geo.training.objectives.published import cell_loss, pair_loss
+from stofm_geo.training.objectives.published import OfficialMasking, cell_loss, pair_loss
 from stofm_geo.training.pretraining_loader import pretraining_loader
 from tests.helpers import SMALL
 
@@ -88,6 +88,7 @@ def test_training_lowers_both() -> None:
 
 
 def test_the_settings_name_them() -> None:
-    assert PretrainingObjective.from_config(SToFMConfig()).niche_loss is not cell_loss
-    with pytest.raises(ValueError, match="objectives must be 'niches' or 'official'"):
+    official = PretrainingObjective.from_config(SToFMConfig(objectives="official"))
+    assert isinstance(official.masking, OfficialMasking)
+    with pytest.raises(ValueError, match="one of 'molecules', 'niches', 'official' or None"):
         SToFMConfig(objectives="published")
