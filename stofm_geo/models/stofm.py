@@ -197,7 +197,7 @@ class SToFM(ModelHubMixin):
             slice_key: Column of ``obs`` with the slice of each cell; ``None``: one slice an
                 AnnData.
             layer: Layer with the raw counts; ``None``: they are in ``X``.
-            max_steps: Training steps at most, one sub-slice each; ``None``: 400 if molecules are
+            max_steps: Training steps at most, one sub-slice each; ``None``: 600 if molecules are
                 held out, else 80 (``objectives`` of :class:`~stofm_geo.SToFMConfig`). Training ends
                 earlier when the loss on what is held out no longer falls; the best weights are
                 kept.

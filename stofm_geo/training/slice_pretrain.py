@@ -31,7 +31,7 @@ from stofm_geo.training.trainer import fit_module
 
 _CHECK, _MOST_CHECKS = 20, 20  # least steps from check to check, most checks
 _PATIENCE = 5  # checks without a better one; a high learning rate holds some up that are to come
-_STEPS, _NICHE_STEPS = 400, 80  # at most, by default
+_STEPS, _NICHE_STEPS = 600, 80  # at most, by default
 _LEAST_GAIN = 1e-4  # of the loss
 _HELD_OUT_MOLECULES = 0.1
 _HELD_OUT = 4  # sub-slices at most: a check costs about as much as a step of training
@@ -121,7 +121,7 @@ def pretrain_slices(
         config: Configuration of the network and its training.
         encoder: Fitted; one that is trained with the network becomes a part of it.
         slices: Sub-slices of each slice.
-        max_steps: Training steps at most; ``None``: 400 if molecules are held out, else 80.
+        max_steps: Training steps at most; ``None``: 600 if molecules are held out, else 80.
         seed: Random seed of the held-out masks and molecules.
         progress: Show a progress bar.
 

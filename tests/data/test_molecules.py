@@ -1,0 +1,78 @@
+"""Molecules that are held out: nothing of them is in what a network sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from stofm_geo._keys import NodeType
+from stofm_geo.data import SubSliceDataset, split_slices
+from stofm_geo.data.molecules import MoleculeSlice
+from stofm_geo.datasets import toy_tissue
+from stofm_geo.genes import PCAFeatures
+from stofm_geo.genes.fractions import FractionComponents
+from stofm_geo.genes.splitting import split_counts
+from tests.helpers import CUT, make_slice
+
+
+@pytest.fixture(scope="module")
+def molecules() -> MoleculeSlice:
+    part = split_slices(toy_tissue(300, 40, seed=0))[0]
+    subslices = SubSliceDataset(part, PCAFeatures(6).fit([part.adata]), **CUT)
+    found = MoleculeSlice(subslices, 0.2, np.random.default_rng(0))
+    found.targets = FractionComponents.from_counts([found.train], 6)
+    return found
+
+
+def test_the_parts_sum_to_the_counts_of_the_cells(molecules) -> None:
+    assert len(molecules) > 3
+    for subslice in molecules:
+        own = subslice.molecules
+        cells = subslice.node_type == NodeType.CELL
+        assert len(own.total) == int(cells.sum())
+        rows = subslice.n_id[cells].numpy()
+        counts = molecules.subslices.part.adata.X
+        order = np.argsort(molecules.subslices.part.row)[rows]
+        assert ((own.train + own.held_out) != counts[order]).nnz == 0
+        np.testing.assert_array_equal(own.total, np.asarray(counts[order].sum(axis=1)).ravel())
+
+
+def test_what_is_shown_depends_on_the_visible_molecules_alone(molecules) -> None:
+    subslice = molecules[0]
+    own = subslice.molecules
+    target, visible = split_counts(own.train, 0.3, np.random.default_rng(1))
+    item = own.predict(subslice, visible, target, 0.3)
+    n = len(own.total)
+    np.testing.assert_allclose(item.x[:n], own.components(visible), atol=1e-6)
+    other = own.predict(subslice, visible, own.held_out, 0.2)
+    assert torch.equal(item.x, other.x) and not torch.equal(item.y, other.y)
+    assert (item.y[n:] == 0).all()
+    assert torch.equal(subslice.x, molecules[0].x)  # not changed in place
+
+
+def test_macro_nodes_are_means_of_what_is_shown(molecules) -> None:
+    # A sub-slice of the whole slice, so that all cells of a cluster are in it.
+    whole = SubSliceDataset(
+        molecules.subslices.part, molecules.subslices._encoder, **{**CUT, "cells_per_subslice": 999}
+    )
+    every = MoleculeSlice(whole, 0.2, np.random.default_rng(0))
+    every.targets = molecules.targets
+    (subslice,) = every
+    own = subslice.molecules
+    item = own.predict(subslice, own.train, own.held_out, 0.2)
+    for node in torch.nonzero(item.node_type == NodeType.MACRO).view(-1):
+        cells = item.cluster == node
+        torch.testing.assert_close(item.x[node], item.x[cells].mean(dim=0), atol=1e-4, rtol=1e-4)
+    cls = item.node_type == NodeType.CLS
+    assert (item.x[cls] == 0).all()
+
+
+def test_fractions_are_refused() -> None:
+    adata = make_slice(60)
+    adata.X = sp.csr_matrix(adata.X * 0.5)
+    part = split_slices(adata)[0]
+    subslices = SubSliceDataset(part, PCAFeatures(6).fit([part.adata]), **CUT)
+    with pytest.raises(ValueError, match="only of whole counts"):
+        MoleculeSlice(subslices, 0.2, np.random.default_rng(0))

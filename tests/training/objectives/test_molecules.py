@@ -1,0 +1,131 @@
+"""Held-out molecules: a linear start in closed form, no leaks, and something to learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from stofm_geo import SToFM
+from stofm_geo.data import SubSliceDataset, split_slices
+from stofm_geo.data.molecules import MoleculeSlice
+from stofm_geo.data.subslices import collate_subslices
+from stofm_geo.datasets import toy_tissue
+from stofm_geo.genes import PCAFeatures
+from stofm_geo.genes.fractions import FractionComponents
+from stofm_geo.networks import MoleculeNetwork, SToFMConfig
+from stofm_geo.training.objectives.molecules import MoleculeMasking, fit_linear, molecule_loss
+from tests.helpers import SMALL, make_slice
+
+CONFIG = SToFMConfig(**SMALL, k=8, objectives="molecules")
+
+
+@pytest.fixture(scope="module")
+def items() -> MoleculeSlice:
+    part = split_slices(toy_tissue(300, 40, seed=0))[0]
+    encoder = PCAFeatures(6).fit([part.adata])
+    found = MoleculeSlice(
+        SubSliceDataset(part, encoder, **CONFIG.subslice_options), 0.2, np.random.default_rng(0)
+    )
+    found.targets = FractionComponents.from_counts([found.train], 6)
+    return found
+
+
+def network_of(items: MoleculeSlice) -> MoleculeNetwork:
+    torch.manual_seed(0)
+    network = MoleculeNetwork(6, CONFIG).eval()
+    network.set_targets(items.targets)
+    return network
+
+
+def test_the_start_is_the_best_linear_prediction(items) -> None:
+    network, masking = network_of(items), MoleculeMasking(CONFIG)
+    held_out = [collate_subslices([masking.held_out(items[0])])]
+    state = torch.get_rng_state()
+    fit_linear(network, items, masking, held_out)
+    torch.set_rng_state(state)
+    torch.randperm(len(items))
+    x, y = [], []
+    for _ in range(4):  # draws of one sub-slice
+        item = masking.split(items[0])
+        core = item.core_mask
+        x.append(network.inputs(item)[core].double().numpy())
+        y.append(item.y[core].double().numpy())
+    x, y = np.concatenate(x), np.concatenate(y)
+    test, errors = held_out[0], {}
+    niche, true = network.inputs(test)[test.core_mask].numpy(), test.y[test.core_mask].numpy()
+    design = np.column_stack([x, np.ones(len(x))])
+    for strength in (10, 100, 1e3, 1e4, 1e5):
+        penalty = strength * np.eye(19)
+        penalty[-1, -1] = 0
+        weight = np.linalg.solve(design.T @ design + penalty, design.T @ y)
+        error = items.targets.widths * (niche @ weight[:-1] + weight[-1] - true)
+        errors[np.square(error).sum()] = weight
+    best = errors[min(errors)]
+    np.testing.assert_allclose(network.linear.weight.detach().numpy(), best[:-1].T, atol=1e-5)
+    np.testing.assert_allclose(network.linear.bias.detach().numpy(), best[-1], atol=1e-5)
+    # The Transformer adds nothing yet, whose context is 0.
+    with torch.inference_mode():
+        z, _ = network(test)
+    assert (z[:, slice(*network.columns["context"])] == 0).all()
+    assert float(molecule_loss(network, test, z).error) == pytest.approx(min(errors), rel=1e-4)
+
+
+def test_an_embedding_is_niche_denoised_features_and_context(items) -> None:
+    network = network_of(items)
+    assert network.columns == {"niche": (0, 18), "denoised": (18, 24), "context": (24, 32)}
+    item = collate_subslices([MoleculeMasking(CONFIG)(items[0])])
+    z, _ = network(item)
+    torch.testing.assert_close(z[:, :18], network.inputs(item))
+    assert (z[item.mask][:, :6] == 0).all()  # what a masked cell shows of itself
+    with pytest.raises(ValueError, match=r"set out_channels above 32 \(it is 32\)"):
+        MoleculeNetwork(8, CONFIG)
+
+
+def test_masked_cells_are_not_asked_for(items) -> None:
+    network = network_of(items)
+    item = collate_subslices([MoleculeMasking(CONFIG)(items[0])])
+    asked = item.core_mask & ~item.mask
+    loss = molecule_loss(network, item, network(item)[0])
+    assert int(loss.count) == 6 * int(asked.sum()) and item.mask.any()
+
+
+def test_of_noise_nothing_is_learned() -> None:
+    adata = make_slice(400, 30)
+    mean = np.asarray(adata.X.mean(axis=0)).ravel()
+    random = np.random.default_rng(0)
+    adata.X = sp.csr_matrix(random.poisson(np.tile(mean, (400, 1))).astype(np.float32))
+    model = SToFM(**SMALL, k=8, learning_rate=3e-3, dropout=0.0)
+    record = model.fit(adata, max_steps=100, progress=False).training_record
+    assert record["molecule_loss"] > 0.97 * record["molecule_loss_of_mean"]
+    model.embed(adata, progress=False)
+    denoised = adata.obsm["X_stofm"][:, slice(*model.network.columns["denoised"])]
+    assert np.square(denoised).mean() < 0.05  # the mean, where components have a square of 1
+
+
+@pytest.mark.slow
+def test_the_transformer_predicts_better_than_averages() -> None:
+    model = SToFM(**SMALL, learning_rate=3e-3, dropout=0.0)
+    record = model.fit(toy_tissue(2000, 100, seed=0), max_steps=300, progress=False).training_record
+    assert record["best_step"] > 0
+    assert record["molecule_loss"] < record["molecule_loss_of_averages"]
+    assert record["molecule_loss_of_averages"] < 0.9 * record["molecule_loss_of_mean"]
+
+
+def test_the_objective_of_what_has_no_molecules() -> None:
+    adata = make_slice(60)
+    adata.obsm["X_pca"] = adata.X[:, :5].toarray().astype(np.float32)
+    model = SToFM(**SMALL).fit(adata, use_rep="X_pca", max_steps=1, progress=False)
+    assert model.config.objectives == "niches" and "niche_loss" in model.training_record
+    model.fit(adata, max_steps=1, progress=False)  # of counts again
+    assert model.config.objectives == "molecules"
+    asked = SToFM(**SMALL, objectives="molecules")
+    with pytest.raises(ValueError, match="cannot hold out molecules: features are not the princ"):
+        asked.fit(adata, use_rep="X_pca", progress=False)
+    adata.X = sp.csr_matrix(adata.X * 0.5)
+    with pytest.raises(ValueError, match="cannot hold out molecules: counts are not whole"):
+        asked.fit(adata, progress=False)
+    with pytest.warns(UserWarning, match="counts are not whole numbers: molecules cannot be held"):
+        model.fit(adata, max_steps=1, progress=False)
+    assert model.config.objectives == "niches"
