@@ -58,7 +58,7 @@ def untrained(model: SToFM, seed: int) -> SToFM:
     torch.manual_seed(seed)
     settings, _ = encoder.state()
     new = from_state(settings, {})
-    network = make_network(new.out_channels, model.config, new)
+    network = make_network(model.config, new)
     return SToFM.from_state(
         ModelState(model.config, network.eval(), new, {"seed": seed, "steps": 0})
     )

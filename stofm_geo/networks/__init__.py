@@ -1,6 +1,6 @@
 """Networks and their configuration."""
 
-from stofm_geo.genes import PanelEncoder
+from stofm_geo.genes import CellFeatures
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.molecules import MoleculeNetwork
 from stofm_geo.networks.niches import NicheNetwork
@@ -9,9 +9,9 @@ from stofm_geo.networks.stofm import SToFMNetwork
 __all__ = ["MoleculeNetwork", "NicheNetwork", "SToFMConfig", "SToFMNetwork", "make_network"]
 
 
-def make_network(
-    in_channels: int, config: SToFMConfig, encoder: PanelEncoder | None = None
-) -> SToFMNetwork:
-    """Return the network of a configuration's objective; see :class:`SToFMNetwork`."""
-    network = MoleculeNetwork if config.objectives == "molecules" else NicheNetwork
-    return network(in_channels, config, encoder)
+def make_network(config: SToFMConfig, encoder: CellFeatures) -> SToFMNetwork:
+    """Return the network of a configuration's objective for the features of an encoder."""
+    if config.objectives == "molecules":
+        num_genes = 0 if encoder.genes is None else len(encoder.genes)
+        return MoleculeNetwork(encoder.out_channels, config, num_genes)
+    return NicheNetwork(encoder.out_channels, config, encoder.module)

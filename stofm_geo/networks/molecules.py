@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from stofm_geo.genes import PanelEncoder
 from stofm_geo.genes.fractions import FractionComponents
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
@@ -31,35 +30,33 @@ class MoleculeNetwork(SToFMNetwork):
     Args:
         in_channels: Size ``F`` of the features.
         config: Configuration.
-        encoder: Encoder trained with the network; ``None``: features are ``data.x``.
-
-    Attributes:
-        widths: Weights of the features in the loss, ``[F]``: proportional to the width of the
-            components before they were halfway whitened.
+        num_genes: Number of genes that features are components of.
 
     Raises:
         ValueError: An embedding is too small to hold these parts.
     """
 
-    widths: Tensor
+    target_mean: Tensor
+    target_axes: Tensor
+    target_scale: Tensor
 
-    def __init__(
-        self, in_channels: int, config: SToFMConfig, encoder: PanelEncoder | None = None
-    ) -> None:
+    def __init__(self, in_channels: int, config: SToFMConfig, num_genes: int) -> None:
         context = config.out_channels - 4 * in_channels
         if context < 1:
             raise ValueError(
                 f"an embedding holds 4 times the {in_channels} features and more: set out_channels "
                 f"above {4 * in_channels} (it is {config.out_channels}), or n_components lower"
             )
-        super().__init__(in_channels, config, encoder, 3 * in_channels)
+        super().__init__(in_channels, config, inputs=3 * in_channels)
         niche, denoised = 3 * in_channels, 4 * in_channels
         self.columns = {
             "niche": (0, niche),
             "denoised": (niche, denoised),
             "context": (denoised, config.out_channels),
         }
-        self.register_buffer("widths", torch.ones(in_channels))
+        self.register_buffer("target_mean", torch.zeros(num_genes))
+        self.register_buffer("target_axes", torch.zeros(num_genes, in_channels))
+        self.register_buffer("target_scale", torch.ones(in_channels))
         self.linear = nn.Linear(3 * in_channels, in_channels)
         self.project = nn.Linear(config.hidden_channels, context)
         self.correct = nn.Linear(context, in_channels, bias=False)
@@ -79,9 +76,22 @@ class MoleculeNetwork(SToFMNetwork):
         visible = ~data.mask if "mask" in data else None
         return niche_features(self.features(data), cell_edges(data), visible)
 
-    def set_targets(self, targets: FractionComponents) -> None:
-        """Set the components that the denoised features are."""
-        self.widths.copy_(torch.from_numpy(targets.widths))
+    @property
+    def targets(self) -> FractionComponents:
+        """Components that the denoised features are, of the encoder's genes."""
+        mean, axes, scale = self.target_mean, self.target_axes, self.target_scale
+        return FractionComponents(*(part.cpu().numpy() for part in (mean, axes, scale)))
+
+    @targets.setter
+    def targets(self, targets: FractionComponents) -> None:
+        self.target_mean.copy_(torch.from_numpy(targets.mean))
+        self.target_axes.copy_(torch.from_numpy(targets.axes))
+        self.target_scale.copy_(torch.from_numpy(targets.scale))
+
+    @property
+    def widths(self) -> Tensor:
+        """Weights of the denoised features in the loss, ``[F]``, which undo their whitening."""
+        return self.target_scale / self.target_scale.square().mean().sqrt()
 
     def denoised(self, z: Tensor) -> Tensor:
         """Return the denoised features of embeddings, ``[num_nodes, F]``."""

@@ -119,7 +119,7 @@ class ModelState:
                     f"features have {encoder.out_channels} columns, the network takes "
                     f"{values['in_channels']!r}"
                 )
-            return encoder, make_network(encoder.out_channels, config, encoder.module)
+            return encoder, make_network(config, encoder)
 
         with torch.device("meta"):
             check_shapes(build()[1].state_dict(), weights)

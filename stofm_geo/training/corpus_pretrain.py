@@ -97,7 +97,7 @@ class CorpusPretraining(Pretraining):
                 n_components=self.config.n_components,
                 technologies=corpus.technologies,
             )
-            self.network = make_network(encoder.out_channels, self.config, encoder)
+            self.network = make_network(self.config, encoder)
             if self.trainer.ckpt_path is None:
                 warm_start(encoder, corpus.components())
 

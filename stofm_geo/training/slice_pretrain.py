@@ -130,7 +130,7 @@ def pretrain_slices(
     """
     if max_steps is None:
         max_steps = _STEPS if config.objectives == "molecules" else _NICHE_STEPS
-    network = make_network(encoder.out_channels, config, encoder.module)
+    network = make_network(config, encoder)
     module = SlicePretraining(network, config)
     if encoder.module is not None:
         warm_start(encoder.module, [own.panel for own in slices])
@@ -142,7 +142,7 @@ def pretrain_slices(
         targets = FractionComponents.from_counts(counts, encoder.out_channels)
         for item in items:
             item.targets = targets
-        network.set_targets(targets)
+        network.targets = targets
     every: Any = ConcatDataset(items)
     steps = pretrain(module, every, max_steps, seed=seed, progress=progress)
     return network.cpu().eval(), {

@@ -34,8 +34,8 @@ def items() -> MoleculeSlice:
 
 def network_of(items: MoleculeSlice) -> MoleculeNetwork:
     torch.manual_seed(0)
-    network = MoleculeNetwork(6, CONFIG).eval()
-    network.set_targets(items.targets)
+    network = MoleculeNetwork(6, CONFIG, num_genes=40).eval()
+    network.targets = items.targets
     return network
 
 
@@ -80,7 +80,7 @@ def test_an_embedding_is_niche_denoised_features_and_context(items) -> None:
     torch.testing.assert_close(z[:, :18], network.inputs(item))
     assert (z[item.mask][:, :6] == 0).all()  # what a masked cell shows of itself
     with pytest.raises(ValueError, match=r"set out_channels above 32 \(it is 32\)"):
-        MoleculeNetwork(8, CONFIG)
+        MoleculeNetwork(8, CONFIG, num_genes=40)
 
 
 def test_masked_cells_are_not_asked_for(items) -> None:
