@@ -3,9 +3,9 @@
 ``python -m benchmarks.quality.molecules --data DIR -o benchmarks/results/molecules.json``
 
 A fifth of each cell's molecules is split off before anything else; models are fitted to the rest.
-Errors are mean squares over the first 30 principal axes of the rest's fractions, each divided by the
-root of the gene's share of all molecules; along these axes, the rest has a standard deviation of 1
-in the mean. Much of an error is counting noise, which nobody can predict. Genes are those with
+Errors are mean squares over the first 30 principal axes of the rest's fractions, each divided by
+the root of the gene's share of all molecules; along these axes, the rest has a standard deviation
+of 1 in the mean. Much of an error is counting noise, which nobody can predict. Genes are those with
 counts in ten cells or more. The ridge reads the niche, components beside their means over one and
 two steps, as the network does; its strength is the best of five on the molecules that are scored,
 which flatters it.

@@ -55,7 +55,7 @@ def test_embed_fits_embeds_scores_and_draws(slice_file, tmp_path) -> None:
         *("--slice-key", "slice_id", "--plot", png, "--seed", 1, "--save-model", tmp_path / "m"),
     )
     assert code == 0, text
-    assert "ARI 0." in text and "NMI" in text and "niche loss" in text
+    assert "ARI 0." in text and "NMI" in text and "held-out molecules" in text
     adata = read_h5ad(out)
     assert adata.obsm["X_stofm"].shape == (200, 256) and adata.obsm["X_stofm"].dtype == np.float32
     assert list(adata.obs["stofm_domain"].cat.categories) == ["0", "1", "2", "3"]

@@ -271,7 +271,7 @@ def read_slice(which: Slice, *, spatial_key: str = Keys.SPATIAL, min_cells: int 
                 stacklevel=2,
             )
             counts, pos, rows = counts.select(full), pos[full], rows[full]
-        order, pos, unit = checked_pose(counts, pos, min_cells)
+        order, pos, unit = checked_pose(counts, pos, min_cells, genes)
         counts.order = order
     return CorpusSlice(counts, genes, pos, rows[order], unit, technology, report)
 
