@@ -17,6 +17,7 @@ class Keys:
     UNASSIGNED = "unassigned"  # value of that column if no label is probable enough
     PROPORTIONS = "stofm_proportions"  # obsm and uns, written: cell-type proportions
     IMPUTED = "stofm_imputed"  # obsm and uns, written: genes missing from the panel
+    DENOISED = "stofm_denoised"  # layers (or obsm) and uns, written: expected counts
     UNS = "stofm"  # uns, written: settings of embedding and domains
 
 

@@ -10,7 +10,7 @@ from stofm_geo.cli.corpus import corpus
 from stofm_geo.cli.doctor import doctor
 from stofm_geo.cli.embed import demo, embed
 from stofm_geo.cli.pretrain import pretrain
-from stofm_geo.cli.spatial import deconvolve, domains, impute
+from stofm_geo.cli.spatial import deconvolve, denoise, domains, impute
 from stofm_geo.cli.tasks import evaluate, finetune, predict
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-_TASKS = (domains, finetune, predict, evaluate, deconvolve, impute)
+_TASKS = (domains, finetune, predict, evaluate, deconvolve, impute, denoise)
 for command in (embed, *_TASKS, adapt, demo, doctor):
     app.command()(command)
 # Lightning parses all options of pretrain, --help included.

@@ -1,4 +1,4 @@
-"""``stofm-geo domains | deconvolve | impute``: tasks that need no model of the user."""
+"""``stofm-geo domains | deconvolve | impute | denoise``: tasks that need no labels of a user."""
 
 from __future__ import annotations
 
@@ -212,6 +212,63 @@ def impute(
             f"{path}: estimated {len(quality)} genes in {adata.n_obs} cells; median correlation on "
             f"held-out reference cells {quality.median():.2f}; "
             f"{time.perf_counter() - start:.0f} s"
+        )
+    write_tables(adatas, targets)
+
+
+@cli_errors
+def denoise(
+    slices: options.Slices,
+    output: options.OutputTable,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model of stofm-geo embed --save-model. (default: fit one to each file)"),
+    ] = None,
+    genes: Annotated[
+        list[str] | None,
+        typer.Option("--gene", help="Gene to estimate; repeat it. (default: all, as a layer)"),
+    ] = None,
+    slice_key: options.SliceKey = None,
+    spatial_key: options.SpatialKey = Keys.SPATIAL,
+    layer: options.Layer = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Training steps at most. (default: 600)", min=1)
+    ] = None,
+    key_added: Annotated[str, typer.Option(help="Key to write.")] = Keys.DENOISED,
+    table: options.Table = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Estimate the expected expression of each cell, without its counting noise.
+
+    Writes layers[KEY], expected counts (obsm[KEY] with --gene), and reliabilities in obs, var and
+    uns into a copy of each file.
+    """
+    from stofm_geo import SToFM, tl
+    from stofm_geo.data.io import output_targets
+
+    if model is not None and max_steps is not None:
+        raise ValueError("--max-steps is for a model that is fitted; leave it or --model out")
+    targets = output_targets(slices, output, table=table)
+    known = None if model is None else SToFM.from_pretrained(model)
+    adatas = _read(slices, table, spatial_key)
+    for adata, path in zip(adatas, slices, strict=True):
+        start = time.perf_counter()
+        tl.denoise(
+            adata,
+            known,
+            genes,
+            key_added=key_added,
+            slice_key=slice_key,
+            spatial_key=spatial_key,
+            layer=layer,
+            max_steps=max_steps,
+            seed=seed,
+        )
+        d2 = float(adata.uns[key_added]["d2"])
+        record(files={str(path): {"cells": adata.n_obs, "d2": d2}})
+        echo(
+            f"{path}: denoised {adata.n_obs} cells; of the deviance of held-out molecules, "
+            f"{d2:.1%} is explained; {time.perf_counter() - start:.0f} s"
         )
     write_tables(adatas, targets)
 

@@ -87,3 +87,20 @@ def test_impute(file, reference, tmp_path) -> None:
     np.testing.assert_allclose(found.to_numpy(), expected.obsm["stofm_imputed"].to_numpy())
     code, _, errors = run(*words, "--gene", "none")
     assert code == 1 and "requested genes (none)" in errors and errors.count("Error") == 1
+
+
+def test_denoise(reference, tmp_path) -> None:
+    out = tmp_path / "out.h5ad"
+    words = ("denoise", reference, "-o", out, "--layer", "counts", "--max-steps", "2")
+    code, text, errors = run(*words, "--json")
+    assert code == 0, text + errors
+    expected = read_h5ad(reference)
+    tl.denoise(expected, layer="counts", max_steps=2, progress=False)
+    found = read_h5ad(out)
+    np.testing.assert_array_equal(found.layers["stofm_denoised"], expected.layers["stofm_denoised"])
+    d2 = json.loads(text)["files"][str(reference)]["d2"]
+    assert d2 == found.uns["stofm_denoised"]["d2"] == expected.uns["stofm_denoised"]["d2"]
+    code, _, errors = run(*words, "--model", "stofm-geo-mini")
+    assert code == 1 and "--max-steps is for a model that is fitted" in errors
+    code, _, errors = run(*words[:-2], "--model", "stofm-geo-mini")
+    assert code == 1 and "trained for 'niches', which does not denoise" in errors

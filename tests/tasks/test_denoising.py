@@ -1,0 +1,177 @@
+"""Denoising: expected counts, and a reliability that only unseen molecules give."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData
+from sklearn.metrics import mean_poisson_deviance
+
+from stofm_geo import SToFM
+from stofm_geo.datasets import toy_tissue
+from stofm_geo.tasks.denoising import _explained
+from stofm_geo.tl import denoise
+from tests.helpers import SMALL, make_slice
+
+
+@pytest.fixture(scope="module")
+def model() -> SToFM:
+    """A model of another slice, so that no molecule of those below is known."""
+    adata = toy_tissue(600, 40, seed=1)
+    return SToFM(**SMALL, learning_rate=3e-3).fit(adata, max_steps=60, progress=False)
+
+
+@pytest.fixture
+def adata() -> AnnData:
+    return toy_tissue(400, 40, seed=0)
+
+
+def denoised(adata: AnnData, model: SToFM, **options) -> AnnData:
+    denoise(adata, model, progress=False, **options)
+    return adata
+
+
+def test_expected_counts_have_the_size_of_a_cell(adata, model) -> None:
+    before = adata.X.copy()
+    layer = denoised(adata, model).layers["stofm_denoised"]
+    assert layer.dtype == np.float32 and layer.shape == adata.shape
+    assert (layer >= 0).all()
+    np.testing.assert_allclose(layer.sum(axis=1), np.asarray(before.sum(axis=1)).ravel(), rtol=1e-4)
+    assert (adata.X != before).nnz == 0
+    assert "X_stofm" not in adata.obsm and "stofm" not in adata.uns
+
+
+def test_they_are_nearer_to_the_expression_than_counts_are() -> None:
+    # Cells of four types in two halves, whose expression is known.
+    random = np.random.default_rng(0)
+    types = random.gamma(0.5, 1, (4, 30))
+    n = 900
+    pos = random.uniform(0, 100, (n, 2))
+    kind = random.integers(2, size=n) + 2 * (pos[:, 0] > 50)
+    rate = types[kind] / types[kind].sum(axis=1, keepdims=True)
+    counts = random.poisson(40 * rate)
+    adata = AnnData(sp.csr_matrix(counts.astype(np.float32)), obsm={"spatial": pos})
+    adata.var_names = [f"gene{i}" for i in range(30)]
+    denoise(adata, progress=False, max_steps=40)
+    found = adata.layers["stofm_denoised"]
+    fractions = found / found.sum(axis=1, keepdims=True)
+    raw = counts / counts.sum(axis=1, keepdims=True)
+    assert np.square(fractions - rate).mean() < 0.25 * np.square(raw - rate).mean()
+    assert adata.uns["stofm_denoised"]["d2"] > 0.15
+    best = adata.var["stofm_denoised_d2"].idxmax()
+    assert adata.var["stofm_denoised_d2"][best] > 0.3
+
+
+def test_of_noise_nothing_is_explained() -> None:
+    adata = make_slice(500, 30)
+    mean = np.asarray(adata.X.mean(axis=0)).ravel()
+    random = np.random.default_rng(0)
+    adata.X = sp.csr_matrix(random.poisson(np.tile(mean, (500, 1))).astype(np.float32))
+    denoise(adata, progress=False, max_steps=40)
+    assert abs(adata.uns["stofm_denoised"]["d2"]) < 0.02
+    layer = adata.layers["stofm_denoised"]
+    fractions = layer / layer.sum(axis=1, keepdims=True)
+    assert np.abs(fractions / fractions.mean(axis=0) - 1).mean() < 0.1
+
+
+def test_explained_deviance_against_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    counts = random.poisson(2, (50, 8)).astype(float)
+    fractions = random.dirichlet(np.full(8, 5), 50)
+    mean = random.dirichlet(np.full(8, 5))
+
+    class Found:
+        def __init__(self) -> None:
+            self.mean = mean
+
+        def fractions(self, rows: slice) -> np.ndarray:
+            return fractions[rows]
+
+    of_genes, of_cells, overall = _explained(Found(), sp.csr_matrix(counts))
+    total = counts.sum(axis=1, keepdims=True)
+    expected, average = total * fractions, total * mean
+
+    def d2(where) -> float:
+        of_model, of_mean = (
+            mean_poisson_deviance(counts[where].ravel(), one[where].ravel())
+            for one in (expected, average)
+        )
+        return 1 - of_model / of_mean
+
+    assert overall == pytest.approx(d2(slice(None)))
+    np.testing.assert_allclose(of_genes, [d2((slice(None), g)) for g in range(8)])
+    full = np.flatnonzero(total.ravel())
+    np.testing.assert_allclose(of_cells[full], [d2(i) for i in full])
+
+
+def test_reliabilities_are_written(adata, model) -> None:
+    denoised(adata, model)
+    of_genes, of_cells = adata.var["stofm_denoised_d2"], adata.obs["stofm_denoised_d2"]
+    assert of_genes.notna().all() and of_cells.notna().mean() > 0.95
+    assert 0 < adata.uns["stofm_denoised"]["d2"] < 1
+    assert adata.uns["stofm_denoised"]["weights_sha256"] == model.weights_hash()
+
+
+def test_some_genes_as_a_table(adata, model) -> None:
+    whole = denoised(adata.copy(), model).layers["stofm_denoised"]
+    names = list(adata.var_names[[7, 3]])
+    table = denoised(adata, model, genes=names).obsm["stofm_denoised"]
+    assert list(table.columns) == names and list(table.index) == list(adata.obs_names)
+    np.testing.assert_allclose(table.to_numpy(), whole[:, [7, 3]], rtol=1e-5)
+    assert "stofm_denoised" not in adata.layers
+
+
+def test_counts_in_a_layer_and_slices(model) -> None:
+    adata = toy_tissue(400, 40, 2, seed=0)
+    expected = denoised(adata.copy(), model, slice_key="slice_id").layers["stofm_denoised"]
+    adata.layers["raw"] = adata.X.copy()
+    adata.X = sp.csr_matrix(np.log1p(adata.X))
+    found = denoised(adata, model, slice_key="slice_id", layer="raw")
+    np.testing.assert_array_equal(found.layers["stofm_denoised"], expected)
+
+
+def test_cells_without_counts_and_unknown_columns(adata, model) -> None:
+    counts = adata.X.tolil()
+    counts[5] = 0
+    probe = sp.csr_matrix(np.ones((adata.n_obs, 1), dtype=np.float32))
+    probe[5] = 0
+    other = AnnData(
+        sp.hstack([counts.tocsr(), probe], format="csr"), adata.obs, obsm=dict(adata.obsm)
+    )
+    other.var_names = [*adata.var_names, "NegControlProbe_1"]
+    other.X.eliminate_zeros()
+    with pytest.warns(UserWarning, match="1 of 400 cells have no counts"):
+        denoise(other, model, progress=False)
+    layer = other.layers["stofm_denoised"]
+    assert np.isnan(layer[:, -1]).all() and (layer[5, :-1] == 0).all()
+    assert np.isfinite(np.delete(layer[:, :-1], 5, axis=0)).all()
+    assert np.isnan(other.obs["stofm_denoised_d2"].iloc[5])
+
+
+def test_the_same_seed_gives_the_same_numbers(adata, model) -> None:
+    first, second = (denoised(adata.copy(), model, seed=3) for _ in range(2))
+    assert first.layers["stofm_denoised"].tobytes() == second.layers["stofm_denoised"].tobytes()
+    other = denoised(adata.copy(), model, seed=4)
+    assert other.uns["stofm_denoised"]["d2"] != first.uns["stofm_denoised"]["d2"]
+
+
+def test_bad_input(adata, model) -> None:
+    with pytest.raises(ValueError, match="only of whole counts, and counts are fractions"):
+        fractions = adata.copy()
+        fractions.X = fractions.X * 0.3
+        denoise(fractions, model)
+    with pytest.raises(KeyError, match="var_names has no nothing; it has"):
+        denoise(adata, model, genes=["nothing"])
+    with pytest.raises(ValueError, match="genes is empty"):
+        denoise(adata, model, genes=[])
+    with pytest.raises(ValueError, match=r"lacks 38 of the model's 40 genes .* leave model out"):
+        denoise(adata[:, :2].copy(), model)
+    with pytest.raises(ValueError, match="key_added is 'raw', as is layer"):
+        adata.layers["raw"] = adata.X.copy()
+        denoise(adata, model, layer="raw", key_added="raw")
+    niches = SToFM(**SMALL, objectives="niches").fit(adata, max_steps=1, progress=False)
+    with pytest.raises(ValueError, match="trained for 'niches', which does not denoise"):
+        denoise(adata, niches)
+    with pytest.raises(KeyError, match="has no 'spots'"):
+        denoise(adata, model, spatial_key="spots")
