@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import NearestNeighbors
 
+from stofm_geo.benchmark import molecule_models
 from stofm_geo.benchmark.clusterings import components
 from stofm_geo.benchmark.graphs import COMPONENTS, target_columns, training_data
 from stofm_geo.benchmark.problems import LABEL, Problem
@@ -36,8 +37,8 @@ def linear(problem: Problem, seed: int, neighbours: bool, standardise: bool) -> 
     """Fit a linear model on principal components of the training slices, and predict.
 
     Classes are predicted by logistic regression, whose strength is chosen on held-out tissue;
-    shares by ridge regression, clipped at 0; values by ridge regression. For vectors, the
-    components themselves are returned.
+    shares by ridge regression, clipped at 0; values and molecules by ridge regression. For vectors,
+    the components themselves are returned.
 
     Args:
         problem: Problem of any kind.
@@ -45,6 +46,8 @@ def linear(problem: Problem, seed: int, neighbours: bool, standardise: bool) -> 
         neighbours: Whether to add means over neighbours to the features.
         standardise: Whether to standardise features within each slice.
     """
+    if problem.kind == "molecules":
+        return molecule_models.linear(problem, seed, neighbours)
     train, targets, mean, scale = training_data(problem)
     pca = PCAFeatures(COMPONENTS).fit(train or problem.test)
 

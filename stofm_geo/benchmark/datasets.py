@@ -220,6 +220,61 @@ _REAL = (
             ),
         },
     ),
+    (
+        "mop",
+        None,
+        "MERFISH, mouse primary motor cortex: Zhang et al. 2021 through spacetx-spacejam",
+        "none stated in the repository",
+        {
+            "merfish_mop_zhuang_4slices.h5ad": (
+                "0820c9f0070d0c9d0e960aaa5e21bab25b21926e77ff9059b75f03b6fbf58f94"
+            ),
+        },
+    ),
+    (
+        "verafish",
+        None,
+        "VeraFISH, mouse hippocampus: prabhakarlab/Banksy (Singhal et al. 2024)",
+        "MIT + file LICENSE at that commit",
+        {
+            "verafish_hippocampus.h5ad": (
+                "4584e931c9b63fab2c2167cdd0f773e423e5072ae51666baff37897c0ace11b1"
+            ),
+        },
+    ),
+    (
+        "xenium",
+        None,
+        "Xenium, human breast: Janesick et al. 2023 through BIMSBbioinfo/VoltRon",
+        "MIT (repository); the data's own not checked",
+        {
+            "xenium_breast_voltron.h5ad": (
+                "a564e451e532c7f9350b2b5787b7c2845a6de73dd2be09b9f0c76003fdac3b38"
+            ),
+        },
+    ),
+    (
+        "slideseq",
+        None,
+        "Slide-seqV2, mouse hippocampus: Stickels et al. 2021 through WonLab-CS/Vesalius",
+        "GPL-3 (repository)",
+        {
+            "slideseqv2_hippocampus_crop.h5ad": (
+                "6b9d8e53db098a184e4eb9090f9ebcd576c58830063fe52574dedec0dbb7087b"
+            ),
+        },
+    ),
+    (
+        "olfactory",
+        None,
+        "Spatial Transcriptomics, mouse olfactory bulb: Stahl et al. 2016 through JEFworks-Lab",
+        "GPL-3 (repository)",
+        {
+            "st_mouse_olfactory_bulb.h5ad": (
+                "b0eb48b556504b7b18d9d1fecca7dd13cead41fcde0b3a4542b15c7792a02bce"
+            ),
+        },
+    ),
 )
 for _name, _group, _source, _licence, _files in _REAL:
     register_dataset(

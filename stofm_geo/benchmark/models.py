@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from stofm_geo._registry import Registry
-from stofm_geo.benchmark import baselines, stofm_models
+from stofm_geo.benchmark import baselines, molecule_models, stofm_models
 from stofm_geo.benchmark.external_methods import EXTERNAL_METHODS
 from stofm_geo.benchmark.layers import LAYERS, SE2, Layer, Stack
 from stofm_geo.benchmark.problems import LOAD, Kind, Problem
@@ -84,8 +84,16 @@ def _body(vectors: bool) -> Callable[[int], nn.Module]:
     return partial(SE2, vectors=vectors)
 
 
+_WITHOUT_MOLECULES = tuple(kind for kind in MAIN if kind != "molecules")
 for _name, _solve in baselines.LINEAR.items():
-    register_model(_name, _solve, seeded=False)
+    # Components need no scale to predict molecules: these would be the same twice.
+    _kinds = _WITHOUT_MOLECULES if "standardised" in _name else tuple(MAIN)
+    register_model(_name, _solve, kinds=_kinds, seeded=False)
+register_model("mean", molecule_models.mean, kinds=["molecules"], seeded=False)
+register_model("PCA (best rank)", molecule_models.best_rank, kinds=["molecules"], seeded=False)
+for _of, _name in (("space", "neighbour means"), ("expression", "means of alike cells")):
+    _solve = partial(molecule_models.averages, of=_of)
+    register_model(_name, _solve, kinds=["molecules"], seeded=False)
 for _name, _layer in LAYERS.items():
     register_model(_name, layer=_layer)
 register_model("SE2Transformer", GraphLayerModel(_body(vectors=False)))

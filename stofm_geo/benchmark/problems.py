@@ -14,10 +14,11 @@ from torch_geometric.utils import k_hop_subgraph
 
 from stofm_geo.transforms import SpatialKNN
 
-Kind = Literal["classes", "vectors", "shares", "values"]
+Kind = Literal["classes", "vectors", "shares", "values", "molecules"]
 # Hint for messages: how to register a model, task or data set.
 LOAD = "to use your own, name the file that registers it with load (--load)"
 LABEL, GROUP = "label", "group"  # columns of obs of the slices in a problem
+_MOST_SHOWN = 0.95  # of the molecules, where some are held out
 NEIGHBOURS, HOPS = 12, 3  # of the graphs and networks of the suite
 
 
@@ -34,6 +35,8 @@ class Problem:
       slices of single cells with ``obs["label"]``.
     - ``"values"``: log-normalised counts ``[n, G]`` of the genes ``names``, which ``train`` has
       and ``test`` lacks.
+    - ``"molecules"``: expected fractions ``[n, G]`` of the genes ``names`` in the molecules of each
+      cell of ``test`` that were held out, from ``test`` only.
 
     Attributes:
         kind: Kind of the predictions.
@@ -46,6 +49,8 @@ class Problem:
             :data:`HOPS` edges of a test cell.
         label_level: For ``"classes"``, whether labels describe the tissue or the single cell.
         spot_side: For ``"shares"``, side of a square spot, in units of the positions.
+        molecules: For ``"molecules"``, number of molecules of each test slice, those that are held
+            out included.
     """
 
     kind: Kind
@@ -56,6 +61,7 @@ class Problem:
     leak_free: bool = True
     label_level: Literal["region", "cell_type"] = "region"
     spot_side: float = 0.0
+    molecules: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.scored_mask:
@@ -117,11 +123,17 @@ def check_leak_free(problem: Problem) -> None:
     Raises:
         ValueError: Test slices have labels, or slices have no groups; or a problem of kind
             ``"classes"`` with ``leak_free`` has a group in both training and test, or a training
-            cell near a test cell.
+            cell near a test cell; or a test slice of kind ``"molecules"`` has too many of them.
     """
     for adata in problem.test:
         if LABEL in adata.obs:
             raise ValueError(f"a test slice has obs[{LABEL!r}], which models see; remove it")
+    for adata, count in zip(problem.test, problem.molecules, strict=False):
+        if (found := float(adata.X.sum())) > _MOST_SHOWN * count:
+            raise ValueError(
+                f"the split leaks: a test slice has {found / count:.0%} of its molecules, so that "
+                "few are held out; split them off before the problem is made"
+            )
     if problem.kind != "classes":
         return
     for adata in (*problem.train, *problem.test):

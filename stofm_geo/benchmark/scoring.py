@@ -20,6 +20,7 @@ MAIN: dict[Kind, tuple[str, bool]] = {
     "vectors": ("ari", True),
     "shares": ("rmse", False),
     "values": ("pearson", True),
+    "molecules": ("error", False),
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from anndata import AnnData
 
 from stofm_geo import SToFM
+from stofm_geo.benchmark import molecule_models
 from stofm_geo.benchmark.problems import LABEL, Problem
 from stofm_geo.benchmark.trained import count
 from stofm_geo.tasks import fine_tune
@@ -29,6 +30,8 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
         method: Method of :func:`stofm_geo.tasks.fine_tune`.
         steps: Number of pre-training steps; after 1 step, embeddings are averages of neighbours.
     """
+    if problem.kind == "molecules":
+        return molecule_models.stofm(problem, seed)
     test = [adata.copy() for adata in problem.test]
     if problem.kind == "shares":
         deconvolve(test[0], problem.train[0], LABEL, seed=seed)

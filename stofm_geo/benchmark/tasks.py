@@ -13,6 +13,7 @@ from anndata import AnnData
 from stofm_geo._registry import Registry
 from stofm_geo.benchmark import scoring
 from stofm_geo.benchmark.datasets import Slices
+from stofm_geo.benchmark.molecules import held_out_molecules
 from stofm_geo.benchmark.problems import LABEL, LOAD, Kind, Problem, Split
 from stofm_geo.benchmark.splits import all_splits, labels_of, with_labels, without_labels
 from stofm_geo.benchmark.spots import spots
@@ -170,3 +171,12 @@ register_task(
 register_task("domains", "vectors", ("toy", "dlpfc", "osmfish", "starmap"), domains)
 register_task("deconvolution", "shares", ("toy", "merfish", "seqfish"), proportions)
 register_task("imputation", "values", ("toy", "starmap", "seqfish", "cosmx"), genes)
+register_task(
+    "molecules",
+    "molecules",
+    (
+        *("toy", "dlpfc", "osmfish", "starmap", "merfish", "seqfish", "cosmx"),
+        *("mop", "verafish", "xenium", "slideseq", "olfactory"),
+    ),
+    held_out_molecules,
+)

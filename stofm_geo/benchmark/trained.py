@@ -12,14 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from stofm_geo.benchmark.graphs import Graphs, graphs
+from stofm_geo.benchmark.graphs import COMPONENTS, Graphs, graphs
 from stofm_geo.benchmark.layers import HEADS
+from stofm_geo.benchmark.molecule_models import layers
 from stofm_geo.benchmark.problems import Problem
 from stofm_geo.tasks.labels import balanced
 
 PARAMETERS = 300_000  # as in the Transformer of SToFM
 RATES = (3e-3, 1e-3)
 STEPS, CHECK, PATIENCE = 120, 10, 40
+_MOLECULE_STEPS = 5  # times as many to predict molecules, as the library's own model has
 _DECAY, _MASK_RATIO = 1e-2, 0.3
 
 
@@ -80,7 +82,8 @@ class GraphLayerModel:
     class-balanced cross-entropy for classes, the cross-entropy for shares, and the mean squared
     error for values. For ``"vectors"``, 30 % of the cells are masked at each step, and their niches
     (features beside means over one and two hops) are predicted; the embedding is the prediction
-    without masking.
+    without masking. For ``"molecules"``, training is that of the library
+    (:mod:`stofm_geo.benchmark.molecule_models`), with these layers for its Transformer.
 
     Attributes:
         body: Function from a width to the graph layers.
@@ -93,6 +96,10 @@ class GraphLayerModel:
 
     def __call__(self, problem: Problem, seed: int) -> tuple[list[np.ndarray], dict[str, Any]]:
         """Return predictions and a record of the training."""
+        if problem.kind == "molecules":
+            sizes = (3 * COMPONENTS, COMPONENTS)
+            width, steps = width_of(self.body, sizes), STEPS * _MOLECULE_STEPS
+            return layers(problem, seed, self.body, width, steps, self.macro)
         data = graphs(problem, macro=self.macro, halo=self.halo)
         sizes = (data.train[0].x.shape[1], data.outputs)
         width = width_of(self.body, sizes)

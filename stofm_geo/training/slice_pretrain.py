@@ -131,9 +131,29 @@ def pretrain_slices(
     if max_steps is None:
         max_steps = _STEPS if config.objectives == "molecules" else _NICHE_STEPS
     network = make_network(config, encoder)
-    module = SlicePretraining(network, config)
     if encoder.module is not None:
         warm_start(encoder.module, [own.panel for own in slices])
+    record = train_network(
+        network, config, encoder, slices, max_steps, seed=seed, progress=progress
+    )
+    return network, record
+
+
+def train_network(
+    network: SToFMNetwork,
+    config: SToFMConfig,
+    encoder: CellFeatures,
+    slices: Sequence[SubSliceDataset],
+    max_steps: int,
+    *,
+    seed: int,
+    progress: bool,
+) -> TrainingRecord:
+    """Train a network in place, as :func:`pretrain_slices` does; it ends in evaluation mode.
+
+    With 0 steps, of a network that predicts molecules the linear part alone is fitted.
+    """
+    module = SlicePretraining(network, config)
     items: list[Any] = [*slices]
     if isinstance(network, MoleculeNetwork):
         random = np.random.default_rng(seed)
@@ -145,7 +165,8 @@ def pretrain_slices(
         network.targets = targets
     every: Any = ConcatDataset(items)
     steps = pretrain(module, every, max_steps, seed=seed, progress=progress)
-    return network.cpu().eval(), {
+    network.cpu().eval()
+    return {
         "seed": seed,
         "steps": steps,
         "best_step": module.best_step,
@@ -193,10 +214,12 @@ def pretrain(
     Returns:
         Number of steps.
     """
-    every, steps = whole_checks(max_steps)
     held_out = _held_out(subslices, module.objectives.held_out, seed)
     if isinstance(module.network, MoleculeNetwork):
         fit_linear(module.network, subslices, MoleculeMasking(module.config), held_out)
+    if max_steps == 0:
+        return 0
+    every, steps = whole_checks(max_steps)
     fit_module(
         module,
         pretraining_loader(subslices, module.config, steps),

@@ -21,7 +21,7 @@ from stofm_geo.benchmark.worker import run_files
 
 ROOT = Path(__file__).parents[2]
 TASK = {"classes": "cell_types", "vectors": "domains", "shares": "deconvolution"}
-TASK["values"] = "imputation"
+TASK |= {"values": "imputation", "molecules": "molecules"}
 
 
 @pytest.fixture(scope="module")

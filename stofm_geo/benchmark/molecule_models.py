@@ -1,0 +1,235 @@
+"""Models that predict held-out molecules: graph layers, linear models and averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from stofm_geo import SToFM
+from stofm_geo._keys import NodeType
+from stofm_geo.benchmark.problems import Problem
+from stofm_geo.genes import CellFeatures, PCAFeatures
+from stofm_geo.genes.fractions import FractionComponents
+from stofm_geo.genes.splitting import split_counts
+from stofm_geo.models.prepare import PreparedTissue, make_encoder
+from stofm_geo.networks import MoleculeNetwork, SToFMConfig
+from stofm_geo.networks.state import ModelState
+
+Predictions = tuple[list[np.ndarray], dict[str, Any]]
+_TARGET = 0.25  # of the molecules, to choose ranks and numbers of neighbours on
+_RANKS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
+_NEIGHBOURS = (0, 6, 12, 18, 30, 50, 100)
+
+
+class LayerNetwork(MoleculeNetwork):
+    """The network of the library with any graph layers in place of its Transformer.
+
+    Args:
+        body: Function from a width to graph layers, ``forward(x, edge_index, pos)``.
+        width: Width of the layers.
+        config: Configuration; its width is replaced.
+        encoder: Encoder of the features.
+        macro: Whether the layers get edges to virtual nodes.
+    """
+
+    def __init__(
+        self,
+        body: Callable[[int], nn.Module],
+        width: int,
+        config: SToFMConfig,
+        encoder: CellFeatures,
+        macro: bool,
+    ) -> None:
+        assert encoder.genes is not None
+        super().__init__(encoder.out_channels, config, len(encoder.genes))
+        self.embed_features = nn.Linear(3 * encoder.out_channels, width)
+        self.embed_type = nn.Embedding.from_pretrained(torch.zeros(3, width), freeze=False)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.project = nn.Linear(width, self.project.out_features)
+        for weight in self.project.parameters():
+            nn.init.zeros_(weight)
+        self.transformer: Any = _Layers(body(width), macro)
+
+    def nodes(self, inputs: Tensor, data: Data) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`~stofm_geo.networks.SToFMNetwork`."""
+        x, edges, pos = super().nodes(inputs, data)
+        cells = data.node_type == NodeType.CELL
+        return x, edges if self.transformer.macro else edges[:, cells[edges].all(dim=0)], pos
+
+
+class _Layers(nn.Module):
+    def __init__(self, body: nn.Module, macro: bool) -> None:
+        super().__init__()
+        self.body, self.macro = body, macro
+
+    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> tuple[Tensor, None, Tensor]:
+        pos = pos.float()
+        pos = pos if self.macro else pos.nan_to_num()  # CLS has no place, and no edges here
+        return self.body(x, edge_index, pos), None, x.new_zeros(0)
+
+
+class _OwnLinear(MoleculeNetwork):
+    """The linear part alone, of a cell's own features."""
+
+    def inputs(self, data: Data) -> Tensor:
+        niche = super().inputs(data).clone()
+        niche[:, self.in_channels :] = 0
+        return niche
+
+
+def layers(
+    problem: Problem,
+    seed: int,
+    body: Callable[[int], nn.Module],
+    width: int,
+    steps: int,
+    macro: bool = False,
+) -> Predictions:
+    """Train graph layers as the library trains its Transformer, from the same linear start."""
+    return _trained(
+        problem,
+        seed,
+        lambda config, encoder: LayerNetwork(body, width, config, encoder, macro),
+        steps,
+    )
+
+
+def linear(problem: Problem, seed: int, neighbours: bool) -> Predictions:
+    """Predict by ridge regression on components, alone or beside means over neighbours."""
+    network = MoleculeNetwork if neighbours else _OwnLinear
+
+    def build(config: SToFMConfig, encoder: CellFeatures) -> MoleculeNetwork:
+        assert encoder.genes is not None
+        return network(encoder.out_channels, config, len(encoder.genes))
+
+    return _trained(problem, seed, build, 0)
+
+
+def stofm(problem: Problem, seed: int) -> Predictions:
+    """Fit the library's model, and decode its denoised features."""
+    adata = problem.test[0].copy()
+    model = SToFM(objectives="molecules").fit(adata, seed=seed, progress=False)
+    return _decoded(problem, model), dict(model.training_record)
+
+
+def _trained(
+    problem: Problem,
+    seed: int,
+    build: Callable[[SToFMConfig, CellFeatures], MoleculeNetwork],
+    steps: int,
+) -> Predictions:
+    from stofm_geo.training.slice_pretrain import train_network
+    from stofm_geo.training.trainer import seed_context
+
+    config = SToFMConfig(objectives="molecules")
+    tissue = PreparedTissue(problem.test[0].copy(), config)
+    with seed_context(seed):
+        encoder = make_encoder(config, None, tissue.slices)
+        network = build(config, encoder)
+        slices = tissue.subslices(encoder)
+        record = train_network(network, config, encoder, slices, steps, seed=seed, progress=False)
+    predictions = _decoded(problem, SToFM.from_state(ModelState(config, network, encoder, record)))
+    if not steps:
+        return predictions, {}
+    trained = sum(weight.numel() for weight in network.parameters())
+    return predictions, {**record, "parameters": trained}
+
+
+def _decoded(problem: Problem, model: SToFM) -> list[np.ndarray]:
+    """Return the fractions ``[n, G]`` that a model expects; the mean for cells without counts."""
+    adata, network = problem.test[0].copy(), model.state.network
+    assert isinstance(network, MoleculeNetwork)
+    model.embed(adata, progress=False)
+    vectors, targets = adata.obsm["X_stofm"], network.targets
+    fractions = targets.decode(vectors[:, slice(*network.columns["denoised"])])
+    fractions[~vectors.any(axis=1)] = targets.mean
+    column = adata.var_names.get_indexer(np.asarray(model.state.encoder.genes))
+    result = np.zeros(adata.shape, dtype=np.float32)
+    result[:, column] = fractions
+    return [result]
+
+
+def mean(problem: Problem, seed: int) -> Predictions:
+    """Predict the mean over all cells."""
+    counts = sp.csr_matrix(problem.test[0].X)
+    share = np.asarray(counts.sum(axis=0)).ravel() / counts.sum()
+    return [np.tile(share, (counts.shape[0], 1))], {}
+
+
+def best_rank(problem: Problem, seed: int) -> Predictions:
+    """Reconstruct by principal components, as many as predict molecules split off best.
+
+    Molecular cross-validation (Batson et al. 2019, doi:10.1101/786269).
+    """
+    counts = sp.csr_matrix(problem.test[0].X)
+    ranks = [rank for rank in _RANKS if rank < min(counts.shape)]
+
+    def reconstructed(shown: sp.csr_matrix) -> Callable[[int], np.ndarray]:
+        components = FractionComponents.from_counts([shown], ranks[-1])
+        y = components(shown, _total(shown))
+        return lambda rank: components.decode(y * (np.arange(ranks[-1]) < rank))
+
+    rank = _choose(counts, ranks, reconstructed, seed)
+    return [reconstructed(counts)(rank)], {"rank": rank}
+
+
+def averages(problem: Problem, seed: int, of: str) -> Predictions:
+    """Predict the mean over a cell and its nearest, as many as predict molecules split off best.
+
+    Args:
+        problem: Problem of kind ``"molecules"``.
+        seed: Seed of the molecules split off.
+        of: Cells that are nearest in ``"space"``, or by ``"expression"`` (30 components).
+    """
+    (adata,) = problem.test
+    counts = sp.csr_matrix(adata.X)
+
+    def averaged(shown: sp.csr_matrix) -> Callable[[int], np.ndarray]:
+        x = adata.obsm["spatial"]
+        if of == "expression":
+            cells = adata.copy()
+            cells.X = shown
+            x = PCAFeatures(30).fit([cells]).transform(cells)
+        nearest = NearestNeighbors(n_neighbors=min(max(_NEIGHBOURS) + 1, len(x))).fit(x)
+        order = nearest.kneighbors(x)[1]
+        fractions = sp.csr_matrix(sp.diags_array(1 / np.maximum(_total(shown), 1)) @ shown)
+        prior = np.asarray(shown.sum(axis=0)).ravel() / shown.sum()
+
+        def predicted(k: int) -> np.ndarray:
+            some = order[:, : k + 1]
+            rows = np.repeat(np.arange(len(x)), some.shape[1])
+            member = sp.csr_matrix((np.ones(len(rows)), (rows, some.ravel())), (len(x),) * 2)
+            found = (member @ fractions).toarray() / some.shape[1]
+            # Genes that none of these cells has are not impossible.
+            return 0.99 * found + 0.01 * prior
+
+        return predicted
+
+    k = _choose(counts, _NEIGHBOURS, averaged, seed)
+    return [averaged(counts)(k)], {"neighbours": k}
+
+
+def _total(counts: sp.csr_matrix) -> np.ndarray:
+    return np.asarray(counts.sum(axis=1)).ravel()
+
+
+def _choose(
+    counts: sp.csr_matrix,
+    options: Sequence[int],
+    predict: Callable[[sp.csr_matrix], Callable[[int], np.ndarray]],
+    seed: int,
+) -> int:
+    """Return the option with the least squared error on molecules that are split off."""
+    target, shown = split_counts(counts, _TARGET, np.random.default_rng(seed))
+    weight = np.sqrt(np.asarray(counts.sum(axis=0)).ravel() / counts.sum())
+    weight = np.divide(1, weight, where=weight > 0, out=np.zeros_like(weight))
+    true = target.toarray() / np.maximum(_TARGET * _total(counts), 1)[:, None]
+    predicted = predict(shown)
+    return min(options, key=lambda one: float(np.square((predicted(one) - true) * weight).sum()))
