@@ -33,7 +33,7 @@ from stofm_geo.tasks import Annotator, fine_tune
 from stofm_geo.training.command import command
 
 _SLICE = "of-the-model.h5ad"
-_SIZES = {"hidden_channels": 8, "heads": 2, "num_layers": 1, "out_channels": 12, "n_components": 4}
+_SIZES = {"hidden_channels": 8, "heads": 2, "num_layers": 1, "out_channels": 20, "n_components": 4}
 _CUT = {"k": 6, "max_macro_nodes": 4, "cells_per_subslice": 40, "n_components": 4}
 
 

@@ -166,7 +166,8 @@ class _FineTuner:
         best, used = min(
             (
                 (choose(self.x[:, used], self.codes, count, fold_masks, self.seed), used)
-                for used in annotator.read.options()
+                # What is trained has to be read.
+                for used in annotator.read.options(whole=method in _RATES)
             ),
             key=lambda option: option[0].loss,
         )

@@ -90,17 +90,22 @@ def column_weights(network: SToFMNetwork, task: str) -> Tensor:
     return weights
 
 
-def column_masks(network: SToFMNetwork, task: str) -> list[Tensor]:
+def column_masks(network: SToFMNetwork, task: str, whole: bool) -> list[Tensor]:
     """Return masks ``[D]`` bool of the columns that a classifier may read, from few to all.
 
     For regions, they are niches, without and with denoised features, and their means up to 2, 4
     and 8 hops; for cell types, features and niche, then the denoised features, then the context.
+
+    Args:
+        network: Network whose vectors are read.
+        task: ``"region"`` or ``"cell_type"``.
+        whole: Whether whole vectors are read, as for a network that is trained further.
     """
     size, every = width(network, task), torch.arange(len(column_weights(network, task)))
     ends = [end for _, end in columns(network, task).values()]
     if task != "region":
-        return [every < end for end in ends[1:]]
-    parts = [every % size < end for end in ends[:2]]
+        return [every < end for end in (ends[-1:] if whole else ends[1:])]
+    parts = [every % size < end for end in (ends[-1:] if whole else ends[:2])]
     return [part & (every < size * (2 + hop)) for part in parts for hop in range(len(_HOPS))]
 
 

@@ -54,7 +54,7 @@ class FeatureStandardizer(nn.Module):
         super().__init__()
         self.task, self.absolute = task, absolute
         scale = column_weights(network, task)
-        self.reads = column_masks(network, task)
+        self.reads = {whole: column_masks(network, task, whole) for whole in (False, True)}
         self.register_buffer("mean", torch.zeros_like(scale))
         self.register_buffer("std", torch.ones_like(scale))
         both = task == "region" and absolute
@@ -90,9 +90,13 @@ class FeatureStandardizer(nn.Module):
             inputs.append(self(values, self.overall))
         return inputs
 
-    def options(self) -> list[np.ndarray]:
-        """Return masks of the inputs that may be read, ``[inputs]`` bool each."""
-        return [used.repeat(len(self.scale) // len(used)).numpy() for used in self.reads]
+    def options(self, whole: bool = False) -> list[np.ndarray]:
+        """Return masks of the inputs that may be read, ``[inputs]`` bool each.
+
+        Args:
+            whole: Whether whole vectors are read (:func:`column_masks`).
+        """
+        return [used.repeat(len(self.scale) // len(used)).numpy() for used in self.reads[whole]]
 
     def fit_centroids(self, x: Tensor, codes: Tensor) -> None:
         """Store the class centroids of inputs ``[n, inputs]`` of classes ``[n]``."""
