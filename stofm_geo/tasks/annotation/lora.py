@@ -47,7 +47,10 @@ def add_adapters(network: SToFMNetwork) -> Any:
         r=_RANK,
         lora_alpha=2 * _RANK,
         lora_dropout=_DROPOUT,
-        target_modules=r"transformer\.blocks\..*\.(" + "|".join(_LAYERS).replace(".", r"\.") + ")",
+        # The projection is 0 where training did not pay, and would hold all gradients up.
+        target_modules=r"project|transformer\.blocks\..*\.("
+        + "|".join(_LAYERS).replace(".", r"\.")
+        + ")",
     )
     return LoraModel(network, config, "default")
 
