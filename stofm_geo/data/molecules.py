@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 import torch
+from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
@@ -69,7 +70,8 @@ class Molecules:
 class MoleculeSlice(Sequence[Data]):
     """Sub-slices of a slice whose molecules are split, once and for all, for validation.
 
-    Items have ``molecules``, the :class:`Molecules` of their cells.
+    Items have ``molecules``, the :class:`Molecules` of their cells; ``x`` shows those that are not
+    held out, also in the means of macro nodes.
 
     Args:
         subslices: Sub-slices whose features are components of whole counts.
@@ -90,16 +92,29 @@ class MoleculeSlice(Sequence[Data]):
         self.subslices, self.share = subslices, share
         self.held_out, self.train = split_counts(subslices.counts, share, random)
         self.total = np.asarray(subslices.counts.sum(axis=1)).ravel()
+        self._x = self._features_of_train()
         self.targets: FractionComponents | None = None
+
+    def _features_of_train(self) -> Tensor:
+        """Return features of the slice's nodes, virtual ones last, without held-out molecules."""
+        graph, components, n = self.subslices.graph, self.subslices.components, len(self.total)
+        assert components is not None  # or it has no counts
+        x = torch.from_numpy(components(self.train))
+        virtual = graph.x[n:].clone()
+        macro = graph.node_type[n:] == NodeType.MACRO
+        means = scatter(x, graph.cluster[:n] - n, dim_size=len(virtual), reduce="mean")
+        virtual[macro] = means[macro]
+        return torch.cat([x, virtual])
 
     def __len__(self) -> int:
         return len(self.subslices)
 
     def __getitem__(self, index: int) -> Data:  # type: ignore[override]
         subslice = self.subslices[index]
-        rows = self.subslices.cell_index(subslice).numpy()
-        assert self.subslices.components is not None  # or it has no counts
-        assert self.targets is not None
+        cells = self.subslices.cell_index(subslice)
+        rows = cells.numpy()
+        subslice.x = torch.cat([self._x[cells], self._x[len(self.total) :]])
+        assert self.subslices.components is not None and self.targets is not None
         subslice.molecules = Molecules(
             self.train[rows],
             self.held_out[rows],

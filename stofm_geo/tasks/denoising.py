@@ -16,6 +16,7 @@ from stofm_geo._storable import storable_frame
 from stofm_geo._validation import check_positive, error_context, preview
 from stofm_geo._version import __version__
 from stofm_geo.genes import as_counts
+from stofm_geo.genes.controls import gene_mask
 from stofm_geo.genes.counts import counts_from_layer
 from stofm_geo.genes.splitting import are_whole, split_counts
 from stofm_geo.models.prepare import SliceKeys
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _HELD_OUT = 0.1  # of the molecules, to measure reliability
-_TARGET = 0.25  # of the others, to find how far estimates are to be trusted
+_TARGET = 0.1  # of the others, to find how far estimates are to be trusted
 _MOST = 8 * 2**30  # bytes of a layer
 
 
@@ -46,19 +47,22 @@ def denoise(
     r"""Estimate the expected expression of each cell, without its counting noise, in place.
 
     A tenth of each cell's molecules is split off at random (count splitting,
-    :mod:`stofm_geo.training.objectives.molecules`). A model is fitted to the rest, unless one is
-    given, and predicts from the rest what was split off: this gives the reliability. Then the model
-    sees all molecules and predicts the expression of each cell. Where estimates of a gene do not
-    predict its molecules, they are drawn to the mean of all cells.
+    :mod:`stofm_geo.training.objectives.molecules`), and a tenth of the rest. A model is fitted to
+    what is left, unless one is given. From the first tenth comes the reliability. From the second,
+    how far estimates of a gene are to be trusted: where they do not predict its molecules, they are
+    drawn to the gene's mean over the cells. Then the model sees all molecules and predicts the
+    expression of each cell.
 
     Written are ``layers[key_added]``, ``[n, n_vars]`` float32: expected counts, of the size of the
-    cell's own, so that ``layers[key_added] / layers[key_added].sum(1)`` are fractions. Columns that
-    the model does not know, such as control probes, are NaN; cells without counts are 0. With
-    ``genes``, written is the DataFrame ``obsm[key_added]`` ``[n, genes]`` instead.
+    cell's own, so that ``layers[key_added]`` over ``np.nansum(layers[key_added], axis=1)`` are
+    fractions. Columns that the model does not know, such as control probes, are NaN; cells without
+    counts are 0; a gene of which the model has seen no molecule gets its mean. With ``genes``,
+    written is the DataFrame ``obsm[key_added]`` ``[n, genes]`` instead. What is split off depends
+    on the order of rows and columns, and so do the results, as they do on ``seed``.
 
     Reliability is the fraction of the Poisson deviance of the molecules split off that is
     explained, :math:`D^2 = 1 - D(\text{predicted}) / D(\text{mean})`, against the mean fractions of
-    all cells: 0 is no better than the mean, 1 cannot be reached, since counting noise cannot be
+    these cells: 0 is no better than the mean, 1 cannot be reached, since counting noise cannot be
     predicted. It is written into ``var[key_added + "_d2"]`` of each gene,
     ``obs[key_added + "_d2"]`` of each cell, noisy as a cell has few molecules, and
     ``uns[key_added]["d2"]`` over all; NaN where nothing was split off.
@@ -73,13 +77,13 @@ def denoise(
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` with the slice of each cell; ``None``: all cells are one slice.
         layer: Layer with the raw counts; ``None``: they are in ``X``.
-        max_steps: Training steps at most; see :meth:`stofm_geo.SToFM.fit`.
+        max_steps: Training steps at most, without ``model``; see :meth:`stofm_geo.SToFM.fit`.
         seed: Random seed of the split and of the fit.
         progress: Show progress bars.
 
     Raises:
         KeyError: A key or a gene is missing.
-        TypeError: ``adata`` is not an AnnData.
+        TypeError: ``adata`` is not an AnnData, or ``model`` not a model.
         ValueError: Counts are not whole; the model was trained for something else, or for other
             genes; or the layer would take more than 8 GiB.
     """
@@ -95,16 +99,18 @@ def denoise(
                 "counts, in X or in a layer"
             )
     wanted = _wanted(adata, genes)
-    held_out, train = split_counts(counts, _HELD_OUT, np.random.default_rng(seed))
+    if model is not None:
+        _check_model(model, adata)
+    held_out, rest = split_counts(counts, _HELD_OUT, np.random.default_rng(seed))
+    target, train = split_counts(rest, _TARGET, np.random.default_rng((seed, 1)))
     if model is None:
         model = SToFM(objectives="molecules")
         part = _with_counts(adata, train, spatial_key, slice_key)
         model.fit(part, max_steps=max_steps, seed=seed, progress=progress, **keys)
-    _check_model(model, adata)
     column = adata.var_names.get_indexer(network_genes := np.asarray(model.state.encoder.genes))
-    target, visible = split_counts(train, _TARGET, np.random.default_rng((seed, 1)))
-    parts = (_with_counts(adata, one, spatial_key, slice_key) for one in (visible, train, counts))
-    shown, found, whole = (_Denoised(model, one, progress, **keys) for one in parts)
+    mean = _mean_fractions(rest[:, column])
+    parts = (_with_counts(adata, one, spatial_key, slice_key) for one in (train, rest, counts))
+    shown, found, whole = (_Denoised(model, one, mean, progress, **keys) for one in parts)
     whole.slope = found.slope = _slopes(shown, target[:, column])
     d2_genes, d2_cells, d2 = _explained(found, held_out[:, column])
     total = np.asarray(counts[:, column].sum(axis=1)).ravel()
@@ -139,10 +145,24 @@ def denoise(
 
 
 class _Denoised:
-    """Denoised components of cells, decoded to fractions in blocks of rows."""
+    """Denoised components of cells, decoded to fractions in blocks of rows.
+
+    Args:
+        model: Model that denoises.
+        adata: Cells, into which embeddings are written.
+        mean: Mean fractions of the cells, ``[G]``, which those of the estimates are scaled to: the
+            model may have been trained on another chemistry.
+        progress: Show a progress bar.
+        keys: Of :meth:`stofm_geo.SToFM.embed`.
+    """
 
     def __init__(
-        self, model: SToFM, adata: AnnData, progress: bool, **keys: Unpack[SliceKeys]
+        self,
+        model: SToFM,
+        adata: AnnData,
+        mean: np.ndarray,
+        progress: bool,
+        **keys: Unpack[SliceKeys],
     ) -> None:
         model.embed(adata, progress=progress, **keys)
         network = model.state.network
@@ -151,14 +171,18 @@ class _Denoised:
         self.full = vectors.any(axis=1)
         self.components = vectors[:, slice(*network.columns["denoised"])]
         self.targets = network.targets
-        self.mean = self.targets.mean / self.targets.mean.sum()
-        self.slope = np.ones_like(self.mean)
+        self.mean, self.slope = mean, np.ones_like(mean)
+        self.average = np.zeros(len(mean))  # of what the model expects of these cells
+        for rows in _blocks(len(vectors)):
+            full = self.components[rows][self.full[rows]]
+            self.average += self.targets.decode(full).sum(axis=0) / max(self.full.sum(), 1)
 
     def fractions(self, rows: slice) -> np.ndarray:
         """Return fractions ``[b, G]`` float32; the mean for cells without counts."""
         found = self.targets.decode(self.components[rows])
-        found[~self.full[rows]] = self.mean
-        found = self.mean + self.slope * (found - self.mean)
+        ratio = np.divide(found, self.average, where=self.average > 0, out=np.ones_like(found))
+        ratio[~self.full[rows]] = 1
+        found = self.mean * (1 + self.slope * (ratio - 1))
         return found / found.sum(axis=1, keepdims=True)
 
 
@@ -170,11 +194,14 @@ def _wanted(adata: AnnData, genes: Sequence[str] | None) -> list[str]:
                 f"{size / 2**30:.0f} GiB; name some genes (genes=), or give slices one by one"
             )
         return []
-    wanted = [genes] if isinstance(genes, str) else [str(name) for name in genes]
+    wanted = [genes] if isinstance(genes, str) else [*dict.fromkeys(map(str, genes))]
     if not wanted:
         raise ValueError("genes is empty; name the genes to estimate, or omit it for all")
     if lacking := [name for name in wanted if name not in adata.var_names]:
         raise KeyError(f"var_names has no {preview(lacking)}; it has {preview(adata.var_names)}")
+    known = gene_mask(adata.var)
+    if probes := [name for name in wanted if not known[adata.var_names.get_loc(name)]]:
+        raise KeyError(f"{preview(probes)} are control probes, not genes; leave them out")
     return wanted
 
 
@@ -193,6 +220,11 @@ def _check_model(model: SToFM, adata: AnnData) -> None:
     Raises:
         ValueError: It has another objective, or genes that the cells lack.
     """
+    if not isinstance(model, SToFM):
+        raise TypeError(
+            f"model must be a SToFM; found {type(model).__name__}; load one with "
+            "SToFM.from_pretrained(...)"
+        )
     network, genes = model.state.network, model.state.encoder.genes
     if not isinstance(network, MoleculeNetwork) or genes is None:
         raise ValueError(
@@ -204,6 +236,14 @@ def _check_model(model: SToFM, adata: AnnData) -> None:
             f"adata lacks {len(lacking)} of the model's {len(genes)} genes ({preview(lacking)}); "
             "fit a model to these cells, or leave model out"
         )
+
+
+def _mean_fractions(counts: sp.csr_matrix) -> np.ndarray:
+    """Return the mean over cells of the fractions of genes, ``[G]`` float32."""
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    inverse = np.divide(1, total, where=total > 0, out=np.zeros_like(total))
+    sums = np.asarray((sp.diags_array(inverse) @ counts).sum(axis=0)).ravel()
+    return (sums / max(sums.sum(), 1e-12)).astype(np.float32)
 
 
 def _slopes(shown: _Denoised, target: sp.csr_matrix) -> np.ndarray:
@@ -230,7 +270,8 @@ def _explained(found: _Denoised, held_out: sp.csr_matrix) -> tuple[np.ndarray, n
     :math:`2 c \\log(c / e)`.
     """
     by_gene, by_cell = np.zeros((2, held_out.shape[1])), np.zeros((2, held_out.shape[0]))
-    known = found.mean > 0  # without any molecule in training, a gene cannot be predicted
+    known = found.mean > 0  # a gene whose molecules are all held out cannot be predicted
+    of_gene, of_cell = (np.asarray(held_out.sum(axis=axis)).ravel() for axis in (0, 1))
     for rows in _blocks(held_out.shape[0]):
         counts = held_out[rows].toarray() * known
         total = counts.sum(axis=1, keepdims=True)
@@ -241,11 +282,13 @@ def _explained(found: _Denoised, held_out: sp.csr_matrix) -> tuple[np.ndarray, n
             by_gene[which] += deviance.sum(axis=0)
             by_cell[which, rows] = deviance.sum(axis=1)
 
-    def d2(predicted: np.ndarray, average: np.ndarray) -> np.ndarray:
-        share = np.divide(predicted, average, where=average > 0, out=np.full_like(average, np.nan))
-        return 1 - share
+    def d2(deviances: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        there = (counts > 0) & (deviances[1] > 0)
+        share = np.full(len(counts), np.nan)
+        return 1 - np.divide(deviances[0], deviances[1], where=there, out=share)
 
-    return d2(*by_gene), d2(*by_cell), float(1 - by_gene[0].sum() / by_gene[1].sum())
+    (overall,) = d2(by_gene.sum(axis=1, keepdims=True), of_gene.sum(keepdims=True))
+    return d2(by_gene, of_gene * known), d2(by_cell, of_cell), float(overall)
 
 
 def _blocks(n: int) -> list[slice]:

@@ -52,6 +52,19 @@ def test_what_is_shown_depends_on_the_visible_molecules_alone(molecules) -> None
     assert torch.equal(subslice.x, molecules[0].x)  # not changed in place
 
 
+def test_macro_nodes_hold_nothing_of_what_is_held_out(molecules) -> None:
+    subslices = molecules.subslices
+    x = torch.from_numpy(subslices.components(molecules.train))
+    n = len(x)
+    for subslice in molecules:
+        assert len(subslices) > 1
+        virtual = subslice.x[subslice.node_type != NodeType.CELL]
+        for i, node in enumerate(range(n, subslices.graph.num_nodes)):
+            if subslices.graph.node_type[node] == NodeType.MACRO:
+                mean = x[subslices.graph.cluster[:n] == node].mean(dim=0)
+                torch.testing.assert_close(virtual[i], mean, atol=1e-5, rtol=1e-4)
+
+
 def test_macro_nodes_are_means_of_what_is_shown(molecules) -> None:
     # A sub-slice of the whole slice, so that all cells of a cluster are in it.
     whole = SubSliceDataset(

@@ -105,6 +105,36 @@ def test_explained_deviance_against_scikit_learn() -> None:
     np.testing.assert_allclose(of_cells[full], [d2(i) for i in full])
 
 
+def test_of_cells_that_are_alike_nothing_is_explained_by_another_mean(adata, model) -> None:
+    # Another chemistry: each gene has a factor. The mean of the model's cells is not that of these.
+    random = np.random.default_rng(0)
+    share = np.asarray(adata.X.sum(axis=0)).ravel() * np.exp(random.normal(0, 1, adata.n_vars))
+    total = np.asarray(adata.X.sum(axis=1)).ravel()
+    adata.X = sp.csr_matrix(random.poisson(np.outer(total, share / share.sum())).astype(np.float32))
+    denoised(adata, model)
+    assert adata.uns["stofm_denoised"]["d2"] < 0.01
+    counts = np.asarray(adata.X.sum(axis=0)).ravel()
+    ratio = (adata.layers["stofm_denoised"].sum(axis=0) / counts)[counts > 300]
+    assert len(ratio) > 20 and 0.9 < ratio.min() and ratio.max() < 1.1
+
+
+def test_a_gene_that_the_model_has_never_seen_gets_its_mean(adata) -> None:
+    without = adata.copy()
+    without.X = sp.csr_matrix(without.X.toarray() * (np.arange(adata.n_vars) != 2))
+    model = SToFM(**SMALL).fit(without, max_steps=2, progress=False)
+    expected = float(adata.X[:, [2]].sum())
+    found = denoised(adata, model).layers["stofm_denoised"][:, 2]
+    assert found.sum() == pytest.approx(expected, rel=0.1)
+    assert np.isfinite(adata.var["stofm_denoised_d2"].iloc[2])
+
+
+def test_what_was_not_split_off_has_no_reliability(adata, model) -> None:
+    counts = adata.X.toarray()
+    counts[:, 5] = 0
+    adata.X = sp.csr_matrix(counts)
+    assert np.isnan(denoised(adata, model).var["stofm_denoised_d2"].iloc[5])
+
+
 def test_reliabilities_are_written(adata, model) -> None:
     denoised(adata, model)
     of_genes, of_cells = adata.var["stofm_denoised_d2"], adata.obs["stofm_denoised_d2"]
@@ -173,5 +203,7 @@ def test_bad_input(adata, model) -> None:
     niches = SToFM(**SMALL, objectives="niches").fit(adata, max_steps=1, progress=False)
     with pytest.raises(ValueError, match="trained for 'niches', which does not denoise"):
         denoise(adata, niches)
+    with pytest.raises(TypeError, match=r"found str; load one with SToFM.from_pretrained"):
+        denoise(adata, "folder")  # type: ignore[arg-type]
     with pytest.raises(KeyError, match="has no 'spots'"):
         denoise(adata, model, spatial_key="spots")
