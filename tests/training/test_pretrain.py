@@ -132,7 +132,8 @@ def test_nothing_moved_gives_zero_not_nan(subslices, network) -> None:
 
 @pytest.mark.slow
 def test_training_beats_the_averages() -> None:
-    model = SToFM(hidden_channels=64, num_layers=2, dropout=0.0, learning_rate=2e-3)
+    sizes = {"hidden_channels": 64, "num_layers": 2, "objectives": "niches"}
+    model = SToFM(**sizes, dropout=0.0, learning_rate=2e-3)
     model.fit(toy_tissue(500, 60, seed=0), max_steps=150, progress=False)
     record = model.training_record
     assert record["niche_loss"] < 0.97 * record["niche_loss_of_averages"]
