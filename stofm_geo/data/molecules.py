@@ -90,8 +90,9 @@ class MoleculeSlice(Sequence[Data]):
         self, subslices: SubSliceDataset, share: float, random: np.random.Generator
     ) -> None:
         self.subslices, self.share = subslices, share
-        self.held_out, self.train = split_counts(subslices.counts, share, random)
-        self.total = np.asarray(subslices.counts.sum(axis=1)).ravel()
+        counts = subslices.counts  # computed at each access
+        self.held_out, self.train = split_counts(counts, share, random)
+        self.total = np.asarray(counts.sum(axis=1)).ravel()
         self._x = self._features_of_train()
         self.targets: FractionComponents | None = None
 

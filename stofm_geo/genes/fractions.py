@@ -44,11 +44,7 @@ class FractionComponents:
             slices: Counts.
             n_components: Number of components, below the number of cells and of genes.
         """
-        total, cells = np.zeros(slices[0].shape[1]), 0
-        for block in _fractions(slices):
-            total += np.asarray(block.sum(axis=0)).ravel()
-            cells += block.shape[0]
-        mean = total / cells
+        mean = mean_fractions(slices)
         weight = sp.diags_array(_inverse(np.sqrt(mean)))
         blocks = (sp.csr_matrix(block @ weight) for block in _fractions(slices))
         _, axes, variance = sparse_principal_axes(blocks, n_components)
@@ -77,6 +73,19 @@ class FractionComponents:
         found = (y * self.scale) @ self.axes.T * np.sqrt(self.mean) + self.mean
         found = np.maximum(found, _LEAST * self.mean)
         return (found / found.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def mean_fractions(slices: Sequence[sp.csr_matrix]) -> np.ndarray:
+    """Return the mean fraction of each gene over the cells with counts, ``[G]`` float64.
+
+    Args:
+        slices: Counts ``[n, G]`` each, of one cell with counts or more.
+    """
+    total, cells = np.zeros(slices[0].shape[1]), 0
+    for block in _fractions(slices):
+        total += np.asarray(block.sum(axis=0)).ravel()
+        cells += block.shape[0]
+    return total / cells
 
 
 def _fractions(slices: Sequence[sp.csr_matrix]) -> Iterator[sp.csr_matrix]:

@@ -18,6 +18,7 @@ from stofm_geo._version import __version__
 from stofm_geo.genes import as_counts
 from stofm_geo.genes.controls import gene_mask
 from stofm_geo.genes.counts import counts_from_layer
+from stofm_geo.genes.fractions import mean_fractions
 from stofm_geo.genes.splitting import are_whole, split_counts
 from stofm_geo.models.prepare import SliceKeys
 from stofm_geo.models.stofm import SToFM
@@ -108,7 +109,7 @@ def denoise(
         part = _with_counts(adata, train, spatial_key, slice_key)
         model.fit(part, max_steps=max_steps, seed=seed, progress=progress, **keys)
     column = adata.var_names.get_indexer(network_genes := np.asarray(model.state.encoder.genes))
-    mean = _mean_fractions(rest[:, column])
+    mean = mean_fractions([rest[:, column]]).astype(np.float32)
     parts = (_with_counts(adata, one, spatial_key, slice_key) for one in (train, rest, counts))
     shown, found, whole = (_Denoised(model, one, mean, progress, **keys) for one in parts)
     whole.slope = found.slope = _slopes(shown, target[:, column])
@@ -236,14 +237,6 @@ def _check_model(model: SToFM, adata: AnnData) -> None:
             f"adata lacks {len(lacking)} of the model's {len(genes)} genes ({preview(lacking)}); "
             "fit a model to these cells, or leave model out"
         )
-
-
-def _mean_fractions(counts: sp.csr_matrix) -> np.ndarray:
-    """Return the mean over cells of the fractions of genes, ``[G]`` float32."""
-    total = np.asarray(counts.sum(axis=1)).ravel()
-    inverse = np.divide(1, total, where=total > 0, out=np.zeros_like(total))
-    sums = np.asarray((sp.diags_array(inverse) @ counts).sum(axis=0)).ravel()
-    return (sums / max(sums.sum(), 1e-12)).astype(np.float32)
 
 
 def _slopes(shown: _Denoised, target: sp.csr_matrix) -> np.ndarray:
