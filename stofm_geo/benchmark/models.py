@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from stofm_geo._registry import Registry
-from stofm_geo.benchmark import baselines, molecule_models, stofm_models
+from stofm_geo.benchmark import baselines, molecule_models, stofm_models, transfer_models
 from stofm_geo.benchmark.external_methods import EXTERNAL_METHODS
 from stofm_geo.benchmark.layers import LAYERS, SE2, Layer, Stack
 from stofm_geo.benchmark.problems import LOAD, Kind, Problem
@@ -40,6 +40,8 @@ class Model:
 
 
 MODELS: Registry[Model] = Registry("model", LOAD)
+# Problems of kind "transfer" have other genes in training than in test.
+SAME_GENES: tuple[Kind, ...] = tuple(kind for kind in MAIN if kind != "transfer")
 
 
 def register_model(
@@ -47,7 +49,7 @@ def register_model(
     solve: Solve | None = None,
     *,
     layer: Layer | None = None,
-    kinds: Collection[Kind] = tuple(MAIN),
+    kinds: Collection[Kind] = SAME_GENES,
     seeded: bool = True,
     needs: str | None = None,
 ) -> None:
@@ -60,7 +62,7 @@ def register_model(
             ``forward(x, edge_index, pos)`` from and to ``[N, width]``. A network of three such
             layers with 300 000 parameters is trained in the same way for all layers
             (:class:`~stofm_geo.benchmark.trained.GraphLayerModel`).
-        kinds: Kinds of problems that it supports (default: all).
+        kinds: Kinds of problems that it supports (default: all but ``"transfer"``).
         seeded: Whether the seed changes the result.
         needs: Module that must be importable.
 
@@ -84,13 +86,14 @@ def _body(vectors: bool) -> Callable[[int], nn.Module]:
     return partial(SE2, vectors=vectors)
 
 
-_WITHOUT_MOLECULES = tuple(kind for kind in MAIN if kind != "molecules")
+_WITHOUT_MOLECULES = tuple(kind for kind in SAME_GENES if kind != "molecules")
 for _name, _solve in baselines.LINEAR.items():
     # Components need no scale to predict molecules: these would be the same twice.
-    _kinds = _WITHOUT_MOLECULES if "standardised" in _name else tuple(MAIN)
+    _kinds = _WITHOUT_MOLECULES if "standardised" in _name else SAME_GENES
     register_model(_name, _solve, kinds=_kinds, seeded=False)
 register_model("mean", molecule_models.mean, kinds=["molecules"], seeded=False)
 register_model("PCA (best rank)", molecule_models.best_rank, kinds=["molecules"], seeded=False)
+register_model("PCA (shrunken)", molecule_models.shrunken, kinds=["molecules"], seeded=False)
 for _of, _name in (("space", "neighbour means"), ("expression", "means of alike cells")):
     _solve = partial(molecule_models.averages, of=_of)
     register_model(_name, _solve, kinds=["molecules"], seeded=False)
@@ -110,6 +113,15 @@ register_model(
 )
 register_model("SToFM (full)", partial(stofm_models.stofm, method="full"), kinds=["classes"])
 register_model("stofm-geo-mini", stofm_models.mini, kinds=["vectors"], seeded=False)
+for _name, (_predict, _seeded, _module) in transfer_models.PREDICTORS.items():
+    for _shift, _suffix in ((False, ""), (True, " (label shift)")):
+        register_model(
+            _name + _suffix,
+            partial(transfer_models.solve, probabilities=_predict, shift=_shift),
+            kinds=["transfer"],
+            seeded=_seeded,
+            needs=_module,
+        )
 register_model("NNLS", baselines.least_squares, kinds=["shares"], seeded=False)
 register_model("flashdeconv", baselines.flash_deconvolution, kinds=["shares"], needs="flashdeconv")
 for _name, _method in EXTERNAL_METHODS.items():

@@ -17,7 +17,7 @@ from stofm_geo._keys import NodeType
 from stofm_geo.benchmark.problems import Problem
 from stofm_geo.genes import CellFeatures, PCAFeatures
 from stofm_geo.genes.fractions import FractionComponents
-from stofm_geo.genes.splitting import split_counts
+from stofm_geo.genes.splitting import hold_out, split_counts
 from stofm_geo.models.prepare import PreparedTissue, make_encoder
 from stofm_geo.networks import MoleculeNetwork, SToFMConfig
 from stofm_geo.networks.state import ModelState
@@ -25,6 +25,7 @@ from stofm_geo.networks.state import ModelState
 Predictions = tuple[list[np.ndarray], dict[str, Any]]
 _TARGET = 0.25  # of the molecules, to choose ranks and numbers of neighbours on
 _RANKS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
+_COMPONENTS = 30
 _NEIGHBOURS = (0, 6, 12, 18, 30, 50, 100)
 
 
@@ -47,9 +48,8 @@ class LayerNetwork(MoleculeNetwork):
         encoder: CellFeatures,
         macro: bool,
     ) -> None:
-        assert encoder.genes is not None
-        super().__init__(encoder.out_channels, config, len(encoder.genes))
-        self.embed_features = nn.Linear(3 * encoder.out_channels, width)
+        super().__init__(encoder.out_channels, config, _widths(encoder))
+        self.embed_features = nn.Linear(6 * encoder.out_channels, width)
         self.embed_type = nn.Embedding.from_pretrained(torch.zeros(3, width), freeze=False)
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.project = nn.Linear(width, self.project.out_features)
@@ -79,9 +79,9 @@ class _OwnLinear(MoleculeNetwork):
     """The linear part alone, of a cell's own features."""
 
     def inputs(self, data: Data) -> Tensor:
-        niche = super().inputs(data).clone()
-        niche[:, self.in_channels :] = 0
-        return niche
+        inputs = super().inputs(data).clone()
+        inputs[:, 4 * self.in_channels :] = 0
+        return inputs
 
 
 def layers(
@@ -106,8 +106,7 @@ def linear(problem: Problem, seed: int, neighbours: bool) -> Predictions:
     network = MoleculeNetwork if neighbours else _OwnLinear
 
     def build(config: SToFMConfig, encoder: CellFeatures) -> MoleculeNetwork:
-        assert encoder.genes is not None
-        return network(encoder.out_channels, config, len(encoder.genes))
+        return network(encoder.out_channels, config, _widths(encoder))
 
     return _trained(problem, seed, build, 0)
 
@@ -147,13 +146,22 @@ def _decoded(problem: Problem, model: SToFM) -> list[np.ndarray]:
     adata, network = problem.test[0].copy(), model.state.network
     assert isinstance(network, MoleculeNetwork)
     model.embed(adata, progress=False)
-    vectors, targets = adata.obsm["X_stofm"], network.targets
+    vectors, targets = adata.obsm["X_stofm"], _fractions(model.state.encoder)
     fractions = targets.decode(vectors[:, slice(*network.columns["denoised"])])
     fractions[~vectors.any(axis=1)] = targets.mean
     column = adata.var_names.get_indexer(np.asarray(model.state.encoder.genes))
     result = np.zeros(adata.shape, dtype=np.float32)
     result[:, column] = fractions
     return [result]
+
+
+def _fractions(encoder: CellFeatures) -> FractionComponents:
+    assert isinstance(encoder, PCAFeatures) and encoder.fractions is not None
+    return encoder.fractions
+
+
+def _widths(encoder: CellFeatures) -> Tensor:
+    return torch.from_numpy(_fractions(encoder).widths)
 
 
 def mean(problem: Problem, seed: int) -> Predictions:
@@ -172,12 +180,24 @@ def best_rank(problem: Problem, seed: int) -> Predictions:
     ranks = [rank for rank in _RANKS if rank < min(counts.shape)]
 
     def reconstructed(shown: sp.csr_matrix) -> Callable[[int], np.ndarray]:
-        components = FractionComponents.from_counts([shown], ranks[-1])
+        components = FractionComponents.from_counts([shown], [shown], ranks[-1])
         y = components(shown, _total(shown))
         return lambda rank: components.decode(y * (np.arange(ranks[-1]) < rank))
 
     rank = _choose(counts, ranks, reconstructed, seed)
     return [reconstructed(counts)(rank)], {"rank": rank}
+
+
+def shrunken(problem: Problem, seed: int) -> Predictions:
+    """Reconstruct by principal components, each shrunken by its signal on molecules split off.
+
+    :meth:`stofm_geo.genes.fractions.FractionComponents.expected`.
+    """
+    counts = sp.csr_matrix(problem.test[0].X)
+    held_out, train = hold_out(counts)
+    size = min(_COMPONENTS, min(counts.shape) - 1)
+    components = FractionComponents.from_counts([train], [held_out], size)
+    return [components.decode(components.expected(counts))], {}
 
 
 def averages(problem: Problem, seed: int, of: str) -> Predictions:
@@ -196,7 +216,7 @@ def averages(problem: Problem, seed: int, of: str) -> Predictions:
         if of == "expression":
             cells = adata.copy()
             cells.X = shown
-            x = PCAFeatures(30).fit([cells]).transform(cells)
+            x = PCAFeatures(_COMPONENTS).fit([cells]).transform(cells)
         nearest = NearestNeighbors(n_neighbors=min(max(_NEIGHBOURS) + 1, len(x))).fit(x)
         order = nearest.kneighbors(x)[1]
         fractions = sp.csr_matrix(sp.diags_array(1 / np.maximum(_total(shown), 1)) @ shown)

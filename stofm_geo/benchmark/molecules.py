@@ -52,6 +52,12 @@ class ErrorAxes:
         """Return coordinates along the axes, ``[n, axes]``."""
         return (self._rows(counts, total) @ self.axes - self.centre) / self.scale
 
+    def noise(self, counts: sp.csr_matrix, total: np.ndarray) -> float:
+        """Return the mean variance of Poisson noise along the axes, which nobody can predict."""
+        total = np.maximum(total, 1)
+        variance = sp.diags_array(1 / total**2) @ counts @ sp.diags_array(self.weight**2)
+        return float((variance @ self.axes**2).mean() / self.scale**2)
+
 
 def held_out_molecules(slices: Slices, dataset: str) -> Iterator[Split]:
     """Yield a split of the first slice: a fifth of each cell's molecules is held out.
@@ -78,7 +84,9 @@ def held_out_molecules(slices: Slices, dataset: str) -> Iterator[Split]:
 def score(
     problem: Problem, held_out: sp.csr_matrix, predictions: list[np.ndarray]
 ) -> dict[str, float]:
-    """Return the error along axes, and the fractions of variance and deviance that are explained.
+    """Return errors along axes, and the fractions of variance and deviance that are explained.
+
+    ``"excess"`` is the mean squared error without the variance of counting noise.
 
     Args:
         problem: Problem of kind ``"molecules"``.
@@ -108,6 +116,7 @@ def score(
     found = error(fractions)
     return {
         "error": found,
+        "excess": found - axes.noise(held_out, SHARE * total),
         "explained_variance": 1 - found / error(average),
         "explained_deviance": 1 - deviance(fractions) / deviance(average),
     }

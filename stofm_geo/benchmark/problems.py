@@ -14,7 +14,7 @@ from torch_geometric.utils import k_hop_subgraph
 
 from stofm_geo.transforms import SpatialKNN
 
-Kind = Literal["classes", "vectors", "shares", "values", "molecules"]
+Kind = Literal["classes", "vectors", "shares", "values", "molecules", "transfer"]
 # Hint for messages: how to register a model, task or data set.
 LOAD = "to use your own, name the file that registers it with load (--load)"
 LABEL, GROUP = "label", "group"  # columns of obs of the slices in a problem
@@ -35,6 +35,8 @@ class Problem:
       slices of single cells with ``obs["label"]``.
     - ``"values"``: log-normalised counts ``[n, G]`` of the genes ``names``, which ``train`` has
       and ``test`` lacks.
+    - ``"transfer"``: as ``"classes"``, but training and test slices are of different studies, with
+      different genes under human Ensembl ids.
     - ``"molecules"``: expected fractions ``[n, G]`` of the genes ``names`` in the molecules of each
       cell of ``test`` that were held out, from ``test`` only.
 
@@ -47,7 +49,8 @@ class Problem:
         scored_mask: Mask of the scored cells of each test slice, ``[n]`` bool each.
         leak_free: Whether training and test groups are disjoint, and no training cell is within
             :data:`HOPS` edges of a test cell.
-        label_level: For ``"classes"``, whether labels describe the tissue or the single cell.
+        label_level: For ``"classes"`` and ``"transfer"``, whether labels describe the tissue or the
+            single cell.
         spot_side: For ``"shares"``, side of a square spot, in units of the positions.
         molecules: For ``"molecules"``, number of molecules of each test slice, those that are held
             out included.

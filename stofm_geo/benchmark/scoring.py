@@ -21,6 +21,7 @@ MAIN: dict[Kind, tuple[str, bool]] = {
     "shares": ("rmse", False),
     "values": ("pearson", True),
     "molecules": ("error", False),
+    "transfer": ("macro_f1", True),
 }
 
 

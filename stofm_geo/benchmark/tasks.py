@@ -1,4 +1,4 @@
-"""The five tasks, and their problems on each data set."""
+"""The tasks, and their problems on each data set."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from stofm_geo.benchmark.molecules import held_out_molecules
 from stofm_geo.benchmark.problems import LABEL, LOAD, Kind, Problem, Split
 from stofm_geo.benchmark.splits import all_splits, labels_of, with_labels, without_labels
 from stofm_geo.benchmark.spots import spots
+from stofm_geo.benchmark.transfer import transfer
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ register_task(
 register_task("domains", "vectors", ("toy", "dlpfc", "osmfish", "starmap"), domains)
 register_task("deconvolution", "shares", ("toy", "merfish", "seqfish"), proportions)
 register_task("imputation", "values", ("toy", "starmap", "seqfish", "cosmx"), genes)
+register_task("transfer", "transfer", ("layers", "brain_cells"), transfer)
 register_task(
     "molecules",
     "molecules",

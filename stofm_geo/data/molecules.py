@@ -13,10 +13,10 @@ from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
 from stofm_geo._keys import NodeType
-from stofm_geo.data.subslices import SubSliceDataset
+from stofm_geo.data.subslices import SubSliceDataset, pad_rows
 from stofm_geo.genes.components import Components
 from stofm_geo.genes.fractions import FractionComponents
-from stofm_geo.genes.splitting import split_counts
+from stofm_geo.genes.splitting import HELD_OUT, hold_out
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Molecules:
         total: Number of molecules of each cell, both parts, ``[n]``.
         share: Expected share of ``held_out``.
         components: Components that ``x`` is computed by.
-        targets: Components that are predicted.
+        fractions: Components that ``fractions`` and what is predicted are computed by.
     """
 
     train: sp.csr_matrix
@@ -37,16 +37,16 @@ class Molecules:
     total: np.ndarray
     share: float
     components: Components
-    targets: FractionComponents
+    fractions: FractionComponents
 
     def predict(
         self, subslice: Data, visible: sp.csr_matrix, target: sp.csr_matrix, share: float
     ) -> Data:
         """Return a copy of the sub-slice that shows some molecules and asks for others.
 
-        ``x`` are the components of the visible molecules; the means of macro nodes are corrected,
-        so that the others do not leak through them. ``y`` ``[num_nodes, components]`` are the
-        components of the target molecules, 0 for virtual nodes.
+        ``x`` and ``fractions`` are those of the visible molecules; the means of macro nodes are
+        corrected, so that the others do not leak through them. ``y`` ``[num_nodes, components]``
+        are the components of the target molecules, 0 for virtual nodes.
 
         Args:
             subslice: Sub-slice of all molecules.
@@ -62,8 +62,9 @@ class Molecules:
         change[macro] /= subslice.cluster_size[macro, None].clamp_min(1)
         change[:n] = x - subslice.x[:n]
         subslice.x = subslice.x + change
-        subslice.y = torch.zeros_like(subslice.x)
-        subslice.y[:n] = torch.from_numpy(self.targets(target, share * self.total))
+        seen, asked = self.fractions.expected(visible), self.fractions(target, share * self.total)
+        subslice.fractions = pad_rows(torch.from_numpy(seen), subslice.num_nodes)
+        subslice.y = pad_rows(torch.from_numpy(asked), subslice.num_nodes)
         return subslice
 
 
@@ -74,27 +75,19 @@ class MoleculeSlice(Sequence[Data]):
     held out, also in the means of macro nodes.
 
     Args:
-        subslices: Sub-slices whose features are components of whole counts.
-        share: Expected share of the molecules that are held out.
-        random: Random generator of the split.
+        subslices: Sub-slices of an encoder that was fitted without the molecules held out
+            (:meth:`stofm_geo.genes.PCAFeatures.fit_molecules`).
 
     Attributes:
         train, held_out: Counts of both parts, ``[n, G]``.
-        targets: Components that are predicted; set before items are taken.
-
-    Raises:
-        ValueError: Counts are not whole.
     """
 
-    def __init__(
-        self, subslices: SubSliceDataset, share: float, random: np.random.Generator
-    ) -> None:
-        self.subslices, self.share = subslices, share
+    def __init__(self, subslices: SubSliceDataset) -> None:
+        self.subslices = subslices
         counts = subslices.counts  # computed at each access
-        self.held_out, self.train = split_counts(counts, share, random)
+        self.held_out, self.train = hold_out(counts)
         self.total = np.asarray(counts.sum(axis=1)).ravel()
         self._x = self._features_of_train()
-        self.targets: FractionComponents | None = None
 
     def _features_of_train(self) -> Tensor:
         """Return features of the slice's nodes, virtual ones last, without held-out molecules."""
@@ -115,13 +108,14 @@ class MoleculeSlice(Sequence[Data]):
         cells = self.subslices.cell_index(subslice)
         rows = cells.numpy()
         subslice.x = torch.cat([self._x[cells], self._x[len(self.total) :]])
-        assert self.subslices.components is not None and self.targets is not None
+        components, fractions = self.subslices.components, self.subslices.fractions
+        assert components is not None and fractions is not None
         subslice.molecules = Molecules(
             self.train[rows],
             self.held_out[rows],
             self.total[rows],
-            self.share,
-            self.subslices.components,
-            self.targets,
+            HELD_OUT,
+            components,
+            fractions,
         )
         return subslice

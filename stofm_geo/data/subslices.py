@@ -13,12 +13,14 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose
 
+from stofm_geo._linalg import BLOCK
 from stofm_geo._validation import error_context
 from stofm_geo.data.panel_slice import PanelSlice
 from stofm_geo.data.slices import slice_graph
 from stofm_geo.data.tissue_slice import TissueSlice
 from stofm_geo.genes import CellFeatures
 from stofm_geo.genes.components import Components
+from stofm_geo.genes.fractions import FractionComponents
 from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialKNN, SubSlices
 
 
@@ -27,7 +29,9 @@ class SubSliceDataset(Sequence[Data]):
 
     ``x`` are the features that the encoder makes. For an encoder that is trained with the network
     (:class:`~stofm_geo.genes.PanelEncoder`), ``x`` are the slice's components, and a sub-slice also
-    has ``panel`` ``[P]``, ``loadings`` ``[P, components]`` and ``technology``.
+    has ``panel`` ``[P]``, ``loadings`` ``[P, components]`` and ``technology``. If the encoder has
+    components of fractions, cells also have their expected values ``fractions`` ``[num_nodes,
+    F]``, which are 0 for virtual nodes.
 
     Args:
         part: The slice.
@@ -40,6 +44,7 @@ class SubSliceDataset(Sequence[Data]):
     Attributes:
         part: The slice.
         components: Components that ``x`` are; ``None`` for other features.
+        fractions: Components that ``fractions`` are; ``None`` if there are none.
         graph: The whole slice: cells, then macro nodes; edges between cells alone.
     """
 
@@ -55,10 +60,13 @@ class SubSliceDataset(Sequence[Data]):
     ) -> None:
         self.part, self._encoder = part, encoder
         self.components: Components | None = getattr(encoder, "components", None)
+        self.fractions: FractionComponents | None = getattr(encoder, "fractions", None)
         if encoder.module is None:
             data = slice_graph(part, encoder)  # whose messages name the slice already
             graph = Compose([SpatialKNN(k), MacroNodes(max_nodes=max_macro_nodes, join=False)])
             self.graph = graph(data)
+            if self.fractions is not None:
+                self.graph.fractions = pad_rows(self._expected_fractions(), self.graph.num_nodes)
             # Two edges of halo, so that the niches of border cells are whole.
             self._cuts = SubSlices(cells_per_subslice, halo=2).lazily(self.graph, JoinMacroNodes())
             return
@@ -115,6 +123,12 @@ class SubSliceDataset(Sequence[Data]):
         encoder: Any = self._encoder  # with components
         return encoder.known_counts(self.part.adata)
 
+    def _expected_fractions(self) -> Tensor:
+        counts, own = self.counts, self.fractions
+        assert own is not None
+        blocks = (counts[start : start + BLOCK] for start in range(0, counts.shape[0], BLOCK))
+        return torch.from_numpy(np.concatenate([own.expected(block) for block in blocks]))
+
     def cell_index(self, subslice: Data) -> Tensor:
         """Return the numbers of a sub-slice's cells, which come first, among those of the slice."""
         return self._cell_of_row.to(subslice.n_id.device)[subslice.n_id[subslice.n_id >= 0]]
@@ -136,6 +150,11 @@ class SubSliceDataset(Sequence[Data]):
     def core_index(self, subslice: Data) -> Tensor:
         """Return the numbers of a sub-slice's core cells among the cells of the slice."""
         return self._cell_of_row.to(subslice.n_id.device)[subslice.n_id[subslice.core_mask]]
+
+
+def pad_rows(rows: Tensor, num_nodes: int) -> Tensor:
+    """Return the values of cells ``[n, F]`` with zeros for virtual nodes, ``[num_nodes, F]``."""
+    return torch.cat([rows, rows.new_zeros(num_nodes - len(rows), rows.shape[1])])
 
 
 def attach_panel(subslice: Data, panel: Tensor, loadings: Tensor, technology: int) -> Data:

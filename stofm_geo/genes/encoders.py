@@ -23,9 +23,11 @@ class CellFeatures(Protocol):
         key: Key of the vectors in ``obsm``; ``None`` for counts in ``X``.
         module: The encoder itself if it is trained with the network, else ``None``.
 
-    An encoder whose vectors are :class:`~stofm_geo.genes.components.Components` has these as
-    ``components``, and a method ``known_counts``, the counts they are made of: then molecules can
-    be held out (:mod:`stofm_geo.training.objectives.molecules`).
+    An encoder that was fitted without some of the molecules, which training can hold out
+    (:mod:`stofm_geo.training.objectives.molecules`), has ``components`` and ``fractions``
+    (:class:`~stofm_geo.genes.components.Components`,
+    :class:`~stofm_geo.genes.fractions.FractionComponents`), and a method ``known_counts``, the
+    counts that both are made of.
     """
 
     @property

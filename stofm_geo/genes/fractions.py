@@ -30,31 +30,94 @@ class FractionComponents:
         mean: Mean fractions :math:`m`, ``[G]`` float32.
         axes: Principal axes :math:`A`, ``[G, components]`` float32.
         scale: Divisors :math:`s`, ``[components]`` float32.
+        signal: Variance over cells of the expected components before they are divided by
+            :math:`s`, without counting noise, ``[components]`` float32.
     """
 
     mean: np.ndarray
     axes: np.ndarray
     scale: np.ndarray
+    signal: np.ndarray
 
     @classmethod
-    def from_counts(cls, slices: Sequence[sp.csr_matrix], n_components: int) -> FractionComponents:
-        """Compute the components of the cells of all slices, counts ``[n, G]`` each.
+    def from_counts(
+        cls,
+        slices: Sequence[sp.csr_matrix],
+        held_out: Sequence[sp.csr_matrix],
+        n_components: int,
+    ) -> FractionComponents:
+        """Compute the components of the cells of all slices.
+
+        Variances of the components overstate expression, since axes are chosen among noisy ones.
+        The covariance with held-out molecules of the same cells does not.
 
         Args:
-            slices: Counts.
+            slices: Counts ``[n, G]`` of each slice.
+            held_out: Other molecules of the same cells, ``[n, G]``
+                (:func:`~stofm_geo.genes.splitting.split_counts`).
             n_components: Number of components, below the number of cells and of genes.
         """
         mean = mean_fractions(slices)
         weight = sp.diags_array(_inverse(np.sqrt(mean)))
         blocks = (sp.csr_matrix(block @ weight) for block in _fractions(slices))
         _, axes, variance = sparse_principal_axes(blocks, n_components)
-        arrays = mean, np.ascontiguousarray(axes.T), half_whitening(variance)
-        return cls(*(array.astype(np.float32) for array in arrays))
+        scale = half_whitening(variance)
+        arrays = mean, np.ascontiguousarray(axes.T), scale, np.zeros_like(scale)
+        found = cls(*(array.astype(np.float32) for array in arrays))
+        found.signal = found._covariance(slices, held_out)
+        return found
+
+    def _covariance(
+        self, slices: Sequence[sp.csr_matrix], others: Sequence[sp.csr_matrix]
+    ) -> np.ndarray:
+        """Return the mean product of two parts of the molecules of cells, at least 0.
+
+        Cells are weighted by their number of molecules, the inverse of the noise.
+        """
+        product, weight = np.zeros(len(self.scale)), 0.0
+        for counts, other in zip(slices, others, strict=True):
+            for start in range(0, counts.shape[0], BLOCK):
+                parts = counts[start : start + BLOCK], other[start : start + BLOCK]
+                totals = [np.asarray(part.sum(axis=1)).ravel() for part in parts]
+                found = [self(part, total) for part, total in zip(parts, totals, strict=True)]
+                # The inverse of the noise of the product; 0 for a cell without molecules in a part.
+                of_cell = totals[0] * totals[1] / np.maximum(totals[0] + totals[1], 1)
+                product += of_cell @ (found[0] * found[1]).astype(np.float64)
+                weight += of_cell.sum()
+        return (product / max(weight, 1) * self.scale**2).clip(0).astype(np.float32)
+
+    def check(self, n_components: int, num_genes: int) -> None:
+        """Check the shapes, types and signs of all arrays.
+
+        Raises:
+            ValueError: They are not those of as many components and genes.
+        """
+        shapes = {
+            "mean": (num_genes,),
+            "axes": (num_genes, n_components),
+            "scale": (n_components,),
+            "signal": (n_components,),
+        }
+        for name, shape in shapes.items():
+            array = getattr(self, name)
+            if array.dtype != np.float32 or array.shape != shape:
+                raise ValueError(
+                    f"{name} of the fractions is {array.dtype} {array.shape}, not float32 {shape}"
+                )
+        if not (self.scale > 0).all() or not (self.signal >= 0).all():
+            raise ValueError("scales of the fractions must be above zero, signals not below")
 
     @property
     def widths(self) -> np.ndarray:
-        """Return the scale of the components before whitening; the mean square is 1."""
-        return self.scale / np.sqrt(np.square(self.scale).mean())
+        """Return weights of the components in a loss, ``[components]``; the mean square is 1.
+
+        They are the scales before whitening, times the root of the fraction of the variance that is
+        signal: axes of noise would dominate otherwise, since there are many.
+        """
+        square = np.square(self.scale)
+        variance = square**2 / square.mean()  # see half_whitening
+        weight = self.scale * np.sqrt((self.signal / variance).clip(_LEAST, 1))
+        return weight / np.sqrt(np.square(weight).mean())
 
     def __call__(self, counts: sp.csr_matrix, total: np.ndarray) -> np.ndarray:
         """Return the components ``[n, components]`` float32 of parts of the molecules of cells.
@@ -67,6 +130,23 @@ class FractionComponents:
         loadings = (_inverse(root)[:, None] * self.axes / self.scale).astype(np.float32)
         found = (counts @ loadings) / np.maximum(total, 1e-9)[:, None]
         return (found - self.mean @ loadings).astype(np.float32)
+
+    def expected(self, counts: sp.csr_matrix) -> np.ndarray:
+        r"""Return the expected components of cells given their counts, ``[n, components]`` float32.
+
+        .. math::
+            \hat y_{ik} = \frac{\lambda_k}{\lambda_k + 1 / n_i} \, y_{ik}
+
+        with :math:`\lambda` the :attr:`signal` and :math:`n_i` the number of molecules of the cell:
+        the noise of an axis has about the variance :math:`1 / n_i`. This is the Wiener filter. Axes
+        that are nothing but noise give 0, as do cells without counts.
+
+        Args:
+            counts: Counts ``[n, G]``.
+        """
+        total = np.asarray(counts.sum(axis=1)).ravel()
+        strength = total[:, None] * self.signal
+        return self(counts, total) * (strength / (1 + strength)).astype(np.float32)
 
     def decode(self, y: np.ndarray) -> np.ndarray:
         """Return the fractions ``[n, G]`` float32 of components; above zero, with sum 1."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ from stofm_geo._validation import check_positive, preview
 from stofm_geo.genes.components import Components
 from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
 from stofm_geo.genes.counts import as_counts
+from stofm_geo.genes.fractions import FractionComponents
+from stofm_geo.genes.splitting import hold_out
 
+_FRACTIONS = "fraction_"  # prefix of the names of arrays
 # Minimum fraction of the genes of a model that a slice must have.
 _MIN_SHARED = 0.5
 
@@ -31,6 +34,9 @@ class PCAFeatures:
 
     Args:
         n_components: Maximum number of components (default 50); limited by genes and cells.
+
+    Attributes:
+        fractions: Components of fractions of the same genes (:meth:`fit_molecules`), or ``None``.
     """
 
     key = module = None
@@ -38,6 +44,7 @@ class PCAFeatures:
     def __init__(self, n_components: int = 50) -> None:
         check_positive("n_components", n_components, whole=True)
         self.n_components = n_components
+        self.fractions: FractionComponents | None = None
 
     @property
     def out_channels(self) -> int:
@@ -58,6 +65,27 @@ class PCAFeatures:
             ValueError: There are fewer than two cells or shared genes, or the counts are invalid
                 (see :func:`as_counts`).
         """
+        self._fit(self._shared_counts(slices))
+        return self
+
+    def fit_molecules(self, slices: list[AnnData]) -> PCAFeatures:
+        """Fit the components, and those of fractions, without the molecules that are held out.
+
+        :func:`~stofm_geo.genes.splitting.hold_out` splits them off.
+
+        Args:
+            slices: Slices with whole counts in ``X``.
+
+        Raises:
+            ValueError: As :meth:`fit`, or counts are not whole.
+        """
+        held_out, train = zip(*map(hold_out, self._shared_counts(slices)), strict=True)
+        self._fit(train)
+        self.fractions = FractionComponents.from_counts(train, held_out, self.out_channels)
+        return self
+
+    def _shared_counts(self, slices: list[AnnData]) -> list[sp.csr_matrix]:
+        """Set the genes to those that all slices share, and return their counts."""
         if sum(adata.n_obs for adata in slices) < 2:
             raise ValueError("principal components need 2 cells or more")
         genes = slices[0].var_names
@@ -72,14 +100,16 @@ class PCAFeatures:
                 "encoder='panel' (--encoder panel), which takes different panels and species"
             )
         self.genes = genes.to_numpy(dtype=str)
-        counts = [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]
+        return [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]
+
+    def _fit(self, counts: Sequence[sp.csr_matrix]) -> None:
         cells = sum(part.shape[0] for part in counts)
         full = sum(int((np.diff(part.indptr) > 0).sum()) for part in counts)
         if full < 2:
             raise ValueError(
                 f"{full} of {cells} cells have counts of the shared genes; at least 2 are needed"
             )
-        n_components = max(min(self.n_components, len(genes) - 1, full - 1), 1)
+        n_components = max(min(self.n_components, len(self.genes) - 1, full - 1), 1)
         values = (
             sqrt_fractions(block[np.diff(block.indptr) > 0])
             for part in counts
@@ -89,7 +119,6 @@ class PCAFeatures:
         self.mean = mean.astype(np.float32)
         self.axes = np.ascontiguousarray(axes, dtype=np.float32)
         self.scale = half_whitening(variance).astype(np.float32)
-        return self
 
     def transform(self, adata: AnnData) -> np.ndarray:
         """Return the vectors ``[n, out_channels]`` float32; missing genes count as average.
@@ -151,6 +180,8 @@ class PCAFeatures:
             "genes": self.genes.tolist(),
         }
         arrays = {"mean": self.mean, "axes": self.axes, "scale": self.scale}
+        if self.fractions is not None:
+            arrays |= {_FRACTIONS + name: value for name, value in vars(self.fractions).items()}
         return settings, arrays
 
     @classmethod
@@ -170,6 +201,10 @@ class PCAFeatures:
             raise ValueError(f"there are {encoder.genes.size} genes, and axes of {shapes[0][1]}")
         if not (encoder.scale > 0).all():
             raise ValueError("scales of the features must be above zero")
+        start = len(_FRACTIONS)
+        if stored := {k[start:]: v for k, v in arrays.items() if k.startswith(_FRACTIONS)}:
+            encoder.fractions = FractionComponents(**stored)
+            encoder.fractions.check(*shapes[0])
         return encoder
 
     def __repr__(self) -> str:

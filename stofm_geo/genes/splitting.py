@@ -7,6 +7,9 @@ import scipy.sparse as sp
 
 from stofm_geo._validation import check_fraction
 
+HELD_OUT = 0.1  # fraction of the molecules
+_SEED = 790_142
+
 
 def split_counts(
     counts: sp.csr_matrix, fraction: float, random: np.random.Generator
@@ -38,6 +41,17 @@ def split_counts(
     first[single] = random.random(int(single.sum()), dtype=np.float32) < fraction
     first[~single] = random.binomial(value[~single].astype(np.int64), fraction)
     return _part(counts, first), _part(counts, value - first)
+
+
+def hold_out(counts: sp.csr_matrix) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Split the molecules of a slice into those that training holds out, a tenth, and the others.
+
+    The split is the same each time, so that what is fitted and what is tested can make it apart.
+
+    Args:
+        counts: Whole numbers ``[n, G]``; rows and columns of zeros make no difference.
+    """
+    return split_counts(counts, HELD_OUT, np.random.default_rng(_SEED))
 
 
 def are_whole(counts: sp.csr_matrix) -> bool:

@@ -12,7 +12,7 @@ from stofm_geo._anndata_checks import check_anndatas
 from stofm_geo._keys import Keys
 from stofm_geo._validation import error_context
 from stofm_geo.data import SubSliceDataset, TissueSlice, split_slices
-from stofm_geo.genes import CellFeatures, ObsmFeatures, encoders, harmonize
+from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures, encoders, harmonize
 from stofm_geo.genes.counts import counts_from_layer, warn_if_row_numbers
 from stofm_geo.networks.config import SToFMConfig
 
@@ -173,6 +173,8 @@ def make_encoder(
     if use_rep is not None:
         return ObsmFeatures(use_rep).fit(adatas)
     warn_if_row_numbers(adatas[0].var_names)
+    if config.objectives == "molecules":
+        return PCAFeatures(config.n_components).fit_molecules(adatas)
     return encoders.make_encoder(
         config.encoder,
         adatas,

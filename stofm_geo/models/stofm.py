@@ -229,11 +229,13 @@ class SToFM(ModelHubMixin):
         ]
         parts = [part for tissue in tissues for part in tissue.slices]
         with seed_context(seed):
-            encoder = make_encoder(self.config, tissues[0].use_rep, parts)
+            use_rep = tissues[0].use_rep
+            objectives = objective_of(self._objectives, self.config.encoder, use_rep, parts)
+            self.config = replace(self.config, objectives=objectives)
+            encoder = make_encoder(self.config, use_rep, parts)
             for tissue in tissues:
                 tissue.drop_empty(encoder.genes)
             slices = [own for tissue in tissues for own in tissue.subslices(encoder)]
-            self.config = replace(self.config, objectives=objective_of(self._objectives, slices))
             self.network, self.training_record = pretrain_slices(
                 self.config, encoder, slices, max_steps, seed=seed, progress=progress
             )

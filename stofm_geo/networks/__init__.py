@@ -1,5 +1,7 @@
 """Networks and their configuration."""
 
+import torch
+
 from stofm_geo.genes import CellFeatures
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.molecules import MoleculeNetwork
@@ -12,6 +14,6 @@ __all__ = ["MoleculeNetwork", "NicheNetwork", "SToFMConfig", "SToFMNetwork", "ma
 def make_network(config: SToFMConfig, encoder: CellFeatures) -> SToFMNetwork:
     """Return the network of a configuration's objective for the features of an encoder."""
     if config.objectives == "molecules":
-        num_genes = 0 if encoder.genes is None else len(encoder.genes)
-        return MoleculeNetwork(encoder.out_channels, config, num_genes)
+        widths = torch.from_numpy(encoder.fractions.widths)  # type: ignore[attr-defined]  # of molecules
+        return MoleculeNetwork(encoder.out_channels, config, widths)
     return NicheNetwork(encoder.out_channels, config, encoder.module)

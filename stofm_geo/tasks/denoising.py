@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,7 +18,7 @@ from stofm_geo._version import __version__
 from stofm_geo.genes import as_counts
 from stofm_geo.genes.controls import gene_mask
 from stofm_geo.genes.counts import counts_from_layer
-from stofm_geo.genes.fractions import mean_fractions
+from stofm_geo.genes.fractions import FractionComponents, mean_fractions
 from stofm_geo.genes.splitting import are_whole, split_counts
 from stofm_geo.models.prepare import SliceKeys
 from stofm_geo.models.stofm import SToFM
@@ -171,7 +171,8 @@ class _Denoised:
         vectors = adata.obsm[Keys.EMBEDDING]
         self.full = vectors.any(axis=1)
         self.components = vectors[:, slice(*network.columns["denoised"])]
-        self.targets = network.targets
+        encoder: Any = model.state.encoder  # of a model that predicts molecules
+        self.targets: FractionComponents = encoder.fractions
         self.mean, self.slope = mean, np.ones_like(mean)
         self.average = np.zeros(len(mean))  # of what the model expects of these cells
         for rows in _blocks(len(vectors)):

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
@@ -16,8 +15,8 @@ from torch_geometric.data import Batch, Data
 
 from stofm_geo.data.molecules import MoleculeSlice
 from stofm_geo.data.subslices import SubSliceDataset, collate_subslices
+from stofm_geo.data.tissue_slice import TissueSlice
 from stofm_geo.genes import CellFeatures
-from stofm_geo.genes.fractions import FractionComponents
 from stofm_geo.genes.splitting import are_whole
 from stofm_geo.networks import MoleculeNetwork, make_network
 from stofm_geo.networks.config import SToFMConfig
@@ -33,7 +32,6 @@ _CHECK, _MOST_CHECKS = 20, 20  # least steps from check to check, most checks
 _PATIENCE = 5  # checks without a better one; a high learning rate holds some up that are to come
 _STEPS, _NICHE_STEPS = 600, 80  # at most, by default
 _LEAST_GAIN = 1e-4  # of the loss
-_HELD_OUT_MOLECULES = 0.1
 _HELD_OUT = 4  # sub-slices at most: a check costs about as much as a step of training
 
 
@@ -79,8 +77,16 @@ class SlicePretraining(Pretraining):
         self.network.load_state_dict(self._best)
 
 
-def objective_of(asked: str | None, slices: Sequence[SubSliceDataset]) -> str:
+def objective_of(
+    asked: str | None, encoder: str, use_rep: str | None, slices: Sequence[TissueSlice]
+) -> str:
     """Return the objective of ``SToFMConfig``, or the best possible one for ``None``.
+
+    Args:
+        asked: ``SToFMConfig.objectives``, or ``None``.
+        encoder: ``SToFMConfig.encoder``.
+        use_rep: Key in ``obsm`` of the features; ``None``: they are made of counts.
+        slices: Slices to train on.
 
     Raises:
         ValueError: Molecules are to be held out, but features are not components of whole counts.
@@ -91,9 +97,9 @@ def objective_of(asked: str | None, slices: Sequence[SubSliceDataset]) -> str:
     if asked not in (None, "molecules"):
         return str(asked)
     reason = ""
-    if any(own.components is None or own.has_panel for own in slices):
+    if use_rep is not None or encoder != "pca":
         reason = "features are not the principal components of counts (encoder='pca')"
-    elif not all(are_whole(own.counts) for own in slices):
+    elif not all(are_whole(part.adata.X) for part in slices):
         reason = "counts are not whole numbers"
         if asked is None:
             warnings.warn(
@@ -122,7 +128,7 @@ def pretrain_slices(
         encoder: Fitted; one that is trained with the network becomes a part of it.
         slices: Sub-slices of each slice.
         max_steps: Training steps at most; ``None``: 600 if molecules are held out, else 80.
-        seed: Random seed of the held-out masks and molecules.
+        seed: Random seed of the held-out masks.
         progress: Show a progress bar.
 
     Returns:
@@ -156,13 +162,7 @@ def train_network(
     module = SlicePretraining(network, config)
     items: list[Any] = [*slices]
     if isinstance(network, MoleculeNetwork):
-        random = np.random.default_rng(seed)
-        items = [MoleculeSlice(own, _HELD_OUT_MOLECULES, random) for own in slices]
-        counts = [item.train for item in items]
-        targets = FractionComponents.from_counts(counts, encoder.out_channels)
-        for item in items:
-            item.targets = targets
-        network.targets = targets
+        items = [MoleculeSlice(own) for own in slices]
     every: Any = ConcatDataset(items)
     steps = pretrain(module, every, max_steps, seed=seed, progress=progress)
     network.cpu().eval()

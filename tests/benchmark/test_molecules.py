@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from stofm_geo.benchmark import DATASETS, TASKS
-from stofm_geo.benchmark.molecule_models import averages, best_rank, mean
+from stofm_geo.benchmark.molecule_models import averages, best_rank, mean, shrunken
 from stofm_geo.benchmark.molecules import SHARE, ErrorAxes
 from stofm_geo.benchmark.problems import check_leak_free
 
@@ -55,7 +55,22 @@ def test_scores_of_the_mean_and_of_the_truth(problem_and_score) -> None:
     assert perfect["explained_variance"] > 0.8
 
 
-@pytest.mark.parametrize("solve", [best_rank, lambda *a: averages(*a, of="space")])
+def test_the_truth_has_no_excess() -> None:
+    slices = DATASETS["toy"].read(None)
+    (split,) = TASKS["molecules"].splits(slices, "toy")
+    problem, score = split.make()
+    (adata,), held_out = problem.test, score.args[1]
+    # Held-out molecules drawn anew from fractions that are known.
+    total = np.asarray(sp.csr_matrix(adata.X).sum(axis=1)).ravel() * SHARE / (1 - SHARE)
+    true = shrunken(problem, 0)[0][0].astype(float)
+    drawn = np.random.default_rng(0).poisson(true * total[:, None])
+    found = score.func(problem, sp.csr_matrix(drawn.astype(np.float32)), [true])
+    assert abs(found["excess"]) < 0.05 * found["error"]
+    assert score(mean(problem, 0)[0])["excess"] > 0.1 * score(mean(problem, 0)[0])["error"]
+    assert held_out.shape == drawn.shape
+
+
+@pytest.mark.parametrize("solve", [best_rank, shrunken, lambda *a: averages(*a, of="space")])
 def test_baselines_are_ahead_of_the_mean(problem_and_score, solve) -> None:
     (problem, score), _ = problem_and_score
     found = score(solve(problem, 0)[0])

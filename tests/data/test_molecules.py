@@ -13,17 +13,15 @@ from stofm_geo.data.molecules import MoleculeSlice
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.genes.fractions import FractionComponents
-from stofm_geo.genes.splitting import split_counts
+from stofm_geo.genes.splitting import hold_out, split_counts
 from tests.helpers import CUT, make_slice
 
 
 @pytest.fixture(scope="module")
 def molecules() -> MoleculeSlice:
     part = split_slices(toy_tissue(300, 40, seed=0))[0]
-    subslices = SubSliceDataset(part, PCAFeatures(6).fit([part.adata]), **CUT)
-    found = MoleculeSlice(subslices, 0.2, np.random.default_rng(0))
-    found.targets = FractionComponents.from_counts([found.train], 6)
-    return found
+    encoder = PCAFeatures(6).fit_molecules([part.adata])
+    return MoleculeSlice(SubSliceDataset(part, encoder, **CUT))
 
 
 def test_the_parts_sum_to_the_counts_of_the_cells(molecules) -> None:
@@ -46,6 +44,8 @@ def test_what_is_shown_depends_on_the_visible_molecules_alone(molecules) -> None
     item = own.predict(subslice, visible, target, 0.3)
     n = len(own.total)
     np.testing.assert_allclose(item.x[:n], own.components(visible), atol=1e-6)
+    np.testing.assert_array_equal(item.fractions[:n], own.fractions.expected(visible))
+    assert (item.fractions[n:] == 0).all()
     other = own.predict(subslice, visible, own.held_out, 0.2)
     assert torch.equal(item.x, other.x) and not torch.equal(item.y, other.y)
     assert (item.y[n:] == 0).all()
@@ -70,9 +70,7 @@ def test_macro_nodes_are_means_of_what_is_shown(molecules) -> None:
     whole = SubSliceDataset(
         molecules.subslices.part, molecules.subslices._encoder, **{**CUT, "cells_per_subslice": 999}
     )
-    every = MoleculeSlice(whole, 0.2, np.random.default_rng(0))
-    every.targets = molecules.targets
-    (subslice,) = every
+    (subslice,) = MoleculeSlice(whole)
     own = subslice.molecules
     item = own.predict(subslice, own.train, own.held_out, 0.2)
     for node in torch.nonzero(item.node_type == NodeType.MACRO).view(-1):
@@ -85,7 +83,25 @@ def test_macro_nodes_are_means_of_what_is_shown(molecules) -> None:
 def test_fractions_are_refused() -> None:
     adata = make_slice(60)
     adata.X = sp.csr_matrix(adata.X * 0.5)
-    part = split_slices(adata)[0]
-    subslices = SubSliceDataset(part, PCAFeatures(6).fit([part.adata]), **CUT)
     with pytest.raises(ValueError, match="only of whole counts"):
-        MoleculeSlice(subslices, 0.2, np.random.default_rng(0))
+        PCAFeatures(6).fit_molecules([adata])
+
+
+def test_an_encoder_has_not_seen_what_is_held_out(molecules) -> None:
+    part, encoder = molecules.subslices.part, molecules.subslices._encoder
+    train = part.adata.copy()
+    train.X = molecules.train
+    other = PCAFeatures(6).fit([train])
+    np.testing.assert_array_equal(encoder.axes, other.axes)
+    parts = [molecules.train], [molecules.held_out]
+    expected = FractionComponents.from_counts(*parts, 6)
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(encoder.fractions, name), value)
+
+
+def test_cells_without_counts_of_the_genes_change_no_split(molecules) -> None:
+    counts = molecules.subslices.counts
+    padded = sp.vstack([counts[:5], sp.csr_matrix((3, counts.shape[1])), counts[5:]], format="csr")
+    held_out, _ = hold_out(padded)
+    held_out = held_out[np.r_[:5, 8 : padded.shape[0]]]
+    assert (held_out != molecules.held_out).nnz == 0

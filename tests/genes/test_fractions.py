@@ -10,6 +10,11 @@ from stofm_geo.genes.fractions import FractionComponents
 from stofm_geo.genes.splitting import split_counts
 
 
+def components_of(slices: list[sp.csr_matrix], n_components: int) -> FractionComponents:
+    """Components whose signal does not matter."""
+    return FractionComponents.from_counts(slices, slices, n_components)
+
+
 @pytest.fixture(scope="module")
 def counts() -> sp.csr_matrix:
     random = np.random.default_rng(0)
@@ -23,7 +28,7 @@ def total_of(counts: sp.csr_matrix) -> np.ndarray:
 
 
 def test_against_a_dense_decomposition(counts) -> None:
-    found = FractionComponents.from_counts([counts[:100], counts[100:]], 5)
+    found = components_of([counts[:100], counts[100:]], 5)
     fractions = counts.toarray() / total_of(counts)[:, None]
     mean = fractions.mean(axis=0)
     np.testing.assert_allclose(found.mean, mean, rtol=1e-5)
@@ -33,14 +38,13 @@ def test_against_a_dense_decomposition(counts) -> None:
     assert y.dtype == np.float32 and y.shape == (300, 5)
     for k in range(5):
         assert abs(np.corrcoef(y[:, k], u[:, k])[0, 1]) > 1 - 1e-5
-    wide = y * found.widths  # unwhitened, up to one factor
-    ratio = wide.std(axis=0) / s[:5]
-    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)
+    wide = y * found.scale  # unwhitened
+    np.testing.assert_allclose(wide.std(axis=0) * np.sqrt(300), s[:5], rtol=1e-3)
     assert np.square(found.widths).mean() == pytest.approx(1)
 
 
 def test_a_part_of_the_molecules_is_unbiased(counts) -> None:
-    components = FractionComponents.from_counts([counts], 5)
+    components = components_of([counts], 5)
     whole, random = components(counts, total_of(counts)), np.random.default_rng(0)
     parts = [split_counts(counts, 0.3, random)[0] for _ in range(400)]
     mean = np.mean([components(part, 0.3 * total_of(counts)) for part in parts], axis=0)
@@ -50,7 +54,7 @@ def test_a_part_of_the_molecules_is_unbiased(counts) -> None:
 
 
 def test_decoding_gives_fractions_near_the_true_ones(counts) -> None:
-    components = FractionComponents.from_counts([counts], 29)
+    components = components_of([counts], 29)
     found = components.decode(components(counts, total_of(counts)))
     fractions = counts.toarray() / total_of(counts)[:, None]
     assert found.min() > 0
@@ -65,7 +69,50 @@ def test_cells_and_genes_without_counts(counts) -> None:
     empty[3], empty[:, 7] = 0, 0
     empty = sp.csr_matrix(empty)
     empty.eliminate_zeros()
-    components = FractionComponents.from_counts([empty], 4)
+    components = components_of([empty], 4)
     y = components(empty, total_of(empty))
     assert np.isfinite(y).all() and np.isfinite(components.decode(y)).all()
     assert components.decode(y)[:, 7].max() == 0
+
+
+def test_expected_components_are_nearer_to_expression_than_counts() -> None:
+    random = np.random.default_rng(0)
+    mean = random.dirichlet(np.ones(200))
+    program = np.sign(random.normal(size=(2, 200)))  # two axes of expression, others are noise
+    score = random.normal(size=(2000, 2)) * (0.3, 0.15)
+    fractions = mean * np.exp(score @ program)
+    fractions /= fractions.sum(axis=1, keepdims=True)
+    total = random.integers(50, 500, 2000)
+    counts = random.poisson(fractions * total[:, None]).astype(np.float32)
+    held_out, train = split_counts(sp.csr_matrix(counts), 0.2, random)
+    found = FractionComponents.from_counts([train], [held_out], 12)
+    scaled = sp.csr_matrix((fractions * 1e4).astype(np.float32))
+    true = found(scaled, np.full(2000, 1e4)) * found.scale
+    signal = true.var(axis=0)
+    assert (signal[:2] > 10 * signal[2:].max()).all()
+    np.testing.assert_allclose(found.signal[:2], signal[:2], rtol=0.2)
+    assert found.signal[2:].max() < 0.1 * found.signal[1]  # though training molecules vary there
+    seen = found(train, total_of(train)) * found.scale
+    assert seen.var(axis=0)[2:].min() > 0.5 * np.mean(1 / total)
+    expected = found.expected(train)
+    np.testing.assert_allclose(
+        expected,
+        found(train, total_of(train))
+        * (found.signal / (found.signal + 1 / total_of(train)[:, None])),
+        rtol=1e-5,
+    )
+    errors = [np.square(y - true).sum(axis=1).mean() for y in (seen, expected * found.scale)]
+    assert errors[1] < 0.5 * errors[0]
+    assert (found.widths[:2] > 3 * found.widths[2:].max()).all()
+    nothing = sp.csr_matrix((3, 200), dtype=np.float32)
+    assert (found.expected(nothing) == 0).all()
+
+
+def test_arrays_that_do_not_match_are_refused(counts) -> None:
+    found = components_of([counts], 5)
+    found.check(5, 30)
+    with pytest.raises(ValueError, match=r"mean of the fractions is float32 \(30,\), not float32"):
+        found.check(5, 31)
+    found.signal[0] = np.nan
+    with pytest.raises(ValueError, match="must be above zero, signals not below"):
+        found.check(5, 30)

@@ -92,7 +92,7 @@ def fit_linear(
     masking: MoleculeMasking,
     held_out: Sequence[Data],
 ) -> None:
-    """Set the linear part of a network to the ridge regression of targets on niches.
+    """Set the linear part of a network to the ridge regression on niches of expected fractions.
 
     The strength of the ridge is the best of five on held-out molecules.
 
@@ -128,5 +128,5 @@ def fit_linear(
 
 def _regression(network: MoleculeNetwork, data: Data) -> tuple[Tensor, Tensor]:
     """Return niches with a column of ones, and targets, of core cells, in double precision."""
-    niche = network.inputs(data)[data.core_mask].double()
+    niche = network.inputs(data).tensor_split(2, dim=1)[1][data.core_mask].double()
     return torch.cat([niche, niche.new_ones(len(niche), 1)], dim=1), data.y[data.core_mask].double()

@@ -13,7 +13,6 @@ from stofm_geo.data.molecules import MoleculeSlice
 from stofm_geo.data.subslices import collate_subslices
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
-from stofm_geo.genes.fractions import FractionComponents
 from stofm_geo.networks import MoleculeNetwork, SToFMConfig
 from stofm_geo.training.objectives.molecules import MoleculeMasking, fit_linear, molecule_loss
 from tests.helpers import SMALL, make_slice
@@ -24,19 +23,14 @@ CONFIG = SToFMConfig(**SMALL, k=8, objectives="molecules")
 @pytest.fixture(scope="module")
 def items() -> MoleculeSlice:
     part = split_slices(toy_tissue(300, 40, seed=0))[0]
-    encoder = PCAFeatures(6).fit([part.adata])
-    found = MoleculeSlice(
-        SubSliceDataset(part, encoder, **CONFIG.subslice_options), 0.2, np.random.default_rng(0)
-    )
-    found.targets = FractionComponents.from_counts([found.train], 6)
-    return found
+    encoder = PCAFeatures(6).fit_molecules([part.adata])
+    return MoleculeSlice(SubSliceDataset(part, encoder, **CONFIG.subslice_options))
 
 
 def network_of(items: MoleculeSlice) -> MoleculeNetwork:
     torch.manual_seed(0)
-    network = MoleculeNetwork(6, CONFIG, num_genes=40).eval()
-    network.targets = items.targets
-    return network
+    widths = torch.from_numpy(items.subslices.fractions.widths)
+    return MoleculeNetwork(6, CONFIG, widths).eval()
 
 
 def test_the_start_is_the_best_linear_prediction(items) -> None:
@@ -50,17 +44,18 @@ def test_the_start_is_the_best_linear_prediction(items) -> None:
     for _ in range(4):  # draws of one sub-slice
         item = masking.split(items[0])
         core = item.core_mask
-        x.append(network.inputs(item)[core].double().numpy())
+        x.append(network.inputs(item)[core, 18:].double().numpy())
         y.append(item.y[core].double().numpy())
     x, y = np.concatenate(x), np.concatenate(y)
     test, errors = held_out[0], {}
-    niche, true = network.inputs(test)[test.core_mask].numpy(), test.y[test.core_mask].numpy()
+    niche = network.inputs(test)[test.core_mask, 18:].numpy()
+    true = test.y[test.core_mask].numpy()
     design = np.column_stack([x, np.ones(len(x))])
     for strength in (10, 100, 1e3, 1e4, 1e5):
         penalty = strength * np.eye(19)
         penalty[-1, -1] = 0
         weight = np.linalg.solve(design.T @ design + penalty, design.T @ y)
-        error = items.targets.widths * (niche @ weight[:-1] + weight[-1] - true)
+        error = network.widths.numpy() * (niche @ weight[:-1] + weight[-1] - true)
         errors[np.square(error).sum()] = weight
     best = errors[min(errors)]
     np.testing.assert_allclose(network.linear.weight.detach().numpy(), best[:-1].T, atol=1e-5)
@@ -77,10 +72,12 @@ def test_an_embedding_is_niche_denoised_features_and_context(items) -> None:
     assert network.columns == {"niche": (0, 18), "denoised": (18, 24), "context": (24, 32)}
     item = collate_subslices([MoleculeMasking(CONFIG)(items[0])])
     z, _ = network(item)
-    torch.testing.assert_close(z[:, :18], network.inputs(item))
+    torch.testing.assert_close(z[:, :18], network.inputs(item)[:, :18])
+    fractions = torch.where(item.mask[:, None], 0, item.fractions)
+    torch.testing.assert_close(network.inputs(item)[:, 18:24], fractions)
     assert (z[item.mask][:, :6] == 0).all()  # what a masked cell shows of itself
     with pytest.raises(ValueError, match=r"set out_channels above 32 \(it is 32\)"):
-        MoleculeNetwork(8, CONFIG, num_genes=40)
+        MoleculeNetwork(8, CONFIG, torch.ones(8))
 
 
 def test_masked_cells_are_not_asked_for(items) -> None:
