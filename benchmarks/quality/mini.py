@@ -35,7 +35,7 @@ def main() -> None:
             if stem in HELD_OUT and str(which.name).startswith(HELD_OUT[stem] or ""):
                 continue
             sources.append(replace(source, slice=which.name))
-    for label, reason in build(sources, args.output, on_progress=print):
+    for label, reason in build(sources, args.output, molecules=True, on_progress=print):
         print(f"Skipped: {label}: {reason}")
 
 

@@ -21,7 +21,11 @@ from stofm_geo.benchmark.splits import labels_of, with_labels, without_labels
 from stofm_geo.genes import harmonize
 
 # Data set: column of obs with the labels.
-_KEYS: dict[str, Literal["region", "cell_type"]] = {"layers": "region", "brain_cells": "cell_type"}
+_KEYS: dict[str, Literal["region", "cell_type"]] = {
+    "toy": "region",
+    "layers": "region",
+    "brain_cells": "cell_type",
+}
 
 
 def _read(folder: Path | None, tables: Mapping[str, Mapping[str, str]], key: str) -> Slices:

@@ -70,6 +70,10 @@ def build(
     n_components: Annotated[
         int, typer.Option(help="Number of principal components per slice.", min=1)
     ] = 50,
+    molecules: Annotated[
+        bool,
+        typer.Option("--molecules", help="Hold out molecules, to train with objectives=molecules."),
+    ] = False,
 ) -> None:
     """Harmonise slices, cut them into sub-slices and write a corpus.
 
@@ -92,6 +96,7 @@ def build(
         max_macro_nodes=max_macro_nodes,
         cells_per_subslice=cells_per_subslice,
         n_components=n_components,
+        molecules=molecules,
         num_workers=num_workers,
         scheduler=scheduler,
         part=part,

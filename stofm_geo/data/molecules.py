@@ -16,7 +16,7 @@ from stofm_geo._keys import NodeType
 from stofm_geo.data.subslices import SubSliceDataset, pad_rows
 from stofm_geo.genes.components import Components
 from stofm_geo.genes.fractions import FractionComponents
-from stofm_geo.genes.splitting import HELD_OUT, hold_out
+from stofm_geo.genes.splitting import hold_out
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,21 @@ class Molecules:
 
     Attributes:
         train: Counts to train on, ``[n, G]``.
-        held_out: Counts that validation predicts, ``[n, G]``.
-        total: Number of molecules of each cell, both parts, ``[n]``.
-        share: Expected share of ``held_out``.
+        held_out: Counts that validation predicts, ``[n, G]``
+            (:func:`~stofm_geo.genes.splitting.hold_out`).
         components: Components that ``x`` is computed by.
         fractions: Components that ``fractions`` and what is predicted are computed by.
     """
 
     train: sp.csr_matrix
     held_out: sp.csr_matrix
-    total: np.ndarray
-    share: float
     components: Components
     fractions: FractionComponents
+
+    @property
+    def total(self) -> np.ndarray:
+        """Return the number of molecules of each cell, both parts, ``[n]``."""
+        return np.asarray(self.train.sum(axis=1) + self.held_out.sum(axis=1)).ravel()
 
     def predict(
         self, subslice: Data, visible: sp.csr_matrix, target: sp.csr_matrix, share: float
@@ -54,7 +56,7 @@ class Molecules:
             target: Counts ``[n, G]``.
             share: Expected share of the target among all molecules of a cell.
         """
-        n, subslice = len(self.total), subslice.clone()
+        n, subslice = visible.shape[0], subslice.clone()
         x = torch.from_numpy(self.components(visible))
         cluster = subslice.cluster[:n]
         change = scatter(x - subslice.x[:n], cluster, dim_size=subslice.num_nodes, reduce="sum")
@@ -84,21 +86,9 @@ class MoleculeSlice(Sequence[Data]):
 
     def __init__(self, subslices: SubSliceDataset) -> None:
         self.subslices = subslices
-        counts = subslices.counts  # computed at each access
-        self.held_out, self.train = hold_out(counts)
-        self.total = np.asarray(counts.sum(axis=1)).ravel()
-        self._x = self._features_of_train()
-
-    def _features_of_train(self) -> Tensor:
-        """Return features of the slice's nodes, virtual ones last, without held-out molecules."""
-        graph, components, n = self.subslices.graph, self.subslices.components, len(self.total)
-        assert components is not None  # or it has no counts
-        x = torch.from_numpy(components(self.train))
-        virtual = graph.x[n:].clone()
-        macro = graph.node_type[n:] == NodeType.MACRO
-        means = scatter(x, graph.cluster[:n] - n, dim_size=len(virtual), reduce="mean")
-        virtual[macro] = means[macro]
-        return torch.cat([x, virtual])
+        self.held_out, self.train = hold_out(subslices.counts)
+        assert subslices.components is not None  # or it has no counts
+        self._x = features_of(subslices.graph, subslices.components, self.train)
 
     def __len__(self) -> int:
         return len(self.subslices)
@@ -107,15 +97,24 @@ class MoleculeSlice(Sequence[Data]):
         subslice = self.subslices[index]
         cells = self.subslices.cell_index(subslice)
         rows = cells.numpy()
-        subslice.x = torch.cat([self._x[cells], self._x[len(self.total) :]])
+        subslice.x = torch.cat([self._x[cells], self._x[self.train.shape[0] :]])
         components, fractions = self.subslices.components, self.subslices.fractions
         assert components is not None and fractions is not None
-        subslice.molecules = Molecules(
-            self.train[rows],
-            self.held_out[rows],
-            self.total[rows],
-            HELD_OUT,
-            components,
-            fractions,
-        )
+        subslice.molecules = Molecules(self.train[rows], self.held_out[rows], components, fractions)
         return subslice
+
+
+def features_of(graph: Data, components: Components, counts: sp.csr_matrix) -> Tensor:
+    """Return the features that some of the molecules give, ``[num_nodes, F]``.
+
+    Args:
+        graph: Whole slice: cells, then virtual nodes.
+        components: Components that features are.
+        counts: Counts ``[n, G]``.
+    """
+    x, n = torch.from_numpy(components(counts)), counts.shape[0]
+    virtual = graph.x[n:].clone()
+    macro = graph.node_type[n:] == NodeType.MACRO
+    means = scatter(x, graph.cluster[:n] - n, dim_size=len(virtual), reduce="mean")
+    virtual[macro] = means[macro]
+    return torch.cat([x, virtual])

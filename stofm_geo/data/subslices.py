@@ -23,15 +23,17 @@ from stofm_geo.genes.components import Components
 from stofm_geo.genes.fractions import FractionComponents
 from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialKNN, SubSlices
 
+_PER_SLICE = ("panel", "loadings", "fraction_loadings")
+
 
 class SubSliceDataset(Sequence[Data]):
     """The sub-slices of one slice, each cut when it is asked for.
 
     ``x`` are the features that the encoder makes. For an encoder that is trained with the network
     (:class:`~stofm_geo.genes.PanelEncoder`), ``x`` are the slice's components, and a sub-slice also
-    has ``panel`` ``[P]``, ``loadings`` ``[P, components]`` and ``technology``. If the encoder has
-    components of fractions, cells also have their expected values ``fractions`` ``[num_nodes,
-    F]``, which are 0 for virtual nodes.
+    has ``panel`` ``[P]``, ``loadings`` ``[P, components]`` and ``technology``. With components of
+    fractions, of an encoder that knows of held-out molecules, cells also have their expected values
+    ``fractions`` ``[num_nodes, F]``, which are 0 for virtual nodes.
 
     Args:
         part: The slice.
@@ -66,7 +68,7 @@ class SubSliceDataset(Sequence[Data]):
             graph = Compose([SpatialKNN(k), MacroNodes(max_nodes=max_macro_nodes, join=False)])
             self.graph = graph(data)
             if self.fractions is not None:
-                self.graph.fractions = pad_rows(self._expected_fractions(), self.graph.num_nodes)
+                self.graph.fractions = pad_rows(self._expected, self.graph.num_nodes)
             # Two edges of halo, so that the niches of border cells are whole.
             self._cuts = SubSlices(cells_per_subslice, halo=2).lazily(self.graph, JoinMacroNodes())
             return
@@ -79,8 +81,10 @@ class SubSliceDataset(Sequence[Data]):
                 max_macro_nodes=max_macro_nodes,
                 cells_per_subslice=cells_per_subslice,
                 n_components=n_components,
+                molecules=encoder.module.molecules,
             )
         self.graph, self._cuts, self.components = own.data, own.cuts, own.components
+        self.fractions = own.fractions
         self._technology = encoder.module.technology_index(part.adata)
 
     def __len__(self) -> int:
@@ -91,8 +95,12 @@ class SubSliceDataset(Sequence[Data]):
         if not self.has_panel:
             return subslice
         del subslice.node
-        panel, loadings = self.panel
-        return attach_panel(subslice, panel, loadings, self._technology)
+        assert self.components is not None  # or it has no panel
+        if self.fractions is not None:
+            cells = self.cell_index(subslice)
+            subslice.fractions = pad_rows(self._expected[cells], subslice.num_nodes)
+        panel = torch.from_numpy(self.components.panel)
+        return attach_panel(subslice, panel, self._technology, self.components, self.fractions)
 
     @property
     def has_panel(self) -> bool:
@@ -123,7 +131,9 @@ class SubSliceDataset(Sequence[Data]):
         encoder: Any = self._encoder  # with components
         return encoder.known_counts(self.part.adata)
 
-    def _expected_fractions(self) -> Tensor:
+    @cached_property
+    def _expected(self) -> Tensor:
+        """Expected components of the fractions of the cells, ``[n, F]``."""
         counts, own = self.counts, self.fractions
         assert own is not None
         blocks = (counts[start : start + BLOCK] for start in range(0, counts.shape[0], BLOCK))
@@ -157,16 +167,29 @@ def pad_rows(rows: Tensor, num_nodes: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(num_nodes - len(rows), rows.shape[1])])
 
 
-def attach_panel(subslice: Data, panel: Tensor, loadings: Tensor, technology: int) -> Data:
+def attach_panel(
+    subslice: Data,
+    panel: Tensor,
+    technology: int,
+    components: Components,
+    fractions: FractionComponents | None,
+) -> Data:
     """Add what a panel encoder reads to a sub-slice, and the edges of its macro nodes.
+
+    With components of fractions, these are their axes ``fraction_loadings`` ``[P, components]`` and
+    weights in the loss ``widths`` ``[1, components]``, too.
 
     Args:
         subslice: With its cells' edges alone.
-        panel: Numbers of the slice's genes, ``[P]``.
-        loadings: ``[P, components]``.
+        panel: Numbers of the genes of the components, ``[P]``.
         technology: Number of the technology.
+        components: Components of the slice.
+        fractions: Components of fractions of the slice, or ``None``.
     """
-    subslice.panel, subslice.loadings = panel, loadings
+    subslice.panel, subslice.loadings = panel, torch.from_numpy(components.loadings)
+    if fractions is not None:
+        subslice.fraction_loadings = torch.from_numpy(fractions.axes[components.panel])
+        subslice.widths = torch.from_numpy(fractions.widths)[None]
     subslice.technology = torch.tensor([technology])
     return JoinMacroNodes()(subslice)
 
@@ -175,11 +198,11 @@ def collate_subslices(subslices: Sequence[Data]) -> Batch:
     """Batch sub-slices of any slices, masked and moved already.
 
     Returns:
-        The batch; ``panel`` and ``loadings``, whose sizes differ, are lists with one entry for each
+        The batch; ``panel`` and loadings, whose sizes differ, are lists with one entry for each
         sub-slice. Attributes that number the nodes of one sub-slice, or that hold what was masked,
         are left out.
     """
-    lists = [name for name in ("panel", "loadings") if name in subslices[0]]
+    lists = [name for name in _PER_SLICE if name in subslices[0]]
     left_out = ["cluster", "cluster_size", "x_target"]
     batch = Batch.from_data_list(list(subslices), exclude_keys=[*lists, *left_out])
     for name in lists:

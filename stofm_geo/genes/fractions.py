@@ -86,6 +86,20 @@ class FractionComponents:
                 weight += of_cell.sum()
         return (product / max(weight, 1) * self.scale**2).clip(0).astype(np.float32)
 
+    def padded(self, n_components: int) -> FractionComponents:
+        """Return the same components, and others that are always 0, so that slices can be batched.
+
+        Args:
+            n_components: Number of components, at least as many as there are.
+        """
+        more = n_components - len(self.scale)
+        return FractionComponents(
+            self.mean,
+            np.pad(self.axes, ((0, 0), (0, more))),
+            np.pad(self.scale, (0, more), constant_values=1),
+            np.pad(self.signal, (0, more)),
+        )
+
     def check(self, n_components: int, num_genes: int) -> None:
         """Check the shapes, types and signs of all arrays.
 
@@ -114,9 +128,10 @@ class FractionComponents:
         They are the scales before whitening, times the root of the fraction of the variance that is
         signal: axes of noise would dominate otherwise, since there are many.
         """
+        used = self.axes.any(axis=0)
         square = np.square(self.scale)
-        variance = square**2 / square.mean()  # see half_whitening
-        weight = self.scale * np.sqrt((self.signal / variance).clip(_LEAST, 1))
+        variance = square**2 / square[used].mean()  # see half_whitening
+        weight = self.scale * np.sqrt((self.signal / variance).clip(_LEAST, 1)) * used
         return weight / np.sqrt(np.square(weight).mean())
 
     def __call__(self, counts: sp.csr_matrix, total: np.ndarray) -> np.ndarray:

@@ -51,6 +51,9 @@ class PanelEncoder(nn.Module):
         technologies: Names of technologies, each with a learned token :math:`t`. The technology of
             a slice is ``uns["technology"]``; if it is missing or unknown, :math:`t = 0` (default
             none).
+        molecules: Whether some molecules of each slice are held out, its components are fitted to
+            the others, and slices also have components of fractions
+            (:class:`~stofm_geo.genes.fractions.FractionComponents`; default ``False``).
 
     Raises:
         ValueError: Genes or technologies occur twice, or there are no genes.
@@ -65,6 +68,7 @@ class PanelEncoder(nn.Module):
         hidden_channels: int = 256,
         n_components: int = 50,
         technologies: Sequence[str] = (),
+        molecules: bool = False,
     ) -> None:
         super().__init__()
         check_positive("out_channels", out_channels, whole=True)
@@ -77,7 +81,7 @@ class PanelEncoder(nn.Module):
             if not names.is_unique:
                 raise ValueError(f"{what} occur twice: {preview(names[names.duplicated()])}")
         self.out_channels, self.hidden_channels = out_channels, hidden_channels
-        self.n_components = n_components
+        self.n_components, self.molecules = n_components, molecules
         self.embedding = nn.Parameter(torch.empty(len(self.genes), out_channels))
         self.technology = nn.Embedding(len(technologies) + 1, out_channels, padding_idx=0)
         self.norm = nn.LayerNorm(out_channels, elementwise_affine=False)
@@ -99,13 +103,15 @@ class PanelEncoder(nn.Module):
         return self
 
     @classmethod
-    def from_slices(cls, slices: Sequence[AnnData], **sizes: int) -> PanelEncoder:
+    def from_slices(
+        cls, slices: Sequence[AnnData], *, molecules: bool = False, **sizes: int
+    ) -> PanelEncoder:
         """Return an untrained encoder of all genes and technologies in the slices."""
         genes = sorted(set().union(*(adata.var_names for adata in slices)))
         named = {
             str(adata.uns[Keys.TECHNOLOGY]) for adata in slices if Keys.TECHNOLOGY in adata.uns
         }
-        return cls(genes, technologies=sorted(named), **sizes)
+        return cls(genes, technologies=sorted(named), molecules=molecules, **sizes)
 
     def known_counts(self, adata: AnnData) -> sp.csr_matrix:
         """Return the counts of the encoder's genes, ``[n, G]`` float32.
@@ -198,6 +204,7 @@ class PanelEncoder(nn.Module):
             "hidden_channels": self.hidden_channels,
             "n_components": self.n_components,
             "technologies": self.technologies,
+            "molecules": self.molecules,
         }
         return settings, {}
 
@@ -210,6 +217,7 @@ class PanelEncoder(nn.Module):
             hidden_channels=settings["hidden_channels"],
             n_components=settings["n_components"],
             technologies=settings["technologies"],
+            molecules=settings["molecules"],
         )
 
     def __repr__(self) -> str:

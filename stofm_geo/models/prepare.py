@@ -12,7 +12,14 @@ from stofm_geo._anndata_checks import check_anndatas
 from stofm_geo._keys import Keys
 from stofm_geo._validation import error_context
 from stofm_geo.data import SubSliceDataset, TissueSlice, split_slices
-from stofm_geo.genes import CellFeatures, ObsmFeatures, PCAFeatures, encoders, harmonize
+from stofm_geo.genes import (
+    CellFeatures,
+    ObsmFeatures,
+    PanelEncoder,
+    PCAFeatures,
+    encoders,
+    harmonize,
+)
 from stofm_geo.genes.counts import counts_from_layer, warn_if_row_numbers
 from stofm_geo.networks.config import SToFMConfig
 
@@ -174,10 +181,17 @@ def make_encoder(
         return ObsmFeatures(use_rep).fit(adatas)
     warn_if_row_numbers(adatas[0].var_names)
     if config.objectives == "molecules":
-        return PCAFeatures(config.n_components).fit_molecules(adatas)
+        if config.encoder == "pca":
+            return PCAFeatures(config.n_components).fit_molecules(adatas)
+        return PanelEncoder.from_slices(
+            adatas,
+            n_components=config.n_components,
+            out_channels=config.feature_channels,
+            molecules=True,
+        )
     return encoders.make_encoder(
         config.encoder,
         adatas,
         n_components=config.n_components,
-        out_channels=config.out_channels // 3,  # a niche is three vectors: own, near, far
+        out_channels=config.feature_channels,
     )

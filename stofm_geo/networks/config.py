@@ -114,6 +114,15 @@ class SToFMConfig:
             )
 
     @property
+    def feature_channels(self) -> int:
+        """Return the size of the vectors of a panel encoder, for which an embedding has room.
+
+        A niche is three of them: own, near, far. With molecules held out, the denoised vector and
+        the context follow.
+        """
+        return self.out_channels // (5 if self.objectives == "molecules" else 3)
+
+    @property
     def subslice_options(self) -> dict[str, int]:
         """Return the options of :class:`~stofm_geo.data.SubSliceDataset`."""
         return {

@@ -77,6 +77,10 @@ class MoleculeNetwork(SToFMNetwork):
         every = (self.features(data), data.fractions)
         return torch.cat([niche_features(values, edges, visible) for values in every], dim=1)
 
-    def denoised(self, z: Tensor) -> Tensor:
-        """Return the denoised components of embeddings, ``[num_nodes, F]``."""
+    def predicted(self, z: Tensor, data: Data) -> Tensor:
+        """Return the components of fractions that embeddings predict, ``[num_nodes, F]``."""
         return z[:, slice(*self.columns["denoised"])]
+
+    def loss_weights(self, data: Data) -> Tensor:
+        """Return the weights of the components in the loss, ``[num_nodes, F]``."""
+        return self.widths.expand(len(data.node_type), -1)

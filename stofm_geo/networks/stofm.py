@@ -112,12 +112,24 @@ class SToFMNetwork(nn.Module):
         return torch.linalg.solve(gram + ridge, axes).t()
 
 
-def times(rows: Tensor, data: Data, matrix: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Multiply the rows of nodes ``[num_nodes, ..., a]`` by their slice's ``matrix`` ``[a, b]``."""
+def times(
+    rows: Tensor,
+    data: Data,
+    matrix: Callable[[Tensor, Tensor], Tensor],
+    loadings: str = "loadings",
+) -> Tensor:
+    """Multiply the rows of nodes ``[num_nodes, ..., a]`` by their slice's ``matrix`` ``[a, b]``.
+
+    Args:
+        rows: Rows of all nodes.
+        data: Sub-slice, or a batch of them.
+        matrix: Function of the slice's ``panel`` and loadings.
+        loadings: Name of the loadings.
+    """
     if "ptr" not in data:
-        return rows @ matrix(data.panel, data.loadings)
+        return rows @ matrix(data.panel, data[loadings])
     by_slice = rows.split(data.ptr.diff().tolist())
-    slices = zip(by_slice, data.panel, data.loadings, strict=True)
+    slices = zip(by_slice, data.panel, data[loadings], strict=True)
     return torch.cat([slice_rows @ matrix(*components) for slice_rows, *components in slices])
 
 

@@ -36,9 +36,10 @@ class CorpusPretraining(Pretraining):
     epoch and the sub-slice, so that a killed run that resumes from a checkpoint gives the same
     weights as an uninterrupted one.
 
-    Logged are ``niche_loss`` and ``distance_loss`` and, under ``val/``, the losses on held-out
-    slices, the same losses of a baseline (``..._plain``), and the effective rank and standard
-    deviation of the embeddings (:class:`~stofm_geo.training.effective_rank.EffectiveRank`).
+    Logged are the losses (``niche_loss`` and ``distance_loss``, or ``molecule_loss``) and, under
+    ``val/``, the losses on held-out slices, the same losses of a baseline (``..._plain``), and the
+    effective rank and standard deviation of the embeddings
+    (:class:`~stofm_geo.training.effective_rank.EffectiveRank`).
 
     Args:
         config: Configuration of the network and the masking, with ``encoder="panel"``.
@@ -62,14 +63,12 @@ class CorpusPretraining(Pretraining):
         check_positive("freeze_encoder_steps", freeze_encoder_steps, whole=True, or_zero=True)
         if config.encoder != "panel":
             raise ValueError(f"a corpus needs encoder='panel'; found {config.encoder!r}")
-        if config.objectives == "molecules":
-            raise ValueError("a corpus needs objectives='niches' or 'official', not 'molecules'")
         config = replace(config, objectives=config.objectives or "niches")
         super().__init__(None, config)  # type: ignore[arg-type]  # see configure_model
         self.freeze_encoder_steps = freeze_encoder_steps
         self.seed = seed
         self.first_rank: float | None = None
-        names = ("niche_loss", "niche_loss_plain", "distance_loss", "distance_loss_plain")
+        names = [f"{name}{end}" for name in self.objectives.losses for end in ("", "_plain")]
         self.held_out: Any = nn.ModuleDict({name: MeanMetric() for name in names})
         self.spread = EffectiveRank(config.out_channels)
 
@@ -93,9 +92,10 @@ class CorpusPretraining(Pretraining):
             torch.manual_seed(self.seed)
             encoder = PanelEncoder(
                 corpus.genes,
-                out_channels=self.config.out_channels // 3,
+                out_channels=self.config.feature_channels,
                 n_components=self.config.n_components,
                 technologies=corpus.technologies,
+                molecules=self.config.objectives == "molecules",
             )
             self.network = make_network(self.config, encoder)
             if self.trainer.ckpt_path is None:
@@ -108,12 +108,15 @@ class CorpusPretraining(Pretraining):
             ValueError: The corpus was built with other settings.
         """
         data = self.data
-        if differing := _differing(data.train.settings, self.config.subslice_options):
+        molecules = self.config.objectives == "molecules"
+        settings = {**self.config.subslice_options, "molecules": molecules}
+        if differing := _differing(data.train.settings, settings):
             raise ValueError(
                 f"{data.train.folder}: the corpus was built with other settings ({differing}); use "
                 "those, or build another"
             )
-        data.train.transform = data.val.transform = self.objectives.masking
+        data.train.transform = self.objectives.masking
+        data.val.transform = self.objectives.held_out
 
     def on_train_start(self) -> None:
         """Check that a resumed run has the number of steps of its schedule.
@@ -154,8 +157,9 @@ class CorpusPretraining(Pretraining):
     def on_validation_epoch_end(self) -> None:
         """See ``LightningModule``."""
         values = {name: metric.compute() for name, metric in self.held_out.items()}
-        values["loss"] = (
-            values["niche_loss"] + self.config.distance_weight * values["distance_loss"]
+        weights = self.objectives.weights
+        values["loss"] = sum(
+            weights.get(name, 1.0) * values[name] for name in self.objectives.losses
         )
         values |= self.spread.compute()
         self.log_dict({f"val/{name}": value for name, value in values.items()}, prog_bar=False)

@@ -97,8 +97,9 @@ def objective_of(
     if asked not in (None, "molecules"):
         return str(asked)
     reason = ""
-    if use_rep is not None or encoder != "pca":
-        reason = "features are not the principal components of counts (encoder='pca')"
+    # A panel encoder learns niches unless it is told otherwise.
+    if use_rep is not None or encoder not in ("pca", "panel") or (encoder == "panel" and not asked):
+        reason = "features are not the principal components of counts (encoder='pca' or 'panel')"
     elif not all(are_whole(part.adata.X) for part in slices):
         reason = "counts are not whole numbers"
         if asked is None:
@@ -161,7 +162,7 @@ def train_network(
     """
     module = SlicePretraining(network, config)
     items: list[Any] = [*slices]
-    if isinstance(network, MoleculeNetwork):
+    if config.objectives == "molecules":
         items = [MoleculeSlice(own) for own in slices]
     every: Any = ConcatDataset(items)
     steps = pretrain(module, every, max_steps, seed=seed, progress=progress)

@@ -256,7 +256,7 @@ def test_damaged_sparse_matrices_on_disk(adata, tmp_path, kind: Callable, index:
 
 @pytest.mark.parametrize("name", ["slices", "settings", "genes", "technologies"])
 def test_an_index_without_its_keys(tmp_path, name: str) -> None:
-    index = {"format": 2, "settings": {}, "technologies": [], "failed": 0, "genes": []}
+    index = {"format": 3, "settings": {}, "technologies": [], "failed": 0, "genes": []}
     index |= {"slices": []}
     (tmp_path / "corpus.json").write_text(json.dumps(index))
     assert corpus.read_index(tmp_path) == index

@@ -26,6 +26,7 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
         "hidden_channels": 16,
         "n_components": 6,
         "technologies": ["Xenium", "MERFISH"],
+        "molecules": True,
     },
 }
 

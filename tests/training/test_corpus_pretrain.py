@@ -43,6 +43,15 @@ def corpus(tmp_path_factory) -> Path:
     return folder / "corpus"
 
 
+@pytest.fixture(scope="module")
+def molecules(corpus) -> Path:
+    """The same slices, with molecules held out."""
+    found = find_sources([corpus.parent / "tissue.h5ad"], slice="slice_id", organism="none")
+    folder = corpus.parent / "molecules"
+    assert build(found, folder, **CUT, molecules=True) == []
+    return folder
+
+
 def arguments(corpus: Path, folder: Path) -> list[str]:
     sizes = {**SMALL, **CUT, "encoder": "panel", "organism": "null"}
     return [
@@ -106,6 +115,32 @@ def test_killed_runs_end_with_the_same_weights(corpus, undisturbed, tmp_path) ->
     for step in (4, 8, 11):  # inside epochs, and not where checkpoints are
         assert run(corpus, tmp_path, killed_at=step) == ""
     assert run(corpus, tmp_path) == undisturbed[1]
+
+
+MOLECULES = "--model.config.objectives=molecules"
+
+
+def test_killed_runs_on_molecules_end_with_the_same_weights(molecules, tmp_path) -> None:
+    expected = run(molecules, tmp_path / "undisturbed", MOLECULES)
+    for step in (4, 8):
+        assert run(molecules, tmp_path / "killed", MOLECULES, killed_at=step) == ""
+    assert run(molecules, tmp_path / "killed", MOLECULES) == expected
+    model = SToFM.from_pretrained(tmp_path / "killed" / "model")
+    assert list(model.network.columns) == ["niche", "denoised", "context"]
+    adata = toy_tissue(200, 30, seed=5)
+    model.embed(adata, progress=False)
+    assert np.isfinite(adata.obsm["X_stofm"]).all()
+    logs = (
+        (tmp_path / "undisturbed" / "csv" / "version_0" / "metrics.csv").read_text().splitlines()[0]
+    )
+    assert "val/molecule_loss_plain" in logs and "niche_loss" not in logs
+
+
+def test_a_corpus_is_of_one_objective(corpus, molecules, tmp_path) -> None:
+    with pytest.raises(ValueError, match="molecules=False there, True here"):
+        run(corpus, tmp_path, MOLECULES)
+    with pytest.raises(ValueError, match="molecules=True there, False here"):
+        run(molecules, tmp_path)
 
 
 @pytest.mark.slow

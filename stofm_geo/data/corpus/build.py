@@ -73,6 +73,7 @@ def build(
     max_macro_nodes: int = 16,
     cells_per_subslice: int = 1000,
     n_components: int = 50,
+    molecules: bool = False,
     spatial_key: str = Keys.SPATIAL,
     num_workers: int = 1,
     scheduler: str | None = None,
@@ -94,6 +95,8 @@ def build(
         max_macro_nodes: Maximum number of macro nodes of a slice (default 16).
         cells_per_subslice: Maximum number of core cells of a sub-slice (default 1000).
         n_components: Number of principal components of a slice, the targets (default 50).
+        molecules: Whether to hold out molecules, for ``objectives="molecules"``; counts must be
+            whole (default ``False``).
         spatial_key: Key in ``obsm`` of the positions, in any unit (default ``"spatial"``).
         num_workers: Number of processes, each with one thread and one slice at a time (default 1:
             the current process).
@@ -125,6 +128,7 @@ def build(
     }
     for name, value in {**settings, "num_workers": num_workers}.items():
         check_positive(name, value, whole=True)
+    settings["molecules"] = bool(molecules)
     if part is not None:
         part_of((), part)
     folder = Path(folder)
@@ -243,15 +247,16 @@ def _write_slice(task: _Task) -> dict[str, Any]:
     slice_ = task.slice_
     tissue = read_slice(slice_, spatial_key=task.spatial_key, min_cells=task.settings["k"] + 1)
     with error_context(slice_.label):
-        panel_slice = PanelSlice(tissue.counts, tissue.pos, tissue.row, **task.settings)
+        settings: dict[str, Any] = task.settings
+        panel_slice = PanelSlice(tissue.counts, tissue.pos, tissue.row, **settings)
     nodes: list[int] = []
 
     def records() -> Iterator[bytes]:
         for subslice in panel_slice.cuts:
             nodes.append(subslice.num_nodes)
-            yield encode(
-                subslice, tissue.counts[subslice.node[subslice.node_type == NodeType.CELL].numpy()]
-            )
+            rows = subslice.node[subslice.node_type == NodeType.CELL].numpy()
+            held_out = None if panel_slice.fractions is None else panel_slice.held_out[rows]
+            yield encode(subslice, panel_slice.train[rows], held_out)
 
     entry = {
         "folder": slice_.folder,

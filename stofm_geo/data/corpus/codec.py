@@ -21,11 +21,14 @@ from torch_geometric.utils import sort_edge_index
 from stofm_geo._keys import NodeType
 from stofm_geo.data.canonical_pose import GRID
 from stofm_geo.data.corpus.counts import whole
+from stofm_geo.data.molecules import Molecules, features_of
 from stofm_geo.data.panel_slice import PanelSlice
-from stofm_geo.data.subslices import attach_panel
+from stofm_geo.data.subslices import attach_panel, pad_rows
 from stofm_geo.genes.components import Components
+from stofm_geo.genes.fractions import FractionComponents
 
 _VIRTUAL = ("x", "pos", "node_type", "cluster_size")  # attributes of virtual nodes
+_FRACTIONS, _HELD_OUT = "fraction_", "held_out_"  # prefixes of names of arrays
 
 
 @dataclass
@@ -38,6 +41,7 @@ class SliceHeader:
         pos: Positions of the virtual nodes, ``[V, 2]`` float64.
         node_type: :class:`~stofm_geo.NodeType` of the virtual nodes, ``[V]``.
         cluster_size: Number of cells of each virtual node, ``[V]``.
+        fractions: Components of fractions of the slice, if molecules are held out.
     """
 
     components: Components
@@ -45,12 +49,16 @@ class SliceHeader:
     pos: Tensor
     node_type: Tensor
     cluster_size: Tensor
+    fractions: FractionComponents | None = None
 
     @classmethod
     def from_slice(cls, panel_slice: PanelSlice) -> SliceHeader:
         """Return the header of a slice."""
         n, data = panel_slice.counts.shape[0], panel_slice.data
-        return cls(panel_slice.components, *(data[name][n:] for name in _VIRTUAL))
+        virtual = {name: data[name][n:] for name in _VIRTUAL}
+        if panel_slice.fractions is not None:  # macro nodes show nothing of what is held out
+            virtual["x"] = features_of(data, panel_slice.components, panel_slice.train)[n:]
+        return cls(components=panel_slice.components, fractions=panel_slice.fractions, **virtual)
 
     def to_bytes(self) -> bytes:
         """Return the bytes that :meth:`from_bytes` reads."""
@@ -62,6 +70,10 @@ class SliceHeader:
                 "loadings": components.loadings,
                 "centre": components.centre,
                 **{name: getattr(self, name).numpy() for name in _VIRTUAL},
+                **{
+                    _FRACTIONS + name: array
+                    for name, array in (vars(self.fractions) if self.fractions else {}).items()
+                },
             }
         )
 
@@ -69,37 +81,38 @@ class SliceHeader:
     def from_bytes(cls, stored: bytes) -> SliceHeader:
         """Read the bytes of :meth:`to_bytes`."""
         arrays = load(stored)
+        start = len(_FRACTIONS)
+        fractions = {k[start:]: v for k, v in arrays.items() if k.startswith(_FRACTIONS)}
+        names = ("scale", "panel", "loadings", "centre")
+        scale, panel, loadings, centre = (arrays[name] for name in names)
         return cls(
-            Components(
-                arrays["scale"][0],
-                arrays["panel"].astype(np.int64),
-                arrays["loadings"],
-                arrays["centre"],
-            ),
-            *(torch.from_numpy(arrays[name]) for name in _VIRTUAL),
+            components=Components(scale[0], panel.astype(np.int64), loadings, centre),
+            fractions=FractionComponents(**fractions) if fractions else None,
+            **{name: torch.from_numpy(arrays[name]) for name in _VIRTUAL},
         )
 
     @property
     def nbytes(self) -> int:
         """Approximate size in memory, in bytes."""
-        return self.components.loadings.nbytes + self.components.panel.nbytes
+        fractions = 0 if self.fractions is None else self.fractions.axes.nbytes
+        return self.components.loadings.nbytes + self.components.panel.nbytes + fractions
 
 
-def encode(subslice: Data, counts: sp.csr_matrix) -> bytes:
+def encode(subslice: Data, counts: sp.csr_matrix, held_out: sp.csr_matrix | None = None) -> bytes:
     """Encode a sub-slice of :attr:`~stofm_geo.data.panel_slice.PanelSlice.cuts` as a record.
 
     Args:
         subslice: Sub-slice whose cells come before its virtual nodes.
-        counts: Counts of its cells, ``[n, genes]`` float32.
+        counts: Counts of its cells, ``[n, genes]`` float32; with ``held_out``, of the others.
+        held_out: Counts of their molecules that are held out, or ``None``.
     """
     n = counts.shape[0]
     src, dst = subslice.edge_index.numpy()
     first_of_pair = src < dst
     return save(
         {
-            "count": whole(counts.data),
-            "gene": _small(counts.indices),
-            "num_genes": _small(np.diff(counts.indptr)),
+            **_counts(counts, ""),
+            **({} if held_out is None else _counts(held_out, _HELD_OUT)),
             "pos": _small(np.round(subslice.pos[:n].numpy() * GRID).astype(np.int64)),
             "cluster": _small(subslice.cluster[:n].numpy() - n),
             "n_id": _small(subslice.n_id[:n].numpy()),
@@ -110,8 +123,18 @@ def encode(subslice: Data, counts: sp.csr_matrix) -> bytes:
     )
 
 
+def _counts(counts: sp.csr_matrix, prefix: str) -> dict[str, np.ndarray]:
+    return {
+        f"{prefix}count": whole(counts.data),
+        f"{prefix}gene": _small(counts.indices),
+        f"{prefix}num_genes": _small(np.diff(counts.indptr)),
+    }
+
+
 def decode(record: bytes, common: SliceHeader, gene_index: np.ndarray, technology: int) -> Data:
     """Decode a record to a sub-slice, as in :class:`~stofm_geo.data.SubSliceDataset`.
+
+    If molecules are held out, as in :class:`~stofm_geo.data.molecules.MoleculeSlice`.
 
     Args:
         record: Result of :func:`encode`.
@@ -121,7 +144,7 @@ def decode(record: bytes, common: SliceHeader, gene_index: np.ndarray, technolog
     """
     arrays = load(record)
     n, v = len(arrays["cluster"]), len(common.node_type)
-    counts = _rows(arrays["count"], arrays["gene"], arrays["num_genes"], len(gene_index))
+    counts = _rows(arrays, "", len(gene_index))
     cluster = torch.from_numpy(arrays["cluster"].astype(np.int64)) + n
     pairs = np.stack([arrays["near"].astype(np.int64), np.repeat(np.arange(n), arrays["num_near"])])
     edge_index = torch.from_numpy(np.concatenate([pairs, pairs[::-1]], axis=1))
@@ -139,11 +162,19 @@ def decode(record: bytes, common: SliceHeader, gene_index: np.ndarray, technolog
         ),
         num_nodes=n + v,
     )
+    if common.fractions is not None:
+        held_out = _rows(arrays, _HELD_OUT, len(gene_index))
+        molecules = Molecules(counts, held_out, common.components, common.fractions)
+        subslice.fractions = pad_rows(
+            torch.from_numpy(common.fractions.expected(counts)), subslice.num_nodes
+        )
+        subslice.molecules = molecules
     panel = torch.from_numpy(gene_index[common.components.panel])
-    return attach_panel(subslice, panel, torch.from_numpy(common.components.loadings), technology)
+    return attach_panel(subslice, panel, technology, common.components, common.fractions)
 
 
-def _rows(value: np.ndarray, gene: np.ndarray, size: np.ndarray, width: int) -> sp.csr_matrix:
+def _rows(arrays: dict[str, np.ndarray], prefix: str, width: int) -> sp.csr_matrix:
+    value, gene, size = (arrays[prefix + name] for name in ("count", "gene", "num_genes"))
     ptr = np.concatenate([[0], np.cumsum(size, dtype=np.int64)])
     parts = value.astype(np.float32), gene.astype(np.int32), ptr
     return sp.csr_matrix(parts, shape=(len(size), width))

@@ -10,7 +10,7 @@ from stofm_geo._files import read_json
 from stofm_geo._hash import check_hash
 from stofm_geo.data.corpus.store import checksum
 
-FORMAT = 2
+FORMAT = 3
 _CORPUS_TYPES = {"settings": dict, "technologies": list, "failed": int, "genes": list}
 _SLICE_TYPES = {
     **dict.fromkeys(("folder", "path", "slice", "technology", "organism", "sha256"), str),

@@ -21,9 +21,10 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from stofm_geo.data.molecules import Molecules
-from stofm_geo.genes.splitting import split_counts
+from stofm_geo.genes.splitting import HELD_OUT, split_counts
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.molecules import MoleculeNetwork
+from stofm_geo.networks.panel_molecules import PanelMoleculeNetwork
 from stofm_geo.training.objectives._loss import Loss
 from stofm_geo.transforms import MaskCells
 
@@ -52,7 +53,7 @@ class MoleculeMasking:
         random = np.random.default_rng(int(torch.randint(2**62, ())))
         molecules: Molecules = subslice.molecules
         target, visible = split_counts(molecules.train, self.target_ratio, random)
-        share = self.target_ratio * (1 - molecules.share)
+        share = self.target_ratio * (1 - HELD_OUT)
         return _without_molecules(molecules.predict(subslice, visible, target, share))
 
     @staticmethod
@@ -60,7 +61,7 @@ class MoleculeMasking:
         """Return an item of validation: all training molecules are seen."""
         molecules: Molecules = subslice.molecules
         seen, target = molecules.train, molecules.held_out
-        return _without_molecules(molecules.predict(subslice, seen, target, molecules.share))
+        return _without_molecules(molecules.predict(subslice, seen, target, HELD_OUT))
 
 
 def _without_molecules(subslice: Data) -> Data:
@@ -68,7 +69,7 @@ def _without_molecules(subslice: Data) -> Data:
     return subslice
 
 
-def molecule_loss(network: MoleculeNetwork, data: Data, z: Tensor) -> Loss:
+def molecule_loss(network: MoleculeNetwork | PanelMoleculeNetwork, data: Data, z: Tensor) -> Loss:
     """Return the squared error of the components of the visible core cells' target molecules.
 
     The baseline is the mean over all cells.
@@ -79,10 +80,10 @@ def molecule_loss(network: MoleculeNetwork, data: Data, z: Tensor) -> Loss:
         z: Embeddings ``[num_nodes, out_channels]``.
     """
     asked = data.core_mask & ~data.mask if "mask" in data else data.core_mask
-    true = data.y[asked]
-    error = (network.widths * (network.denoised(z)[asked] - true)).square().sum()
+    true, weight = data.y[asked], network.loss_weights(data)[asked]
+    error = (weight * (network.predicted(z, data)[asked] - true)).square().sum()
     count = torch.tensor(float(true.numel()), device=z.device)
-    return Loss(error, (network.widths * true).square().sum(), count)
+    return Loss(error, (weight * true).square().sum(), count)
 
 
 @torch.no_grad()

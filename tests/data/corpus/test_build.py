@@ -308,7 +308,7 @@ def test_input_is_checked_at_the_door(sources, tmp_path) -> None:
         build([], tmp_path / "c", k=0)
     assert len(find_sources([sources, sources / "*.h5ad", sources / "one.h5ad"])) == 3
     (tmp_path / "corpus.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(ValueError, match="is not of format 2"):
+    with pytest.raises(ValueError, match="is not of format 3"):
         read_index(tmp_path)
 
 

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from stofm_geo._keys import NodeType
 from stofm_geo.data import TissueSlice, split_slices
 from stofm_geo.data.corpus import CorpusDataset, build, find_sources
+from stofm_geo.data.molecules import MoleculeSlice
 from stofm_geo.data.subslices import SubSliceDataset, collate_subslices
 from stofm_geo.genes import PanelEncoder, harmonize
 from stofm_geo.nn import niche_features
@@ -54,6 +55,44 @@ def test_the_same_pieces_as_in_memory(corpus, sources) -> None:
     assert dataset.technologies == ["toy"]
     assert len(dataset.genes) == 40
     check_alike(dataset, in_memory(dataset, slices, CUT))
+
+
+def test_the_same_molecules_as_in_memory(sources, tmp_path) -> None:
+    found = find_sources([sources / "one.h5ad"], slice="slice_id", organism="none")
+    assert build(found, tmp_path / "c", **CUT, molecules=True) == []
+    dataset = CorpusDataset(tmp_path / "c")
+    part = split_slices(anndata.read_h5ad(sources / "one.h5ad"))[0]
+    encoder = PanelEncoder(dataset.genes, 4, technologies=dataset.technologies, molecules=True)
+    every = MoleculeSlice(SubSliceDataset(part, encoder, **CUT))
+    assert len(dataset) == len(every) > 1
+    for stored, item in zip(dataset, every, strict=True):
+        ours, theirs = item.molecules, stored.molecules
+        assert (ours.train != theirs.train).nnz == (ours.held_out != theirs.held_out).nnz == 0
+        cells = item.node_type == NodeType.CELL
+        rows = item.n_id[cells].numpy()
+        counts = part.adata.X[np.argsort(part.row)[rows]]
+        assert ((theirs.train + theirs.held_out) != counts).nnz == 0
+        np.testing.assert_array_equal(ours.total, theirs.total)
+        for name in ("x", "pos", "edge_index", "panel", "loadings", "fraction_loadings", "widths"):
+            assert torch.equal(item[name], stored[name]), name
+        # Outside training, all molecules are seen; a corpus has no such sub-slices.
+        shown = [
+            own.predict(one, own.train, own.held_out, 0.1)
+            for own, one in ((ours, item), (theirs, stored))
+        ]
+        assert torch.equal(shown[0].fractions, shown[1].fractions)
+        assert torch.equal(shown[0].y, shown[1].y) and (shown[0].y != 0).any()
+        assert torch.equal(stored.fractions, shown[1].fractions)
+
+
+def test_molecules_of_fractions_are_refused(tmp_path) -> None:
+    adata = make_slice(120)
+    adata.X = adata.X * 0.5
+    adata.write_h5ad(tmp_path / "fractions.h5ad")
+    found = find_sources([tmp_path / "fractions.h5ad"], organism="none")
+    with pytest.raises(ValueError, match="no slice could be built"):
+        build(found, tmp_path / "c", **CUT, molecules=True)
+    assert "only of whole counts" in (tmp_path / "c" / "failed.csv").read_text()
 
 
 def test_niches_of_core_cells_are_those_of_the_slice(corpus, sources) -> None:

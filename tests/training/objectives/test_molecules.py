@@ -12,10 +12,10 @@ from stofm_geo.data import SubSliceDataset, split_slices
 from stofm_geo.data.molecules import MoleculeSlice
 from stofm_geo.data.subslices import collate_subslices
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.genes import PCAFeatures
-from stofm_geo.networks import MoleculeNetwork, SToFMConfig
+from stofm_geo.genes import PanelEncoder, PCAFeatures
+from stofm_geo.networks import MoleculeNetwork, SToFMConfig, make_network
 from stofm_geo.training.objectives.molecules import MoleculeMasking, fit_linear, molecule_loss
-from tests.helpers import SMALL, make_slice
+from tests.helpers import CUT, SMALL, make_slice
 
 CONFIG = SToFMConfig(**SMALL, k=8, objectives="molecules")
 
@@ -126,3 +126,47 @@ def test_the_objective_of_what_has_no_molecules() -> None:
     with pytest.warns(UserWarning, match="counts are not whole numbers: molecules cannot be held"):
         model.fit(adata, max_steps=1, progress=False)
     assert model.config.objectives == "niches"
+
+
+def test_a_panel_network_starts_from_what_a_cell_shows_itself() -> None:
+    part = split_slices(toy_tissue(300, 40, seed=0))[0]
+    encoder = PanelEncoder(
+        sorted(part.adata.var_names), 6, n_components=CUT["n_components"], molecules=True
+    )
+    config = SToFMConfig(**SMALL, k=8, objectives="molecules", encoder="panel")
+    torch.manual_seed(0)
+    network = make_network(config, encoder)
+    items = MoleculeSlice(SubSliceDataset(part, encoder, **CUT))
+    batch = collate_subslices([MoleculeMasking(config)(items[i]) for i in (0, 1)])
+    z, _ = network(batch)
+    assert torch.equal(network.predicted(z, batch), batch.fractions)
+    loss = molecule_loss(network, batch, z)
+    asked = batch.core_mask & ~batch.mask
+    error = items.subslices.fractions.widths * (batch.fractions - batch.y)[asked].numpy()
+    assert float(loss.error) == pytest.approx(float(np.square(error).sum()), rel=1e-5)
+    loss.error.backward()
+    assert network.project.weight.grad.abs().sum() > 0
+    # In components of the slice: what two sub-slices of it give together, they give alone.
+    alone = network(collate_subslices([MoleculeMasking(config)(items[0])]))[0]
+    assert alone.shape[1] == z.shape[1] == 32
+
+
+def test_a_panel_model_of_molecules_is_trained_and_stored(tmp_path) -> None:
+    slices = [toy_tissue(300, 40, seed=0), toy_tissue(250, 40, seed=1)[:, 10:].copy()]
+    model = SToFM(**SMALL, k=8, encoder="panel", objectives="molecules")
+    record = model.fit(slices, max_steps=20, progress=False).training_record
+    assert record["molecule_loss"] <= record["molecule_loss_of_averages"]
+    assert record["molecule_loss_of_averages"] < record["molecule_loss_of_mean"]
+    model.save_pretrained(tmp_path)
+    again = SToFM.from_pretrained(tmp_path)
+    for adata in slices:
+        model.embed(adata, progress=False)
+        again.embed(adata, key_added="again", progress=False)
+        np.testing.assert_array_equal(adata.obsm["again"], adata.obsm["X_stofm"])
+    order = np.random.default_rng(0).permutation(300)
+    shuffled = slices[0][order, np.arange(40)[::-1]].copy()
+    again.embed(shuffled, progress=False)
+    np.testing.assert_array_equal(shuffled.obsm["X_stofm"], slices[0].obsm["X_stofm"][order])
+    slices[0].X = slices[0].X * 0.5
+    with pytest.raises(ValueError, match="only of whole counts"):
+        model.embed(slices[0], progress=False)
