@@ -42,14 +42,16 @@ INSTALL = {
     "STAGATE_pyG": "pip install stagate-modern scanpy scikit-misc",
     "banksy": "pip install pybanksy scikit-misc",
     "novae": "pip install novae",
+    "scvi": "pip install scvi-tools",
+    "magic": "pip install magic-impute",
 }
 
 
 def graphst(slices: list[AnnData], seed: int) -> list[np.ndarray]:
     """Return 20 principal components of the reconstruction by GraphST, as in its ``clustering``."""
     adata = _only_slice(slices, "GraphST")
-    (method,) = _import("GraphST", "GraphST.GraphST")
-    with _isolated(seed):
+    (method,) = import_method("GraphST", "GraphST.GraphST")
+    with isolated(seed):
         # The Slide-seq settings use a sparse graph; those for Visium multiply by a dense matrix of
         # all pairs of cells, which takes half an hour per slice on one core.
         model = method.GraphST(
@@ -67,12 +69,12 @@ def graphst(slices: list[AnnData], seed: int) -> list[np.ndarray]:
 def stagate(slices: list[AnnData], seed: int) -> list[np.ndarray]:
     """Return the 30 hidden units of STAGATE (PyTorch Geometric version)."""
     adata = _only_slice(slices, "STAGATE")
-    method, sc = _import("STAGATE_pyG", "STAGATE_pyG", "scanpy")
+    method, sc = import_method("STAGATE_pyG", "STAGATE_pyG", "scanpy")
     # About six neighbours per cell, as with the radii of its tutorials (150 for Visium, 400 for
     # STARmap), from which this radius differs by a few percent.
     pos = adata.obsm["spatial"]
     sixth = NearestNeighbors(n_neighbors=7).fit(pos).kneighbors(pos)[0][:, 6]
-    with _isolated(seed):
+    with isolated(seed):
         _mark_variable(sc, adata, 3000)
         sc.pp.normalize_total(adata, target_sum=1e4)
         sc.pp.log1p(adata)
@@ -102,9 +104,9 @@ def banksy(
     """
     adata = _only_slice(slices, "BANKSY")
     modules = "banksy.initialize_banksy", "banksy.embed_banksy", "banksy_utils.umap_pca", "scanpy"
-    initialize, matrix, reduce, sc = _import("banksy", *modules)
+    initialize, matrix, reduce, sc = import_method("banksy", *modules)
     decay, order = "scaled_gaussian", int(gradient)
-    with _isolated(seed):
+    with isolated(seed):
         _mark_variable(sc, adata, 2000)
         sc.pp.normalize_total(adata)
         adata = adata[:, adata.var["highly_variable"]].copy()
@@ -128,9 +130,9 @@ def novae(slices: list[AnnData], seed: int) -> list[np.ndarray]:
 
     This is not the published model, which was trained on many tissues.
     """
-    method, sc = _import("novae", "novae", "scanpy")
+    method, sc = import_method("novae", "novae", "scanpy")
     adatas = [_minimal_copy(adata) for adata in slices]
-    with _isolated(seed), suppress_logger("lightning.pytorch"):
+    with isolated(seed), suppress_logger("lightning.pytorch"):
         for adata in adatas:
             # Novae recognises counts by a maximum of 10 or more, which small panels may not reach.
             sc.pp.normalize_total(adata)
@@ -196,7 +198,7 @@ EXTERNAL_METHODS: dict[str, ExternalMethod] = {
 }
 
 
-def _import(name: str, *modules: str) -> list[ModuleType]:
+def import_method(name: str, *modules: str) -> list[ModuleType]:
     """Import modules of a method, or raise an ImportError with the command that installs it."""
     try:
         return [import_module(module) for module in modules]
@@ -235,7 +237,7 @@ def _as_float32(vectors: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _isolated(seed: int) -> Iterator[None]:
+def isolated(seed: int) -> Iterator[None]:
     """Seed, silence output, and restore all global state that methods change."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     flags, environ = (cudnn.deterministic, cudnn.benchmark), dict(os.environ)

@@ -11,7 +11,13 @@ import numpy as np
 from torch import nn
 
 from stofm_geo._registry import Registry
-from stofm_geo.benchmark import baselines, molecule_models, stofm_models, transfer_models
+from stofm_geo.benchmark import (
+    baselines,
+    external_denoisers,
+    molecule_models,
+    stofm_models,
+    transfer_models,
+)
 from stofm_geo.benchmark.external_methods import EXTERNAL_METHODS
 from stofm_geo.benchmark.layers import LAYERS, SE2, Layer, Stack
 from stofm_geo.benchmark.problems import LOAD, Kind, Problem
@@ -97,6 +103,8 @@ register_model("PCA (shrunken)", molecule_models.shrunken, kinds=["molecules"], 
 for _of, _name in (("space", "neighbour means"), ("expression", "means of alike cells")):
     _solve = partial(molecule_models.averages, of=_of)
     register_model(_name, _solve, kinds=["molecules"], seeded=False)
+register_model("scVI", external_denoisers.scvi, kinds=["molecules"], needs="scvi")
+register_model("MAGIC", external_denoisers.magic, kinds=["molecules"], needs="magic")
 for _name, _layer in LAYERS.items():
     register_model(_name, layer=_layer)
 register_model("SE2Transformer", GraphLayerModel(_body(vectors=False)))
