@@ -30,14 +30,19 @@ class FractionComponents:
         mean: Mean fractions :math:`m`, ``[G]`` float32.
         axes: Principal axes :math:`A`, ``[G, components]`` float32.
         scale: Divisors :math:`s`, ``[components]`` float32.
-        signal: Variance over cells of the expected components before they are divided by
-            :math:`s`, without counting noise, ``[components]`` float32.
+        signal: Variance :math:`\lambda` over cells of what is expression, before components are
+            divided by :math:`s`, ``[components]`` float32; a cautious estimate, one standard error
+            below the mean.
+        noise: Variance of the rest times the number of molecules :math:`\nu`, ``[components]``
+            float32: the geometric mean of 1, that of Poisson noise, and of the value for the
+            molecules that axes were fitted to, which is larger where they fit noise.
     """
 
     mean: np.ndarray
     axes: np.ndarray
     scale: np.ndarray
     signal: np.ndarray
+    noise: np.ndarray
 
     @classmethod
     def from_counts(
@@ -62,29 +67,41 @@ class FractionComponents:
         blocks = (sp.csr_matrix(block @ weight) for block in _fractions(slices))
         _, axes, variance = sparse_principal_axes(blocks, n_components)
         scale = half_whitening(variance)
-        arrays = mean, np.ascontiguousarray(axes.T), scale, np.zeros_like(scale)
+        nothing = np.zeros_like(scale)
+        arrays = mean, np.ascontiguousarray(axes.T), scale, nothing, nothing + 1
         found = cls(*(array.astype(np.float32) for array in arrays))
-        found.signal = found._covariance(slices, held_out)
+        found._set_signal_and_noise(slices, held_out)
         return found
 
-    def _covariance(
+    def _set_signal_and_noise(
         self, slices: Sequence[sp.csr_matrix], others: Sequence[sp.csr_matrix]
-    ) -> np.ndarray:
-        """Return the mean product of two parts of the molecules of cells, at least 0.
-
-        Cells are weighted by their number of molecules, the inverse of the noise.
-        """
-        product, weight = np.zeros(len(self.scale)), 0.0
+    ) -> None:
+        """Compute both from the products of two parts of the molecules of cells with both."""
+        # Sums of products, of their squares, and of squares of the first part.
+        product, spread, square = np.zeros((3, len(self.scale)))
+        cells, inverse = 0, 0.0
         for counts, other in zip(slices, others, strict=True):
             for start in range(0, counts.shape[0], BLOCK):
-                parts = counts[start : start + BLOCK], other[start : start + BLOCK]
+                parts = [part[start : start + BLOCK] for part in (counts, other)]
                 totals = [np.asarray(part.sum(axis=1)).ravel() for part in parts]
-                found = [self(part, total) for part, total in zip(parts, totals, strict=True)]
-                # The inverse of the noise of the product; 0 for a cell without molecules in a part.
-                of_cell = totals[0] * totals[1] / np.maximum(totals[0] + totals[1], 1)
-                product += of_cell @ (found[0] * found[1]).astype(np.float64)
-                weight += of_cell.sum()
-        return (product / max(weight, 1) * self.scale**2).clip(0).astype(np.float32)
+                full = (totals[0] > 0) & (totals[1] > 0)
+                y, z = (
+                    self(part[full], total[full]).astype(np.float64) * self.scale
+                    for part, total in zip(parts, totals, strict=True)
+                )
+                cells += int(full.sum())
+                inverse += (1 / totals[0][full]).sum()
+                product += (y * z).sum(axis=0)
+                spread += np.square(y * z).sum(axis=0)
+                square += np.square(y).sum(axis=0)
+        if cells < 2:
+            return
+        mean = product / cells
+        error = np.sqrt((spread / cells - mean**2).clip(0) / cells)
+        self.signal = (mean - error).clip(0).astype(np.float32)
+        # Axes fit the noise of these molecules: their variance overstates the noise of others.
+        rest = (square / cells - self.signal) * cells / inverse
+        self.noise = np.sqrt(rest.clip(1)).astype(np.float32)
 
     def padded(self, n_components: int) -> FractionComponents:
         """Return the same components, and others that are always 0, so that slices can be batched.
@@ -98,6 +115,7 @@ class FractionComponents:
             np.pad(self.axes, ((0, 0), (0, more))),
             np.pad(self.scale, (0, more), constant_values=1),
             np.pad(self.signal, (0, more)),
+            np.pad(self.noise, (0, more), constant_values=1),
         )
 
     def check(self, n_components: int, num_genes: int) -> None:
@@ -111,6 +129,7 @@ class FractionComponents:
             "axes": (num_genes, n_components),
             "scale": (n_components,),
             "signal": (n_components,),
+            "noise": (n_components,),
         }
         for name, shape in shapes.items():
             array = getattr(self, name)
@@ -118,8 +137,11 @@ class FractionComponents:
                 raise ValueError(
                     f"{name} of the fractions is {array.dtype} {array.shape}, not float32 {shape}"
                 )
-        if not (self.scale > 0).all() or not (self.signal >= 0).all():
-            raise ValueError("scales of the fractions must be above zero, signals not below")
+        positive = (self.scale > 0).all() and (self.noise > 0).all()
+        if not positive or not (self.signal >= 0).all():
+            raise ValueError(
+                "scales and noise of the fractions must be above zero, signals not below"
+            )
 
     @property
     def widths(self) -> np.ndarray:
@@ -150,17 +172,17 @@ class FractionComponents:
         r"""Return the expected components of cells given their counts, ``[n, components]`` float32.
 
         .. math::
-            \hat y_{ik} = \frac{\lambda_k}{\lambda_k + 1 / n_i} \, y_{ik}
+            \hat y_{ik} = \frac{\lambda_k}{\lambda_k + \nu_k / n_i} \, y_{ik}
 
-        with :math:`\lambda` the :attr:`signal` and :math:`n_i` the number of molecules of the cell:
-        the noise of an axis has about the variance :math:`1 / n_i`. This is the Wiener filter. Axes
-        that are nothing but noise give 0, as do cells without counts.
+        with :math:`\lambda` the :attr:`signal`, :math:`\nu` the :attr:`noise` and :math:`n_i` the
+        number of molecules of the cell: the Wiener filter. Axes that are nothing but noise give 0,
+        as do cells without counts.
 
         Args:
             counts: Counts ``[n, G]``.
         """
         total = np.asarray(counts.sum(axis=1)).ravel()
-        strength = total[:, None] * self.signal
+        strength = total[:, None] * self.signal / self.noise
         return self(counts, total) * (strength / (1 + strength)).astype(np.float32)
 
     def decode(self, y: np.ndarray) -> np.ndarray:
