@@ -110,7 +110,11 @@ for _name, _layer in LAYERS.items():
 register_model("SE2Transformer", GraphLayerModel(_body(vectors=False)))
 register_model("SE2Transformer (vectors)", GraphLayerModel(_body(vectors=True)))
 register_model("SE2Transformer (macro nodes)", GraphLayerModel(_body(vectors=False), macro=True))
-register_model("SE2Transformer (no halo)", GraphLayerModel(_body(vectors=False), halo=0))
+register_model(
+    "SE2Transformer (no halo)",
+    GraphLayerModel(_body(vectors=False), halo=0),
+    kinds=_WITHOUT_MOLECULES,  # whose halo is the library's
+)
 register_model("SToFM", stofm_models.stofm)
 register_model(
     "SToFM (not pre-trained)", partial(stofm_models.stofm, steps=1), kinds=("classes", "vectors")

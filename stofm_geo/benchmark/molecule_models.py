@@ -19,7 +19,7 @@ from stofm_geo.genes import CellFeatures, PCAFeatures
 from stofm_geo.genes.fractions import FractionComponents
 from stofm_geo.genes.splitting import hold_out, split_counts
 from stofm_geo.models.prepare import PreparedTissue, make_encoder
-from stofm_geo.networks import MoleculeNetwork, SToFMConfig
+from stofm_geo.networks import MoleculeNetwork, SToFMConfig, SToFMNetwork
 from stofm_geo.networks.state import ModelState
 
 Predictions = tuple[list[np.ndarray], dict[str, Any]]
@@ -93,7 +93,7 @@ def layers(
     macro: bool = False,
 ) -> Predictions:
     """Train graph layers as the library trains its Transformer, from the same linear start."""
-    return _trained(
+    return fit_network(
         problem,
         seed,
         lambda config, encoder: LayerNetwork(body, width, config, encoder, macro),
@@ -108,7 +108,7 @@ def linear(problem: Problem, seed: int, neighbours: bool) -> Predictions:
     def build(config: SToFMConfig, encoder: CellFeatures) -> MoleculeNetwork:
         return network(encoder.out_channels, config, _widths(encoder))
 
-    return _trained(problem, seed, build, 0)
+    return fit_network(problem, seed, build, 0)
 
 
 def stofm(problem: Problem, seed: int) -> Predictions:
@@ -118,16 +118,26 @@ def stofm(problem: Problem, seed: int) -> Predictions:
     return _decoded(problem, model), dict(model.training_record)
 
 
-def _trained(
+def fit_network(
     problem: Problem,
     seed: int,
-    build: Callable[[SToFMConfig, CellFeatures], MoleculeNetwork],
+    build: Callable[[SToFMConfig, CellFeatures], SToFMNetwork],
     steps: int,
+    config: SToFMConfig | None = None,
 ) -> Predictions:
+    """Train a network as :meth:`stofm_geo.SToFM.fit` does, and predict.
+
+    Args:
+        problem: Problem of kind ``"molecules"``.
+        seed: Random seed.
+        build: Function from configuration and encoder to a network that predicts molecules.
+        steps: Training steps at most; with 0, the linear part alone is fitted.
+        config: Configuration; ``None``: the default.
+    """
     from stofm_geo.training.slice_pretrain import train_network
     from stofm_geo.training.trainer import seed_context
 
-    config = SToFMConfig(objectives="molecules")
+    config = config or SToFMConfig(objectives="molecules")
     tissue = PreparedTissue(problem.test[0].copy(), config)
     with seed_context(seed):
         encoder = make_encoder(config, None, tissue.slices)
