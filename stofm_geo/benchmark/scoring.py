@@ -32,7 +32,9 @@ def check_predictions(problem: Problem, predictions: list[np.ndarray]) -> None:
         TypeError: ``predictions`` is not a list of arrays.
         ValueError: A shape is wrong, or numbers are not finite.
     """
-    columns = {"classes": None, "vectors": 0}.get(problem.kind, len(problem.names))
+    columns = {"classes": None, "transfer": None, "vectors": 0}.get(
+        problem.kind, len(problem.names)
+    )
     if not isinstance(predictions, list | tuple):
         raise TypeError(f"predictions must be a list of arrays; found {type(predictions).__name__}")
     if len(predictions) != len(problem.test):

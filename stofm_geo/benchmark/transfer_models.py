@@ -168,12 +168,12 @@ PREDICTORS: dict[str, tuple[Probabilities, bool, str | None]] = {
     "nearest centroid": (nearest_centroid, False, None),
     "shared-gene PCA": (partial(shared_genes, neighbours=False, harmony=False), False, None),
     "shared-gene averages": (partial(shared_genes, neighbours=True, harmony=False), False, None),
-    "shared-gene PCA, Harmony": (
+    "shared-gene PCA + Harmony": (
         partial(shared_genes, neighbours=False, harmony=True),
         True,
         "harmonypy",
     ),
-    "shared-gene averages, Harmony": (
+    "shared-gene averages + Harmony": (
         partial(shared_genes, neighbours=True, harmony=True),
         True,
         "harmonypy",

@@ -76,6 +76,7 @@ PAIRS = [
 def test_answers(problems, name, kind) -> None:
     problem, score = problems[kind]
     answers, _ = MODELS[name].solve(problem, 0)
+    check_predictions(problem, answers)
     scores = score(answers)
     assert np.isfinite(list(scores.values())).all() and MAIN[kind][0] in scores
 
@@ -167,3 +168,7 @@ def test_layers_that_give_something_else_are_told(problems, give, told) -> None:
     problem, _ = problems["classes"]
     with pytest.raises(ValueError, match=told):
         GraphLayerModel(partial(Stack, partial(Odd, give=give)))(problem, 0)
+
+
+def test_names_can_be_listed_with_commas() -> None:
+    assert not any("," in name for name in (*MODELS, *TASKS, *DATASETS))
