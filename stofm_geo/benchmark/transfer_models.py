@@ -180,5 +180,5 @@ PREDICTORS: dict[str, tuple[Probabilities, bool, str | None]] = {
     ),
     "SToFM (panel)": (partial(stofm, make=fitted_to_both), True, None),
     "stofm-geo-mini (probe)": (partial(stofm, make=mini), True, None),
-    "stofm-geo-mini (untrained, probe)": (partial(stofm, make=untrained), True, None),
+    "stofm-geo-mini untrained (probe)": (partial(stofm, make=untrained), True, None),
 }
