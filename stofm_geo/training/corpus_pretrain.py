@@ -108,9 +108,15 @@ class CorpusPretraining(Pretraining):
             ValueError: The corpus was built with other settings.
         """
         data = self.data
-        molecules = self.config.objectives == "molecules"
-        settings = {**self.config.subslice_options, "molecules": molecules}
-        if differing := _differing(data.train.settings, settings):
+        held_out = data.train.settings.get("molecules", False)
+        if held_out != (self.config.objectives == "molecules"):
+            built, objectives = ("with", "molecules") if held_out else ("without", "niches")
+            raise ValueError(
+                f"{data.train.folder}: the corpus was built {built} --molecules, and objectives is "
+                f"{self.config.objectives!r}; set --model.config.objectives {objectives}, or build "
+                "another"
+            )
+        if differing := _differing(data.train.settings, self.config.subslice_options):
             raise ValueError(
                 f"{data.train.folder}: the corpus was built with other settings ({differing}); use "
                 "those, or build another"
