@@ -126,7 +126,8 @@ register_model(
 register_model("SToFM (full)", partial(stofm_models.stofm, method="full"), kinds=["classes"])
 register_model("stofm-geo-mini", stofm_models.mini, kinds=["vectors"], seeded=False)
 for _name, (_predict, _seeded, _module) in transfer_models.PREDICTORS.items():
-    for _shift, _suffix in ((False, ""), (True, " (label shift)")):
+    _shifted = _name in transfer_models.SHIFTED
+    for _shift, _suffix in ((False, ""), (True, " (label shift)"))[: 1 + _shifted]:
         register_model(
             _name + _suffix,
             partial(transfer_models.solve, probabilities=_predict, shift=_shift),

@@ -182,3 +182,5 @@ PREDICTORS: dict[str, tuple[Probabilities, bool, str | None]] = {
     "stofm-geo-mini (probe)": (partial(stofm, make=mini), True, None),
     "stofm-geo-mini untrained (probe)": (partial(stofm, make=untrained), True, None),
 }
+# Those that are tried with the frequencies of classes in the test slice, too.
+SHIFTED = ("shared-gene averages", "shared-gene averages + Harmony", "stofm-geo-mini (probe)")
