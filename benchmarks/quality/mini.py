@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True, help="Folder of .h5ad files.")
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--molecules", action="store_true", help="Hold out molecules.")
     args = parser.parse_args()
     sources = []
     for source in find_sources([args.data], slice="slice_id"):
@@ -35,7 +36,7 @@ def main() -> None:
             if stem in HELD_OUT and str(which.name).startswith(HELD_OUT[stem] or ""):
                 continue
             sources.append(replace(source, slice=which.name))
-    for label, reason in build(sources, args.output, molecules=True, on_progress=print):
+    for label, reason in build(sources, args.output, molecules=args.molecules, on_progress=print):
         print(f"Skipped: {label}: {reason}")
 
 
