@@ -18,16 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from anndata import AnnData
 
 from benchmarks.quality.cell_types import SLICE, plain, probe
 from stofm_geo import SToFM
 from stofm_geo.benchmark.datasets import read_without_duplicates
 from stofm_geo.benchmark.records import environment, write_result
-from stofm_geo.genes.encoders import from_state
-from stofm_geo.networks import make_network
-from stofm_geo.networks.state import ModelState
+from stofm_geo.benchmark.stofm_models import untrained
 
 TASKS = (
     ("dlpfc_151674", "region"),
@@ -50,18 +47,6 @@ def slices(data: Path) -> Iterator[tuple[str, AnnData]]:
             adata = adata[adata.obs[SLICE] == SLICES[name]].copy()
             del adata.obs["animal_id"]  # there is one
         yield name, adata
-
-
-def untrained(model: SToFM, seed: int) -> SToFM:
-    """The same network, as it is made."""
-    encoder = model.encoder
-    torch.manual_seed(seed)
-    settings, _ = encoder.state()
-    new = from_state(settings, {})
-    network = make_network(model.config, new)
-    return SToFM.from_state(
-        ModelState(model.config, network.eval(), new, {"seed": seed, "steps": 0})
-    )
 
 
 def vectors(model: SToFM, adata: AnnData) -> np.ndarray:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from anndata import AnnData
 
 from stofm_geo import SToFM
 from stofm_geo.benchmark import molecule_models
 from stofm_geo.benchmark.problems import LABEL, Problem
 from stofm_geo.benchmark.trained import count
+from stofm_geo.genes.encoders import from_state
+from stofm_geo.networks import make_network
+from stofm_geo.networks.state import ModelState
 from stofm_geo.tasks import fine_tune
 from stofm_geo.tl import deconvolve, impute
 
@@ -58,6 +62,16 @@ def mini(problem: Problem, seed: int) -> Predictions:
     model = SToFM.from_pretrained("stofm-geo-mini")
     record = {"parameters": count(model.state.network)}
     return [_embedded(model, adata.copy()) for adata in problem.test], record
+
+
+def untrained(model: SToFM, seed: int) -> SToFM:
+    """Return the same network, and the encoder that is trained with it, as they are made."""
+    settings, _ = model.state.encoder.state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = from_state(settings, {})
+        network = make_network(model.config, encoder).eval()
+    return SToFM.from_state(ModelState(model.config, network, encoder, {"seed": seed, "steps": 0}))
 
 
 def _embedded(model: SToFM, adata: AnnData) -> np.ndarray:

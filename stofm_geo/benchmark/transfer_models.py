@@ -8,17 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.special import softmax
 
 from stofm_geo import SToFM
 from stofm_geo.benchmark.baselines import neighbour_averages
 from stofm_geo.benchmark.graphs import COMPONENTS
 from stofm_geo.benchmark.problems import LABEL, Problem
+from stofm_geo.benchmark.stofm_models import untrained
 from stofm_geo.genes import PCAFeatures
-from stofm_geo.genes.encoders import from_state
-from stofm_geo.networks import make_network
-from stofm_geo.networks.state import ModelState
 from stofm_geo.tasks import fine_tune
 from stofm_geo.tasks.annotation.probe import choose, fit_probe
 from stofm_geo.tasks.splits import folds, tissue_groups
@@ -132,13 +129,9 @@ def mini(problem: Problem, seed: int) -> SToFM:
     return SToFM.from_pretrained("stofm-geo-mini")
 
 
-def untrained(problem: Problem, seed: int) -> SToFM:
+def untrained_mini(problem: Problem, seed: int) -> SToFM:
     """Return the model that is installed with the library, before its training."""
-    model = SToFM.from_pretrained("stofm-geo-mini")
-    encoder = from_state(model.state.encoder.state()[0], {})
-    torch.manual_seed(seed)
-    network = make_network(model.config, encoder).eval()
-    return SToFM.from_state(ModelState(model.config, network, encoder, {"seed": seed, "steps": 0}))
+    return untrained(mini(problem, seed), seed)
 
 
 def _harmonised(parts: list[np.ndarray], seed: int) -> list[np.ndarray]:
@@ -180,7 +173,7 @@ PREDICTORS: dict[str, tuple[Probabilities, bool, str | None]] = {
     ),
     "SToFM (panel)": (partial(stofm, make=fitted_to_both), True, None),
     "stofm-geo-mini (probe)": (partial(stofm, make=mini), True, None),
-    "stofm-geo-mini untrained (probe)": (partial(stofm, make=untrained), True, None),
+    "stofm-geo-mini untrained (probe)": (partial(stofm, make=untrained_mini), True, None),
 }
 # Those that are tried with the frequencies of classes in the test slice, too.
 SHIFTED = ("shared-gene averages", "shared-gene averages + Harmony", "stofm-geo-mini (probe)")

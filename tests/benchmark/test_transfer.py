@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stofm_geo import SToFM
 from stofm_geo.benchmark import DATASETS, TASKS
 from stofm_geo.benchmark.common_labels import CELL_TYPES, LAYERS
 from stofm_geo.benchmark.problems import check_leak_free
+from stofm_geo.benchmark.stofm_models import untrained
 from stofm_geo.benchmark.transfer_models import class_frequencies, nearest_centroid, solve
 
 LAYER_NAMES = {"L1", "L2/3", "L4", "L5", "L6", "WM"}
@@ -63,3 +65,9 @@ def test_studies_have_human_genes_and_common_names(shared_data) -> None:
             raw = next(iter(DATASETS[study].read(shared_data).values())).obs[key].dropna()
             assert set(tables[study]) <= set(raw)
     assert {name for table in LAYERS.values() for name in table.values()} == LAYER_NAMES
+
+
+def test_an_untrained_model_depends_on_the_seed_alone() -> None:
+    model = SToFM.from_pretrained("stofm-geo-mini")
+    hashes = [untrained(model, seed).weights_hash() for seed in (0, 0, 1)]
+    assert hashes[0] == hashes[1] != hashes[2]
