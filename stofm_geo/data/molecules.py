@@ -82,6 +82,9 @@ class MoleculeSlice(Sequence[Data]):
 
     Attributes:
         train, held_out: Counts of both parts, ``[n, G]``.
+
+    Raises:
+        ValueError: Counts are not whole.
     """
 
     def __init__(self, subslices: SubSliceDataset) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes
 
+_PREFIX = "fraction_"  # of the names of stored arrays
 _LEAST = 1e-3  # of a gene's mean fraction: expression is not below
 
 
@@ -117,6 +118,17 @@ class FractionComponents:
             np.pad(self.signal, (0, more)),
             np.pad(self.noise, (0, more), constant_values=1),
         )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all arrays by names that :meth:`from_arrays` reads."""
+        return {_PREFIX + name: array for name, array in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> FractionComponents | None:
+        """Return the components of :meth:`arrays` among others, or ``None`` if there are none."""
+        start = len(_PREFIX)
+        own = {name[start:]: array for name, array in arrays.items() if name.startswith(_PREFIX)}
+        return cls(**own) if own else None
 
     def check(self, n_components: int, num_genes: int) -> None:
         """Check the shapes, types and signs of all arrays.

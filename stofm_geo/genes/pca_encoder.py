@@ -18,7 +18,6 @@ from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.fractions import FractionComponents
 from stofm_geo.genes.splitting import hold_out
 
-_FRACTIONS = "fraction_"  # prefix of the names of arrays
 # Minimum fraction of the genes of a model that a slice must have.
 _MIN_SHARED = 0.5
 
@@ -181,7 +180,7 @@ class PCAFeatures:
         }
         arrays = {"mean": self.mean, "axes": self.axes, "scale": self.scale}
         if self.fractions is not None:
-            arrays |= {_FRACTIONS + name: value for name, value in vars(self.fractions).items()}
+            arrays |= self.fractions.arrays()
         return settings, arrays
 
     @classmethod
@@ -201,9 +200,8 @@ class PCAFeatures:
             raise ValueError(f"there are {encoder.genes.size} genes, and axes of {shapes[0][1]}")
         if not (encoder.scale > 0).all():
             raise ValueError("scales of the features must be above zero")
-        start = len(_FRACTIONS)
-        if stored := {k[start:]: v for k, v in arrays.items() if k.startswith(_FRACTIONS)}:
-            encoder.fractions = FractionComponents(**stored)
+        encoder.fractions = FractionComponents.from_arrays(arrays)
+        if encoder.fractions is not None:
             encoder.fractions.check(*shapes[0])
         return encoder
 

@@ -41,19 +41,10 @@ class MoleculeNetwork(SToFMNetwork):
     widths: Tensor
 
     def __init__(self, in_channels: int, config: SToFMConfig, widths: Tensor) -> None:
+        columns = embedding_columns(in_channels, config.out_channels)
         context = config.out_channels - 4 * in_channels
-        if context < 1:
-            raise ValueError(
-                f"an embedding holds 4 times the {in_channels} features and more: set out_channels "
-                f"above {4 * in_channels} (it is {config.out_channels}), or n_components lower"
-            )
         super().__init__(in_channels, config, inputs=6 * in_channels)
-        niche, denoised = 3 * in_channels, 4 * in_channels
-        self.columns = {
-            "niche": (0, niche),
-            "denoised": (niche, denoised),
-            "context": (denoised, config.out_channels),
-        }
+        self.columns = columns
         self.register_buffer("widths", widths)
         self.linear = nn.Linear(3 * in_channels, in_channels)
         self.project = nn.Linear(config.hidden_channels, context)
@@ -72,10 +63,7 @@ class MoleculeNetwork(SToFMNetwork):
 
     def inputs(self, data: Data) -> Tensor:
         """Return the niches of the visible cells' features and fractions, ``[num_nodes, 6 F]``."""
-        visible = ~data.mask if "mask" in data else None
-        edges = cell_edges(data)
-        every = (self.features(data), data.fractions)
-        return torch.cat([niche_features(values, edges, visible) for values in every], dim=1)
+        return niches_of(data, self.features(data), data.fractions)
 
     def predicted(self, z: Tensor, data: Data) -> Tensor:
         """Return the components of fractions that embeddings predict, ``[num_nodes, F]``."""
@@ -84,3 +72,38 @@ class MoleculeNetwork(SToFMNetwork):
     def loss_weights(self, data: Data) -> Tensor:
         """Return the weights of the components in the loss, ``[num_nodes, F]``."""
         return self.widths.expand(len(data.node_type), -1)
+
+
+def embedding_columns(features: int, out_channels: int) -> dict[str, tuple[int, int]]:
+    """Return the columns of niche, denoised features and context in an embedding.
+
+    Args:
+        features: Size ``F`` of the features.
+        out_channels: Size of an embedding.
+
+    Raises:
+        ValueError: An embedding is too small to hold these parts.
+    """
+    if out_channels <= 4 * features:
+        raise ValueError(
+            f"an embedding holds 4 times the {features} features and more: set out_channels "
+            f"above {4 * features} (it is {out_channels}), or n_components lower"
+        )
+    niche, denoised = 3 * features, 4 * features
+    return {
+        "niche": (0, niche),
+        "denoised": (niche, denoised),
+        "context": (denoised, out_channels),
+    }
+
+
+def niches_of(data: Data, *values: Tensor) -> Tensor:
+    """Return the niches of several values of the visible cells side by side, ``[num_nodes, ...]``.
+
+    Args:
+        data: Sub-slice, or a batch of them.
+        values: Values of the nodes, ``[num_nodes, F]`` each.
+    """
+    visible = ~data.mask if "mask" in data else None
+    edges = cell_edges(data)
+    return torch.cat([niche_features(each, edges, visible) for each in values], dim=1)

@@ -8,8 +8,8 @@ from torch_geometric.data import Data
 
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.networks.config import SToFMConfig
-from stofm_geo.networks.stofm import SToFMNetwork, cell_edges, times
-from stofm_geo.nn import niche_features
+from stofm_geo.networks.molecules import embedding_columns, niches_of
+from stofm_geo.networks.stofm import SToFMNetwork, times
 
 _LOADINGS = "fraction_loadings"
 
@@ -38,19 +38,10 @@ class PanelMoleculeNetwork(SToFMNetwork):
 
     def __init__(self, config: SToFMConfig, encoder: PanelEncoder) -> None:
         channels = encoder.out_channels
+        columns = embedding_columns(channels, config.out_channels)
         context = config.out_channels - 4 * channels
-        if context < 1:
-            raise ValueError(
-                f"an embedding holds 4 times the {channels} features and more: set out_channels "
-                f"above {4 * channels} (it is {config.out_channels})"
-            )
         super().__init__(channels, config, encoder, inputs=6 * channels)
-        niche, denoised = 3 * channels, 4 * channels
-        self.columns = {
-            "niche": (0, niche),
-            "denoised": (niche, denoised),
-            "context": (denoised, config.out_channels),
-        }
+        self.columns = columns
         self.project = nn.Linear(config.hidden_channels, context)
         self.correct = nn.Linear(context, channels, bias=False)
         for weight in self.project.parameters():
@@ -68,11 +59,8 @@ class PanelMoleculeNetwork(SToFMNetwork):
     def inputs(self, data: Data) -> Tensor:
         """Return the niches of the visible cells' features and fractions, ``[num_nodes, 6 F]``."""
         assert self.encoder is not None
-        visible = ~data.mask if "mask" in data else None
-        edges = cell_edges(data)
         fractions = times(data.fractions, data, self.encoder.component_embeddings, _LOADINGS)
-        every = (self.features(data), fractions)
-        return torch.cat([niche_features(values, edges, visible) for values in every], dim=1)
+        return niches_of(data, self.features(data), fractions)
 
     def predicted(self, z: Tensor, data: Data) -> Tensor:
         """Return the components of fractions that are predicted, ``[num_nodes, components]``."""

@@ -28,7 +28,7 @@ from stofm_geo.genes.components import Components
 from stofm_geo.genes.fractions import FractionComponents
 
 _VIRTUAL = ("x", "pos", "node_type", "cluster_size")  # attributes of virtual nodes
-_FRACTIONS, _HELD_OUT = "fraction_", "held_out_"  # prefixes of names of arrays
+_HELD_OUT = "held_out_"  # prefix of names of arrays
 
 
 @dataclass
@@ -70,10 +70,7 @@ class SliceHeader:
                 "loadings": components.loadings,
                 "centre": components.centre,
                 **{name: getattr(self, name).numpy() for name in _VIRTUAL},
-                **{
-                    _FRACTIONS + name: array
-                    for name, array in (vars(self.fractions) if self.fractions else {}).items()
-                },
+                **(self.fractions.arrays() if self.fractions else {}),
             }
         )
 
@@ -81,13 +78,11 @@ class SliceHeader:
     def from_bytes(cls, stored: bytes) -> SliceHeader:
         """Read the bytes of :meth:`to_bytes`."""
         arrays = load(stored)
-        start = len(_FRACTIONS)
-        fractions = {k[start:]: v for k, v in arrays.items() if k.startswith(_FRACTIONS)}
         names = ("scale", "panel", "loadings", "centre")
         scale, panel, loadings, centre = (arrays[name] for name in names)
         return cls(
             components=Components(scale[0], panel.astype(np.int64), loadings, centre),
-            fractions=FractionComponents(**fractions) if fractions else None,
+            fractions=FractionComponents.from_arrays(arrays),
             **{name: torch.from_numpy(arrays[name]) for name in _VIRTUAL},
         )
 
