@@ -28,7 +28,7 @@ from stofm_geo.networks.panel_molecules import PanelMoleculeNetwork
 from stofm_geo.training.objectives._loss import Loss
 from stofm_geo.transforms import MaskCells
 
-_RIDGES = (10.0, 100.0, 1e3, 1e4, 1e5)
+_RIDGES = (10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
 _MIN_CELLS = 20_000  # that the linear start is fitted to, or four draws of each if there are fewer
 _MAX_DRAWS = 4
 
@@ -95,7 +95,8 @@ def fit_linear(
 ) -> None:
     """Set the linear part of a network to the ridge regression on niches of expected fractions.
 
-    The strength of the ridge is the best of five on held-out molecules.
+    The ridge draws it to the expected fractions of the cell itself: where neighbours tell nothing
+    more, these are the prediction. Its strength is the best of six on held-out molecules.
 
     Args:
         network: Network, trained in place.
@@ -115,11 +116,12 @@ def fit_linear(
         if cells >= _MIN_CELLS:
             break
     tests = [_regression(network, data) for data in held_out]
+    itself = torch.eye(size, network.in_channels, dtype=torch.float64)
     penalty = torch.eye(size, dtype=torch.float64)
     penalty[-1, -1] = 0  # the bias
     best = torch.inf
     for strength in _RIDGES:
-        weight = torch.linalg.solve(gram + strength * penalty, moment)
+        weight = torch.linalg.solve(gram + strength * penalty, moment + strength * itself)
         error = sum(float((network.widths * (n @ weight - y)).square().sum()) for n, y in tests)
         if error < best:
             best = error
