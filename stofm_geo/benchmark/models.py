@@ -116,6 +116,7 @@ register_model(
     kinds=_WITHOUT_MOLECULES,  # whose halo is the library's
 )
 register_model("SToFM", stofm_models.stofm)
+register_model("SToFM (tl.denoise)", molecule_models.denoise, kinds=["molecules"])
 register_model(
     "SToFM (not pre-trained)", partial(stofm_models.stofm, steps=1), kinds=("classes", "vectors")
 )

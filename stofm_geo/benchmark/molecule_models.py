@@ -12,8 +12,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from stofm_geo import SToFM
-from stofm_geo._keys import NodeType
+from stofm_geo import SToFM, tl
+from stofm_geo._keys import Keys, NodeType
 from stofm_geo.benchmark.problems import Problem
 from stofm_geo.genes import CellFeatures, PCAFeatures
 from stofm_geo.genes.fractions import FractionComponents
@@ -116,6 +116,18 @@ def stofm(problem: Problem, seed: int) -> Predictions:
     adata = problem.test[0].copy()
     model = SToFM(objectives="molecules").fit(adata, seed=seed, progress=False)
     return _decoded(problem, model), dict(model.training_record)
+
+
+def denoise(problem: Problem, seed: int) -> Predictions:
+    """Run :func:`stofm_geo.tl.denoise`, which sets molecules aside to calibrate its estimates."""
+    adata = problem.test[0].copy()
+    tl.denoise(adata, seed=seed, progress=False)
+    fractions = adata.layers[Keys.DENOISED]
+    total = fractions.sum(axis=1, keepdims=True)
+    mean = fractions.sum(axis=0) / fractions.sum()
+    result = np.where(total > 0, fractions / np.where(total > 0, total, 1), mean)
+    record = adata.uns[Keys.DENOISED]
+    return [result], {name: record[name] for name in ("similar_cells", "similar_cells_weight")}
 
 
 def fit_network(

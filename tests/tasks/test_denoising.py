@@ -10,7 +10,9 @@ from sklearn.metrics import mean_poisson_deviance
 
 from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.tasks.denoising import _explained
+from stofm_geo.tasks.denoising.denoise import _explained
+from stofm_geo.tasks.denoising.estimates import Blend, Estimates, calibrate
+from stofm_geo.tasks.denoising.similar_cells import SimilarCells
 from stofm_geo.tl import denoise
 from tests.helpers import SMALL, make_slice
 
@@ -207,3 +209,52 @@ def test_bad_input(adata, model) -> None:
         denoise(adata, "folder")  # type: ignore[arg-type]
     with pytest.raises(KeyError, match="has no 'spots'"):
         denoise(adata, model, spatial_key="spots")
+
+
+def test_means_of_similar_cells() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(60, 3))
+    counts = random.poisson(2, (60, 7)).astype(np.float32)
+    counts[4] = 0  # is near to others, and adds nothing to their means
+    similar = SimilarCells(x, sp.csr_matrix(counts), 20)
+    found = list(similar.means(slice(10, 30), [1, 5, 50]))
+    pool = np.delete(np.arange(60), 4)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    for number, means in zip([1, 5, 20], found, strict=True):
+        for i, row in enumerate(range(10, 30)):
+            order = pool[np.linalg.norm(x[pool] - x[row], axis=1).argsort()][:number]
+            np.testing.assert_allclose(means[i], fractions[order].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(found[0], fractions[10:30], rtol=1e-6)  # itself
+
+
+def test_similar_cells_are_sought_among_some_of_many(monkeypatch) -> None:
+    monkeypatch.setattr("stofm_geo.tasks.denoising.similar_cells._MOST_CELLS", 100)
+    random = np.random.default_rng(0)
+    kind = np.repeat([0, 1], 1000)
+    counts = sp.csr_matrix(np.eye(2)[kind] * 5)
+    similar = SimilarCells(kind[:, None] + random.normal(0, 0.01, (2000, 1)), counts, 10)
+    (means,) = similar.means(slice(0, 2000), [10])
+    assert similar.fractions.shape == (100, 2)
+    np.testing.assert_allclose(means, np.eye(2)[kind])
+
+
+def test_the_blend_is_the_best_on_the_molecules_asked_for(adata, model) -> None:
+    random = np.random.default_rng(0)
+    target = sp.csr_matrix(random.poisson(adata.X.toarray() / 4).astype(np.float32))
+    mean = np.asarray(adata.X.sum(axis=0)).ravel() / adata.X.sum()
+    estimates = Estimates(model, adata, mean, progress=False)
+    everything = slice(0, adata.n_obs)
+    counts = target.toarray()
+    total = counts.sum(axis=1, keepdims=True)
+
+    def error(blend: Blend) -> float:
+        estimates.blend = blend
+        rest = counts - total * estimates.fractions(everything)
+        return float((rest**2 / np.maximum(total, 1) / mean).sum())
+
+    options = [Blend(k, w) for k in (10, 20, 30, 50) for w in (0.15, 0.3, 0.5, 0.7)]
+    expected = min([Blend(0, 0.0), *options], key=error)
+    estimates.blend = Blend(0, 0.0)
+    found, slope = calibrate(estimates, target)
+    assert found == expected and found.weight > 0
+    assert slope.shape == mean.shape and (0 <= slope).all() and (slope <= 1).all()

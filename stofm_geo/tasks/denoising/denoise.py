@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,21 +10,18 @@ from anndata import AnnData
 
 from stofm_geo._anndata_checks import check_anndata, check_target
 from stofm_geo._keys import Keys
-from stofm_geo._linalg import BLOCK
 from stofm_geo._storable import storable_frame
 from stofm_geo._validation import check_positive, error_context, preview
 from stofm_geo._version import __version__
 from stofm_geo.genes import as_counts
 from stofm_geo.genes.controls import gene_mask
 from stofm_geo.genes.counts import counts_from_layer
-from stofm_geo.genes.fractions import FractionComponents, mean_fractions
+from stofm_geo.genes.fractions import mean_fractions
 from stofm_geo.genes.splitting import are_whole, split_counts
 from stofm_geo.models.prepare import SliceKeys
 from stofm_geo.models.stofm import SToFM
 from stofm_geo.networks.molecules import MoleculeNetwork
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from stofm_geo.tasks.denoising.estimates import Estimates, calibrate, row_blocks
 
 _HELD_OUT = 0.1  # of the molecules, to measure reliability
 _TARGET = 0.1  # of the others, to find how far estimates are to be trusted
@@ -49,10 +45,12 @@ def denoise(
 
     A tenth of each cell's molecules is split off at random (count splitting,
     :mod:`stofm_geo.training.objectives.molecules`), and a tenth of the rest. A model is fitted to
-    what is left, unless one is given. From the first tenth comes the reliability. From the second,
-    how far estimates of a gene are to be trusted: where they do not predict its molecules, they are
+    what is left, unless one is given. Its estimates are blended with means over the cells whose
+    estimates are most similar, which are not confined to what the model can express. The second
+    tenth tells how far: the number of similar cells and their weight (0 is possible), and for each
+    gene how far estimates are to be trusted: where they do not predict its molecules, they are
     drawn to the gene's mean over the cells. Then the model sees all molecules and predicts the
-    expression of each cell.
+    expression of each cell. The first tenth gives the reliability.
 
     Written are ``layers[key_added]``, ``[n, n_vars]`` float32: expected counts, of the size of the
     cell's own, so that ``layers[key_added]`` over ``np.nansum(layers[key_added], axis=1)`` are
@@ -111,8 +109,10 @@ def denoise(
     column = adata.var_names.get_indexer(network_genes := np.asarray(model.state.encoder.genes))
     mean = mean_fractions([rest[:, column]]).astype(np.float32)
     parts = (_with_counts(adata, one, spatial_key, slice_key) for one in (train, rest, counts))
-    shown, found, whole = (_Denoised(model, one, mean, progress, **keys) for one in parts)
-    whole.slope = found.slope = _slopes(shown, target[:, column])
+    shown, found, whole = (Estimates(model, one, mean, progress, **keys) for one in parts)
+    blend, slope = calibrate(shown, target[:, column])
+    for estimates in (found, whole):
+        estimates.blend, estimates.slope = blend, slope
     d2_genes, d2_cells, d2 = _explained(found, held_out[:, column])
     total = np.asarray(counts[:, column].sum(axis=1)).ravel()
 
@@ -121,7 +121,7 @@ def denoise(
 
     if genes is None:
         values = np.full(adata.shape, np.nan, dtype=np.float32)
-        for rows in _blocks(adata.n_obs):
+        for rows in row_blocks(adata.n_obs):
             values[rows, column] = estimated(rows)
         adata.layers[key_added] = values
     else:
@@ -129,7 +129,7 @@ def denoise(
         if unknown := [name for name in wanted if name not in known]:
             raise KeyError(f"the model does not know {preview(unknown)}; omit them")
         chosen = [known[name] for name in wanted]
-        values = np.concatenate([estimated(rows)[:, chosen] for rows in _blocks(adata.n_obs)])
+        values = np.concatenate([estimated(rows)[:, chosen] for rows in row_blocks(adata.n_obs)])
         label = f"obsm[{key_added!r}]"
         adata.obsm[key_added] = storable_frame(values, adata.obs_names, wanted, label)
     of_var = np.full(adata.n_vars, np.nan)
@@ -138,54 +138,13 @@ def denoise(
     adata.obs[f"{key_added}_d2"] = d2_cells
     adata.uns[key_added] = {
         "d2": d2,
+        "similar_cells": blend.number,
+        "similar_cells_weight": blend.weight,
         "held_out": _HELD_OUT,
         "seed": seed,
         "version": __version__,
         "weights_sha256": model.weights_hash(),
     }
-
-
-class _Denoised:
-    """Denoised components of cells, decoded to fractions in blocks of rows.
-
-    Args:
-        model: Model that denoises.
-        adata: Cells, into which embeddings are written.
-        mean: Mean fractions of the cells, ``[G]``, which those of the estimates are scaled to: the
-            model may have been trained on another chemistry.
-        progress: Show a progress bar.
-        keys: Of :meth:`stofm_geo.SToFM.embed`.
-    """
-
-    def __init__(
-        self,
-        model: SToFM,
-        adata: AnnData,
-        mean: np.ndarray,
-        progress: bool,
-        **keys: Unpack[SliceKeys],
-    ) -> None:
-        model.embed(adata, progress=progress, **keys)
-        network = model.state.network
-        assert isinstance(network, MoleculeNetwork)
-        vectors = adata.obsm[Keys.EMBEDDING]
-        self.full = vectors.any(axis=1)
-        self.components = vectors[:, slice(*network.columns["denoised"])]
-        encoder: Any = model.state.encoder  # of a model that predicts molecules
-        self.targets: FractionComponents = encoder.fractions
-        self.mean, self.slope = mean, np.ones_like(mean)
-        self.average = np.zeros(len(mean))  # of what the model expects of these cells
-        for rows in _blocks(len(vectors)):
-            full = self.components[rows][self.full[rows]]
-            self.average += self.targets.decode(full).sum(axis=0) / max(self.full.sum(), 1)
-
-    def fractions(self, rows: slice) -> np.ndarray:
-        """Return fractions ``[b, G]`` float32; the mean for cells without counts."""
-        found = self.targets.decode(self.components[rows])
-        ratio = np.divide(found, self.average, where=self.average > 0, out=np.ones_like(found))
-        ratio[~self.full[rows]] = 1
-        found = self.mean * (1 + self.slope * (ratio - 1))
-        return found / found.sum(axis=1, keepdims=True)
 
 
 def _wanted(adata: AnnData, genes: Sequence[str] | None) -> list[str]:
@@ -240,24 +199,7 @@ def _check_model(model: SToFM, adata: AnnData) -> None:
         )
 
 
-def _slopes(shown: _Denoised, target: sp.csr_matrix) -> np.ndarray:
-    """Return how far each gene's estimates are to be trusted, ``[G]`` float32 between 0 and 1.
-
-    It is the slope of the regression of molecules that were not shown on the estimates, both as
-    deviations from the mean.
-    """
-    product, square = np.zeros((2, target.shape[1]))
-    for rows in _blocks(target.shape[0]):
-        counts = target[rows].toarray()
-        total = counts.sum(axis=1, keepdims=True)
-        deviation = shown.fractions(rows) - shown.mean
-        product += ((counts - total * shown.mean) * deviation).sum(axis=0)
-        square += (total * deviation**2).sum(axis=0)
-    slope = np.divide(product, square, where=square > 0, out=np.zeros_like(square))
-    return slope.clip(0, 1).astype(np.float32)
-
-
-def _explained(found: _Denoised, held_out: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray, float]:
+def _explained(found: Estimates, held_out: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the explained fraction of the deviance by gene ``[G]``, by cell ``[n]``, and over all.
 
     Expected counts have the sums of the counts, so that deviances are sums of
@@ -266,7 +208,7 @@ def _explained(found: _Denoised, held_out: sp.csr_matrix) -> tuple[np.ndarray, n
     by_gene, by_cell = np.zeros((2, held_out.shape[1])), np.zeros((2, held_out.shape[0]))
     known = found.mean > 0  # a gene whose molecules are all held out cannot be predicted
     of_gene, of_cell = (np.asarray(held_out.sum(axis=axis)).ravel() for axis in (0, 1))
-    for rows in _blocks(held_out.shape[0]):
+    for rows in row_blocks(held_out.shape[0]):
         counts = held_out[rows].toarray() * known
         total = counts.sum(axis=1, keepdims=True)
         for which, fractions in enumerate((found.fractions(rows), found.mean[None])):
@@ -283,7 +225,3 @@ def _explained(found: _Denoised, held_out: sp.csr_matrix) -> tuple[np.ndarray, n
 
     (overall,) = d2(by_gene.sum(axis=1, keepdims=True), of_gene.sum(keepdims=True))
     return d2(by_gene, of_gene * known), d2(by_cell, of_cell), float(overall)
-
-
-def _blocks(n: int) -> list[slice]:
-    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
