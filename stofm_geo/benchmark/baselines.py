@@ -33,6 +33,11 @@ def neighbour_averages(x: np.ndarray, pos: np.ndarray) -> np.ndarray:
     return np.concatenate([x, x[nearest[:, :6]].mean(axis=1), 2 * x[nearest].mean(axis=1)], axis=1)
 
 
+def standardised(x: np.ndarray) -> np.ndarray:
+    """Return columns with mean 0 and standard deviation 1; constant ones are 0."""
+    return (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
+
+
 def linear(problem: Problem, seed: int, neighbours: bool, standardise: bool) -> Predictions:
     """Fit a linear model on principal components of the training slices, and predict.
 
@@ -54,7 +59,7 @@ def linear(problem: Problem, seed: int, neighbours: bool, standardise: bool) -> 
     def features(adata: AnnData) -> np.ndarray:
         x = pca.transform(adata)
         x = neighbour_averages(x, adata.obsm["spatial"]) if neighbours else x
-        return (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9) if standardise else x
+        return standardised(x) if standardise else x
 
     test = [features(adata) for adata in problem.test]
     if problem.kind == "vectors":

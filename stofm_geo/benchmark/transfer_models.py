@@ -11,9 +11,10 @@ import pandas as pd
 from scipy.special import softmax
 
 from stofm_geo import SToFM
-from stofm_geo.benchmark.baselines import neighbour_averages
+from stofm_geo.benchmark.baselines import neighbour_averages, standardised
 from stofm_geo.benchmark.graphs import COMPONENTS
 from stofm_geo.benchmark.problems import LABEL, Problem
+from stofm_geo.benchmark.scoring import logs
 from stofm_geo.benchmark.stofm_models import untrained
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.tasks import fine_tune
@@ -73,11 +74,11 @@ def shared_genes(problem: Problem, seed: int, neighbours: bool, harmony: bool) -
     pca = PCAFeatures(COMPONENTS).fit(slices)
     parts = [pca.transform(adata) for adata in slices]
     if harmony:
-        parts = _harmonised([_standardised(x) for x in parts], seed)
+        parts = _harmonised([standardised(x) for x in parts], seed)
     if neighbours:
         pairs = zip(parts, slices, strict=True)
         parts = [neighbour_averages(x, adata.obsm["spatial"]) for x, adata in pairs]
-    known, new = (_standardised(x) for x in parts)
+    known, new = (standardised(x) for x in parts)
     y = _codes(problem)
     groups = np.concatenate(tissue_groups([train.obsm["spatial"]]))
     count = len(problem.names)
@@ -90,7 +91,8 @@ def nearest_centroid(problem: Problem, seed: int) -> np.ndarray:
     """Correlate cells with the mean of each class, over standardised logs of the shared genes."""
     (train,), (test,) = problem.train, problem.test
     genes = train.var_names.intersection(test.var_names)
-    known, new = (_standardised(_logs(adata[:, genes].X.toarray())) for adata in (train, test))
+    every = np.arange(len(genes))
+    known, new = (standardised(logs(adata[:, genes].X, every)) for adata in (train, test))
     y = _codes(problem)
     centroids = np.stack([known[y == k].mean(axis=0) for k in range(len(problem.names))])
     pairs = [
@@ -141,15 +143,6 @@ def _harmonised(parts: list[np.ndarray], seed: int) -> list[np.ndarray]:
     options = {"random_state": seed, "verbose": False, "ncores": 1}
     found = harmonypy.run_harmony(np.concatenate(parts), frame, ["study"], **options)
     return np.split(found.Z_corr, [len(parts[0])])
-
-
-def _standardised(x: np.ndarray) -> np.ndarray:
-    return (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
-
-
-def _logs(counts: np.ndarray) -> np.ndarray:
-    total = counts.sum(axis=1, keepdims=True)
-    return np.log1p(counts / np.maximum(total, 1) * np.median(total))
 
 
 def _codes(problem: Problem) -> np.ndarray:
