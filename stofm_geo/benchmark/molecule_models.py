@@ -169,7 +169,7 @@ def _decoded(problem: Problem, model: SToFM) -> list[np.ndarray]:
     assert isinstance(network, MoleculeNetwork)
     model.embed(adata, progress=False)
     vectors, targets = adata.obsm["X_stofm"], _fractions(model.state.encoder)
-    fractions = targets.decode(vectors[:, slice(*network.columns["denoised"])])
+    fractions = targets.decode(network.components(vectors))
     fractions[~vectors.any(axis=1)] = targets.mean
     column = adata.var_names.get_indexer(np.asarray(model.state.encoder.genes))
     result = np.zeros(adata.shape, dtype=np.float32)

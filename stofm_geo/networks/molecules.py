@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
@@ -9,6 +12,11 @@ from torch_geometric.data import Data
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.stofm import SToFMNetwork, cell_edges
 from stofm_geo.nn import niche_features
+
+Values = TypeVar("Values", np.ndarray, Tensor)
+# Of the denoised components in an embedding. Beside the niche, which holds the cell's own features,
+# a cell would weigh twice, and clusters would be cell types instead of tissue domains.
+DENOISED_SCALE = 1 / 3
 
 
 class MoleculeNetwork(SToFMNetwork):
@@ -24,9 +32,9 @@ class MoleculeNetwork(SToFMNetwork):
     before training, as the best linear predictor, and :math:`P` is zero then, so that training
     starts from the best that averages can do.
 
-    An embedding has three parts: the niche of the features ``[3 F]``, the denoised components
-    :math:`\hat y_i` ``[F]``, and :math:`P h_i`, the context, ``[out_channels - 4 F]``: what the
-    Transformer has found that averages lack.
+    An embedding has three parts: the niche of the features ``[3 F]``, a third of the denoised
+    components :math:`\hat y_i` ``[F]``, and :math:`P h_i`, the context, ``[out_channels - 4 F]``:
+    what the Transformer has found that averages lack.
 
     Args:
         in_channels: Size ``F`` of the features, and number of components of fractions.
@@ -59,7 +67,7 @@ class MoleculeNetwork(SToFMNetwork):
         x, _, pair = self.transformer(*self.nodes(inputs, data))
         context = self.project(x)
         denoised = self.linear(expected) + self.correct(context)
-        return torch.cat([niche, denoised, context], dim=1), pair
+        return torch.cat([niche, DENOISED_SCALE * denoised, context], dim=1), pair
 
     def inputs(self, data: Data) -> Tensor:
         """Return the niches of the visible cells' features and fractions, ``[num_nodes, 6 F]``."""
@@ -67,7 +75,11 @@ class MoleculeNetwork(SToFMNetwork):
 
     def predicted(self, z: Tensor, data: Data) -> Tensor:
         """Return the components of fractions that embeddings predict, ``[num_nodes, F]``."""
-        return z[:, slice(*self.columns["denoised"])]
+        return self.components(z)
+
+    def components(self, z: Values) -> Values:
+        """Return the components of fractions in embeddings ``[n, out_channels]``, ``[n, F]``."""
+        return z[:, slice(*self.columns["denoised"])] / DENOISED_SCALE
 
     def loss_weights(self, data: Data) -> Tensor:
         """Return the weights of the components in the loss, ``[num_nodes, F]``."""

@@ -8,7 +8,7 @@ from torch_geometric.data import Data
 
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.networks.config import SToFMConfig
-from stofm_geo.networks.molecules import embedding_columns, niches_of
+from stofm_geo.networks.molecules import DENOISED_SCALE, embedding_columns, niches_of
 from stofm_geo.networks.stofm import SToFMNetwork, times
 
 _LOADINGS = "fraction_loadings"
@@ -28,8 +28,8 @@ class PanelMoleculeNetwork(SToFMNetwork):
     training, so that training starts from :math:`y_i`.
 
     An embedding has three parts, as that of :class:`~stofm_geo.networks.MoleculeNetwork`: the niche
-    of the features ``[3 F]``, the denoised features :math:`E^\top y_i + C P h_i` ``[F]``, and the
-    context :math:`P h_i`, ``[out_channels - 4 F]``.
+    of the features ``[3 F]``, a third of the denoised features :math:`E^\top y_i + C P h_i`
+    ``[F]``, and the context :math:`P h_i`, ``[out_channels - 4 F]``.
 
     Args:
         config: Configuration.
@@ -54,7 +54,7 @@ class PanelMoleculeNetwork(SToFMNetwork):
         x, _, pair = self.transformer(*self.nodes(inputs, data))
         context = self.project(x)
         denoised = expected[:, : self.in_channels] + self.correct(context)
-        return torch.cat([niche, denoised, context], dim=1), pair
+        return torch.cat([niche, DENOISED_SCALE * denoised, context], dim=1), pair
 
     def inputs(self, data: Data) -> Tensor:
         """Return the niches of the visible cells' features and fractions, ``[num_nodes, 6 F]``."""

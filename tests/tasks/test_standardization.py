@@ -43,7 +43,7 @@ def test_what_was_learned_from_reads_the_same_both_ways(annotator, slices) -> No
 
 def test_inputs_that_are_not_used_are_zero(annotator, slices) -> None:
     values = surveyed(annotator, slices[1])
-    x = annotator.read(values, Moments.from_values(values))
+    x = annotator.read(values, annotator.read.moments(values))
     assert ((x == 0).all(dim=0) == (annotator.read.scale == 0)).all()
     sizes = [int(used.sum()) for used in annotator.read.options()]
     niche, denoised = 3 * SMALL["n_components"], 4 * SMALL["n_components"]

@@ -112,7 +112,7 @@ class Annotator(nn.Module):
 
     def moments(self, values: Tensor) -> Moments:
         """Return means and deviations of a slice's vectors ``[n, D]``."""
-        return Moments.from_values(values)
+        return self.read.moments(values)
 
     @torch.no_grad()
     def probabilities(

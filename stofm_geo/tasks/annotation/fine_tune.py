@@ -20,7 +20,6 @@ from stofm_geo.tasks.annotation.calibration import temperature
 from stofm_geo.tasks.annotation.neighborhoods import check_task
 from stofm_geo.tasks.annotation.probe import choose, fit_probe
 from stofm_geo.tasks.annotation.record import HeldOutScores
-from stofm_geo.tasks.annotation.standardization import Moments
 from stofm_geo.tasks.labels import balanced, codes_of, training_labels
 from stofm_geo.tasks.metrics import scores
 from stofm_geo.tasks.splits import folds, tissue_groups
@@ -152,8 +151,8 @@ class _FineTuner:
         self.slice_codes, self.codes = codes, np.concatenate(codes)
         self.ends = np.cumsum([len(code) for code in codes])[:-1]
         embedded = [annotator.embed_slice(tissue) for tissue in slices]
-        annotator.read.fit(torch.cat(embedded), annotator.network)
-        inputs = [annotator.read(values, Moments.from_values(values)) for values in embedded]
+        annotator.read.fit(torch.cat(embedded))
+        inputs = [annotator.read(values, annotator.read.moments(values)) for values in embedded]
         self.x = torch.cat(inputs).numpy()
         self.groups = np.concatenate(tissue_groups([tissue.part.pos for tissue in slices]))
 

@@ -109,14 +109,8 @@ def column_masks(network: SToFMNetwork, task: str, whole: bool) -> list[Tensor]:
     return [part & (every < size * (2 + hop)) for part in parts for hop in range(len(_HOPS))]
 
 
-def column_scales(network: SToFMNetwork, std: Tensor, task: str) -> Tensor:
-    """Return the divisor of each column, ``[D]``.
-
-    For regions, it is the column's standard deviation. For cell types, there is one divisor for
-    each part: principal components keep their relative sizes, so that small ones, mostly noise,
-    stay small.
-    """
-    if task == "region":
-        return std
-    parts = [std[start:end] for start, end in columns(network, task).values()]
-    return torch.cat([part.square().mean().sqrt().expand_as(part) for part in parts])
+def column_parts(network: SToFMNetwork, task: str) -> list[tuple[int, int]]:
+    """Return first and last column, exclusive, of each part of vectors and their means."""
+    size, parts = width(network, task), columns(network, task).values()
+    starts = range(0, len(column_weights(network, task)), size)
+    return [(start + first, start + end) for start in starts for first, end in parts]

@@ -9,21 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from stofm_geo.networks.stofm import SToFMNetwork
-from stofm_geo.tasks.annotation.neighborhoods import column_masks, column_scales, column_weights
+from stofm_geo.tasks.annotation.neighborhoods import column_masks, column_parts, column_weights
 
 _SMALL = 1e-6
 
 
 class Moments(NamedTuple):
-    """Means and deviations of columns, ``[D]`` each."""
+    """Means and divisors of columns, ``[D]`` each."""
 
     mean: Tensor
     std: Tensor
-
-    @classmethod
-    def from_values(cls, values: Tensor) -> Moments:
-        """Compute the moments of ``[n, D]``."""
-        return cls(values.mean(dim=0), values.std(dim=0, correction=0) + _SMALL)
 
     def __call__(self, values: Tensor) -> Tensor:
         """Standardise values ``[n, D]``."""
@@ -32,6 +27,9 @@ class Moments(NamedTuple):
 
 class FeatureStandardizer(nn.Module):
     """Standardiser of embeddings and their multi-hop means, the classifier inputs.
+
+    There is one divisor for each part of them: principal components keep their relative sizes, so
+    that small ones, mostly noise, stay small.
 
     Args:
         network: Network that computes the embeddings.
@@ -54,6 +52,7 @@ class FeatureStandardizer(nn.Module):
         super().__init__()
         self.task, self.absolute = task, absolute
         scale = column_weights(network, task)
+        self.parts = column_parts(network, task)
         self.reads = {whole: column_masks(network, task, whole) for whole in (False, True)}
         self.register_buffer("mean", torch.zeros_like(scale))
         self.register_buffer("std", torch.ones_like(scale))
@@ -67,10 +66,16 @@ class FeatureStandardizer(nn.Module):
         """Return the moments of all training cells."""
         return Moments(self.mean, self.std)
 
-    def fit(self, values: Tensor, network: SToFMNetwork) -> None:
+    def moments(self, values: Tensor) -> Moments:
+        """Compute the moments of vectors and their multi-hop means, ``[n, D]``."""
+        variance = values.var(dim=0, correction=0)
+        parts = [variance[start:end] for start, end in self.parts]
+        std = [part.mean().sqrt().expand_as(part) + _SMALL for part in parts]
+        return Moments(values.mean(dim=0), torch.cat(std))
+
+    def fit(self, values: Tensor) -> None:
         """Store the moments of the training cells, ``[n, D]``."""
-        self.mean, std = Moments.from_values(values)
-        self.std = column_scales(network, std, self.task)
+        self.mean, self.std = self.moments(values)
 
     def forward(self, values: Tensor, of_slice: Moments) -> Tensor:
         """Return inputs ``[n, inputs]`` from vectors and their multi-hop means, ``[n, D]``."""
@@ -85,7 +90,7 @@ class FeatureStandardizer(nn.Module):
         The first is standardised within the slice; for regions learned from one slice, a second
         is standardised by the moments of that slice.
         """
-        inputs = [self(values, Moments.from_values(values))]
+        inputs = [self(values, self.moments(values))]
         if self.task == "region" and not self.absolute:
             inputs.append(self(values, self.overall))
         return inputs

@@ -59,7 +59,7 @@ class Estimates:
         assert isinstance(network, MoleculeNetwork)
         vectors = adata.obsm[Keys.EMBEDDING]
         self.full = vectors.any(axis=1)
-        self.components = vectors[:, slice(*network.columns["denoised"])]
+        self.components = network.components(vectors)
         encoder: Any = model.state.encoder  # of a model that predicts molecules
         self.targets: FractionComponents = encoder.fractions
         self.mean, self.slope = mean, np.ones_like(mean)
