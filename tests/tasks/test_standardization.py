@@ -10,7 +10,6 @@ import torch
 from stofm_geo import SToFM
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.tasks import fine_tune
-from stofm_geo.tasks.annotation.standardization import Moments
 from tests.helpers import SMALL
 
 
