@@ -60,3 +60,18 @@ def test_another_platform_is_read_by_its_own_mean(annotator, slices) -> None:
     found = annotator.probabilities(adata).argmax(axis=1)
     (tissue,) = annotator.model.prepared(adata).subslices(annotator.model.encoder)
     assert (found[tissue.part.row] == annotator.head(own).argmax(dim=1).numpy()).all()
+
+
+def test_components_keep_their_relative_sizes(annotator, slices) -> None:
+    values = surveyed(annotator, slices[1])
+    x = annotator.read(values, annotator.read.moments(values))
+    read = (annotator.read.scale > 0).numpy()
+    for start, end in annotator.read.parts:
+        if not read[start]:
+            continue
+        ratio = x[:, start:end].std(dim=0, correction=0) / values[:, start:end].std(
+            dim=0, correction=0
+        )
+        torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=0)
+        size = x[:, start:end].var(dim=0, correction=0).mean()
+        assert float(size) == pytest.approx(1, rel=1e-3)
