@@ -258,3 +258,13 @@ def test_the_blend_is_the_best_on_the_molecules_asked_for(adata, model) -> None:
     found, slope = calibrate(estimates, target)
     assert found == expected and found.weight > 0
     assert slope.shape == mean.shape and (0 <= slope).all() and (slope <= 1).all()
+
+
+def test_blocks_of_rows_change_nothing(adata, model, monkeypatch) -> None:
+    whole = denoised(adata.copy(), model)
+    monkeypatch.setattr("stofm_geo.tasks.denoising.estimates._ELEMENTS", 40 * 37)
+    parts = denoised(adata, model)
+    np.testing.assert_allclose(
+        parts.layers["stofm_denoised"], whole.layers["stofm_denoised"], rtol=1e-5
+    )
+    assert parts.uns["stofm_denoised"]["d2"] == pytest.approx(whole.uns["stofm_denoised"]["d2"])

@@ -121,7 +121,7 @@ def denoise(
 
     if genes is None:
         values = np.full(adata.shape, np.nan, dtype=np.float32)
-        for rows in row_blocks(adata.n_obs):
+        for rows in row_blocks(adata.shape):
             values[rows, column] = estimated(rows)
         adata.layers[key_added] = values
     else:
@@ -129,7 +129,7 @@ def denoise(
         if unknown := [name for name in wanted if name not in known]:
             raise KeyError(f"the model does not know {preview(unknown)}; omit them")
         chosen = [known[name] for name in wanted]
-        values = np.concatenate([estimated(rows)[:, chosen] for rows in row_blocks(adata.n_obs)])
+        values = np.concatenate([estimated(rows)[:, chosen] for rows in row_blocks(adata.shape)])
         label = f"obsm[{key_added!r}]"
         adata.obsm[key_added] = storable_frame(values, adata.obs_names, wanted, label)
     of_var = np.full(adata.n_vars, np.nan)
@@ -208,7 +208,7 @@ def _explained(found: Estimates, held_out: sp.csr_matrix) -> tuple[np.ndarray, n
     by_gene, by_cell = np.zeros((2, held_out.shape[1])), np.zeros((2, held_out.shape[0]))
     known = found.mean > 0  # a gene whose molecules are all held out cannot be predicted
     of_gene, of_cell = (np.asarray(held_out.sum(axis=axis)).ravel() for axis in (0, 1))
-    for rows in row_blocks(held_out.shape[0]):
+    for rows in row_blocks(held_out.shape):
         counts = held_out[rows].toarray() * known
         total = counts.sum(axis=1, keepdims=True)
         for which, fractions in enumerate((found.fractions(rows), found.mean[None])):

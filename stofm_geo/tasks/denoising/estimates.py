@@ -9,7 +9,6 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from stofm_geo._keys import Keys
-from stofm_geo._linalg import BLOCK
 from stofm_geo.genes.fractions import FractionComponents
 from stofm_geo.models.prepare import SliceKeys
 from stofm_geo.models.stofm import SToFM
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 _NUMBERS = (10, 20, 30, 50)
 _WEIGHTS = (0.15, 0.3, 0.5, 0.7)
+_ELEMENTS = 2**23  # of a dense array: 64 MiB in double precision
 
 
 class Blend(NamedTuple):
@@ -64,7 +64,7 @@ class Estimates:
         self.targets: FractionComponents = encoder.fractions
         self.mean, self.slope = mean, np.ones_like(mean)
         self.average = np.zeros(len(mean))  # of what the model expects of these cells
-        for rows in row_blocks(len(vectors)):
+        for rows in row_blocks((len(vectors), len(mean))):
             full = self.components[rows][self.full[rows]]
             self.average += self.targets.decode(full).sum(axis=0) / max(self.full.sum(), 1)
         column = adata.var_names.get_indexer(np.asarray(encoder.genes))
@@ -103,7 +103,7 @@ def calibrate(shown: Estimates, target: sp.csr_matrix) -> tuple[Blend, np.ndarra
     """
     shown.blend = _best_blend(shown, target)
     product, square = np.zeros((2, target.shape[1]))
-    for rows in row_blocks(target.shape[0]):
+    for rows in row_blocks(target.shape):
         counts = target[rows].toarray()
         total = counts.sum(axis=1, keepdims=True)
         deviation = shown.fractions(rows) - shown.mean
@@ -118,7 +118,7 @@ def _best_blend(shown: Estimates, target: sp.csr_matrix) -> Blend:
         [Blend(0, 0.0), *(Blend(number, weight) for number in _NUMBERS for weight in _WEIGHTS)], 0.0
     )
     mean = np.where(shown.mean > 0, shown.mean, np.inf)
-    for rows in row_blocks(target.shape[0]):
+    for rows in row_blocks(target.shape):
         counts, decoded = target[rows].toarray(), shown.decoded(rows)
         total = counts.sum(axis=1, keepdims=True)
         rest = counts - total * decoded
@@ -135,6 +135,8 @@ def _best_blend(shown: Estimates, target: sp.csr_matrix) -> Blend:
     return min(errors, key=errors.__getitem__)
 
 
-def row_blocks(n: int) -> list[slice]:
-    """Return slices of rows that are held dense at once."""
-    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+def row_blocks(shape: tuple[int, int]) -> list[slice]:
+    """Return slices of the rows of a matrix ``[n, G]`` that are held dense at once."""
+    n, width = shape
+    size = max(1, _ELEMENTS // width)
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
