@@ -53,7 +53,6 @@ def test_the_start_is_the_best_linear_prediction(items) -> None:
     design = np.column_stack([x, np.ones(len(x))])
     for strength in (10, 100, 1e3, 1e4, 1e5, 1e6):
         penalty = strength * np.eye(19)
-        penalty[-1, -1] = 0
         itself = strength * np.eye(19, 6)  # the cell's own fractions, as they are
         weight = np.linalg.solve(design.T @ design + penalty, design.T @ y + itself)
         error = network.widths.numpy() * (niche @ weight[:-1] + weight[-1] - true)
@@ -66,6 +65,15 @@ def test_the_start_is_the_best_linear_prediction(items) -> None:
         z, _ = network(test)
     assert (z[:, slice(*network.columns["context"])] == 0).all()
     assert float(molecule_loss(network, test, z).error) == pytest.approx(min(errors), rel=1e-4)
+
+
+def test_a_strong_ridge_leaves_what_the_cell_itself_shows(items, monkeypatch) -> None:
+    monkeypatch.setattr("stofm_geo.training.objectives.molecules._RIDGES", (1e9,))
+    network, masking = network_of(items), MoleculeMasking(CONFIG)
+    fit_linear(network, items, masking, [collate_subslices([masking.held_out(items[0])])])
+    torch.testing.assert_close(network.linear.weight, torch.eye(6, 18), atol=1e-4, rtol=0)
+    # A bias of few cells is decided by one that stands out.
+    torch.testing.assert_close(network.linear.bias, torch.zeros(6), atol=1e-4, rtol=0)
 
 
 def test_an_embedding_is_niche_denoised_features_and_context(items) -> None:
