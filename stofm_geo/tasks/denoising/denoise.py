@@ -64,7 +64,8 @@ def denoise(
     these cells: 0 is no better than the mean, 1 cannot be reached, since counting noise cannot be
     predicted. It is written into ``var[key_added + "_d2"]`` of each gene,
     ``obs[key_added + "_d2"]`` of each cell, noisy as a cell has few molecules, and
-    ``uns[key_added]["d2"]`` over all; NaN where nothing was split off.
+    ``uns[key_added]["d2"]`` over all; NaN where nothing was split off. ``uns[key_added]`` also
+    tells how many similar cells are averaged, and the weight of their mean.
 
     Args:
         adata: Cells with raw counts in ``X``.

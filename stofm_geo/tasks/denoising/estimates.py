@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -68,9 +69,13 @@ class Estimates:
             full = self.components[rows][self.full[rows]]
             self.average += self.targets.decode(full).sum(axis=0) / max(self.full.sum(), 1)
         column = adata.var_names.get_indexer(np.asarray(encoder.genes))
-        counts = sp.csr_matrix(adata.X)[:, column]
-        self.similar = SimilarCells(self.components * self.targets.widths, counts, _NUMBERS[-1])
+        self.counts = sp.csr_matrix(adata.X)[:, column]
         self.blend = Blend(0, 0.0)
+
+    @cached_property
+    def similar(self) -> SimilarCells:
+        """Return the similar cells, which are sought when they are first needed."""
+        return SimilarCells(self.components * self.targets.widths, self.counts, _NUMBERS[-1])
 
     def fractions(self, rows: slice) -> np.ndarray:
         """Return fractions ``[b, G]``; the mean for cells without counts."""
