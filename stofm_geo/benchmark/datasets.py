@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from anndata import AnnData
 
 from stofm_geo._registry import Registry
+from stofm_geo.benchmark.geometry import data as planar
+from stofm_geo.benchmark.geometry.data import Graphs
 from stofm_geo.benchmark.problems import GROUP, LOAD
 from stofm_geo.data import read as read_cells
 from stofm_geo.datasets import toy_tissue
@@ -25,7 +28,7 @@ class Dataset:
     Attributes:
         load: Function from the data folder to slices by name, with counts in ``X``, positions in
             ``obsm["spatial"]``, labels in ``obs``, and in ``obs["group"]`` the patient, animal, ...
-            that is held out as a whole.
+            that is held out as a whole; or to lists of PyG graphs by name.
         files: SHA-256 of each file in the data folder; ``None``: not checked.
         source: Technology, tissue and publication.
         licence: Terms of use.
@@ -33,14 +36,14 @@ class Dataset:
             over real data.
     """
 
-    load: Callable[[Path | None], Slices]
+    load: Callable[[Path | None], Slices] | Callable[[Path | None], Graphs]
     files: Mapping[str, str | None] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
     synthetic: bool = False
 
-    def read(self, folder: Path | None) -> Slices:
-        """Read the slices by name; cell names get the name of their slice as prefix.
+    def read(self, folder: Path | None) -> Any:
+        """Read the slices or graphs by name; cell names get the name of their slice as prefix.
 
         Raises:
             FileNotFoundError: Files are missing, or have another SHA-256.
@@ -48,8 +51,10 @@ class Dataset:
         """
         if reason := self.missing(folder):
             raise FileNotFoundError(reason)
-        slices = self.load(folder)
+        slices: dict[str, Any] = dict(self.load(folder))
         for name, adata in slices.items():
+            if not isinstance(adata, AnnData):
+                continue
             for container, key in (("obs", GROUP), ("obsm", "spatial")):
                 if key not in getattr(adata, container):
                     raise ValueError(f"slice {name!r} has no {container}[{key!r}]; set it in load")
@@ -77,7 +82,7 @@ DATASETS: Registry[Dataset] = Registry("data set", LOAD)
 
 def register_dataset(
     name: str,
-    load: Callable[[Path | None], Slices],
+    load: Callable[[Path | None], Slices] | Callable[[Path | None], Graphs],
     *,
     files: Mapping[str, str | None] | None = None,
     source: str = "",
@@ -284,3 +289,24 @@ for _name, _group, _source, _licence, _files in _REAL:
         source=_source,
         licence=_licence,
     )
+register_dataset(
+    "mnist",
+    planar.mnist,
+    files=planar.MNIST_FILES,
+    source="Superpixels of the 10 000 test images of MNIST: LeCun and Cortes",
+    licence="CC BY-SA 3.0",
+)
+register_dataset(
+    "digits",
+    planar.digits,
+    source="Superpixels of sklearn.datasets.load_digits, enlarged",
+    licence="CC BY 4.0",
+    synthetic=True,
+)
+register_dataset(
+    "particles",
+    planar.particles,
+    source="stofm_geo.datasets.charged_particles",
+    licence="MIT",
+    synthetic=True,
+)

@@ -19,12 +19,14 @@ from stofm_geo.benchmark import (
     transfer_models,
 )
 from stofm_geo.benchmark.external_methods import EXTERNAL_METHODS
+from stofm_geo.benchmark.geometry import models as planar
+from stofm_geo.benchmark.geometry.problems import GraphProblem
 from stofm_geo.benchmark.layers import LAYERS, SE2, Layer, Stack
-from stofm_geo.benchmark.problems import LOAD, Kind, Problem
+from stofm_geo.benchmark.problems import LOAD, Kind
 from stofm_geo.benchmark.scoring import MAIN
 from stofm_geo.benchmark.trained import GraphLayerModel
 
-Solve = Callable[[Problem, int], tuple[list[np.ndarray], dict[str, Any]]]
+Solve = Callable[[Any, int], tuple[list[np.ndarray], dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Model:
     """A compared method.
 
     Attributes:
-        solve: Function from a :class:`~stofm_geo.benchmark.Problem` and a seed to predictions and a
+        solve: Function from a :class:`~stofm_geo.benchmark.Problem` (or ``GraphProblem``) and a
+            seed to predictions and a
             record (``"parameters"``, ...).
         kinds: Kinds of problems that it supports.
         seeded: Whether the seed changes the result; otherwise only seed 0 is run.
@@ -47,7 +50,7 @@ class Model:
 
 MODELS: Registry[Model] = Registry("model", LOAD)
 # Problems of kind "transfer" have other genes in training than in test.
-SAME_GENES: tuple[Kind, ...] = tuple(kind for kind in MAIN if kind != "transfer")
+SAME_GENES: tuple[Kind, ...] = ("classes", "vectors", "shares", "values", "molecules")
 
 
 def register_model(
@@ -55,7 +58,7 @@ def register_model(
     solve: Solve | None = None,
     *,
     layer: Layer | None = None,
-    kinds: Collection[Kind] = SAME_GENES,
+    kinds: Collection[Kind] | None = None,
     seeded: bool = True,
     needs: str | None = None,
 ) -> None:
@@ -68,7 +71,8 @@ def register_model(
             ``forward(x, edge_index, pos)`` from and to ``[N, width]``. A network of three such
             layers with 300 000 parameters is trained in the same way for all layers
             (:class:`~stofm_geo.benchmark.trained.GraphLayerModel`).
-        kinds: Kinds of problems that it supports (default: all but ``"transfer"``).
+        kinds: Kinds of problems that it supports (default: those of tissue but ``"transfer"``, and
+            for a layer ``"graph_classes"``).
         seeded: Whether the seed changes the result.
         needs: Module that must be importable.
 
@@ -80,12 +84,21 @@ def register_model(
         raise TypeError(
             "give either solve, a function of a problem and a seed, or layer, a function of a width"
         )
+    if kinds is None:
+        kinds = SAME_GENES if layer is None else (*SAME_GENES, "graph_classes")
     if unknown := set(kinds) - set(MAIN):
         raise ValueError(f"kinds must be of {', '.join(MAIN)}; found {sorted(unknown)}")
     if layer is not None:
-        solve = GraphLayerModel(partial(Stack, layer))
+        solve = _by_kind(GraphLayerModel(partial(Stack, layer)), planar.of_layer(layer))
     assert solve is not None
     MODELS.add(name, Model(solve, tuple(kinds), seeded, needs))
+
+
+def _by_kind(tissue: Solve, graphs: Callable) -> Solve:
+    """Return a function that solves problems of tissue by one model, and of graphs by another."""
+    return lambda problem, seed: (graphs if isinstance(problem, GraphProblem) else tissue)(
+        problem, seed
+    )
 
 
 def _body(vectors: bool) -> Callable[[int], nn.Module]:
@@ -106,7 +119,15 @@ for _of, _name in (("space", "neighbour means"), ("expression", "means of alike 
 register_model("scVI", external_denoisers.scvi, kinds=["molecules"], needs="scvi")
 register_model("MAGIC", external_denoisers.magic, kinds=["molecules"], needs="magic")
 for _name, _layer in LAYERS.items():
-    register_model(_name, layer=_layer)
+    if _name in planar.MODELS:
+        _model = planar.MODELS[_name]
+        _solve = _by_kind(GraphLayerModel(partial(Stack, _layer)), _model)
+        register_model(_name, _solve, kinds=(*SAME_GENES, *planar.kinds_of(_model)))
+    else:
+        register_model(_name, layer=_layer)
+for _name, _model in planar.MODELS.items():
+    if _name not in LAYERS:
+        register_model(_name, _model, kinds=planar.kinds_of(_model))
 register_model("SE2Transformer", GraphLayerModel(_body(vectors=False)))
 register_model("SE2Transformer (vectors)", GraphLayerModel(_body(vectors=True)))
 register_model("SE2Transformer (macro nodes)", GraphLayerModel(_body(vectors=False), macro=True))

@@ -12,9 +12,11 @@ import torch
 from anndata import AnnData
 from torch_geometric.utils import k_hop_subgraph
 
+from stofm_geo.benchmark.geometry.problems import GraphKind, GraphProblem, check_test_graphs
 from stofm_geo.transforms import SpatialKNN
 
-Kind = Literal["classes", "vectors", "shares", "values", "molecules", "transfer"]
+TissueKind = Literal["classes", "vectors", "shares", "values", "molecules", "transfer"]
+Kind = TissueKind | GraphKind
 # Hint for messages: how to register a model, task or data set.
 LOAD = "to use your own, name the file that registers it with load (--load)"
 LABEL, GROUP = "label", "group"  # columns of obs of the slices in a problem
@@ -56,7 +58,7 @@ class Problem:
             out included.
     """
 
-    kind: Kind
+    kind: TissueKind
     train: list[AnnData]
     test: list[AnnData]
     names: list[str]
@@ -93,7 +95,9 @@ class Split:
     """
 
     name: str
-    make: Callable[[], tuple[Problem, Callable[[list[np.ndarray]], dict[str, float]]]]
+    make: Callable[
+        [], tuple[Problem | GraphProblem, Callable[[list[np.ndarray]], dict[str, float]]]
+    ]
     held_out: str = "slices"
 
 
@@ -120,14 +124,18 @@ def leaks(problem: Problem, hops: int = HOPS) -> int:
     return count
 
 
-def check_leak_free(problem: Problem) -> None:
+def check_leak_free(problem: Problem | GraphProblem) -> None:
     """Check that no test label leaks to a model; called before each cell of a run.
 
     Raises:
-        ValueError: Test slices have labels, or slices have no groups; or a problem of kind
-            ``"classes"`` with ``leak_free`` has a group in both training and test, or a training
-            cell near a test cell; or a test slice of kind ``"molecules"`` has too many of them.
+        ValueError: Test slices or graphs have labels, or slices have no groups; or a problem of
+            kind ``"classes"`` with ``leak_free`` has a group in both training and test, or a
+            training cell near a test cell; or a test slice of kind ``"molecules"`` has too many of
+            them.
     """
+    if isinstance(problem, GraphProblem):
+        check_test_graphs(problem)
+        return
     for adata in problem.test:
         if LABEL in adata.obs:
             raise ValueError(f"a test slice has obs[{LABEL!r}], which models see; remove it")

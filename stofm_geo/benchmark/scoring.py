@@ -10,6 +10,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from stofm_geo.benchmark.clusterings import CLUSTERINGS, SEEDS, components, library_domains
+from stofm_geo.benchmark.geometry.problems import GraphProblem
 from stofm_geo.benchmark.problems import Kind, Problem
 from stofm_geo.tasks.imputation.blending import correlations
 from stofm_geo.tasks.metrics import scores
@@ -22,39 +23,52 @@ MAIN: dict[Kind, tuple[str, bool]] = {
     "values": ("pearson", True),
     "molecules": ("error", False),
     "transfer": ("macro_f1", True),
+    "graph_classes": ("accuracy", True),
+    "displacements": ("error", False),
+    "axes": ("cosine", True),
 }
 
 
-def check_predictions(problem: Problem, predictions: list[np.ndarray]) -> None:
+def check_predictions(problem: Problem | GraphProblem, predictions: list[np.ndarray]) -> None:
     """Check that predictions have the shapes that the problem requires, and are finite.
 
     Raises:
         TypeError: ``predictions`` is not a list of arrays.
         ValueError: A shape is wrong, or numbers are not finite.
     """
-    columns = {"classes": None, "transfer": None, "vectors": 0}.get(
-        problem.kind, len(problem.names)
-    )
     if not isinstance(predictions, list | tuple):
         raise TypeError(f"predictions must be a list of arrays; found {type(predictions).__name__}")
     if len(predictions) != len(problem.test):
+        of_test = "list of test graphs" if isinstance(problem, GraphProblem) else "test slice"
         raise ValueError(
-            f"predictions must be {len(problem.test)} arrays, one per test slice; "
+            f"predictions must be {len(problem.test)} arrays, one per {of_test}; "
             f"found {len(predictions)}"
         )
-    for adata, prediction in zip(problem.test, predictions, strict=True):
+    for shape, prediction in zip(_shapes(problem), predictions, strict=True):
         if not isinstance(prediction, np.ndarray):
             raise TypeError(
                 f"a prediction must be a NumPy array; found {type(prediction).__name__}"
             )
-        shape = f"[{adata.n_obs}{'' if columns is None else ', ' + str(columns or 'D')}]"
-        matches = (
-            prediction.ndim == (1 if columns is None else 2) and len(prediction) == adata.n_obs
-        )
-        if not matches or (columns and prediction.shape[1] != columns):
-            raise ValueError(f"a prediction must be {shape}; found {list(prediction.shape)}")
-        if columns is not None and not np.isfinite(prediction).all():
+        found = prediction.shape
+        if len(found) != len(shape) or any(
+            size not in (None, n) for size, n in zip(shape, found, strict=True)
+        ):
+            expected = ", ".join("D" if size is None else str(size) for size in shape)
+            raise ValueError(f"a prediction must be [{expected}]; found {list(found)}")
+        if len(shape) == 2 and not np.isfinite(prediction).all():
             raise ValueError("a prediction has numbers that are not finite")
+
+
+def _shapes(problem: Problem | GraphProblem) -> list[tuple[int | None, ...]]:
+    """Return the shape of each prediction; ``None`` for any size."""
+    if isinstance(problem, GraphProblem):
+        if problem.kind == "graph_classes":
+            return [(len(graphs),) for graphs in problem.test]
+        return [(sum(data.num_nodes for data in graphs), 2) for graphs in problem.test]
+    if problem.kind in ("classes", "transfer"):
+        return [(adata.n_obs,) for adata in problem.test]
+    columns = None if problem.kind == "vectors" else len(problem.names)
+    return [(adata.n_obs, columns) for adata in problem.test]
 
 
 def classes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,6 +14,7 @@ from anndata import AnnData
 from stofm_geo._registry import Registry
 from stofm_geo.benchmark import scoring
 from stofm_geo.benchmark.datasets import Slices
+from stofm_geo.benchmark.geometry import tasks as planar
 from stofm_geo.benchmark.molecules import held_out_molecules
 from stofm_geo.benchmark.problems import LABEL, LOAD, Kind, Problem, Split
 from stofm_geo.benchmark.splits import all_splits, labels_of, with_labels, without_labels
@@ -27,13 +29,13 @@ class Task:
     Attributes:
         kind: Kind of its problems.
         datasets: Names of the data sets it runs on.
-        splits: Function from slices and the name of their data set to the splits.
+        splits: Function from slices (or graphs) and the name of their data set to the splits.
         version: Version of the problems; results of different versions are not comparable.
     """
 
     kind: Kind
     datasets: tuple[str, ...]
-    splits: Callable[[Slices, str], Iterator[Split]]
+    splits: Callable[[Any, str], Iterator[Split]]
     version: int = 1
 
 
@@ -44,7 +46,7 @@ def register_task(
     name: str,
     kind: Kind,
     datasets: Sequence[str],
-    splits: Callable[[Slices, str], Iterator[Split]],
+    splits: Callable[[Any, str], Iterator[Split]],
     version: int = 1,
 ) -> None:
     """Register a task; see :class:`Task`.
@@ -182,3 +184,5 @@ register_task(
     ),
     held_out_molecules,
 )
+register_task("superpixels", "graph_classes", ("digits", "mnist"), planar.superpixels)
+register_task("particles", "displacements", ("particles",), planar.displacements)

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stofm_geo.nn.vectors import VectorChannels
-from stofm_geo.ops import EdgeGraph, edge_attention, edge_sum
+from stofm_geo.ops import EdgeGraph, edge_attention, edge_sum, rotated_sum
 from stofm_geo.ops.edge_sum import scatter_sum
 
 
@@ -26,41 +25,44 @@ class AttentionInputs(NamedTuple):
     """Bias of the logits ``[E, H]``."""
     graph: EdgeGraph
     """Edges."""
+    radial: Tensor | None
+    """Weights of the directions ``[E, H, M]``."""
     harmonics: Tensor | None
-    """Circular harmonics of the directions, weighted by distance, ``[E, H, M, 2]``."""
-    gain: Tensor | None
-    """Factors of the directions from the sources, ``[num_src, H, M, V]``."""
+    """Circular harmonics of the directions, ``[E, M, 2]``."""
+    planar: Tensor | None
+    """Vectors of the sources that are seen from the edges, ``[num_src, H, M, 2, W]``."""
     edge_attr: Tensor | None
     """Edge features ``[E, edge_dim]``."""
 
 
 def aggregate(
-    inputs: AttentionInputs, vectors: VectorChannels | None, dropout: float, backend: str
+    inputs: AttentionInputs, dropout: float, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Aggregate by attention without a tensor of messages.
 
     Args:
         inputs: Inputs of the aggregation.
-        vectors: Vector channels of the layer, or ``None``.
         dropout: Dropout probability of the attention weights.
         backend: Backend of :func:`stofm_geo.ops.edge_attention`.
 
     Returns:
-        Aggregated values ``[N, H, values | directions | edge features]``, the logits ``[E, H]``
+        Aggregated values ``[N, H, values | planar | edge features]``, the logits ``[E, H]``
         and their log-sum-exp ``[N, H]``.
     """
-    query, key, value, bias, graph, harmonics, gain, edge_attr = inputs
+    query, key, value, bias, graph, radial, harmonics, planar, edge_attr = inputs
     attended = value[..., :0] if dropout else value
     out, logits, lse = edge_attention(query, key, attended, bias, graph, backend=backend)
-    if not dropout and harmonics is None and edge_attr is None:
+    if not dropout and planar is None and edge_attr is None:
         return out, logits, lse
     weight = attention_weights(logits, lse, graph, value.dtype)
     if dropout:
         weight = F.dropout(weight, dropout)
     sums = "reference" if backend == "reference" else "auto"
     parts = [edge_sum(weight, value, graph, backend=sums) if dropout else out]
-    if vectors is not None and harmonics is not None and gain is not None:
-        parts.append(vectors.aggregate_directions(weight, harmonics, gain, graph, sums))
+    if planar is not None and radial is not None and harmonics is not None:
+        of_order = weight[..., None] * radial
+        frames = rotated_sum(of_order, harmonics, planar, graph, backend=sums)
+        parts.append(frames.flatten(2).to(value.dtype))
     if edge_attr is not None:
         features = weight[..., None] * edge_attr[:, None]
         parts.append(scatter_sum(features, graph.edge_index[1], query.size(0)))

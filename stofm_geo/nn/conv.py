@@ -26,6 +26,7 @@ from stofm_geo.nn.radial import GaussianRadial
 from stofm_geo.nn.vectors import VectorChannels
 from stofm_geo.ops import EdgeGraph, edge_attention
 from stofm_geo.ops.edge_attention import BACKENDS
+from stofm_geo.ops.rotated_sum import rotate
 
 
 class SE2TransformerConv(MessagePassing):
@@ -44,8 +45,9 @@ class SE2TransformerConv(MessagePassing):
 
     With ``vector_channels``, the output depends on the directions of the neighbours, too: messages
     carry *vectors* of circular order 1 to ``max_order``, which rotate with the positions, and their
-    invariants are added to :math:`x'` (:class:`~stofm_geo.nn.vectors.VectorChannels`). Cross
-    products among them distinguish a tissue from its mirror image, unless ``reflections``. (This
+    invariants are added to :math:`x'`; with ``in_vector_channels``, the vectors of a node attend to
+    directions, too (:class:`~stofm_geo.nn.vectors.VectorChannels`). Cross products among them
+    distinguish a tissue from its mirror image, unless ``reflections``. (This
     needs two vectors per order, since the cross product of a vector with itself is 0.)
 
     Messages are created only if they are observed, by hooks, explainers or overridden methods of a
@@ -55,7 +57,7 @@ class SE2TransformerConv(MessagePassing):
     ``torch.jit.script`` is not supported.
 
     A subclass may define ``message``, ``aggregate`` and ``update``, which take any of ``query``,
-    ``key``, ``value`` and ``gain`` (of nodes: ``query_i``, ``key_j``, ...), ``alpha``,
+    ``key``, ``value`` and ``planar`` (of nodes: ``query_i``, ``key_j``, ...), ``alpha``,
     ``harmonics`` and ``edge_attr`` (of edges), and PyG's ``index``, ``ptr`` and so on.
 
     Args:
@@ -127,7 +129,7 @@ class SE2TransformerConv(MessagePassing):
         check_fraction("dropout", dropout)
         super().__init__(**{**kwargs, "aggr": "add", "node_dim": 0})
         if type(self).forward is SE2TransformerConv.forward:
-            provided = ("query", "key", "value", "gain", "alpha", "harmonics", "edge_attr")
+            provided = ("query", "key", "value", "planar", "alpha", "harmonics", "edge_attr")
             checks.check_message_arguments(self.inspector, provided, self.special_args)
         checks.check_sizes(
             out_channels=(out_channels, 1),
@@ -255,18 +257,22 @@ class SE2TransformerConv(MessagePassing):
             eye = torch.eye(edge_attr.size(1), dtype=query.dtype, device=query.device)
             edge_weight = self.lin_edge(eye).t().unflatten(0, (self.heads, self.out_channels))
             edge_attr = edge_attr.to(query.dtype)
-        bias, harmonics = self._bias(query, graph.edge_index, pos, edge_attr, edge_weight, pair)
-        gain = None
+        bias, radial, harmonics = self._bias(
+            query, graph.edge_index, pos, vectors[1], edge_attr, edge_weight, pair
+        )
+        planar = None
         if self.vectors is not None:
-            gain, propagated = self.vectors.values(x[0], vectors[0])
-            value = value if propagated is None else torch.cat([value, propagated], dim=2)
+            planar, passed_on = self.vectors.values(x[0], vectors[0])
+            value = value if passed_on is None else torch.cat([value, passed_on], dim=2)
 
-        inputs = AttentionInputs(query, key, value, bias, graph, harmonics, gain, edge_attr)
+        inputs = AttentionInputs(
+            query, key, value, bias, graph, radial, harmonics, planar, edge_attr
+        )
         if self._messages_are_observed():
             out, logits, lse = self._by_messages(inputs)
         else:
             dropout = self.dropout if self.training else 0.0
-            out, logits, lse = aggregate(inputs, self.vectors, dropout, self.backend)
+            out, logits, lse = aggregate(inputs, dropout, self.backend)
         out, new_vectors = self._update(out, x[1], vectors[1], edge_weight)
 
         results: list = [out]
@@ -282,15 +288,15 @@ class SE2TransformerConv(MessagePassing):
     def message(
         self,
         value_j: Tensor,
-        gain_j: OptTensor,
+        planar_j: OptTensor,
         alpha: Tensor,
         harmonics: OptTensor,
         edge_attr: OptTensor,
     ) -> Tensor:
-        """Weigh values, directions and edge features by attention, ``[E, H, ...]``."""
+        """Weigh values, vectors and edge features by attention, ``[E, H, ...]``."""
         parts = [value_j]
         if harmonics is not None:
-            parts.append((harmonics[:, :, :, None] * gain_j[..., None]).flatten(2))
+            parts.append(rotate(harmonics[..., None], planar_j).flatten(2).to(value_j.dtype))
         if edge_attr is not None:
             parts.append(edge_attr[:, None].expand(-1, self.heads, -1))
         return alpha[..., None] * torch.cat(parts, dim=2)
@@ -322,18 +328,20 @@ class SE2TransformerConv(MessagePassing):
 
     def _by_messages(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
         """Aggregate as :func:`aggregate` does, through ``propagate``."""
-        query, key, value, bias, graph, harmonics, gain, edge_attr = inputs
+        query, key, value, bias, graph, radial, harmonics, planar, edge_attr = inputs
         _, logits, lse = edge_attention(
             query, key, value[..., :0], bias, graph, backend=self.backend
         )
         alpha = attention_weights(logits, lse, graph, value.dtype)
+        if radial is not None and harmonics is not None:
+            harmonics = radial[..., None] * harmonics[:, None]
         out = self.propagate(
             graph.edge_index,
             size=(key.size(0), query.size(0)),
             query=query,
             key=key,
             value=value,
-            gain=gain,
+            planar=planar,
             alpha=F.dropout(alpha, self.dropout, self.training),
             harmonics=harmonics,
             edge_attr=edge_attr,
@@ -345,16 +353,19 @@ class SE2TransformerConv(MessagePassing):
         query: Tensor,
         edges: Tensor,
         pos: tuple,
+        vectors: OptTensor,
         edge_attr: OptTensor,
         edge_weight: OptTensor,
         pair: OptTensor,
-    ) -> tuple[Tensor, OptTensor]:
-        """Return the sum of all biases of the logits ``[E, H]``, and the weighted harmonics."""
+    ) -> tuple[Tensor, OptTensor, OptTensor]:
+        """Return the sum of all biases of the logits ``[E, H]``, and those of the geometry."""
         terms = [] if pair is None else [pair]
-        harmonics = None
+        radial = harmonics = None
         if self.geometry is not None:
-            bias, harmonics = self.geometry(pos, edges, query.dtype)
+            bias, radial, harmonics = self.geometry(pos, edges, query.dtype)
             terms.append(bias)
+            if self.vectors is not None and vectors is not None:
+                terms.append(self.vectors.logits(vectors, radial, harmonics, edges))
         if edge_attr is not None:
             # q . (W e) is (W^T q) . e: no tensor of edges x heads x channels.
             edge_query = torch.einsum("nhc,hcd->nhd", query, edge_weight)
@@ -362,21 +373,18 @@ class SE2TransformerConv(MessagePassing):
             terms.append(product * self.out_channels**-0.5)
         if not terms:
             terms = [query.new_zeros(edges.size(1), self.heads)]
-        return sum(terms[1:], start=terms[0]), harmonics
+        return sum(terms[1:], start=terms[0]), radial, harmonics
 
     def _update(
         self, out: Tensor, x: Tensor, vectors: OptTensor, edge_weight: OptTensor
     ) -> tuple[Tensor, OptTensor]:
         """Return node features and vectors from the aggregated messages, ``[N, H, ...]``."""
         edges = 0 if edge_weight is None else edge_weight.size(2)
-        parts_per_order = 1 + (
-            self.in_vector_channels > 0
-        )  # directions and, if given, vectors of the sources
-        vector_size = 2 * self.max_order * self.vector_channels * parts_per_order
+        vector_size = 0 if self.vectors is None else self.vectors.size
         checks.check_attended(out, self.heads, [self.out_channels, vector_size, edges])
         # Not split(), whose results cannot be changed in place, as by nn.ReLU(inplace=True).
         end = self.out_channels + vector_size
-        out, vector_sums, edge = (
+        out, attended, edge = (
             out[..., : self.out_channels],
             out[..., self.out_channels : end],
             out[..., end:],
@@ -393,9 +401,7 @@ class SE2TransformerConv(MessagePassing):
                 out = beta * root + (1 - beta) * out
         if self.vectors is None:
             return out, None
-        if self.in_vector_channels:
-            vector_sums = torch.add(*vector_sums.chunk(2, dim=2))
-        return self.vectors(out, vector_sums, vectors)
+        return self.vectors(out, attended, vectors)
 
     @property
     def irreps_in(self) -> o3.Irreps:

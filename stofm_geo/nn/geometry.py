@@ -95,8 +95,8 @@ class EdgeGeometry(nn.Module):
 
     def forward(
         self, pos: tuple[Tensor, Tensor], edge_index: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor | None]:
-        """Compute bias and weighted harmonics.
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Compute bias, weights of the directions, and directions.
 
         Args:
             pos: Positions of sources and destinations, in double precision if they are large.
@@ -105,8 +105,9 @@ class EdgeGeometry(nn.Module):
                 under autocast: rounding a bias to 8 bits changes attention weights by percents.
 
         Returns:
-            Bias of the logits ``[E, H]``, and harmonics of the directions, weighted by distance,
-            ``[E, H, M, 2]`` (``None`` without ``max_order``).
+            Bias of the logits ``[E, H]``; and, or ``None`` without ``max_order``, weights of the
+            directions, which depend on the distance, ``[E, H, M]``, and circular harmonics of the
+            directions ``[E, M, 2]``.
         """
         device = pos[0].device.type
         available = torch.amp.is_autocast_available(device)  # not on meta
@@ -114,20 +115,24 @@ class EdgeGeometry(nn.Module):
             distance, unit = edge_geometry(pos, edge_index, compute_dtype(dtype))
             return self._weighted(distance, unit)
 
-    def _weighted(self, distance: Tensor, unit: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _weighted(
+        self, distance: Tensor, unit: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         shape = (distance.size(0), self.heads)  # len() would fix it for torch.export
-        harmonics = None
+        weight = harmonics = None
         if self.max_order:
-            harmonics = circular_harmonics(unit, self.max_order)[:, None].expand(*shape, -1, -1)
+            harmonics = circular_harmonics(unit, self.max_order)
         if self.radial is None:
-            return distance.new_zeros(shape), harmonics
+            if harmonics is not None:
+                weight = distance.new_ones(*shape, self.max_order)
+            return distance.new_zeros(shape), weight, harmonics
         values = self._values(self.radial, distance)
-        bias, weight = values.split([self.heads, self.heads * self.max_order], 1)
+        bias, scale = values.split([self.heads, self.heads * self.max_order], 1)
         if hasattr(self.radial, "log_envelope"):
             bias = bias + self.radial.log_envelope(distance)[:, None]  # type: ignore[operator]
         if harmonics is not None:
-            harmonics = harmonics * (1 + weight.unflatten(1, (self.heads, -1))[..., None])
-        return bias, harmonics
+            weight = 1 + scale.unflatten(1, (self.heads, -1))
+        return bias, weight, harmonics
 
     def _values(self, radial: nn.Module, distance: Tensor) -> Tensor:
         # Compiled programs use no table, since its size depends on values.

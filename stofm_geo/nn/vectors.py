@@ -8,24 +8,32 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.dense.linear import Linear
 
-from stofm_geo.ops import EdgeGraph, edge_sum
+_SMALL = 1e-2  # mean square length below which vectors are not scaled to 1
 
 
 class VectorChannels(nn.Module):
     r"""Vector features of circular order :math:`m = 1 \ldots M` under the attention of a layer.
 
     A rotation of the plane by :math:`\phi` rotates a vector of order :math:`m` by :math:`m\phi`. A
-    message to node :math:`i` is built from the direction of its neighbour and the neighbour's
-    vectors,
+    message to node :math:`i` is a vector, built from the direction of its neighbour and the
+    neighbour's vectors, and, with input vectors, those of the neighbour in the frame of the edge,
+    which are invariant,
 
     .. math::
         \vec{m}_{ji} = w_m(d_{ji}) \, (\cos m\theta_{ji}, \sin m\theta_{ji}) \, (W_u x_j)
-        + W_v \vec{v}_j
+        + W_v \vec{v}_j, \qquad
+        s_{ji} = w_m(d_{ji}) \, R(-m\theta_{ji}) \, W_s \vec{v}_j
 
-    Invariants of the attended sum :math:`\vec{a}` are added to the scalars: norms, inner products
-    and, unless ``reflections``, cross products of two linear maps of it (after PaiNN, arXiv
-    2102.03150, which has the first two). The output vectors are :math:`\vec{a}`, gated by the new
-    scalars.
+    Linear maps of the following invariants are added to the scalars: the lengths of the attended
+    sums of :math:`\vec m` (with a linear map of the node's own vectors); inner products and, unless
+    ``reflections``, cross products of two linear maps of these sums, which are first scaled to a
+    root mean square of about 1 (after PaiNN, arXiv 2102.03150, which has lengths and inner
+    products); and the attended sums of :math:`s`, with ``reflections`` their first component only.
+    The output vectors are the scaled sums, gated by the new scalars. The node's own vectors attend
+    to directions by the logits
+
+    .. math::
+        \sum_m w_m(d_{ji}) \, (\cos m\theta_{ji}, \sin m\theta_{ji}) \cdot W_q \vec{v}_i
 
     Args:
         in_channels: Number of scalars of the sources; -1 to infer it from the first input.
@@ -57,22 +65,33 @@ class VectorChannels(nn.Module):
         super().__init__()
         self.shape = (heads, max_order, vector_channels)
         self.concat = concat
-        self.in_vector_channels = in_vector_channels
         self.reflections = reflections
         width = heads * vector_channels if concat else vector_channels
         self.lin_direction = Linear(in_channels, math.prod(self.shape))
         self.lin_vector: nn.Module | None = None
+        self.lin_frame: nn.Module | None = None
         self.lin_root: nn.Module | None = None
+        self.lin_query: nn.Module | None = None
         self.lin_gate: nn.Module | None = None
         if in_vector_channels:
             self.lin_vector = _PerOrder(in_vector_channels, heads * vector_channels, max_order)
+            self.lin_frame = _PerOrder(in_vector_channels, heads * vector_channels, max_order)
+            self.lin_query = _PerOrder(in_vector_channels, heads, max_order)
         if in_vector_channels and root_weight:
             self.lin_root = _PerOrder(in_vector_channels, width, max_order)
         self.lin_pair = _PerOrder(width, 2 * width, max_order)
         kinds = 2 if reflections else 3
+        if in_vector_channels:
+            kinds += 1 if reflections else 2
         self.lin_invariant = Linear(kinds * max_order * width, out_channels, bias=False)
         if out_vectors:
             self.lin_gate = Linear(out_channels, max_order * width)
+
+    @property
+    def size(self) -> int:
+        """Return the number of values that :meth:`forward` takes per node and head."""
+        _, orders, channels = self.shape
+        return 2 * orders * channels * (1 if self.lin_vector is None else 3)
 
     def reset_parameters(self) -> None:
         """Reset all learnable parameters."""
@@ -87,37 +106,39 @@ class VectorChannels(nn.Module):
             vectors: Vectors of the sources ``[N, M, V', 2]``, or ``None`` without input vectors.
 
         Returns:
-            Gains of directions ``[N, H, M, V]``, and vectors ``[N, H, 2 M V]`` or ``None``.
+            Vectors to rotate into the frames of the edges, ``[N, H, M, 2, V or 2 V]``, and vectors
+            that are passed on, ``[N, H, 2 M V]`` or ``None``.
         """
-        heads, _, channels = self.shape
-        gain = self.lin_direction(x).unflatten(1, self.shape)
-        if self.lin_vector is None:
-            return gain, None
-        propagated = self.lin_vector(vectors).unflatten(2, (heads, channels))
-        return gain, propagated.transpose(1, 2).flatten(2)
+        gain = self.lin_direction(x).unflatten(1, self.shape)[:, :, :, None]
+        parts = [torch.cat([gain, torch.zeros_like(gain)], dim=3)]
+        if vectors is None or self.lin_frame is None or self.lin_vector is None:
+            return parts[0], None
+        v = _components(vectors)
+        in_frame, passed_on = (
+            linear(v).unflatten(3, (self.shape[0], -1))
+            for linear in (self.lin_frame, self.lin_vector)
+        )
+        parts.append(in_frame.permute(2, 3, 1, 0, 4))
+        return torch.cat(parts, dim=4), passed_on.permute(2, 3, 0, 1, 4).flatten(2)
 
-    def aggregate_directions(
-        self, weight: Tensor, harmonics: Tensor, gain: Tensor, graph: EdgeGraph, backend: str
+    def logits(
+        self, vectors: Tensor, radial: Tensor, harmonics: Tensor, edge_index: Tensor
     ) -> Tensor:
-        """Sum the directions of the neighbours over edges.
+        """Compute the logits of the directions, given the vectors of the destinations.
 
         Args:
-            weight: Weights of the edges ``[E, H]``.
-            harmonics: Circular harmonics of the directions ``[E, H, M, 2]``.
-            gain: Factors of the sources, ``[N, H, M, V]``.
-            graph: The edges.
-            backend: See :func:`stofm_geo.ops.edge_sum`.
+            vectors: Vectors of the destinations ``[N, M, V', 2]``.
+            radial: Weights of the directions ``[E, H, M]``.
+            harmonics: Circular harmonics of the directions ``[E, M, 2]``.
+            edge_index: ``[2, E]``.
 
         Returns:
-            Sums ``[N, H, 2 M V]``.
+            Logits ``[E, H]``.
         """
-        # Cosine and sine weight the same gains of a source.
-        weighted = (weight[:, :, None, None] * harmonics).flatten(1).to(gain.dtype)
-        doubled_gain = gain[:, :, :, None].expand(-1, -1, -1, 2, -1).flatten(1, 3)
-        sums = edge_sum(weighted, doubled_gain, graph, backend=backend).unflatten(
-            1, (*self.shape[:2], 2)
-        )
-        return sums.transpose(3, 4).flatten(2)
+        assert self.lin_query is not None
+        query = self.lin_query(_components(vectors)).permute(2, 3, 1, 0)  # [N, H, M, 2]
+        query = query.contiguous().index_select(0, edge_index[1])
+        return ((query * harmonics[:, None]).sum(3) * radial).sum(2)
 
     def forward(
         self, out: Tensor, attended: Tensor, vectors: Tensor | None
@@ -126,30 +147,63 @@ class VectorChannels(nn.Module):
 
         Args:
             out: Scalars of the layer, ``[N, out_channels]``.
-            attended: Attended vectors ``[N, H, 2 M V]``.
+            attended: Attended vectors that are passed on, and those in the frames of the edges,
+                ``[N, H, size]``.
             vectors: Vectors of the destinations ``[N, M, V', 2]``; ``None`` without input vectors.
 
         Returns:
             Scalars ``[N, out_channels]``, and vectors ``[N, M, V'', 2]`` with ``V'' = H V`` (``V``
             without ``concat``), or ``None`` without ``out_vectors``.
         """
-        _, orders, channels = self.shape
-        attended = attended.unflatten(2, (orders, channels, 2))
-        a = attended.transpose(1, 2).flatten(2, 3) if self.concat else attended.mean(dim=1)
-        if self.lin_root is not None:
-            a = a + self.lin_root(vectors)
-        first, second = self.lin_pair(a).chunk(2, dim=2)
-        invariants = [_norm(a), (first * second).sum(-1)]
+        sums, in_frame = self._split(attended)
+        if self.lin_root is not None and vectors is not None:
+            sums = sums + self.lin_root(_components(vectors))
+        length = _norm(*sums.unbind(0))
+        sums = _normalize(sums)
+        (x1, y1), (x2, y2) = (part.unbind(0) for part in self.lin_pair(sums).chunk(2, dim=3))
+        invariants = [length, x1 * x2 + y1 * y2]
         if not self.reflections:
-            invariants.append(first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0])
-        out = out + self.lin_invariant(torch.cat(invariants, dim=2).flatten(1))
+            invariants.append(x1 * y2 - y1 * x2)
+        if in_frame is not None:
+            # Across the edge, the component changes sign under reflection.
+            invariants += in_frame.unbind(0)[: 1 if self.reflections else 2]
+        flat = torch.cat(invariants, dim=2).transpose(0, 1).flatten(1)
+        out = out + self.lin_invariant(flat)
         if self.lin_gate is None:
             return out, None
-        return out, a * self.lin_gate(out).sigmoid().view(*a.shape[:3], 1)
+        gate = self.lin_gate(out).sigmoid().unflatten(1, (self.shape[1], -1)).transpose(0, 1)
+        return out, (sums * gate).permute(2, 1, 3, 0)
+
+    def _split(self, attended: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return attended vectors, and those in the frames of the edges, by component.
+
+        Args:
+            attended: See :meth:`forward`.
+
+        Returns:
+            Two tensors ``[2, M, N, V'']``; ``None`` for the second without input vectors.
+        """
+        _, orders, channels = self.shape
+        size = 0 if self.lin_vector is None else 2 * orders * channels
+        passed_on, frames = attended.split([size, self.size - size], dim=2)
+        frames = frames.unflatten(2, (orders, 2, -1)).permute(3, 2, 0, 1, 4)
+        in_frame = None
+        directions, *rest = frames.split(channels, dim=4)
+        x, y = directions.unbind(0)
+        # In the frame of an edge at an angle, a fixed vector is at minus that angle.
+        sums = torch.stack([x, -y])
+        if size:
+            sums = sums + passed_on.unflatten(2, (2, orders, channels)).permute(2, 3, 0, 1, 4)
+            in_frame = self._join_heads(rest[0])
+        return self._join_heads(sums), in_frame
+
+    def _join_heads(self, vectors: Tensor) -> Tensor:
+        """Return vectors ``[2, M, N, H, V]`` as ``[2, M, N, H V]``, or their mean over heads."""
+        return vectors.flatten(3) if self.concat else vectors.mean(dim=3)
 
 
 class _PerOrder(nn.Module):
-    """Linear map of vector channels per order, ``[N, M, V, 2] -> [N, M, W, 2]``."""
+    """Linear map of vector channels per order, ``[2, M, N, V] -> [2, M, N, W]``."""
 
     def __init__(self, in_channels: int, out_channels: int, max_order: int) -> None:
         super().__init__()
@@ -161,16 +215,22 @@ class _PerOrder(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        # Orders first: products of large matrices instead of one small matrix per node.
-        return (
-            (self.weight @ vectors.permute(1, 2, 0, 3).flatten(2))
-            .unflatten(2, (vectors.size(0), 2))
-            .permute(2, 0, 1, 3)
-        )
+        return vectors @ self.weight.transpose(1, 2)
 
 
-def _norm(vectors: Tensor) -> Tensor:
+def _components(vectors: Tensor) -> Tensor:
+    """Return vectors ``[N, M, V, 2]`` by component, ``[2, M, N, V]``."""
+    return vectors.permute(3, 1, 0, 2).contiguous()
+
+
+def _normalize(vectors: Tensor) -> Tensor:
+    """Scale vectors ``[2, M, N, V]`` to a root mean square of about 1 over the channels."""
+    square = vectors.square().sum(0).mean(dim=2, keepdim=True)
+    return vectors * torch.rsqrt(square + _SMALL)
+
+
+def _norm(x: Tensor, y: Tensor) -> Tensor:
     """Return lengths, with gradient 0 (not NaN) where they are 0."""
-    square = vectors.square().sum(-1)
+    square = x.square() + y.square()
     nonzero = square > 0
     return torch.where(nonzero, torch.where(nonzero, square, 1).sqrt(), 0)

@@ -8,6 +8,7 @@ from stofm_geo.ops.edge_attention import available_backends, edge_attention
 from stofm_geo.ops.edge_sum import edge_sum
 from stofm_geo.ops.graph import EdgeGraph
 from stofm_geo.ops.interpolation import interpolate
+from stofm_geo.ops.rotated_sum import rotated_sum
 
 __all__ = [
     "EdgeGraph",
@@ -16,4 +17,5 @@ __all__ = [
     "edge_attention",
     "edge_sum",
     "interpolate",
+    "rotated_sum",
 ]

@@ -95,25 +95,26 @@ def test_distances_alone_directions_alone_or_both() -> None:
     pos = torch.randn(6, 2)
     edge_index = torch.randint(6, (2, 20))
     length, unit = edge_geometry((pos, pos), edge_index, torch.float32)
-    harmonics = circular_harmonics(unit, 2)[:, None].expand(-1, 3, -1, -1)
+    expected = circular_harmonics(unit, 2)
 
     distances = EdgeGeometry(3, GaussianRadial)
-    bias, waves = distances((pos, pos), edge_index, torch.float32)
+    bias, *rest = distances((pos, pos), edge_index, torch.float32)
     torch.testing.assert_close(bias, distances.radial(length))
-    assert waves is None
+    assert rest == [None, None]
 
     directions = EdgeGeometry(3, None, 2)
-    bias, waves = directions((pos, pos), edge_index, torch.float32)
+    bias, weight, harmonics = directions((pos, pos), edge_index, torch.float32)
     assert (bias == 0).all() and bias.shape == (20, 3)
-    torch.testing.assert_close(waves, harmonics)
+    assert (weight == 1).all() and weight.shape == (20, 3, 2)
+    torch.testing.assert_close(harmonics, expected)
 
     both = EdgeGeometry(3, GaussianRadial, 2)
-    bias, waves = both((pos, pos), edge_index, torch.float32)
+    bias, weight, harmonics = both((pos, pos), edge_index, torch.float32)
     values = both.radial(length)
     assert values.shape == (20, 9)
     torch.testing.assert_close(bias, values[:, :3])
-    weight = 1 + values[:, 3:].view(20, 3, 2, 1)
-    torch.testing.assert_close(waves, harmonics * weight)
+    torch.testing.assert_close(weight, 1 + values[:, 3:].view(20, 3, 2))
+    torch.testing.assert_close(harmonics, expected)
 
 
 @pytest.mark.parametrize("radial", [GaussianRadial, None])
@@ -121,9 +122,12 @@ def test_distances_alone_directions_alone_or_both() -> None:
 def test_no_edges(radial: type | None, max_order: int | None) -> None:
     pos = torch.randn(4, 2)
     geometry = EdgeGeometry(3, radial, max_order)
-    bias, waves = geometry((pos, pos), torch.empty(2, 0).long(), torch.float32)
+    bias, *rest = geometry((pos, pos), torch.empty(2, 0).long(), torch.float32)
     assert bias.shape == (0, 3)
-    assert waves is None if max_order is None else waves.shape == (0, 3, max_order, 2)
+    if max_order is None:
+        assert rest == [None, None]
+    else:
+        assert [part.shape for part in rest] == [(0, 3, max_order), (0, max_order, 2)]
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e8])

@@ -23,11 +23,15 @@ def slow(conv: SE2TransformerConv, graph: dict, i: int) -> tuple[Tensor, Tensor]
     edge_weight = conv.lin_edge.weight.view(heads, channels, -1)
     factor = parts.lin_direction.weight.view(heads, orders, size, -1)
     constant = parts.lin_direction.bias.view(heads, orders, size)
-    carry = parts.lin_vector.weight.view(orders, heads, size, -1)
+    carry, seen = (
+        linear.weight.view(orders, heads, size, -1)
+        for linear in (parts.lin_vector, parts.lin_frame)
+    )
     scalars, turning = [], x.new_zeros(orders, heads, size, 2)
+    in_frame = x.new_zeros(orders, heads, size, 2)
     for h in range(heads):
         rows = slice(h * channels, (h + 1) * channels)
-        q, logits, values, arrows = conv.lin_query(x[i])[rows], [], [], []
+        q, logits, values, arrows, frames = conv.lin_query(x[i])[rows], [], [], [], []
         for e in (graph["edge_index"][1] == i).nonzero().flatten().tolist():
             j = int(graph["edge_index"][0, e])
             along = edge_weight[h] @ graph["edge_attr"][e]
@@ -35,30 +39,40 @@ def slow(conv: SE2TransformerConv, graph: dict, i: int) -> tuple[Tensor, Tensor]
             d, theta = math.hypot(dx, dy), math.atan2(dy, dx)
             radial = conv.geometry.radial(torch.tensor([d]).to(x))[0]
             logit = q @ (conv.lin_key(x[j])[rows] + along) / channels**0.5
-            logits.append(logit + radial[h] + graph["pair"][e, h])
+            logit = logit + radial[h] + graph["pair"][e, h]
             values.append(conv.lin_value(x[j])[rows] + along)
-            arrow = x.new_zeros(orders, size, 2)
+            arrow, frame = x.new_zeros(orders, size, 2), x.new_zeros(orders, size, 2)
             for m in range(1, orders + 1) if d else ():
                 w = 1 + radial[heads + h * orders + m - 1]
                 wave = x.new_tensor([math.cos(m * theta), math.sin(m * theta)])
                 u = factor[h, m - 1] @ x[j] + constant[h, m - 1]
                 arrow[m - 1] = w * u[:, None] * wave
+                logit = logit + w * (parts.lin_query.weight[m - 1, h] @ vectors[i, m - 1]) @ wave
+                back = torch.stack([wave, wave.flip(0) * wave.new_tensor([-1, 1])])
+                frame[m - 1] = w * (seen[m - 1, h] @ vectors[j, m - 1]) @ back.t()
             for m in range(orders):
                 arrow[m] += carry[m, h] @ vectors[j, m]
             arrows.append(arrow)
+            frames.append(frame)
+            logits.append(logit)
         alpha = torch.stack(logits).softmax(0)
         scalars.append(sum(a * value for a, value in zip(alpha, values, strict=True)))
         turning[:, h] = sum(a * arrow for a, arrow in zip(alpha, arrows, strict=True))
+        in_frame[:, h] = sum(a * frame for a, frame in zip(alpha, frames, strict=True))
     out = torch.cat(scalars) + conv.lin_skip(x[i])
     a = turning.flatten(1, 2) + torch.stack(
         [parts.lin_root.weight[m] @ vectors[i, m] for m in range(orders)]
     )
+    lengths = a.norm(dim=2)
+    a = a / (lengths.square().mean(dim=1) + 0.01).sqrt()[:, None, None]
     invariants = []
     for m in range(orders):
         one, other = (parts.lin_pair.weight[m] @ a[m]).chunk(2)
-        invariants += [a[m].norm(dim=1), (one * other).sum(1)]
+        invariants += [lengths[m], (one * other).sum(1)]
         if not parts.reflections:
             invariants.append(one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0])
+        kept = 1 if parts.reflections else 2
+        invariants += in_frame[m].flatten(0, 1)[:, :kept].unbind(1)
     out = out + parts.lin_invariant(torch.cat(invariants))
     gate = torch.sigmoid(parts.lin_gate(out)).view(orders, heads * size, 1)
     return out, gate * a

@@ -57,7 +57,8 @@ def test_autocast(subject: Subject, dtype: torch.dtype, backend: str) -> None:
     for found, expected in zip(outputs, right, strict=True):
         assert error(found, expected) < 6 * HALF[dtype]
     whole = [
-        torch.cat([part[name].double().view(-1) for name in slopes]) for part in (gradients, slopes)
+        torch.cat([part[name].double().flatten() for name in slopes])
+        for part in (gradients, slopes)
     ]
     assert all(value.dtype == torch.float32 for value in gradients.values())
     assert error(*whole) < 48 * HALF[dtype]  # a few dozen roundings
@@ -78,7 +79,8 @@ def test_half_layers(subject: Subject, dtype: torch.dtype) -> None:
     gradients = subject.gradients(module, (x, *subject.inputs[1:]))
     slopes = subject.gradients(exact, (x.double(), *subject.inputs[1:]))
     whole = [
-        torch.cat([part[name].double().view(-1) for name in slopes]) for part in (gradients, slopes)
+        torch.cat([part[name].double().flatten() for name in slopes])
+        for part in (gradients, slopes)
     ]
     assert error(*whole) < 48 * HALF[dtype]  # a few dozen roundings
 

@@ -1,0 +1,1 @@
+"""Tasks on graphs in the plane, where directions may matter: their problems and models."""

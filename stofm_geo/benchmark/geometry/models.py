@@ -1,0 +1,53 @@
+"""Models of problems on graphs in the plane, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+from torch_geometric.nn import GATv2Conv, TransformerConv
+
+from stofm_geo.benchmark.geometry.layers import ORDERS, EGNNVectors, Scalars, SE2Vectors
+from stofm_geo.benchmark.geometry.networks import HEADS
+from stofm_geo.benchmark.geometry.problems import GraphKind
+from stofm_geo.benchmark.geometry.training import PlanarModel
+from stofm_geo.benchmark.layers import IgnorePositions, Layer
+from stofm_geo.nn import SE2TransformerConv
+
+_CHANNELS = 4  # vectors of each head and order
+
+
+def of_layer(layer: Layer) -> PlanarModel:
+    """Return a model of a layer with ``forward(x, edge_index, pos)``."""
+    return PlanarModel(partial(Scalars, layer))
+
+
+def kinds_of(model: PlanarModel) -> tuple[GraphKind, ...]:
+    """Return the kinds of problems that a model solves: without vectors, classes only."""
+    has_vectors = model.coordinates or model.orders > 1 or model.zeros > 0
+    return ("graph_classes", "displacements", "axes") if has_vectors else ("graph_classes",)
+
+
+def _stock(conv: Callable[..., nn.Module], width: int) -> nn.Module:
+    return IgnorePositions(conv(width, width // HEADS, HEADS))
+
+
+def _distances(width: int) -> nn.Module:
+    return SE2TransformerConv(width, width // HEADS, HEADS)
+
+
+_VECTORS = partial(SE2Vectors, channels=_CHANNELS)
+MODELS: dict[str, PlanarModel] = {
+    "EGNN": PlanarModel(EGNNVectors, zeros=1),
+    "SE2TransformerConv": of_layer(_distances),
+    "SE2TransformerConv (vectors)": PlanarModel(_VECTORS, orders=ORDERS),
+    "SE2TransformerConv (vectors, reflections)": PlanarModel(
+        partial(_VECTORS, reflections=True), orders=ORDERS
+    ),
+}
+for _name, _conv in (("GATv2", GATv2Conv), ("TransformerConv", TransformerConv)):
+    _layer = partial(Scalars, partial(_stock, _conv))
+    MODELS[_name] = PlanarModel(_layer)
+    MODELS[f"{_name} (coordinates)"] = PlanarModel(_layer, coordinates=True)
+    MODELS[f"{_name} (coordinates, rotated)"] = PlanarModel(_layer, coordinates=True, rotate=True)

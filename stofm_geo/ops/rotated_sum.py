@@ -1,0 +1,193 @@
+"""Weighted sums of vectors in the frames of the edges, without a tensor of all messages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stofm_geo.ops import threads
+from stofm_geo.ops.autodiff import needs_plain_operations
+from stofm_geo.ops.edge_sum import BACKENDS, compute_dtype, scatter_sum
+from stofm_geo.ops.graph import EdgeGraph
+
+try:
+    from stofm_geo.ops import _rotation_loops as loops
+except ImportError:  # no numba for this Python
+    loops = None  # type: ignore[assignment]
+
+
+def rotated_sum(
+    weight: Tensor,
+    unit: Tensor,
+    values: Tensor,
+    graph: EdgeGraph | Tensor,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Sum the vectors of the sources over the edges, in the frame of each edge.
+
+    .. math::
+        o_{ihm} = \sum_{j \to i} w_{jihm} \, R(-m\theta_{ji}) \, v_{jhm}
+
+    where :math:`R` is a rotation, and :math:`\theta_{ji}` the angle of the edge. If the vectors
+    rotate with the positions, those of order :math:`m` by :math:`m` times the angle, the sum is
+    invariant: its first component is along the edges, its second one across. If they are fixed,
+    :math:`(1, 0)`, the mirror image of the sum is a vector of order :math:`m`, the weighted sum of
+    the directions.
+
+    Args:
+        weight: ``[E, H, M]``, of any sign.
+        unit: Circular harmonics :math:`(\cos m\theta, \sin m\theta)` of the edges, ``[E, M, 2]``.
+        values: Vectors of the sources, ``[num_src, H, M, 2, V]``.
+        graph: ``[2, E]`` int64, rows source and destination, with as many destinations as sources;
+            or an :class:`~stofm_geo.ops.EdgeGraph`.
+        backend: ``"auto"`` (default): a kernel if there is one for these tensors; ``"reference"``:
+            PyTorch's own operations.
+
+    Returns:
+        ``[N, H, M, 2, V]``, with gradients of any order to all three; 0 where a node has no edge.
+
+    Raises:
+        ValueError: Shapes do not match, or the backend is unknown.
+        IndexError: An edge names a node that does not exist.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; choose one of {list(BACKENDS)}")
+    if not isinstance(graph, EdgeGraph):
+        graph = EdgeGraph(graph, values.size(0))
+    edges = graph.edge_index.size(1)
+    if values.dim() != 5 or values.size(0) != graph.num_src or values.size(3) != 2:
+        raise ValueError(
+            f"values must be [{graph.num_src}, H, M, 2, V]; found {list(values.shape)}"
+        )
+    heads, orders = values.size(1), values.size(2)
+    if weight.shape != (edges, heads, orders):
+        expected = [edges, heads, orders]
+        raise ValueError(f"weight must be [E, H, M] = {expected}; found {list(weight.shape)}")
+    if unit.shape != (edges, orders, 2):
+        raise ValueError(f"unit must be {[edges, orders, 2]}; found {list(unit.shape)}")
+    plain = backend == "reference" or loops is None or needs_plain_operations()
+    if plain or values.device.type != "cpu":
+        src, dst = graph.edge_index[0], graph.edge_index[1]
+        return _scatter(weight, unit, values, src, dst, graph.num_dst)
+    inputs = (weight, unit, values)
+    needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    reverse = graph.reverse if needs_gradients else (graph.ptr[:0], graph.src[:0])
+    sorted_inputs = graph.sort(weight), graph.sort(unit), values
+    return _sum(*sorted_inputs, graph.src, graph.dst, graph.ptr, *reverse)
+
+
+def rotate(unit: Tensor, vectors: Tensor) -> Tensor:
+    """Rotate vectors ``[..., 2, V]`` by minus the angles of unit vectors ``[..., 2, 1 or V]``."""
+    (cos, sin), (x, y) = unit.unbind(-2), vectors.unbind(-2)
+    return torch.stack([cos * x + sin * y, cos * y - sin * x], dim=-2)
+
+
+def _scatter(
+    weight: Tensor, unit: Tensor, values: Tensor, src: Tensor, dst: Tensor, size: int
+) -> Tensor:
+    """Compute the sum by PyTorch's operations; half precision in single precision."""
+    kind = _kind(weight, unit, values)
+    weighted = weight.to(kind)[..., None] * unit.to(kind)[:, None]
+    messages = rotate(weighted[..., None], values.to(kind).index_select(0, src))
+    return scatter_sum(messages, dst, size).to(values.dtype)
+
+
+def _kind(*tensors: Tensor) -> torch.dtype:
+    kind = tensors[0].dtype
+    for tensor in tensors[1:]:
+        kind = torch.promote_types(kind, tensor.dtype)
+    return compute_dtype(kind)
+
+
+@torch.library.custom_op("stofm_geo::rotated_sum_cpu", mutates_args=(), device_types="cpu")
+def _sum(
+    weight: Tensor,
+    unit: Tensor,
+    values: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    ptr: Tensor,
+    reverse_ptr: Tensor,
+    reverse_edges: Tensor,
+) -> Tensor:
+    kind = _kind(weight, unit, values)
+    out = values.new_empty(ptr.size(0) - 1, *values.shape[1:], dtype=kind)
+    given = threads.as_arrays(kind, weight, unit, values, src, ptr, out)
+    weight_, unit_, values_, src_, ptr_, out_ = given
+    threads.run_over_edges(
+        loops.rotated_sums, ptr_, values_, weight_, unit_, values_, src_, ptr_, -1, out_
+    )
+    return out.to(values.dtype)
+
+
+@_sum.register_fake
+def _(weight, unit, values, src, dst, ptr, *reverse):  # type: ignore[no-untyped-def]
+    return values.new_empty(ptr.size(0) - 1, *values.shape[1:])
+
+
+@torch.library.custom_op("stofm_geo::rotated_sum_cpu_backward", mutates_args=(), device_types="cpu")
+def _sum_backward(
+    d_out: Tensor,
+    weight: Tensor,
+    unit: Tensor,
+    values: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    ptr: Tensor,
+    reverse_ptr: Tensor,
+    reverse_edges: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kind = _kind(weight, unit, values)
+    inputs = (weight, unit, values)
+    d_weight, d_unit, d_values = (torch.empty(t.shape, dtype=kind) for t in inputs)
+    into = threads.as_arrays(kind, d_weight, d_unit, d_values)
+    slope, *given = threads.as_arrays(kind, d_out, weight, unit, values, src, ptr)
+    weight_, unit_, values_, src_, ptr_ = given
+    threads.run_over_edges(
+        loops.rotated_products, ptr_, values_, weight_, unit_, values_, slope, src_, ptr_, *into[:2]
+    )
+    by_source = (t.index_select(0, reverse_edges) for t in (weight, unit, dst))
+    weight_, unit_, dst_, ptr_ = threads.as_arrays(kind, *by_source, reverse_ptr)
+    threads.run_over_edges(
+        loops.rotated_sums, ptr_, slope, weight_, unit_, slope, dst_, ptr_, 1, into[2]
+    )
+    return d_weight.to(weight.dtype), d_unit.to(unit.dtype), d_values.to(values.dtype)
+
+
+@_sum_backward.register_fake
+def _(d_out, weight, unit, values, *graph):  # type: ignore[no-untyped-def]
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (weight, unit, values))
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, d_out):  # type: ignore[no-untyped-def]
+    if torch.is_grad_enabled():  # create_graph: this gradient may be differentiated
+        weight, unit, values, src, dst, *_ = ctx.saved_tensors
+        gradients = _plain_backward(d_out, weight, unit, values, src, dst)
+    else:
+        gradients = _sum_backward(d_out, *ctx.saved_tensors)
+    return (*gradients, None, None, None, None, None)
+
+
+def _plain_backward(
+    d_out: Tensor, weight: Tensor, unit: Tensor, values: Tensor, src: Tensor, dst: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients by operations that can be differentiated again."""
+    kind = _kind(weight, unit, values)
+    wide_weight, wide_unit = weight.to(kind), unit.to(kind)
+    slope, x = d_out.to(kind).index_select(0, dst), values.to(kind).index_select(0, src)
+    # With respect to the weighted unit vector of the edge, [E, H, M, 2].
+    d_weighted = rotate(slope, x).sum(-1)
+    d_weight = (d_weighted * wide_unit[:, None]).sum(-1)
+    d_unit = (d_weighted * wide_weight[..., None]).sum(1)
+    mirror = unit.new_tensor([1, -1], dtype=kind)
+    weighted = wide_weight[..., None] * (wide_unit * mirror)[:, None]
+    d_values = scatter_sum(rotate(weighted[..., None], slope), src, values.size(0))
+    return d_weight.to(weight.dtype), d_unit.to(unit.dtype), d_values.to(values.dtype)
+
+
+_sum.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,123 @@
+"""Sums of vectors in the frames of edges: the formula, gradients, threads, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from stofm_geo.nn.geometry import circular_harmonics
+from stofm_geo.ops import EdgeGraph, rotated_sum, threads
+
+MODULE = sys.modules["stofm_geo.ops.rotated_sum"]
+Inputs = tuple[Tensor, Tensor, Tensor, EdgeGraph]
+
+
+def example(edges: int = 200, dtype=torch.float64, channels: int = 4) -> Inputs:
+    """Of 30 sources and 20 destinations, the last of which have no edge."""
+    draw = torch.Generator().manual_seed(0)
+    angle = 6.3 * torch.rand(edges, generator=draw, dtype=torch.float64)
+    unit = circular_harmonics(torch.stack([angle.cos(), angle.sin()], dim=1), 2).to(dtype)
+    weight = torch.randn(edges, 3, 2, generator=draw, dtype=torch.float64).to(dtype)
+    values = torch.randn(30, 3, 2, 2, channels, generator=draw, dtype=torch.float64).to(dtype)
+    src, dst = (torch.randint(n - 1, (edges,), generator=draw) for n in (30, 20))
+    return weight, unit, values, EdgeGraph(torch.stack([src, dst]), 20, 30)
+
+
+def results(*inputs: Tensor | EdgeGraph, backend: str = "auto") -> list[Tensor]:
+    *tensors, graph = inputs
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    out = rotated_sum(*leaves, graph, backend=backend)
+    out.sin().sum().backward()
+    return [out.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def test_each_destination_has_the_sum_of_its_edges() -> None:
+    weight, unit, values, graph = example()
+    expected = torch.zeros(20, 3, 2, 2, 4, dtype=torch.float64)
+    for e, (src, dst) in enumerate(graph.edge_index.t().tolist()):
+        for order in range(2):
+            cos, sin = unit[e, order].tolist()
+            back = torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float64)
+            for head in range(3):
+                rotated = back @ values[src, head, order]
+                expected[dst, head, order] += weight[e, head, order] * rotated
+    torch.testing.assert_close(rotated_sum(weight, unit, values, graph), expected)
+    assert not expected[-1].any()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8])
+@pytest.mark.parametrize("edges", [1, 201, 12_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_kernel_and_plain_pytorch_are_the_same(edges: int, channels: int, dtype) -> None:
+    given = example(edges, dtype, channels)
+    found = results(*given)
+    close = {"atol": 1e-3, "rtol": 1e-4} if dtype == torch.float32 else {}
+    torch.testing.assert_close(found, results(*given, backend="reference"), **close)
+    assert all(part.dtype == dtype for part in found)
+
+
+def test_without_numba_it_is_the_same(monkeypatch) -> None:
+    given = example()
+    found = results(*given)
+    monkeypatch.setattr(MODULE, "loops", None)
+    torch.testing.assert_close(found, results(*given))
+
+
+def test_vectors_that_rotate_with_the_edges_give_the_same() -> None:
+    weight, unit, values, graph = example()
+    before = rotated_sum(weight, unit, values, graph)
+    turn = circular_harmonics(torch.tensor([[0.6, 0.8]], dtype=torch.float64), 2)[0]
+    mirrored = turn * torch.tensor([1, -1])  # rotates forwards
+    rotated = MODULE.rotate(mirrored[..., None], values)
+    rotated_unit = MODULE.rotate(mirrored[..., None], unit[..., None])[..., 0]
+    torch.testing.assert_close(rotated_sum(weight, rotated_unit, rotated, graph), before)
+
+
+def test_gradcheck_of_first_and_second_order() -> None:
+    *tensors, graph = example(edges=10, channels=2)
+    leaves = [tensor.requires_grad_() for tensor in tensors]
+    assert torch.autograd.gradcheck(lambda *given: rotated_sum(*given, graph), leaves)
+    assert torch.autograd.gradgradcheck(lambda *given: rotated_sum(*given, graph), leaves)
+
+
+def test_it_is_a_registered_op() -> None:
+    weight, unit, values, graph = example(edges=12)
+    inputs = [t.requires_grad_() for t in (graph.sort(weight), graph.sort(unit), values)]
+    args = (*inputs, graph.src, graph.dst, graph.ptr, *graph.reverse)
+    torch.library.opcheck(torch.ops.stofm_geo.rotated_sum_cpu, args)
+
+
+def test_any_number_of_threads_gives_the_same_bytes(thread_count, monkeypatch) -> None:
+    given = example(edges=3000, dtype=torch.float32)
+    monkeypatch.setattr(threads, "_SMALL", 0)
+    thread_count(1)
+    expected = results(*given)
+    thread_count(3)
+    assert all(map(torch.equal, results(*given), expected))
+
+
+def test_half_precision_is_computed_in_single() -> None:
+    weight, unit, values, graph = example(dtype=torch.bfloat16)
+    out, *gradients = results(weight, unit, values, graph)
+    assert {part.dtype for part in (out, *gradients)} == {torch.bfloat16}
+    single = rotated_sum(weight.float(), unit.float(), values.float(), graph)
+    torch.testing.assert_close(out, single.to(torch.bfloat16))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    weight, unit, values, graph = example()
+    with pytest.raises(
+        ValueError, match=r"values must be \[30, H, M, 2, V\]; found \[29, 3, 2, 2, 4"
+    ):
+        rotated_sum(weight, unit, values[1:], graph)
+    with pytest.raises(
+        ValueError, match=r"weight must be \[E, H, M\] = \[200, 3, 2\]; found \[200, 2, 2\]"
+    ):
+        rotated_sum(weight[:, :2], unit, values, graph)
+    with pytest.raises(ValueError, match=r"unit must be \[200, 2, 2\]; found \[200, 1, 2\]"):
+        rotated_sum(weight, unit[:, :1], values, graph)
+    with pytest.raises(ValueError, match="unknown backend 'fast'"):
+        rotated_sum(weight, unit, values, graph, backend="fast")
