@@ -26,12 +26,14 @@ class Registry(Mapping[str, T]):
 
         Raises:
             TypeError: ``name`` is not a string.
-            ValueError: ``name`` is empty or taken.
+            ValueError: ``name`` is empty or taken, or has a comma.
         """
         if not isinstance(name, str):
             raise TypeError(f"the name of a {self.what} must be a string; found {name!r}")
         if not name.strip():
             raise ValueError(f"the name of a {self.what} is empty")
+        if "," in name:  # commas separate names in commands
+            raise ValueError(f"the name of a {self.what} must not have a comma; found {name!r}")
         if name in self._entries:
             raise ValueError(f"there is a {self.what} {name!r} already; choose another name")
         self._entries[name] = entry

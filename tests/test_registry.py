@@ -21,6 +21,8 @@ def test_names() -> None:
         known.add("pear", 3)
     with pytest.raises(TypeError, match="must be a string; found 3"):
         known.add(3, 3)
+    with pytest.raises(ValueError, match="must not have a comma; found 'a, b'"):
+        known.add("a, b", 1)
     with pytest.raises(ValueError, match="is empty"):
         known.add(" ", 3)
 

@@ -42,7 +42,7 @@ MODELS: dict[str, PlanarModel] = {
     "EGNN": PlanarModel(EGNNVectors, zeros=1),
     "SE2TransformerConv": of_layer(_distances),
     "SE2TransformerConv (vectors)": PlanarModel(_VECTORS, orders=ORDERS),
-    "SE2TransformerConv (vectors, reflections)": PlanarModel(
+    "SE2TransformerConv (vectors of E(2))": PlanarModel(
         partial(_VECTORS, reflections=True), orders=ORDERS
     ),
 }
@@ -50,4 +50,6 @@ for _name, _conv in (("GATv2", GATv2Conv), ("TransformerConv", TransformerConv))
     _layer = partial(Scalars, partial(_stock, _conv))
     MODELS[_name] = PlanarModel(_layer)
     MODELS[f"{_name} (coordinates)"] = PlanarModel(_layer, coordinates=True)
-    MODELS[f"{_name} (coordinates, rotated)"] = PlanarModel(_layer, coordinates=True, rotate=True)
+    MODELS[f"{_name} (coordinates + rotations)"] = PlanarModel(
+        _layer, coordinates=True, rotate=True
+    )

@@ -103,7 +103,9 @@ def test_coordinates_are_no_invariants() -> None:
     )  # but they are of the graph's centre
 
 
-@pytest.mark.parametrize("name", ["SE2TransformerConv (vectors)", "GATv2 (coordinates, rotated)"])
+@pytest.mark.parametrize(
+    "name", ["SE2TransformerConv (vectors)", "GATv2 (coordinates + rotations)"]
+)
 def test_a_model_learns_and_a_seed_gives_the_same(name: str, monkeypatch) -> None:
     torch.set_default_dtype(torch.float32)
     monkeypatch.setattr(training, "STEPS", 60)
