@@ -19,6 +19,7 @@ from stofm_geo.benchmark import (
     transfer_models,
 )
 from stofm_geo.benchmark.external_methods import EXTERNAL_METHODS
+from stofm_geo.benchmark.geometry import axes
 from stofm_geo.benchmark.geometry import models as planar
 from stofm_geo.benchmark.geometry.problems import GraphProblem
 from stofm_geo.benchmark.layers import LAYERS, SE2, Layer, Stack
@@ -128,6 +129,7 @@ for _name, _layer in LAYERS.items():
 for _name, _model in planar.MODELS.items():
     if _name not in LAYERS:
         register_model(_name, _model, kinds=planar.kinds_of(_model))
+register_model("depth gradient", axes.depth_gradient, kinds=["axes"], seeded=False)
 register_model("SE2Transformer", GraphLayerModel(_body(vectors=False)))
 register_model("SE2Transformer (vectors)", GraphLayerModel(_body(vectors=True)))
 register_model("SE2Transformer (macro nodes)", GraphLayerModel(_body(vectors=False), macro=True))

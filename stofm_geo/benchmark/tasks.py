@@ -14,6 +14,7 @@ from anndata import AnnData
 from stofm_geo._registry import Registry
 from stofm_geo.benchmark import scoring
 from stofm_geo.benchmark.datasets import Slices
+from stofm_geo.benchmark.geometry import axes, chirality
 from stofm_geo.benchmark.geometry import tasks as planar
 from stofm_geo.benchmark.molecules import held_out_molecules
 from stofm_geo.benchmark.problems import LABEL, LOAD, Kind, Problem, Split
@@ -186,3 +187,5 @@ register_task(
 )
 register_task("superpixels", "graph_classes", ("digits", "mnist"), planar.superpixels)
 register_task("particles", "displacements", ("particles",), planar.displacements)
+register_task("axes", "axes", ("layers",), axes.axes)
+register_task("chirality", "graph_classes", ("toy", "dlpfc", "merfish"), chirality.chirality)
