@@ -22,8 +22,9 @@ from stofm_geo.benchmark.external_methods import EXTERNAL_METHODS
 from stofm_geo.benchmark.geometry import axes
 from stofm_geo.benchmark.geometry import models as planar
 from stofm_geo.benchmark.geometry.problems import GraphProblem
+from stofm_geo.benchmark.geometry.training import PlanarModel
 from stofm_geo.benchmark.layers import LAYERS, SE2, Layer, Stack
-from stofm_geo.benchmark.problems import LOAD, Kind
+from stofm_geo.benchmark.problems import LOAD, Kind, Problem
 from stofm_geo.benchmark.scoring import MAIN
 from stofm_geo.benchmark.trained import GraphLayerModel
 
@@ -47,6 +48,22 @@ class Model:
     kinds: Collection[Kind]
     seeded: bool = True
     needs: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerModel:
+    """Model of problems of tissue and of graphs in the plane by networks of the same layer."""
+
+    tissue: GraphLayerModel
+    graphs: PlanarModel
+
+    def __call__(
+        self, problem: Problem | GraphProblem, seed: int
+    ) -> tuple[list[np.ndarray], dict[str, Any]]:
+        """Return predictions and a record of the training."""
+        if isinstance(problem, GraphProblem):
+            return self.graphs(problem, seed)
+        return self.tissue(problem, seed)
 
 
 MODELS: Registry[Model] = Registry("model", LOAD)
@@ -90,16 +107,9 @@ def register_model(
     if unknown := set(kinds) - set(MAIN):
         raise ValueError(f"kinds must be of {', '.join(MAIN)}; found {sorted(unknown)}")
     if layer is not None:
-        solve = _by_kind(GraphLayerModel(partial(Stack, layer)), planar.of_layer(layer))
+        solve = LayerModel(GraphLayerModel(partial(Stack, layer)), planar.of_layer(layer))
     assert solve is not None
     MODELS.add(name, Model(solve, tuple(kinds), seeded, needs))
-
-
-def _by_kind(tissue: Solve, graphs: Callable) -> Solve:
-    """Return a function that solves problems of tissue by one model, and of graphs by another."""
-    return lambda problem, seed: (graphs if isinstance(problem, GraphProblem) else tissue)(
-        problem, seed
-    )
 
 
 def _body(vectors: bool) -> Callable[[int], nn.Module]:
@@ -122,7 +132,7 @@ register_model("MAGIC", external_denoisers.magic, kinds=["molecules"], needs="ma
 for _name, _layer in LAYERS.items():
     if _name in planar.MODELS:
         _model = planar.MODELS[_name]
-        _solve = _by_kind(GraphLayerModel(partial(Stack, _layer)), _model)
+        _solve = LayerModel(GraphLayerModel(partial(Stack, _layer)), _model)
         register_model(_name, _solve, kinds=(*SAME_GENES, *planar.kinds_of(_model)))
     else:
         register_model(_name, layer=_layer)

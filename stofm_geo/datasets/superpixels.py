@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,10 +108,12 @@ def read_mnist(images: str | Path, labels: str | Path) -> tuple[np.ndarray, np.n
 
 
 def _idx(path: Path, magic: int, dimensions: int) -> np.ndarray:
-    with gzip.open(path) as file:
-        content = file.read()
     header = 4 * (1 + dimensions)
-    found, *shape = np.frombuffer(content[:header], ">i4").tolist() or [None]
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        content = b""
+    found, *shape = np.frombuffer(content[:header], ">i4") if len(content) > header else (0,)
     if found != magic or len(content) != header + int(np.prod(shape)):
         raise ValueError(f"{path} is not a complete gzipped IDX file with {dimensions} dimensions")
     return np.frombuffer(content[header:], np.uint8).reshape(shape)

@@ -14,7 +14,7 @@ from stofm_geo import SToFM
 from stofm_geo.benchmark import DATASETS, MODELS, TASKS, stofm_models, trained
 from stofm_geo.benchmark.graphs import graphs
 from stofm_geo.benchmark.layers import Stack
-from stofm_geo.benchmark.models import SAME_GENES
+from stofm_geo.benchmark.models import SAME_GENES, LayerModel
 from stofm_geo.benchmark.problems import LABEL
 from stofm_geo.benchmark.scoring import MAIN, check_predictions
 from stofm_geo.benchmark.trained import GraphLayerModel, Net, count, width_of
@@ -28,7 +28,7 @@ TASK |= {"values": "imputation", "molecules": "molecules", "transfer": "transfer
 @pytest.fixture(scope="module")
 def problems():
     slices = DATASETS["toy"].read(None)
-    return {kind: next(TASKS[TASK[kind]].splits(slices, "toy")).make() for kind in MAIN}
+    return {kind: next(TASKS[TASK[kind]].splits(slices, "toy")).make() for kind in TASK}
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +50,14 @@ def test_what_a_model_sees_has_no_truth(problems) -> None:
                 assert not set(part.var_names) & set(problem.names)
 
 
-TRAINED = [name for name, model in MODELS.items() if isinstance(model.solve, GraphLayerModel)]
+TRAINED = [
+    name for name, model in MODELS.items() if isinstance(model.solve, GraphLayerModel | LayerModel)
+]
 OTHERS = [
     (name, kind)
     for name, model in MODELS.items()
     for kind in model.kinds
+    if kind in TASK  # those on graphs in the plane have tests of their own
     if name not in TRAINED and not model.needs and not name.startswith("stofm-geo-mini")
 ]
 
@@ -111,7 +114,8 @@ def test_a_model_of_real_genes_says_so(problems) -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_sizes_are_the_same(name, monkeypatch) -> None:
     monkeypatch.undo()
-    body = MODELS[name].solve.body
+    solve = MODELS[name].solve
+    body = (solve.tissue if isinstance(solve, LayerModel) else solve).body
     net = Net(body, (30, 7), width_of(body, (30, 7)))
     assert abs(count(net) / trained.PARAMETERS - 1) < 0.06
 
