@@ -8,6 +8,7 @@ Example:
 """
 
 from stofm_geo.benchmark.datasets import DATASETS, Dataset, register_dataset
+from stofm_geo.benchmark.geometry.problems import GraphProblem
 from stofm_geo.benchmark.models import MODELS, Model, register_model
 from stofm_geo.benchmark.problems import Problem, Split, check_leak_free, leaks
 from stofm_geo.benchmark.reporting import report
@@ -19,6 +20,7 @@ __all__ = [
     "MODELS",
     "TASKS",
     "Dataset",
+    "GraphProblem",
     "Model",
     "Problem",
     "Split",

@@ -12,7 +12,7 @@ import typer
 from stofm_geo.cli.output import cli_errors, echo
 
 benchmark = typer.Typer(
-    help="Benchmarks of layers and methods on seven tasks with fixed splits.", no_args_is_help=True
+    help="Benchmarks of layers and methods on eleven tasks with fixed splits.", no_args_is_help=True
 )
 Data = Annotated[Path | None, typer.Option(help="Folder of the data sets' files.")]
 Load = Annotated[list[Path] | None, typer.Option(help="Python file that registers more; repeat.")]
