@@ -132,6 +132,18 @@ LAYERS: dict[str, Layer] = {
 }
 
 
+def checked(out: object, x: Tensor) -> Tensor:
+    """Return the output of a layer.
+
+    Raises:
+        ValueError: It is not a tensor of the shape of its input ``x``.
+    """
+    if not isinstance(out, Tensor) or out.shape != x.shape:
+        found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"a layer must return a tensor {list(x.shape)}; found {found}")
+    return out
+
+
 class Stack(nn.Module):
     """Stack of three residual layers with layer normalisation before each.
 
@@ -149,11 +161,7 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
         """Return features ``[N, width]``."""
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            out = layer(norm(x), edge_index, pos=pos)
-            if not isinstance(out, Tensor) or out.shape != x.shape:
-                found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise ValueError(f"a layer must return a tensor {list(x.shape)}; found {found}")
-            x = x + self.dropout(out.relu())
+            x = x + self.dropout(checked(layer(norm(x), edge_index, pos=pos), x).relu())
         return x
 
 

@@ -19,7 +19,7 @@ from stofm_geo.benchmark import (
     transfer_models,
 )
 from stofm_geo.benchmark.external_methods import EXTERNAL_METHODS
-from stofm_geo.benchmark.geometry import axes
+from stofm_geo.benchmark.geometry import axes, chirality
 from stofm_geo.benchmark.geometry import models as planar
 from stofm_geo.benchmark.geometry.problems import GraphProblem
 from stofm_geo.benchmark.geometry.training import PlanarModel
@@ -85,10 +85,12 @@ def register_model(
     Args:
         name: Name of the model, its row in the tables.
         solve: See :class:`Model`.
-        layer: Instead of ``solve``, a function from a width to a layer with
+        layer: Instead of ``solve``, a function from a width (a multiple of 8) to a layer with
             ``forward(x, edge_index, pos)`` from and to ``[N, width]``. A network of three such
             layers with 300 000 parameters is trained in the same way for all layers
-            (:class:`~stofm_geo.benchmark.trained.GraphLayerModel`).
+            (:class:`~stofm_geo.benchmark.trained.GraphLayerModel`); on graphs in the plane, one of
+            four layers with 60 000 parameters, which sees a batch of graphs as one graph
+            (:class:`~stofm_geo.benchmark.geometry.training.PlanarModel`).
         kinds: Kinds of problems that it supports (default: those of tissue but ``"transfer"``, and
             for a layer ``"graph_classes"``).
         seeded: Whether the seed changes the result.
@@ -96,7 +98,7 @@ def register_model(
 
     Raises:
         TypeError: Neither or both of ``solve`` and ``layer`` are given, or one is not callable.
-        ValueError: ``name`` is taken, or a kind is unknown.
+        ValueError: ``name`` is taken, or a kind is unknown or not for layers.
     """
     if (solve is None) == (layer is None) or not callable(solve or layer):
         raise TypeError(
@@ -104,6 +106,10 @@ def register_model(
         )
     if kinds is None:
         kinds = SAME_GENES if layer is None else (*SAME_GENES, "graph_classes")
+    if layer is not None and {"displacements", "axes"} & set(kinds):
+        raise ValueError(
+            "a layer without vectors cannot predict displacements or axes; give solve instead"
+        )
     if unknown := set(kinds) - set(MAIN):
         raise ValueError(f"kinds must be of {', '.join(MAIN)}; found {sorted(unknown)}")
     if layer is not None:
@@ -135,10 +141,18 @@ for _name, _layer in LAYERS.items():
         _solve = LayerModel(GraphLayerModel(partial(Stack, _layer)), _model)
         register_model(_name, _solve, kinds=(*SAME_GENES, *planar.kinds_of(_model)))
     else:
-        register_model(_name, layer=_layer)
+        # Attention between all nodes would mix the graphs of a batch.
+        register_model(_name, layer=_layer, kinds=SAME_GENES if _name == "GPS" else None)
 for _name, _model in planar.MODELS.items():
     if _name not in LAYERS:
         register_model(_name, _model, kinds=planar.kinds_of(_model))
+register_model(
+    "SE2TransformerConv (vectors) without features",
+    lambda problem, seed: planar.MODELS["SE2TransformerConv (vectors)"](
+        chirality.without_features(problem), seed
+    ),
+    kinds=["graph_classes"],
+)
 register_model("depth gradient", axes.depth_gradient, kinds=["axes"], seeded=False)
 register_model("SE2Transformer", GraphLayerModel(_body(vectors=False)))
 register_model("SE2Transformer (vectors)", GraphLayerModel(_body(vectors=True)))

@@ -25,6 +25,7 @@ PACKAGES = (
     "numba",
     "numpy",
     "scipy",
+    "scikit-image",
     "scikit-learn",
 )
 
@@ -50,8 +51,15 @@ def environment() -> dict[str, Any]:
         "commit": commit or "unknown",
         "machine": f"{platform.machine()}, {os.cpu_count()} processors",
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # an optional one
+        return None
 
 
 def write_result(result: dict[str, Any], path: Path) -> None:

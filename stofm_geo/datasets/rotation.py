@@ -13,13 +13,20 @@ def rotate_graphs(graphs: Sequence[Data], *, seed: int) -> list[Data]:
     """Rotate positions and vectors of each graph by a random angle about the origin.
 
     Args:
-        graphs: Graphs with ``pos`` ``[N, 2]``; ``vectors`` ``[N, V, 2]`` of order 1, and targets
-            ``y`` ``[N, 2]`` are rotated as well.
+        graphs: Graphs with floating-point ``pos`` ``[N, 2]``; ``vectors`` ``[N, V, 2]`` of order
+            1, and targets ``y`` ``[N, 2]`` of the nodes are rotated as well.
         seed: Random seed.
 
     Returns:
         New graphs.
+
+    Raises:
+        ValueError: ``pos`` is not floating-point ``[N, 2]``.
     """
+    for graph in graphs:
+        if graph.pos.dim() != 2 or graph.pos.size(1) != 2 or not graph.pos.is_floating_point():
+            found = f"{graph.pos.dtype} {list(graph.pos.shape)}"
+            raise ValueError(f"pos must be floating-point [N, 2]; found {found}")
     draw = torch.Generator().manual_seed(seed)
     angles = 2 * torch.pi * torch.rand(len(graphs), generator=draw, dtype=torch.float64)
     return [_rotated(graph, angle) for graph, angle in zip(graphs, angles, strict=True)]
@@ -31,6 +38,6 @@ def _rotated(graph: Data, angle: Tensor) -> Data:
     graph = graph.clone()
     for key in ("pos", "vectors", "y"):
         value = graph.get(key)
-        if value is not None and value.dim() > 1:
+        if value is not None and value.size(0) == len(graph.pos) and value.shape[1:][-1:] == (2,):
             graph[key] = (value.double() @ rotation).to(value.dtype)
     return graph

@@ -18,9 +18,9 @@ class AttentionInputs(NamedTuple):
     query: Tensor
     """Queries of the destinations ``[N, H, C]``."""
     key: Tensor
-    """Keys of the sources ``[M, H, C]``."""
+    """Keys of the sources ``[num_src, H, C]``."""
     value: Tensor
-    """Values of the sources ``[M, H, D]``, followed by their input vectors, if any."""
+    """Values of the sources ``[num_src, H, D]``, followed by their input vectors, if any."""
     bias: Tensor
     """Bias of the logits ``[E, H]``."""
     graph: EdgeGraph
@@ -29,8 +29,8 @@ class AttentionInputs(NamedTuple):
     """Weights of the directions ``[E, H, M]``."""
     harmonics: Tensor | None
     """Circular harmonics of the directions, ``[E, M, 2]``."""
-    planar: Tensor | None
-    """Vectors of the sources that are seen from the edges, ``[num_src, H, M, 2, W]``."""
+    frame_vectors: Tensor | None
+    """Vectors of the sources to rotate into the frames of the edges, ``[num_src, H, M, 2, W]``."""
     edge_attr: Tensor | None
     """Edge features ``[E, edge_dim]``."""
 
@@ -46,22 +46,22 @@ def aggregate(
         backend: Backend of :func:`stofm_geo.ops.edge_attention`.
 
     Returns:
-        Aggregated values ``[N, H, values | planar | edge features]``, the logits ``[E, H]``
+        Aggregated values ``[N, H, values | frame_vectors | edge features]``, the logits ``[E, H]``
         and their log-sum-exp ``[N, H]``.
     """
-    query, key, value, bias, graph, radial, harmonics, planar, edge_attr = inputs
+    query, key, value, bias, graph, radial, harmonics, frame_vectors, edge_attr = inputs
     attended = value[..., :0] if dropout else value
     out, logits, lse = edge_attention(query, key, attended, bias, graph, backend=backend)
-    if not dropout and planar is None and edge_attr is None:
+    if not dropout and frame_vectors is None and edge_attr is None:
         return out, logits, lse
     weight = attention_weights(logits, lse, graph, value.dtype)
     if dropout:
         weight = F.dropout(weight, dropout)
     sums = "reference" if backend == "reference" else "auto"
     parts = [edge_sum(weight, value, graph, backend=sums) if dropout else out]
-    if planar is not None and radial is not None and harmonics is not None:
+    if frame_vectors is not None and radial is not None and harmonics is not None:
         of_order = weight[..., None] * radial
-        frames = rotated_sum(of_order, harmonics, planar, graph, backend=sums)
+        frames = rotated_sum(of_order, harmonics, frame_vectors, graph, backend=sums)
         parts.append(frames.flatten(2).to(value.dtype))
     if edge_attr is not None:
         features = weight[..., None] * edge_attr[:, None]

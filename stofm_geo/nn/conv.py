@@ -57,7 +57,7 @@ class SE2TransformerConv(MessagePassing):
     ``torch.jit.script`` is not supported.
 
     A subclass may define ``message``, ``aggregate`` and ``update``, which take any of ``query``,
-    ``key``, ``value`` and ``planar`` (of nodes: ``query_i``, ``key_j``, ...), ``alpha``,
+    ``key``, ``value`` and ``frame_vectors`` (of nodes: ``query_i``, ``key_j``, ...), ``alpha``,
     ``harmonics`` and ``edge_attr`` (of edges), and PyG's ``index``, ``ptr`` and so on.
 
     Args:
@@ -129,7 +129,7 @@ class SE2TransformerConv(MessagePassing):
         check_fraction("dropout", dropout)
         super().__init__(**{**kwargs, "aggr": "add", "node_dim": 0})
         if type(self).forward is SE2TransformerConv.forward:
-            provided = ("query", "key", "value", "planar", "alpha", "harmonics", "edge_attr")
+            provided = ("query", "key", "value", "frame_vectors", "alpha", "harmonics", "edge_attr")
             checks.check_message_arguments(self.inspector, provided, self.special_args)
         checks.check_sizes(
             out_channels=(out_channels, 1),
@@ -260,13 +260,13 @@ class SE2TransformerConv(MessagePassing):
         bias, radial, harmonics = self._bias(
             query, graph.edge_index, pos, vectors[1], edge_attr, edge_weight, pair
         )
-        planar = None
+        frame_vectors = None
         if self.vectors is not None:
-            planar, passed_on = self.vectors.values(x[0], vectors[0])
+            frame_vectors, passed_on = self.vectors.values(x[0], vectors[0])
             value = value if passed_on is None else torch.cat([value, passed_on], dim=2)
 
         inputs = AttentionInputs(
-            query, key, value, bias, graph, radial, harmonics, planar, edge_attr
+            query, key, value, bias, graph, radial, harmonics, frame_vectors, edge_attr
         )
         if self._messages_are_observed():
             out, logits, lse = self._by_messages(inputs)
@@ -288,7 +288,7 @@ class SE2TransformerConv(MessagePassing):
     def message(
         self,
         value_j: Tensor,
-        planar_j: OptTensor,
+        frame_vectors_j: OptTensor,
         alpha: Tensor,
         harmonics: OptTensor,
         edge_attr: OptTensor,
@@ -296,7 +296,7 @@ class SE2TransformerConv(MessagePassing):
         """Weigh values, vectors and edge features by attention, ``[E, H, ...]``."""
         parts = [value_j]
         if harmonics is not None:
-            parts.append(rotate(harmonics[..., None], planar_j).flatten(2).to(value_j.dtype))
+            parts.append(rotate(harmonics[..., None], frame_vectors_j).flatten(2).to(value_j.dtype))
         if edge_attr is not None:
             parts.append(edge_attr[:, None].expand(-1, self.heads, -1))
         return alpha[..., None] * torch.cat(parts, dim=2)
@@ -328,7 +328,7 @@ class SE2TransformerConv(MessagePassing):
 
     def _by_messages(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
         """Aggregate as :func:`aggregate` does, through ``propagate``."""
-        query, key, value, bias, graph, radial, harmonics, planar, edge_attr = inputs
+        query, key, value, bias, graph, radial, harmonics, frame_vectors, edge_attr = inputs
         _, logits, lse = edge_attention(
             query, key, value[..., :0], bias, graph, backend=self.backend
         )
@@ -341,7 +341,7 @@ class SE2TransformerConv(MessagePassing):
             query=query,
             key=key,
             value=value,
-            planar=planar,
+            frame_vectors=frame_vectors,
             alpha=F.dropout(alpha, self.dropout, self.training),
             harmonics=harmonics,
             edge_attr=edge_attr,

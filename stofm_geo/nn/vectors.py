@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.dense.linear import Linear
 
+from stofm_geo.ops.edge_sum import compute_dtype
+
 _SMALL = 1e-2  # mean square length below which vectors are not scaled to 1
 
 
@@ -225,12 +227,14 @@ def _components(vectors: Tensor) -> Tensor:
 
 def _normalize(vectors: Tensor) -> Tensor:
     """Scale vectors ``[2, M, N, V]`` to a root mean square of about 1 over the channels."""
-    square = vectors.square().sum(0).mean(dim=2, keepdim=True)
-    return vectors * torch.rsqrt(square + _SMALL)
+    # Squares of half precision overflow from 256 on.
+    square = vectors.to(compute_dtype(vectors.dtype)).square().sum(0).mean(dim=2, keepdim=True)
+    return vectors * torch.rsqrt(square + _SMALL).to(vectors.dtype)
 
 
 def _norm(x: Tensor, y: Tensor) -> Tensor:
     """Return lengths, with gradient 0 (not NaN) where they are 0."""
-    square = x.square() + y.square()
+    wide = compute_dtype(x.dtype)
+    square = x.to(wide).square() + y.to(wide).square()
     nonzero = square > 0
-    return torch.where(nonzero, torch.where(nonzero, square, 1).sqrt(), 0)
+    return torch.where(nonzero, torch.where(nonzero, square, 1).sqrt(), 0).to(x.dtype)

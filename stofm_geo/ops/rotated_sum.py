@@ -32,8 +32,8 @@ def rotated_sum(
     where :math:`R` is a rotation, and :math:`\theta_{ji}` the angle of the edge. If the vectors
     rotate with the positions, those of order :math:`m` by :math:`m` times the angle, the sum is
     invariant: its first component is along the edges, its second one across. If they are fixed,
-    :math:`(1, 0)`, the mirror image of the sum is a vector of order :math:`m`, the weighted sum of
-    the directions.
+    :math:`(1, 0)`, the sum is :math:`(x, -y)` with :math:`(x, y)` the weighted sum of the
+    directions, a vector of order :math:`m`.
 
     Args:
         weight: ``[E, H, M]``, of any sign.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from torch_geometric.data import Data
 
 from stofm_geo.datasets import charged_particles, particles, rotate_graphs
 
@@ -72,6 +74,14 @@ def test_rotations_turn_positions_vectors_and_targets_together() -> None:
     assert torch.equal(turned.x, data.x)
     (again,) = rotate_graphs([data], seed=1)
     assert torch.equal(again.pos, turned.pos)
+
+
+def test_what_cannot_be_rotated_is_refused() -> None:
+    for pos in (torch.zeros(3, 2).long(), torch.zeros(3, 3)):
+        with pytest.raises(ValueError, match=r"pos must be floating-point \[N, 2\]; found"):
+            rotate_graphs([Data(pos=pos)], seed=0)
+    data = Data(pos=torch.ones(3, 2), y=torch.ones(1, 2))  # a target of the graph
+    assert torch.equal(rotate_graphs([data], seed=0)[0].y, data.y)
 
 
 def test_a_drift_is_along_the_first_axis() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import permutations
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def axes(slices: dict[str, AnnData], dataset: str) -> Iterator[Split]:
             data.mask = data.core_mask & torch.from_numpy(np.isfinite(axis[rows]).all(axis=1))
         train = [data for data in train if data.mask.any()]
         held_out = np.arange(len(train)) % _FOLDS == 0
-        turned = rotated_positions(_positions(target), seed=len(names[0]) + len(names[1]))
+        turned = rotated_positions(_positions(target), seed=crc32(repr(names).encode()))
         test = pieces(turned, new, _CELLS, _HALO)
         problem = GraphProblem(
             "axes",

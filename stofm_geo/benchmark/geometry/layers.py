@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from stofm_geo.benchmark.geometry.networks import HEADS
-from stofm_geo.benchmark.layers import Layer
+from stofm_geo.benchmark.layers import Layer, checked
 from stofm_geo.nn import SE2TransformerConv
 
 ORDERS = 2  # circular orders of the vectors
@@ -34,7 +34,7 @@ class Scalars(nn.Module):
         self, x: Tensor, edge_index: Tensor, pos: Tensor, vectors: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return an update of the features ``[N, width]``, and the vectors ``[N, 1, V, 2]``."""
-        return self.layer(x, edge_index, pos=pos), vectors
+        return checked(self.layer(x, edge_index, pos=pos), x), vectors
 
 
 class SE2Vectors(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv, TransformerConv
 
 from stofm_geo.benchmark.geometry.layers import ORDERS, EGNNVectors, Scalars, SE2Vectors
@@ -29,6 +29,23 @@ def kinds_of(model: PlanarModel) -> tuple[GraphKind, ...]:
     return ("graph_classes", "displacements", "axes") if has_vectors else ("graph_classes",)
 
 
+class RelativePositions(nn.Module):
+    """Layer of PyG with relative positions as edge features.
+
+    Args:
+        conv: Constructor of the layer: sizes of input and output, heads, ``edge_dim``.
+        width: Number of features.
+    """
+
+    def __init__(self, conv: Callable[..., nn.Module], width: int) -> None:
+        super().__init__()
+        self.conv = conv(width, width // HEADS, HEADS, edge_dim=2)
+
+    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
+        """Return features ``[N, width]``."""
+        return self.conv(x, edge_index, pos[edge_index[0]] - pos[edge_index[1]])
+
+
 def _stock(conv: Callable[..., nn.Module], width: int) -> nn.Module:
     return IgnorePositions(conv(width, width // HEADS, HEADS))
 
@@ -47,8 +64,9 @@ MODELS: dict[str, PlanarModel] = {
     ),
 }
 for _name, _conv in (("GATv2", GATv2Conv), ("TransformerConv", TransformerConv)):
-    _layer = partial(Scalars, partial(_stock, _conv))
-    MODELS[_name] = PlanarModel(_layer)
+    MODELS[_name] = PlanarModel(partial(Scalars, partial(_stock, _conv)))
+    # Coordinates in the graph, and relative to neighbours: all that these layers can be told.
+    _layer = partial(Scalars, partial(RelativePositions, _conv))
     MODELS[f"{_name} (coordinates)"] = PlanarModel(_layer, coordinates=True)
     MODELS[f"{_name} (coordinates + rotations)"] = PlanarModel(
         _layer, coordinates=True, rotate=True

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
 from torch_geometric.data import Data
 
 GraphKind = Literal["graph_classes", "displacements", "axes"]
@@ -30,6 +31,7 @@ class GraphProblem:
         validation: Graphs to choose the number of epochs with.
         test: Lists of test graphs, without ``y``.
         names: Classes; empty for vectors.
+        leak_free: Whether no test graph is of the tissue, ... of a training graph.
     """
 
     kind: GraphKind
@@ -40,27 +42,50 @@ class GraphProblem:
     leak_free: bool = True
 
     def digest(self) -> str:
-        """Return a hash of the sizes, features and targets of the graphs, rounded."""
+        """Return a hash of the graphs, which notices other nodes, edges, features or targets."""
         digest = hashlib.sha256(repr((self.kind, self.names)).encode())
         for graphs in (self.train, self.validation, *self.test):
             digest.update(str(len(graphs)).encode())
             for data in graphs:
-                digest.update(repr((data.num_nodes, data.num_edges)).encode())
-                for key in ("x", "pos", "y"):
-                    value = data.get(key)
-                    if value is not None:
-                        # Of the last digits, platforms differ.
-                        rounded = np.round(value.double().mean(dim=0).numpy(), 3) + 0.0
-                        digest.update(rounded.tobytes())
+                for key, value in sorted(data.to_dict().items()):
+                    digest.update(f"{key} {list(value.shape)}".encode())
+                    if value.is_floating_point():
+                        digest.update(_projection(value).tobytes())
+                    else:
+                        digest.update(value.numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
+def _projection(values: Tensor) -> np.ndarray:
+    """Return two sums of all numbers with weights that depend on their places, rounded.
+
+    Of the last digits, which are rounded away, platforms differ.
+    """
+    flat = values.double().numpy().ravel()
+    place = np.arange(1, len(flat) + 1) ** 1.5
+    return np.round([np.cos(place) @ flat, np.sin(place) @ flat], 2) + 0.0
+
+
 def check_test_graphs(problem: GraphProblem) -> None:
-    """Check that test graphs have no targets.
+    """Check that test graphs have no targets, and are not among those for training.
 
     Raises:
-        ValueError: A test graph has ``y``.
+        ValueError: A test graph has ``y`` or ``mask``, or is a training graph, rotated or not.
     """
-    for graphs in problem.test:
-        if any("y" in data for data in graphs):
-            raise ValueError("a test graph has y, which models see; remove it")
+    known = {_signature(data) for data in (*problem.train, *problem.validation)}
+    for data in (data for graphs in problem.test for data in graphs):
+        for key in ("y", "mask"):
+            if key in data:
+                raise ValueError(f"a test graph has {key}, which models see; remove it")
+        if _signature(data) in known:
+            raise ValueError(
+                "the split leaks: a test graph is also a training graph; split graphs before they "
+                "are rotated"
+            )
+
+
+def _signature(data: Data) -> tuple[bytes, bytes]:
+    """Return features and distances from the centre of mass, which rotations do not change."""
+    pos = data.pos.double()
+    distance = (pos - pos.mean(dim=0)).norm(dim=1)
+    return data.x.numpy().tobytes(), np.round(distance.numpy(), 2).tobytes()

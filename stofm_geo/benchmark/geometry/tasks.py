@@ -22,7 +22,8 @@ def superpixels(graphs: Graphs, dataset: str) -> Iterator[Split]:
         upright = without_targets(graphs["test"])
         tests = [rotate_graphs(upright, seed=0), upright]
         names = [str(label) for label in range(10)]
-        problem = GraphProblem("graph_classes", graphs["train"], graphs["validation"], tests, names)
+        train, validation = (_copies(graphs[part]) for part in ("train", "validation"))
+        problem = GraphProblem("graph_classes", train, validation, tests, names)
         return problem, partial(_accuracies, truth)
 
     yield Split("images", make, "images")
@@ -35,8 +36,9 @@ def displacements(graphs: Graphs, dataset: str) -> Iterator[Split]:
         rotated = rotate_graphs(graphs["test"], seed=0)
         truth = [np.concatenate([d.y for d in test]) for test in (rotated, graphs["test"])]
         tests = [without_targets(rotated), without_targets(graphs["test"])]
-        validation = graphs["validation"][: max(number // 5, 50)]
-        problem = GraphProblem("displacements", graphs["train"][:number], validation, tests)
+        train = _copies(graphs["train"][:number])
+        validation = _copies(graphs["validation"][: max(number // 5, 50)])
+        problem = GraphProblem("displacements", train, validation, tests)
         return problem, partial(_errors, truth)
 
     for number in SYSTEMS:
@@ -45,10 +47,14 @@ def displacements(graphs: Graphs, dataset: str) -> Iterator[Split]:
 
 def without_targets(graphs: list[Data]) -> list[Data]:
     """Return graphs without ``y``."""
-    shown = [data.clone() for data in graphs]
+    shown = _copies(graphs)
     for data in shown:
         del data.y
     return shown
+
+
+def _copies(graphs: list[Data]) -> list[Data]:
+    return [data.clone() for data in graphs]  # models may change them
 
 
 def _accuracies(truth: np.ndarray, predictions: list[np.ndarray]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 
-from stofm_geo.benchmark.geometry.networks import HEADS, GraphNetwork, Sizes
+from stofm_geo.benchmark.geometry.networks import GraphNetwork, Sizes
 from stofm_geo.benchmark.geometry.problems import GraphProblem
 from stofm_geo.datasets import rotate_graphs
 
@@ -23,6 +23,7 @@ STEPS, CHECKS = 2_000, 20
 _TISSUE_STEPS = 400  # of a problem on few pieces of tissue
 RATE, DECAY, WARM_UP = 3e-3, 1e-2, 0.15
 _BATCH = 50
+_WIDTH_STEP = 8  # widths are multiples of it, so that layers may have 8 heads
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _validation_loss(net: GraphNetwork, graphs: list[Data]) -> float:
 def _width(network: Callable[[int], nn.Module]) -> int:
     """Return the width whose network has the number of parameters nearest to the target."""
     with torch.random.fork_rng():
-        widths = range(2 * HEADS, 200, HEADS)
+        widths = range(_WIDTH_STEP, 200, _WIDTH_STEP)
         return min(widths, key=lambda width: abs(_count(network(width)) - PARAMETERS))
 
 

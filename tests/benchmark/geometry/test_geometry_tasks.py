@@ -12,7 +12,12 @@ from stofm_geo.benchmark.geometry import axes, tasks, training
 from stofm_geo.benchmark.geometry.problems import GraphProblem
 from stofm_geo.benchmark.problems import check_leak_free
 from stofm_geo.benchmark.scoring import check_predictions
-from stofm_geo.datasets import charged_particles, small_digits, superpixel_graphs
+from stofm_geo.datasets import (
+    charged_particles,
+    rotate_graphs,
+    small_digits,
+    superpixel_graphs,
+)
 
 
 @pytest.fixture
@@ -52,6 +57,47 @@ def test_a_test_graph_with_its_class_is_refused(digits) -> None:
     problem = GraphProblem("graph_classes", digits["train"], [], [digits["test"]])
     with pytest.raises(ValueError, match="a test graph has y"):
         check_leak_free(problem)
+
+
+def test_a_training_graph_is_no_test_graph(digits) -> None:
+    test = tasks.without_targets(rotate_graphs(digits["train"][3:4], seed=1))
+    problem = GraphProblem("graph_classes", digits["train"], [], [test])
+    with pytest.raises(ValueError, match="a test graph is also a training graph"):
+        check_leak_free(problem)
+
+
+def test_what_a_model_does_to_training_graphs_is_not_seen_by_others(digits) -> None:
+    (split,) = tasks.superpixels(digits, "digits")
+    first, _ = split.make()
+    before = first.digest()
+    first.train[0].x.mul_(0)
+    first.train[0].x = first.train[0].x + 1
+    assert split.make()[0].digest() == before
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_the_digest_notices(part: str) -> None:
+    def problem() -> GraphProblem:
+        graphs = charged_particles(6)
+        return GraphProblem("displacements", graphs[:3], [], [graphs[3:]])
+
+    def permuted(x: torch.Tensor) -> torch.Tensor:
+        return x.roll(1, dims=0)
+
+    changes = {
+        "vectors": lambda vectors: -3 * vectors,
+        "edge_index": lambda edges: edges[[0, 0]],
+        "x": permuted,
+        "y": permuted,
+        "pos": lambda pos: 5 * pos,
+    }
+    before = problem().digest()
+    assert problem().digest() == before
+    for key, change in changes.items():
+        other = problem()
+        graph = other.train[1] if part == "train" else other.test[0][1]
+        graph[key] = change(graph[key])
+        assert other.digest() != before, key
 
 
 def test_displacements_are_scored_relative_to_their_mean(monkeypatch, few_steps) -> None:
