@@ -62,7 +62,8 @@ def axes(slices: dict[str, AnnData], dataset: str) -> Iterator[Split]:
 
     The second slice is rotated by a random angle. Features are the probabilities of the layers by
     logistic regression on components of the shared genes (the best known way to find layers in
-    another study), so that models differ in how they see directions.
+    another study), and vectors the directions in which the depth grows that these
+    probabilities tell, over shares of the cells: models differ in what they make of directions.
     """
 
     def make(names: tuple[str, str]) -> tuple[GraphProblem, Callable]:
@@ -70,7 +71,7 @@ def axes(slices: dict[str, AnnData], dataset: str) -> Iterator[Split]:
         pos, depth = _positions(source), _depths(source)
         known, new = _probabilities(pos, depth, *shared_features([source, target]))
         axis = _axis(pos, depth)
-        train = pieces(pos, known, _CELLS, _HALO)
+        train = _with_gradients(pieces(pos, known, _CELLS, _HALO), pos, known)
         for data in train:
             rows = data.n_id.numpy()
             data.y = torch.from_numpy(np.nan_to_num(axis[rows])).float()
@@ -78,7 +79,7 @@ def axes(slices: dict[str, AnnData], dataset: str) -> Iterator[Split]:
         train = [data for data in train if data.mask.any()]
         held_out = np.arange(len(train)) % _FOLDS == 0
         turned = rotated_positions(_positions(target), seed=crc32(repr(names).encode()))
-        test = pieces(turned, new, _CELLS, _HALO)
+        test = _with_gradients(pieces(turned, new, _CELLS, _HALO), turned, new)
         problem = GraphProblem(
             "axes",
             [data for data, out in zip(train, held_out, strict=True) if not out],
@@ -92,29 +93,28 @@ def axes(slices: dict[str, AnnData], dataset: str) -> Iterator[Split]:
 
 
 def depth_gradient(problem: GraphProblem, seed: int) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Return the direction in which the depth grows, the mean of the layers' probabilities.
+    """Return the direction in which the depth grows, which the graphs have as vectors.
 
     The share of the cells that count as near is the one that is best for the training slice.
     """
-    graphs = problem.train + problem.validation
-    x, pos, y, known = (_of_core(graphs, key) for key in ("x", "pos", "y", "mask"))
+    known = problem.train + problem.validation
+    vectors = torch.cat([data.vectors[data.mask] for data in known]).numpy()
+    truth = torch.cat([data.y[data.mask] for data in known]).numpy()
+    cosines = [_mean_cosine(vectors[:, k], truth) for k in range(len(_SHARES))]
+    best = int(np.argmax(cosines))
+    predictions = [
+        torch.cat([data.vectors[:, best] for data in graphs]).numpy() for graphs in problem.test
+    ]
+    return predictions, {"share": _SHARES[best]}
+
+
+def _with_gradients(graphs: list[Data], pos: np.ndarray, x: np.ndarray) -> list[Data]:
+    """Add the directions in which the expected depth grows as ``vectors`` ``[N, shares, 2]``."""
     depth = x @ np.arange(x.shape[1])
-
-    def cosine(share: float) -> float:
-        return _mean_cosine(np.nan_to_num(gradients(pos, depth, share))[known], y[known])
-
-    share = max(_SHARES, key=cosine)
-    predictions = []
-    for graphs in problem.test:
-        x, pos, row = (_of_core(graphs, key) for key in ("x", "pos", "n_id"))
-        of_row = np.empty((len(row), 2))
-        of_row[row] = np.nan_to_num(gradients(pos, x @ np.arange(x.shape[1]), share))
-        predictions.append(np.concatenate([of_row[data.n_id.numpy()] for data in graphs]))
-    return predictions, {"share": share}
-
-
-def _of_core(graphs: list[Data], key: str) -> np.ndarray:
-    return torch.cat([data[key][data.core_mask] for data in graphs]).numpy()
+    vectors = np.stack([gradients(pos, depth, share) for share in _SHARES], axis=1)
+    for data in graphs:
+        data.vectors = torch.from_numpy(np.nan_to_num(vectors[data.n_id.numpy()])).float()
+    return graphs
 
 
 def _probabilities(

@@ -177,5 +177,6 @@ def test_axes_of_real_cortex(shared_data) -> None:
             data.y[data.mask].norm(dim=1), torch.ones(int(data.mask.sum())), atol=1e-4, rtol=0
         )
         assert not (data.mask & ~data.core_mask).any()
+        assert data.vectors.shape == (data.num_nodes, 5, 2)
     batch = Batch.from_data_list(problem.test[0])
     assert "y" not in batch and "mask" not in batch
