@@ -75,7 +75,7 @@ def linear(problem: Problem, seed: int, neighbours: bool, standardise: bool) -> 
     names = problem.names
     strength = choose(x, y, len(names), folds(groups, y, 4, seed=0), seed=0).strength
     head = fit_probe(x[y >= 0], y[y >= 0], len(names), strength)
-    logits = [values @ head.weight.numpy().T + head.bias.numpy() for values in test]
+    logits = [head.logits(values) for values in test]
     return [np.array(names, dtype=object)[values.argmax(axis=1)] for values in logits], {
         "strength": strength
     }

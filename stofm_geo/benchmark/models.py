@@ -37,8 +37,7 @@ class Model:
 
     Attributes:
         solve: Function from a :class:`~stofm_geo.benchmark.Problem` (or ``GraphProblem``) and a
-            seed to predictions and a
-            record (``"parameters"``, ...).
+            seed to predictions and a record (``"parameters"``, ...).
         kinds: Kinds of problems that it supports.
         seeded: Whether the seed changes the result; otherwise only seed 0 is run.
         needs: Module that must be importable.

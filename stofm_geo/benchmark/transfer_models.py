@@ -84,7 +84,7 @@ def shared_genes(problem: Problem, seed: int, neighbours: bool, harmony: bool) -
     count = len(problem.names)
     strength = choose(known, y, count, folds(groups, y, 4, seed=0), seed=0).strength
     head = fit_probe(known[y >= 0], y[y >= 0], count, strength)
-    return softmax(new @ head.weight.numpy().T + head.bias.numpy(), axis=1)
+    return softmax(head.logits(new), axis=1)
 
 
 def nearest_centroid(problem: Problem, seed: int) -> np.ndarray:

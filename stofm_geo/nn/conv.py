@@ -47,8 +47,8 @@ class SE2TransformerConv(MessagePassing):
     carry *vectors* of circular order 1 to ``max_order``, which rotate with the positions, and their
     invariants are added to :math:`x'`; with ``in_vector_channels``, the vectors of a node attend to
     directions, too (:class:`~stofm_geo.nn.vectors.VectorChannels`). Cross products among them
-    distinguish a tissue from its mirror image, unless ``reflections``. (This
-    needs two vectors per order, since the cross product of a vector with itself is 0.)
+    distinguish a tissue from its mirror image, unless ``reflections``. (This needs two vectors per
+    order, since the cross product of a vector with itself is 0.)
 
     Messages are created only if they are observed, by hooks, explainers or overridden methods of a
     subclass; otherwise kernels sum over the edges. Gradients of any order are correct. Under

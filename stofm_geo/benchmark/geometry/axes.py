@@ -16,7 +16,12 @@ from scipy.special import softmax
 from torch_geometric.data import Data
 
 from stofm_geo.benchmark.geometry.problems import GraphProblem
-from stofm_geo.benchmark.geometry.tissue import pieces, rotated_positions, shared_features
+from stofm_geo.benchmark.geometry.tissue import (
+    pieces,
+    positions,
+    rotated_positions,
+    shared_features,
+)
 from stofm_geo.benchmark.problems import Split
 from stofm_geo.benchmark.splits import labels_of
 from stofm_geo.tasks.annotation.probe import choose, fit_probe
@@ -44,8 +49,7 @@ def gradients(pos: np.ndarray, values: np.ndarray, share: float = _NEAR) -> np.n
     Returns:
         Unit vectors ``[n, 2]``; NaN where all values nearby are the same.
     """
-    near = min(max(int(share * len(pos)), _LEAST), len(pos))
-    distance, index = cKDTree(pos).query(pos, near)
+    distance, index = _nearest(pos, share)
     weight = np.exp(-2 * (distance / distance[:, -1:]) ** 2)[..., None]
     design = np.concatenate([np.ones((*index.shape, 1)), pos[index] - pos[:, None]], axis=2)
     normal = design.transpose(0, 2, 1) @ (weight * design)
@@ -55,6 +59,12 @@ def gradients(pos: np.ndarray, values: np.ndarray, share: float = _NEAR) -> np.n
     length = np.linalg.norm(slope, axis=1, keepdims=True)
     spread = np.ptp(values[index], axis=1) > 0
     return np.where(spread[:, None], slope / np.maximum(length, 1e-12), np.nan)
+
+
+def _nearest(pos: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances and rows of the nearest cells of each cell, a share of all."""
+    count = min(max(int(share * len(pos)), _LEAST), len(pos))
+    return cKDTree(pos).query(pos, count)
 
 
 def axes(slices: dict[str, AnnData], dataset: str) -> Iterator[Split]:
@@ -68,7 +78,7 @@ def axes(slices: dict[str, AnnData], dataset: str) -> Iterator[Split]:
 
     def make(names: tuple[str, str]) -> tuple[GraphProblem, Callable]:
         source, target = (slices[name] for name in names)
-        pos, depth = _positions(source), _depths(source)
+        pos, depth = positions(source), _depths(source)
         known, new = _probabilities(pos, depth, *shared_features([source, target]))
         axis = _axis(pos, depth)
         train = _with_gradients(pieces(pos, known, _CELLS, _HALO), pos, known)
@@ -78,7 +88,7 @@ def axes(slices: dict[str, AnnData], dataset: str) -> Iterator[Split]:
             data.mask = data.core_mask & torch.from_numpy(np.isfinite(axis[rows]).all(axis=1))
         train = [data for data in train if data.mask.any()]
         held_out = np.arange(len(train)) % _FOLDS == 0
-        turned = rotated_positions(_positions(target), seed=crc32(repr(names).encode()))
+        turned = rotated_positions(positions(target), seed=crc32(repr(names).encode()))
         test = _with_gradients(pieces(turned, new, _CELLS, _HALO), turned, new)
         problem = GraphProblem(
             "axes",
@@ -131,16 +141,12 @@ def _probabilities(
 
     def fitted(rows: np.ndarray, x: np.ndarray) -> np.ndarray:
         head = fit_probe(known[rows], codes[rows], count, choice.strength)
-        return softmax(x @ head.weight.numpy().T + head.bias.numpy(), axis=1)
+        return softmax(head.logits(x), axis=1)
 
     out_of_fold = fitted(codes >= 0, known)  # for cells without a label
     for fold in held_out:
         out_of_fold[fold] = fitted((codes >= 0) & ~fold, known[fold])
     return [out_of_fold, fitted(codes >= 0, new)]
-
-
-def _positions(adata: AnnData) -> np.ndarray:
-    return np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2]
 
 
 def _depths(adata: AnnData) -> np.ndarray:
@@ -166,8 +172,7 @@ def _cosines(
     for data, part in zip(test, np.split(predicted, sizes), strict=True):
         core = data.core_mask.numpy()
         of_cell[data.n_id.numpy()[core]] = part[core]
-    near = min(max(int(_NEAR * len(pos)), _LEAST), len(pos))
-    smooth = of_cell[cKDTree(pos).query(pos, near)[1]].mean(axis=1)
+    smooth = of_cell[_nearest(pos, _NEAR)[1]].mean(axis=1)
     known = np.isfinite(truth).all(axis=1)
     return {
         "cosine": _mean_cosine(smooth[known], truth[known]),

@@ -12,7 +12,7 @@ from anndata import AnnData
 from torch_geometric.data import Data
 
 from stofm_geo.benchmark.geometry.problems import GraphProblem
-from stofm_geo.benchmark.geometry.tissue import pieces, shared_features
+from stofm_geo.benchmark.geometry.tissue import pieces, positions, shared_features
 from stofm_geo.benchmark.problems import Split
 from stofm_geo.datasets import rotate_graphs
 
@@ -84,7 +84,7 @@ def _positions(adata: AnnData) -> np.ndarray:
     if "array_row" in adata.obs:
         column, row = (adata.obs[key].to_numpy(float) for key in ("array_col", "array_row"))
         return np.stack([column, row * np.sqrt(3)], axis=1)
-    return np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2]
+    return positions(adata)
 
 
 def without_features(problem: GraphProblem) -> GraphProblem:

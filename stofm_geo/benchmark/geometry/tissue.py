@@ -59,6 +59,11 @@ def pieces(pos: np.ndarray, x: np.ndarray, max_cells: int, halo: int) -> list[Da
     ]
 
 
+def positions(adata: AnnData) -> np.ndarray:
+    """Return the positions of the cells of a slice, ``[n, 2]``."""
+    return np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2]
+
+
 def rotated_positions(pos: np.ndarray, seed: int) -> np.ndarray:
     """Rotate positions ``[n, 2]`` by a random angle."""
     angle = np.random.default_rng(seed).uniform(0, 2 * np.pi)

@@ -16,6 +16,7 @@ from torch_geometric.loader import DataLoader
 
 from stofm_geo.benchmark.geometry.networks import GraphNetwork, Sizes
 from stofm_geo.benchmark.geometry.problems import GraphProblem
+from stofm_geo.benchmark.trained import count
 from stofm_geo.datasets import rotate_graphs
 
 PARAMETERS = 60_000
@@ -63,7 +64,7 @@ class PlanarModel:
         start = time.perf_counter()
         predictions = [predict(net, graphs) for graphs in problem.test]
         rate = sum(map(len, problem.test)) / (time.perf_counter() - start)
-        record: dict[str, Any] = {"parameters": _count(net), "width": width, "step": step}
+        record: dict[str, Any] = {"parameters": count(net), "width": width, "step": step}
         record |= {"validation_loss": round(loss, 5), "training_seconds": round(seconds, 1)}
         return predictions, record | {"graphs_per_second": round(rate)}
 
@@ -140,8 +141,4 @@ def _width(network: Callable[[int], nn.Module]) -> int:
     """Return the width whose network has the number of parameters nearest to the target."""
     with torch.random.fork_rng():
         widths = range(_WIDTH_STEP, 200, _WIDTH_STEP)
-        return min(widths, key=lambda width: abs(_count(network(width)) - PARAMETERS))
-
-
-def _count(net: nn.Module) -> int:
-    return sum(weight.numel() for weight in net.parameters())
+        return min(widths, key=lambda width: abs(count(network(width)) - PARAMETERS))

@@ -43,6 +43,10 @@ class Weights(NamedTuple):
     weight: Tensor
     bias: Tensor
 
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """Return the logits ``[n, C]`` of inputs ``[n, D]``."""
+        return x @ self.weight.numpy().T + self.bias.numpy()
+
 
 def fit_probe(x: np.ndarray, codes: np.ndarray, count: int, strength: float) -> Weights:
     """Fit a class-balanced logistic regression on cells ``[n, D]`` of classes ``[n]``."""
@@ -74,7 +78,7 @@ def choose(
             continue
         heads = _path(x[train], codes[train], count, STRENGTHS, _TOLERANCE)
         cells.append(test)
-        logits.append([x[test] @ head.weight.numpy().T + head.bias.numpy() for head in heads])
+        logits.append([head.logits(x[test]) for head in heads])
     if not cells:
         raise ValueError(
             "holding out any part of the tissue leaves a single label; "
