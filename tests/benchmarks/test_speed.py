@@ -226,6 +226,7 @@ def test_scale(alone) -> None:
     assert row["cells"] == 300 and list(row["stages"]) == list(speed("scale").STAGES)
 
 
+@pytest.mark.slow
 def test_instruments() -> None:
     given = speed("_measurements").Given(quick=True)
     part, whole = checked("instruments", speed("instruments").measure(given))["rows"]

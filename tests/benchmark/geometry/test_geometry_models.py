@@ -113,7 +113,8 @@ def test_coordinates_are_no_invariants() -> None:
 )
 def test_a_model_learns_and_a_seed_gives_the_same(name: str, monkeypatch) -> None:
     torch.set_default_dtype(torch.float32)
-    monkeypatch.setattr(training, "STEPS", 60)
+    monkeypatch.setattr(training, "STEPS", 24)
+    monkeypatch.setattr(training, "_BATCH", 16)
     monkeypatch.setattr(training, "CHECKS", 3)
     graphs = charged_particles(160)
     test = [data.clone() for data in graphs[130:]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import multiprocessing
 import operator
 import os
@@ -150,6 +151,7 @@ def test_fork_after_threads(subject: Subject, thread_count) -> None:
     receive, send = context.Pipe(duplex=False)
 
     def child() -> None:
+        faulthandler.dump_traceback_later(50, file=sys.__stderr__)  # where it hangs, if it does
         torch.set_num_threads(1)
         send.send([part.numpy() for part in inference(subject, module)])
 
