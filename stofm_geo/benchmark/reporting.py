@@ -51,14 +51,7 @@ def report(
     done = [row for row in rows if row["status"] == "done"]
     if not done:
         raise ValueError(f"{folder}: none of {len(rows)} cells is done; see their reasons there")
-    frame = pd.DataFrame([_flat(row) for row in done])
-    order = {task: number for number, task in enumerate(TASKS)}
-    frame = frame.sort_values(
-        "task", key=lambda task: task.map(order).fillna(len(order)), kind="stable"
-    )
-    frame["counts"] = frame["apart"] & ~_redundant_synthetic(frame)
-    frame["column"] = frame["dataset"] + ", " + frame["held_out"]
-    frame.loc[~frame["apart"], "column"] += " (leaks)"
+    frame = to_frame(done)
     summary_sections = [_description(rows, done), *_summary(frame, output)]
     sections = ["# Results", *summary_sections]
     for task in dict.fromkeys(frame["task"]):
@@ -85,6 +78,27 @@ def report(
         ]
         replace_section(Path(readme), "quality", "\n\n".join(summary_sections))
     return text
+
+
+def to_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return one row per cell that is done, sorted by task, with its table column.
+
+    Args:
+        rows: Rows of ``cells.jsonl`` whose status is ``"done"``.
+
+    Returns:
+        Keys, scores and costs of the cells; ``column``, the column of the table of the task; and
+        ``counts``, whether the column counts in ranks and means.
+    """
+    frame = pd.DataFrame([_flat(row) for row in rows])
+    order = {task: number for number, task in enumerate(TASKS)}
+    frame = frame.sort_values(
+        "task", key=lambda task: task.map(order).fillna(len(order)), kind="stable"
+    )
+    frame["counts"] = frame["apart"] & ~_redundant_synthetic(frame)
+    frame["column"] = frame["dataset"] + ", " + frame["held_out"]
+    frame.loc[~frame["apart"], "column"] += " (leaks)"
+    return frame
 
 
 def _summary(frame: pd.DataFrame, output: Path) -> list[str]:

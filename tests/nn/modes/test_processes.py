@@ -168,9 +168,12 @@ def test_fork_after_threads(subject: Subject, thread_count) -> None:
 
     process = context.Process(target=child)
     process.start()
-    assert receive.poll(60), "the child hangs"
-    found = [torch.from_numpy(part) for part in receive.recv()]
-    process.join()
+    try:
+        assert receive.poll(60), "the child hangs"
+        found = [torch.from_numpy(part) for part in receive.recv()]
+        process.join(60)
+    finally:
+        process.kill()  # Python would wait at its end for a child that hangs
     assert process.exitcode == 0
     thread_count(1)
     assert_same_bytes(found, inference(subject, module))
