@@ -1,0 +1,152 @@
+"""Macros of the pages: numbers from the committed results, and the reference of the command line.
+
+Numbers on the site are computed from ``benchmarks/results`` as it is built, so that they are those of
+the records.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import typer
+from typer.cli import get_docs_for_click
+
+from stofm_geo.benchmark import reporting
+from stofm_geo.benchmark.records import read_rows
+from stofm_geo.cli import app
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
+def define_env(env: Any) -> None:
+    """Register the macros (called by mkdocs-macros)."""
+    for macro in (summary, scores, mean, record, runs, zero_shot, speed_report, command_line):
+        env.macro(macro)
+
+
+@cache
+def _frame(folder: str) -> pd.DataFrame:
+    rows = [row for row in read_rows(RESULTS / folder) if row["status"] == "done"]
+    return reporting.to_frame(rows)
+
+
+def summary(folder: str, models: tuple[str, ...] | list[str] = ()) -> str:
+    """Return the table of means over the columns of each task, of all or some models."""
+    text, _ = reporting.summary(_frame(folder))
+    return _markdown(text.loc[list(models)] if models else text)
+
+
+def scores(
+    folder: str,
+    task: str,
+    measure: str | None = None,
+    columns: tuple[str, ...] | list[str] = (),
+    by: str = "column",
+) -> str:
+    """Return the table of one score of a task: models by data sets, or by splits."""
+    frame = _frame(folder)
+    frame = frame[frame["task"] == task]
+    name, higher_is_better = reporting.main_measure(frame)
+    measure = measure or name
+    if by == "split":  # one column per split
+        frame = frame.assign(column=frame["split"], splits=1)
+    if columns:
+        frame = frame[frame["dataset"].isin(columns)]
+    means, _, text = reporting.table(frame, measure, higher_is_better and measure == name)
+    counted = means[[c for c in means if not c.endswith("(leaks)")]]
+    text["mean"] = counted.mean(axis=1, skipna=False).map("{:.3f}".format).replace("nan", "")
+    return _markdown(text)
+
+
+def mean(folder: str, task: str, model: str, measure: str | None = None) -> str:
+    """Return the mean over the columns of a task that count, with three digits."""
+    return f"{_means(folder, task, measure)[model]:.3f}"
+
+
+def record(name: str) -> Any:
+    """Return the contents of a JSON file of results."""
+    return json.loads((RESULTS / name).read_text())
+
+
+def readme_table() -> str:
+    """Return the table of the README: our model, neighbour averages, and the best other model."""
+    columns = {
+        "regions": "Regions, macro-F1 ↑",
+        "cell_types": "Cell types, macro-F1 ↑",
+        "domains": "Domains, adjusted Rand index ↑",
+        "deconvolution": "Deconvolution, RMSE ↓",
+        "imputation": "Imputation, correlation ↑",
+    }
+    lines = ["| | SToFM | neighbour averages | best other |", "|---|---|---|---|"]
+    for task, title in columns.items():
+        others = pd.concat([_means(folder, task) for folder in ("tasks", "quality")])
+        named = others.index.str.lower()
+        others = others[~named.str.contains("stofm") & ~named.str.contains("averaged")]
+        lower = title.endswith("↓")
+        name, best = (others.idxmin(), others.min()) if lower else (others.idxmax(), others.max())
+        ours, averages = (
+            mean("tasks", task, model) for model in ("SToFM", "neighbour-averaged PCA")
+        )
+        lines.append(f"| {title} | {ours} | {averages} | {best:.3f} ({name}) |")
+    return "\n".join(lines)
+
+
+def _means(folder: str, task: str, measure: str | None = None) -> pd.Series:
+    """Return the mean of each model that has all columns of a task that count."""
+    frame = _frame(folder)
+    frame = frame[(frame["task"] == task) & frame["counts"]]
+    name, higher_is_better = reporting.main_measure(frame)
+    means, _, _ = reporting.table(frame, measure or name, higher_is_better)
+    return means.mean(axis=1, skipna=False).dropna()
+
+
+def runs(folder: str) -> str:
+    """Return how many cells a folder of results has, their dates, commits and machine."""
+    rows = [row for row in read_rows(RESULTS / folder) if row["status"] == "done"]
+    dates = sorted(row["date"] for row in rows)
+    commits = list(dict.fromkeys(row["commit"] for row in rows))
+    span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    machines = ", ".join(sorted({row["machine"] for row in rows}))
+    link = f"`benchmarks/results/{folder}/cells.jsonl`"
+    return f"{len(rows)} runs, {span}, {machines}, commits {', '.join(commits)}. Record: {link}."
+
+
+def zero_shot() -> str:
+    """Return the table of probes on slices the installed model has not seen."""
+    scores = record("zero_shot.json")["macro_f1"]
+    table = pd.DataFrame(
+        {
+            column: {
+                name: np.mean([np.mean(seed) for seed in seeds]) for name, seeds in own.items()
+            }
+            for column, own in scores.items()
+        }
+    )
+    table["mean"] = table.mean(axis=1)
+    return _markdown(table.map("{:.3f}".format))
+
+
+def speed_report() -> str:
+    """Return the report of speed without its title, with headings one level deeper."""
+    text = (RESULTS / "speed" / "report.md").read_text().partition("\n")[2]
+    text = text.replace("](report", "](results/speed/report")
+    return "\n".join(f"#{line}" if line.startswith("##") else line for line in text.split("\n"))
+
+
+def command_line() -> str:
+    """Return the reference of ``stofm-geo``, made from the commands themselves."""
+    command = typer.main.get_command(app)
+    pages = get_docs_for_click(obj=command, ctx=typer.Context(command), name="stofm-geo")
+    return pages.partition("\n")[2]  # the page has a title of its own
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    lines = ["| | " + " | ".join(map(str, frame.columns)) + " |", "|---|" + "---|" * frame.shape[1]]
+    for name, row in zip(frame.index, frame.to_numpy(), strict=True):
+        lines.append(f"| {name} | " + " | ".join(map(str, row)) + " |")
+    return "\n".join(lines)
