@@ -1,7 +1,7 @@
 """Macros of the pages: numbers from the committed results, and the reference of the command line.
 
-Numbers on the site are computed from ``benchmarks/results`` as it is built, so that they are those of
-the records.
+Numbers on the site are computed from ``benchmarks/results`` when it is built, so that they are
+those of the records.
 """
 
 from __future__ import annotations

@@ -130,7 +130,9 @@ def rerun(
 
     Args:
         row: Row of a results file.
-        data, limit, load: Arguments of :func:`run`.
+        data: Folder of the data sets' files.
+        limit: Time limit, in seconds.
+        load: Python files that register more.
 
     Returns:
         The new row.

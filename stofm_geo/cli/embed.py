@@ -73,8 +73,8 @@ def embed(
     max_steps: Annotated[
         int | None,
         typer.Option(
-            help="Maximum number of training steps of a model that is fitted. (default: 80; fewer "
-            "where held-out tissue is predicted no better)",
+            help="Maximum number of training steps of a model that is fitted. (default: 600, or 80 "
+            "without whole counts; fewer where held-out data are predicted no better)",
             min=1,
         ),
     ] = None,

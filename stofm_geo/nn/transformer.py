@@ -47,7 +47,8 @@ class SE2Transformer(nn.Module):
         reflections: Whether the output is invariant to reflections (default no).
         norm: ``"pre"`` (default) or ``"post"``.
         dropout: Dropout probability of the outputs of each sub-block in training (default 0.1).
-        tolerance, backend: See :class:`SE2TransformerConv`.
+        tolerance: See :class:`SE2TransformerConv`.
+        backend: See :class:`SE2TransformerConv`.
 
     Raises:
         ValueError: Sizes that are not multiples of ``heads``, another ``norm``, or ``out_vectors``
@@ -138,7 +139,9 @@ class SE2Transformer(nn.Module):
         :meth:`forward` does not keep them.
 
         Args:
-            x, edge_index, pos: As for :meth:`forward`.
+            x: Node features ``[N, channels]``.
+            edge_index: As for :meth:`forward`.
+            pos: Positions ``[N, 2]``.
 
         Returns:
             Weights ``[num_layers, E, heads]``; those of a block sum to 1 over a node's edges.

@@ -201,7 +201,10 @@ class Annotator(nn.Module):
             adata: Slices with labels, otherwise as for :meth:`predict`.
             label_key: Column of ``obs`` with known labels; cells without a label are ignored and,
                 if cell types are predicted, cells without counts.
-            spatial_key, slice_key, layer, name: As for :meth:`predict`.
+            spatial_key: As for :meth:`predict`.
+            slice_key: As for :meth:`predict`.
+            layer: As for :meth:`predict`.
+            name: As for :meth:`predict`.
 
         Returns:
             An :class:`~stofm_geo.tasks.metrics.EvaluationReport`, a dictionary.
