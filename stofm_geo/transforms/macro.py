@@ -12,7 +12,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.utils import scatter, sort_edge_index
 
 from stofm_geo._keys import NodeType
-from stofm_geo._validation import check_positive
+from stofm_geo._validation import check_positive, preview
 from stofm_geo.transforms._base import GraphTransform
 from stofm_geo.transforms._slices import (
     cell_mask,
@@ -79,6 +79,13 @@ class MacroNodes(GraphTransform):
             raise ValueError("data already has virtual nodes; run MacroNodes once")
         if not data.x.is_floating_point():
             data.x = data.x.to(torch.get_default_dtype())
+        bad = (~data.x.isfinite().all(dim=1)).nonzero().view(-1)
+        if len(bad):
+            raise ValueError(
+                f"data.x is NaN or infinite for {len(bad)} of {len(data.x)} cells "
+                f"(node {preview(bad[:4].tolist())}), and clusters are computed from it; replace "
+                "these features, data.x.nan_to_num(), or drop the cells"
+            )
 
     def transform_graph(self, data: Data) -> Data:
         """See :class:`GraphTransform`."""

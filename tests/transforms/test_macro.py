@@ -242,3 +242,11 @@ def test_virtual_nodes_are_joined_once() -> None:
         JoinMacroNodes()(data)
     with pytest.raises(ValueError, match="already have edges"):
         JoinMacroNodes()(MacroNodes()(data))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_must_be_finite(value: float) -> None:
+    data = tissue(scattered())
+    data.x[[3, 70], 1] = value
+    with pytest.raises(ValueError, match=r"data.x is NaN or infinite for 2 of 400 cells \(node 3"):
+        MacroNodes()(data)
