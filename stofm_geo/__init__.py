@@ -1,4 +1,24 @@
-"""SToFM as a PyTorch Geometric library: tissue as graphs, an SE(2) Transformer on their edges."""
+"""Spatial transcriptomics on PyTorch Geometric: slices as graphs, an SE(2) Transformer on them.
+
+For AnnData:
+
+- ``SToFM``: the model; fit, embed, save, load. ``SToFMConfig``: its settings.
+- ``read``, ``write``: slices of any format.
+- ``tl``: domains, annotation, integration, deconvolution, imputation, denoising.
+- ``pl``: plots. ``datasets``: data with known answers.
+- ``tasks``: what ``tl`` is made of, and ``fine_tune``. ``Annotator``: a model with a classifier.
+- ``genes``: names of genes, encoders of cells.
+
+For PyTorch Geometric:
+
+- ``from_anndata``, ``data``: AnnData to graphs, and back.
+- ``transforms``: neighbour graphs, macro nodes, sub-slices, masks.
+- ``nn``: ``SE2TransformerConv``, ``SE2Transformer`` and their parts.
+- ``ops``: attention and sums over edges, usable alone.
+- ``benchmark``: the benchmark suite, for layers and models of your own.
+
+``networks`` and ``training`` hold the network of ``SToFM`` and how it is trained.
+"""
 
 from __future__ import annotations
 

@@ -110,8 +110,8 @@ show. Their estimates are close to the mean of the gene. Do not interpret their 
 
 With your own slice, draw a gene that you know. Here we take the gene whose denoised values change
 most with `obs["depth"]`, the known depth below the surface of the toy tissue. Values are divided by
-the total of the cell, so that large cells do not stand out. Counts of single cells hide much of the
-gradient.
+the total of the cell, so that the number of molecules of a cell plays no role. In the counts of
+single cells, the gradient is hard to see.
 """
 
 # %%

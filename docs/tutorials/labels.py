@@ -67,8 +67,8 @@ model = stofm_geo.SToFM().fit([labelled, other], max_steps=30, seed=0, progress=
 
 `fine_tune` trains a linear classifier on the frozen embeddings. This is the default,
 `method="probe"`, and it takes seconds. `"mlp"` adds a hidden layer, and `"lora"` and `"full"` also
-train the network. [Benchmarks](../benchmarks.md) compares them. The simplest was hardly worse on
-real slices, so start with it.
+train the network. On real slices, they have not been better than `"probe"` so far (see
+[Benchmarks](../benchmarks.md)), so start with it.
 
 `task` says what the labels describe. For `"region"`, the classifier also reads the embeddings of
 the surroundings. For `"cell_type"`, it reads mainly the cell itself.

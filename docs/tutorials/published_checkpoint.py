@@ -79,7 +79,7 @@ model.embed(adata)
 The BERT needs `pip install 'stofm-geo[cell-encoder]'`. Files are read without executing code from
 them, although `.pth` files are pickles.
 
-## Make a stand-in
+## Make a small checkpoint
 
 Skip this cell if you have the published files. It writes random weights in the same layout. The
 vocabulary is computed from the slice instead of being read from Geneformer's files, and is saved in

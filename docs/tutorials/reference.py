@@ -125,7 +125,7 @@ print(f"{panel.n_vars} genes in the panel, {len(hidden)} hidden")
 By default, `tl.impute` estimates all genes that the reference has and the slice lacks. Name some
 with `genes=[...]` if there are thousands and you need few.
 
-Not every gene can be told from the others. `reliability` is the correlation of predicted with
+Not every gene can be predicted from the others. `reliability` is the correlation of predicted with
 measured values on parts of the reference that were held out. Look at it before you use a gene.
 """
 

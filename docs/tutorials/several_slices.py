@@ -141,9 +141,9 @@ slices, which must be close to 0.
 """
 ## Give a new slice the same domains
 
-Analyses grow. With `reference`, a new slice gets the domains, names and colours of earlier slices,
-and these stay as they are. The new slice is embedded by the same model. A domain that the reference
-lacks cannot be found in this way.
+Often, further slices follow after an analysis. With `reference`, a new slice gets the domains,
+names and colours of earlier slices, and these stay as they are. The new slice is embedded by the
+same model. A domain that the reference lacks cannot be found in this way.
 """
 
 # %%
