@@ -88,7 +88,7 @@ verify corpus` checks all files against their checksums.
 
 `pretrain` is the command line of Lightning. Settings are in a YAML file, on the command line, or
 both. `examples/configs` in the repository has files for one CPU, one or eight GPUs, and SLURM. The
-file below is the one for a CPU with small numbers: 12 steps, and a validation every 3 steps.
+file below is the one for a CPU with small numbers: 8 steps, and a validation every 2 steps.
 
 `node_budget` limits the nodes of a batch, and so the memory. `held_out` is the fraction of slices
 for validation. Whole slices are held out, since sub-slices of one slice resemble each other.
@@ -110,9 +110,9 @@ model:
     cells_per_subslice: 400
 trainer:
   accelerator: cpu
-  max_steps: 12
+  max_steps: 8
   log_every_n_steps: 1
-  val_check_interval: 3
+  val_check_interval: 2
   check_val_every_n_epoch: null
   enable_progress_bar: false
   enable_model_summary: false
@@ -155,7 +155,7 @@ axes[0, 0].get_figure()
 
 # %% [markdown]
 """
-Twelve steps on four small slices are no pre-training. The domains come mostly from the components
+Eight steps on four small slices are no pre-training. The domains come mostly from the components
 and averages with which the network starts. A real corpus has many slices and takes thousands of
 steps. [Benchmarks](../benchmarks.md) compares `stofm-geo-mini`, which was trained in this way, with
 an untrained network, and [Limitations](../limitations.md) says how small the difference is so far.
