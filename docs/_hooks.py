@@ -1,18 +1,23 @@
-"""Hooks of mkdocs: pictures of the committed results, and formulas as MathML."""
+"""Hooks of mkdocs: pictures of results, formulas as MathML, links between tutorials and pages."""
 
 from __future__ import annotations
 
 import html
+import logging
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
+_LINK = re.compile(r'href="(?P<path>[^":#?]+\.(?:md|py))(?P<anchor>#[^"]*)?"')
+_log = logging.getLogger("mkdocs.hooks")
 ROOT = Path(__file__).parents[1]
 
 
@@ -25,9 +30,21 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_content(content: str, **kwargs: Any) -> str:
-    """Convert formulas to MathML, which browsers show without a script."""
+def on_page_content(content: str, *, page: Page, files: Files, **kwargs: Any) -> str:
+    """Convert formulas to MathML, which browsers show without a script, and mend links."""
+    if page.file.src_uri.endswith(".py"):  # notebooks, whose links mkdocs does not see
+        content = _LINK.sub(lambda found: _link(found, page, files), content)
     return _FORMULA.sub(_mathml, content)
+
+
+def _link(found: re.Match[str], page: Page, files: Files) -> str:
+    """Return a link to the page of a source file; a file that is missing is warned of."""
+    folder = posixpath.dirname(page.file.src_uri)
+    file = files.get_file_from_path(posixpath.normpath(posixpath.join(folder, found["path"])))
+    if file is None:
+        _log.warning("%s links to %s, which is not there", page.file.src_uri, found["path"])
+        return found[0]
+    return f'href="{file.url_relative_to(page.file)}{found["anchor"] or ""}"'
 
 
 def _mathml(found: re.Match[str]) -> str:

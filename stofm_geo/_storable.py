@@ -79,14 +79,27 @@ def warn_of_renamed(where: str, before: Iterable[object], after: Iterable[str]) 
 def prepare_for_writing(adata: AnnData, name: str = "AnnData") -> None:
     """Make sure that ``adata`` can be written and read again; in place.
 
-    This calls :func:`make_storable`, then writes and reads all but the numeric matrices as a test.
+    Text of pandas' string types becomes objects or categories, and ``/`` in names becomes ``_``.
+    Then everything except the numeric matrices is written and read as a test.
 
     Args:
         adata: AnnData, changed in place.
         name: Name in messages.
 
+    Warns:
+        UserWarning: Names were changed.
+
     Raises:
         ValueError: A part cannot be written; the message names it.
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.data import prepare_for_writing
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> adata.obs["in L2/3"] = adata.obs["region"].isin(["L2", "L3"])
+        >>> prepare_for_writing(adata)  # warns of the new name
+        >>> "in L2_3" in adata.obs
+        True
     """
     make_storable(adata, name)
     tables = {f"obsm {key}": value for key, value in adata.obsm.items() if not _is_numeric(value)}

@@ -145,8 +145,11 @@ less closely: [Benchmarks](../benchmarks.md) has the ARI on real slices beside t
 methods, and [Limitations](../limitations.md) says where simple averages over neighbours are as
 good.
 
-The same steps on the command line are `stofm-geo embed SLICE.h5ad -o out.h5ad --n-domains 6
---label-key region --plot out.png`.
+The same steps on the command line:
+
+```
+stofm-geo embed SLICE.h5ad -o out.h5ad --n-domains 6 --label-key region --plot out.png
+```
 
 ## Next
 

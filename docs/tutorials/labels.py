@@ -131,8 +131,8 @@ print(stofm_geo.Annotator.load(folder))
 """
 ## See where cell types are confused
 
-Each row of the matrix is a known type. Neurons of neighbouring layers have similar expression and
-are the ones that are confused.
+Each row of the matrix is a known type. Neurons of different layers have similar expression, so most
+confusions are between them.
 """
 
 # %%

@@ -52,7 +52,6 @@ mean the same on every slice. `SpatialKNN` adds edges. For your own slice, use
 adata = stofm_geo.datasets.toy_tissue(n_cells=1500, seed=0)
 prepare = Compose([T.NormalizePositions(), T.SpatialKNN(k=12)])
 data = prepare(stofm_geo.from_anndata(adata))
-data.pos = data.pos.float()
 print(data)
 
 # %% [markdown]

@@ -168,8 +168,12 @@ On real slices, how close zero-shot embeddings come to a model that was fitted t
 between tissues: see [Benchmarks](../benchmarks.md). What pretraining adds to an untrained network
 of the same kind is small so far: see [Limitations](../limitations.md).
 
-On the command line: `stofm-geo embed A.h5ad -o a.h5ad --model official:CHECKPOINT --vocabulary
-GENEFORMER`, or `--zero-shot` for `stofm-geo-mini`.
+The same on the command line:
+
+```
+stofm-geo embed A.h5ad -o a.h5ad --model official:CHECKPOINT --vocabulary GENEFORMER
+stofm-geo embed A.h5ad -o a.h5ad --zero-shot
+```
 
 ## Next
 

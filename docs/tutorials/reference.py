@@ -176,8 +176,12 @@ With real data, reference and slice come from different instruments and patients
 harder. [Benchmarks](../benchmarks.md) has errors and correlations for several pairs of data sets
 and compares other methods.
 
-On the command line: `stofm-geo deconvolve SPOTS.h5ad --reference REFERENCE.h5ad -o out.h5ad` and
-`stofm-geo impute SLICE.h5ad --reference REFERENCE.h5ad -o out.h5ad`.
+The same on the command line:
+
+```
+stofm-geo deconvolve SPOTS.h5ad --reference REFERENCE.h5ad -o spots.h5ad
+stofm-geo impute SLICE.h5ad --reference REFERENCE.h5ad -o slice.h5ad
+```
 
 ## Next
 

@@ -34,6 +34,17 @@ class Dataset:
         licence: Terms of use.
         synthetic: Whether the data are simulated; then they are excluded from means and ranks
             over real data.
+
+    Examples:
+        >>> from stofm_geo.benchmark import Dataset
+        >>> from stofm_geo.datasets import toy_tissue
+        >>> def load(folder):
+        ...     adata = toy_tissue(200, 30, seed=0)
+        ...     adata.obs["group"] = "patient 1"
+        ...     return {"slice 1": adata}
+        >>> slices = Dataset(load, synthetic=True).read(None)
+        >>> slices["slice 1"].obs_names[0]
+        'slice 1:cell0000000'
     """
 
     load: Callable[[Path | None], Slices] | Callable[[Path | None], Graphs]
@@ -44,6 +55,9 @@ class Dataset:
 
     def read(self, folder: Path | None) -> Any:
         """Read the slices or graphs by name; cell names get the name of their slice as prefix.
+
+        Args:
+            folder: Data folder; ``None`` if the data set has no files.
 
         Raises:
             FileNotFoundError: Files are missing, or have another SHA-256.
@@ -91,8 +105,29 @@ def register_dataset(
 ) -> None:
     """Register a data set; see :class:`Dataset`.
 
+    A task runs on the data sets that it names (:func:`register_task`).
+
+    Args:
+        name: Name of the data set.
+        load: See :class:`Dataset`.
+        files: See :class:`Dataset`; ``None`` (default): no files.
+        source: See :class:`Dataset`.
+        licence: See :class:`Dataset`.
+        synthetic: See :class:`Dataset`.
+
     Raises:
         TypeError, ValueError: ``name`` is invalid or taken.
+
+    Examples:
+        >>> from stofm_geo.benchmark import DATASETS, register_dataset
+        >>> from stofm_geo.datasets import toy_tissue
+        >>> def load(folder):
+        ...     adata = toy_tissue(200, 30, seed=0)
+        ...     adata.obs["group"] = "patient 1"
+        ...     return {"slice 1": adata}
+        >>> register_dataset("my tissue", load, source="simulated", synthetic=True)
+        >>> list(DATASETS["my tissue"].read(None))
+        ['slice 1']
     """
     DATASETS.add(name, Dataset(load, files or {}, source, licence, synthetic))
 

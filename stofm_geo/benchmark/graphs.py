@@ -45,7 +45,8 @@ class Graphs:
         held_out: Mask of the validation cells, ``[n]`` bool.
         test: Sub-slices of each test slice.
         outputs: Number of classes or values.
-        mean, scale: Standardisation of the targets of kind ``"values"``: ``(y - mean) / scale``.
+        mean: Mean of the targets of kind ``"values"``, which are ``(y - mean) / scale``.
+        scale: Scale of these targets.
     """
 
     train: list[Data]

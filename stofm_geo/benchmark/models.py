@@ -41,6 +41,18 @@ class Model:
         kinds: Kinds of problems that it supports.
         seeded: Whether the seed changes the result; otherwise only seed 0 is run.
         needs: Module that must be importable.
+
+    Examples:
+        >>> import numpy as np
+        >>> from stofm_geo.benchmark import Model, Problem
+        >>> from stofm_geo.datasets import toy_tissue
+        >>> def first_class(problem, seed):
+        ...     return [np.full(adata.n_obs, problem.names[0]) for adata in problem.test], {}
+        >>> model = Model(first_class, kinds=["classes"], seeded=False)
+        >>> problem = Problem("classes", [], [toy_tissue(200, 30, seed=0)], ["L1", "L2"])
+        >>> predictions, record = model.solve(problem, 0)
+        >>> predictions[0][:2].tolist()
+        ['L1', 'L1']
     """
 
     solve: Solve
@@ -98,6 +110,18 @@ def register_model(
     Raises:
         TypeError: Neither or both of ``solve`` and ``layer`` are given, or one is not callable.
         ValueError: ``name`` is taken, or a kind is unknown or not for layers.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.benchmark import MODELS, register_model
+        >>> class Linear(torch.nn.Linear):
+        ...     def __init__(self, width):
+        ...         super().__init__(width, width)
+        ...     def forward(self, x, edge_index, pos):
+        ...         return super().forward(x)
+        >>> register_model("linear", layer=Linear)
+        >>> "classes" in MODELS["linear"].kinds
+        True
     """
     if (solve is None) == (layer is None) or not callable(solve or layer):
         raise TypeError(

@@ -56,6 +56,13 @@ class Problem:
         spot_side: For ``"shares"``, side of a square spot, in units of the positions.
         molecules: For ``"molecules"``, number of molecules of each test slice, those that are held
             out included.
+
+    Examples:
+        >>> from stofm_geo.benchmark import Problem
+        >>> from stofm_geo.datasets import toy_tissue
+        >>> problem = Problem("vectors", [], [toy_tissue(200, 30, seed=0)], ["L1", "L2"])
+        >>> int(problem.scored_mask[0].sum()), len(problem.digest())
+        (200, 16)
     """
 
     kind: TissueKind
@@ -92,6 +99,16 @@ class Split:
         make: Function that returns the problem and the function that scores its predictions.
         held_out: Kind of held-out units: ``"slices"`` (default), ``"blocks"``, ...; the mean over
             splits of one kind is a column of the tables.
+
+    Examples:
+        >>> from stofm_geo.benchmark import DATASETS, TASKS
+        >>> splits = TASKS["domains"].splits(DATASETS["toy"].read(None), "toy")
+        >>> split = next(splits)
+        >>> split.name, split.held_out
+        ('slice1', 'slices')
+        >>> problem, score = split.make()
+        >>> problem.kind
+        'vectors'
     """
 
     name: str
@@ -102,7 +119,27 @@ class Split:
 
 
 def leaks(problem: Problem, hops: int = HOPS) -> int:
-    """Count the scored cells with a training cell within ``hops`` edges of the neighbour graph."""
+    """Count the scored cells with a training cell within ``hops`` edges of the neighbour graph.
+
+    Training cells are those of ``problem.train`` that have a label. They are found in the test
+    slices by their names, and are near only within one slice. A cell that is both is counted, too.
+
+    Args:
+        problem: Problem with ``obs["label"]`` in its training slices.
+        hops: Number of edges of the graph of 12 nearest neighbours (default 3).
+
+    Examples:
+        >>> from stofm_geo.benchmark import Problem, leaks
+        >>> from stofm_geo.datasets import toy_tissue
+        >>> adata = toy_tissue(200, 30, seed=0)
+        >>> adata.obs["label"] = adata.obs["region"]
+        >>> train, test = adata[:100], adata[100:]
+        >>> leaks(Problem("classes", [train], [test], ["L1"]))
+        0
+        >>> scored = ~adata.obs_names.isin(train.obs_names)  # in one slice with the training cells
+        >>> leaks(Problem("classes", [train], [adata], ["L1"], [scored])) > 0
+        True
+    """
     train_names = {
         name
         for adata in problem.train
@@ -127,11 +164,23 @@ def leaks(problem: Problem, hops: int = HOPS) -> int:
 def check_leak_free(problem: Problem | GraphProblem) -> None:
     """Check that no test label leaks to a model; called before each cell of a run.
 
+    Args:
+        problem: Problem of any kind.
+
     Raises:
         ValueError: Test slices or graphs have labels, or slices have no groups; or a problem of
             kind ``"classes"`` with ``leak_free`` has a group in both training and test, or a
             training cell near a test cell; or a test slice of kind ``"molecules"`` has too many of
             them.
+
+    Examples:
+        >>> from stofm_geo.benchmark import Problem, check_leak_free
+        >>> from stofm_geo.datasets import toy_tissue
+        >>> adata = toy_tissue(200, 30, seed=0)
+        >>> adata.obs["label"] = adata.obs["region"]
+        >>> check_leak_free(Problem("classes", [], [adata], ["L1"]))
+        Traceback (most recent call last):
+        ValueError: a test slice has obs['label'], which models see; remove it
     """
     if isinstance(problem, GraphProblem):
         check_test_graphs(problem)

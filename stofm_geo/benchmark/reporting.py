@@ -43,6 +43,16 @@ def report(
     Raises:
         FileNotFoundError: There are no results, or no ``readme``.
         ValueError: No cell is done, a file holds no results, or ``readme`` lacks the two markers.
+
+    Examples:
+        >>> import tempfile
+        >>> from stofm_geo import benchmark
+        >>> cells = {"tasks": ["domains"], "datasets": ["toy"], "models": ["PCA"]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     rows = benchmark.run(folder, **cells, say=lambda line: None)
+        ...     text = benchmark.report(folder)  # report.md, and its figures
+        >>> text.splitlines()[0]
+        '# Results'
     """
     folder = Path(folder)
     output = folder if output is None else Path(output)

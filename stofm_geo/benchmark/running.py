@@ -60,6 +60,15 @@ def run(
         TypeError, ValueError: An argument is invalid.
         FileNotFoundError: The folder ``data`` or a file of ``load`` does not exist.
         RuntimeError: A file of ``load`` raises, or the call is not under ``__main__``.
+
+    Examples:
+        >>> import tempfile
+        >>> from stofm_geo import benchmark
+        >>> cells = {"tasks": ["domains"], "datasets": ["toy"], "models": ["PCA"]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     rows = benchmark.run(folder, **cells, say=lambda line: None)
+        >>> [(row["split"], row["status"]) for row in rows]
+        [('slice1', 'done'), ('slice2', 'done')]
     """
     for name, value in (("seeds", seeds), ("jobs", jobs)):
         check_positive(name, value, whole=True)
@@ -140,6 +149,13 @@ def rerun(
     Raises:
         KeyError: The row has no key of a cell.
         ValueError: The problem has changed since.
+
+    Examples:
+        >>> from stofm_geo import benchmark
+        >>> cell = {"task": "domains", "dataset": "toy", "split": "slice1"}
+        >>> row = benchmark.rerun({**cell, "model": "PCA", "seed": 0})
+        >>> row["status"], "ari" in row["scores"]
+        ('done', True)
     """
     if missing := [key for key in KEYS if key not in row]:
         raise KeyError(f"the row has no {', '.join(missing)}; use a row written by run")

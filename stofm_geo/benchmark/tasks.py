@@ -32,6 +32,12 @@ class Task:
         datasets: Names of the data sets it runs on.
         splits: Function from slices (or graphs) and the name of their data set to the splits.
         version: Version of the problems; results of different versions are not comparable.
+
+    Examples:
+        >>> from stofm_geo.benchmark import TASKS, Task
+        >>> task: Task = TASKS["domains"]
+        >>> task.kind, task.datasets
+        ('vectors', ('toy', 'dlpfc', 'osmfish', 'starmap'))
     """
 
     kind: Kind
@@ -52,8 +58,21 @@ def register_task(
 ) -> None:
     """Register a task; see :class:`Task`.
 
+    Args:
+        name: Name of the task.
+        kind: See :class:`Task`.
+        datasets: See :class:`Task`.
+        splits: See :class:`Task`.
+        version: See :class:`Task`.
+
     Raises:
         TypeError, ValueError: ``name`` is invalid or taken, or ``kind`` is unknown.
+
+    Examples:
+        >>> from stofm_geo.benchmark import TASKS, register_task
+        >>> register_task("my domains", "vectors", ["toy"], TASKS["domains"].splits)
+        >>> TASKS["my domains"].datasets
+        ('toy',)
     """
     if kind not in scoring.MAIN:
         raise ValueError(f"kind must be one of {', '.join(scoring.MAIN)}; found {kind!r}")

@@ -87,7 +87,8 @@ class GraphLayerModel:
 
     Attributes:
         body: Function from a width to the graph layers.
-        macro, halo: Arguments of :func:`stofm_geo.benchmark.graphs.graphs`.
+        macro: As for :func:`stofm_geo.benchmark.graphs.graphs`.
+        halo: As for :func:`stofm_geo.benchmark.graphs.graphs`.
     """
 
     body: Callable[[int], nn.Module]

@@ -27,7 +27,7 @@ def from_anndata(
     *,
     neighbors_key: str | None = None,
 ) -> Data:
-    """Make a graph of a tissue: a node a cell, in the order of the rows.
+    """Make a graph of a tissue, with one node per cell, in the order of the rows.
 
     Args:
         adata: Cells or spots; ``X`` in memory or backed, dense or sparse.
@@ -40,18 +40,24 @@ def from_anndata(
             unless ``uns["spatialdata_attrs"]`` names several regions, which are slices. No edge
             joins two slices.
         neighbors_key: Reuse a graph that squidpy (``"spatial"``) or scanpy has made:
-            ``obsp[neighbors_key + "_connectivities"]`` becomes ``edge_index`` and, where there,
-            ``obsp[neighbors_key + "_distances"]`` ``edge_attr``. ``None``: no edges; use
-            :class:`~stofm_geo.transforms.SpatialKNN` or its kin.
+            ``obsp[neighbors_key + "_connectivities"]`` becomes ``edge_index``, and
+            ``obsp[neighbors_key + "_distances"]``, if it exists, ``edge_attr`` ``[E]``. ``None``:
+            no edges; add them with :class:`~stofm_geo.transforms.SpatialKNN` or another transform.
 
     Returns:
         ``Data`` with ``x`` ``[n, F]`` float32, ``pos`` ``[n, 2]`` float64, ``n_id`` (row in
         ``adata``) and, with ``slice_key``, ``slice_id`` (number) and ``slice_names``.
 
     Raises:
-        KeyError: A key that is not there.
-        ValueError: No cells, NaN or infinite positions, unfit counts or features.
-        TypeError: Positions or counts that are not numbers.
+        KeyError: A key does not exist.
+        ValueError: There are no cells, positions are NaN or infinite, or counts or features are
+            invalid.
+        TypeError: Positions or counts are not numbers.
+
+    Examples:
+        >>> from stofm_geo import datasets, from_anndata
+        >>> from_anndata(datasets.toy_tissue(200, 30, seed=0))
+        Data(x=[200, 29], pos=[200, 2], n_id=[200])
     """
     if adata.n_obs == 0:
         raise ValueError("there are no cells")
@@ -83,13 +89,28 @@ def from_anndata(
 
 
 def to_obsm(adata: AnnData, z: Tensor, n_id: Tensor, key_added: str = Keys.EMBEDDING) -> None:
-    """Write node vectors into ``adata.obsm[key_added]``, by row; rows not named stay NaN.
+    """Write node vectors into ``adata.obsm[key_added]``, ``[n, D]`` float32, by row.
+
+    Rows that ``n_id`` does not name keep their vectors if ``obsm[key_added]`` exists in this shape,
+    so that sub-slices can be written one after the other; otherwise they are NaN.
 
     Args:
         adata: Changed in place.
         z: Node vectors, ``[num_nodes, D]``.
         n_id: Row in ``adata`` of each node, ``[num_nodes]``; nodes with -1 (virtual) are left out.
         key_added: Key in ``obsm``.
+
+    Raises:
+        ValueError: ``z`` and ``n_id`` have different lengths.
+
+    Examples:
+        >>> from stofm_geo import datasets, from_anndata
+        >>> from stofm_geo.data import to_obsm
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> data = from_anndata(adata)
+        >>> to_obsm(adata, data.x, data.n_id, key_added="X_pca")
+        >>> adata.obsm["X_pca"].shape
+        (200, 29)
     """
     if z.shape[0] != n_id.shape[0]:
         raise ValueError(f"z has {z.shape[0]} rows and n_id {n_id.shape[0]}; one a node is needed")

@@ -33,6 +33,13 @@ class CanonicalPose(NamedTuple):
         order: Row of each cell, ``[n]``: cell ``i`` of the slice is row ``order[i]``.
         pos: Positions in the pose, ``[n, 2]``, centred, in cell spacings.
         spacing: Cell spacing (median distance to the 6th nearest cell), in units of the input.
+
+    Examples:
+        >>> import numpy as np
+        >>> from stofm_geo.data import canonical_pose
+        >>> pose = canonical_pose(np.eye(3), np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 1.0]]))
+        >>> sorted(pose.order.tolist()), pose.pos.shape, pose.spacing
+        ([0, 1, 2], (3, 2), 2.0)
     """
 
     order: np.ndarray
@@ -50,15 +57,25 @@ def canonical_pose(
     moment; cells are sorted by the number, then by position in the frame.
 
     Args:
-        rows: What tells cells apart, ``[n, columns]``.
-        pos: Positions, ``[n, 2]`` float64.
+        rows: Counts or features, which distinguish the cells, ``[n, columns]``.
+        pos: Positions, ``[n, 2]`` float64, any unit.
         names: Names of the columns, so that their order does not matter; ``None``: it does.
 
     Returns:
-        The frame.
+        Order, positions in cell spacings, and the cell spacing.
 
     Raises:
-        ValueError: All of several cells are at one place.
+        ValueError: There are several cells, all at one place.
+
+    Examples:
+        >>> import numpy as np
+        >>> from stofm_geo.data import canonical_pose
+        >>> rng = np.random.default_rng(0)
+        >>> counts, pos = rng.poisson(3, (20, 5)), rng.random((20, 2))
+        >>> pose = canonical_pose(counts, pos)
+        >>> turned = canonical_pose(counts[::-1], pos[::-1] @ [[0, 1], [-1, 0]])
+        >>> np.allclose(pose.pos, turned.pos, atol=1e-4)
+        True
     """
     key = _row_keys(rows, names)
     spacing = cell_spacing(torch.from_numpy(pos))

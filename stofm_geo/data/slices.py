@@ -36,8 +36,8 @@ def split_slices(
 ) -> list[TissueSlice]:
     """Check an AnnData and split it into slices, each in its canonical pose.
 
-    Cells without counts say nothing, and would be neighbours of others all the same: they are left
-    out. So are control probes and other features that are no genes.
+    Cells without counts are left out, since they would be neighbours of other cells without
+    information. Control probes and other features that are not genes are left out, too.
 
     Args:
         adata: Cells or spots.
@@ -45,20 +45,28 @@ def split_slices(
         spatial_key: Key in ``obsm`` of the positions.
         slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one slice,
             unless ``uns["spatialdata_attrs"]`` names several regions, which are slices.
-        name: What messages call ``adata``, a file name, say.
-        min_cells: Least cells with counts a slice must have.
-        genes: Names of those whose counts matter, others are not looked at; ``None``: all.
+        name: Name of ``adata`` in messages, such as a file name.
+        min_cells: Minimum number of cells with counts of a slice (default 1).
+        genes: Names of the genes that decide whether a cell has counts; ``None``: all genes.
 
     Returns:
         One :class:`~stofm_geo.data.TissueSlice` for each slice.
 
     Warns:
-        UserWarning: Cells have no counts, features are no genes, or slices are not told apart.
+        UserWarning: Cells have no counts, features are not genes, or slices are not told apart.
 
     Raises:
-        KeyError: A key that is not there.
-        ValueError: Too few cells, all cells at one place, unfit positions, counts or features.
-        TypeError: No AnnData, or positions, counts or features that are not numbers.
+        KeyError: A key does not exist.
+        ValueError: There are too few cells, all cells are at one place, or positions, counts or
+            features are invalid.
+        TypeError: ``adata`` is not an AnnData, or positions, counts or features are not numbers.
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.data import split_slices
+        >>> adata = datasets.toy_tissue(200, 30, n_slices=2, seed=0)
+        >>> [(part.name, len(part)) for part in split_slices(adata, slice_key="slice_id")]
+        [("AnnData, slice 'slice1'", 100), ("AnnData, slice 'slice2'", 100)]
     """
     check_anndata(adata, name)
     with error_context(name):
@@ -195,7 +203,26 @@ def rows_by_slice(labels: SliceLabels, name: str) -> dict[str, np.ndarray]:
 
 
 def slice_graph(part: TissueSlice, features: CellFeatures) -> Data:
-    """Return a slice as a graph without edges; ``n_id`` is the row in the source."""
+    """Return a slice as a graph without edges.
+
+    Args:
+        part: The slice, with ``n`` cells.
+        features: Encoder of the cells; fitted here if it is not yet.
+
+    Returns:
+        ``Data`` with ``x`` ``[n, F]`` float32, ``pos`` ``[n, 2]`` float64 in cell spacings, and
+        ``n_id`` ``[n]``, the row of each cell in the source.
+
+    Raises:
+        KeyError, TypeError, ValueError: As :func:`~stofm_geo.data.from_anndata`.
+
+    Examples:
+        >>> from stofm_geo import datasets, genes
+        >>> from stofm_geo.data import slice_graph, split_slices
+        >>> part = split_slices(datasets.toy_tissue(200, 30, seed=0))[0]
+        >>> slice_graph(part, genes.PCAFeatures(8).fit([part.adata]))
+        Data(x=[200, 8], pos=[200, 2], n_id=[200])
+    """
     with error_context(part.name):
         data = from_anndata(part.adata, features)
     data.n_id = torch.from_numpy(part.row.copy())

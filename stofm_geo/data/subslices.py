@@ -37,17 +37,27 @@ class SubSliceDataset(Sequence[Data]):
 
     Args:
         part: The slice.
-        encoder: Fitted; or a panel encoder.
-        k: Nearest neighbours a cell is joined to.
-        max_macro_nodes: Most macro nodes of the slice.
-        cells_per_subslice: Most core cells of a sub-slice.
-        n_components: Components of the slice, for a panel encoder.
+        encoder: A fitted encoder, or a panel encoder.
+        k: Number of nearest neighbours that a cell is joined to.
+        max_macro_nodes: Maximum number of macro nodes of the slice.
+        cells_per_subslice: Maximum number of core cells of a sub-slice.
+        n_components: Number of components of the slice, for a panel encoder.
 
     Attributes:
         part: The slice.
         components: Components that ``x`` are; ``None`` for other features.
         fractions: Components that ``fractions`` are; ``None`` if there are none.
         graph: The whole slice: cells, then macro nodes; edges between cells alone.
+
+    Examples:
+        >>> from stofm_geo import SToFMConfig, datasets, genes
+        >>> from stofm_geo.data import SubSliceDataset, split_slices
+        >>> part = split_slices(datasets.toy_tissue(200, 30, seed=0))[0]
+        >>> encoder = genes.PCAFeatures(8).fit([part.adata])
+        >>> options = SToFMConfig(cells_per_subslice=60).subslice_options
+        >>> subslices = SubSliceDataset(part, encoder, **options)
+        >>> len(subslices), int(subslices[0].core_mask.sum())
+        (4, 50)
     """
 
     def __init__(

@@ -23,7 +23,14 @@ class TissueSlice:
         row: Row of each cell in the source, ``[n]``.
         spacing: Cell spacing (median distance to the 6th nearest cell), in units of the source.
         empty: Rows in the source of the cells of this slice that have no counts.
-        source_cells: Cells of the source, over all slices.
+        source_cells: Number of cells of the source, over all slices.
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.data import split_slices
+        >>> part = split_slices(datasets.toy_tissue(200, 30, seed=0), name="tissue")[0]
+        >>> part.name, len(part), part.pos.shape
+        ('tissue', 200, (200, 2))
     """
 
     name: str

@@ -28,18 +28,28 @@ def charged_particles(num_systems: int = 1000, *, drift: float = 0.0, seed: int 
 
     The field turns all particles of a charge in the same sense. Displacements therefore rotate with
     the system, but those of its mirror image are not their mirror image. Trajectories are those of
-    the Boris scheme with a time step of 0.005.
+    the Boris scheme (Boris 1970) with a time step of 0.005.
 
     Args:
         num_systems: Number of systems (default 1 000).
-        drift: Mean velocity along the first axis at the start (default 0). With another, systems
+        drift: Mean velocity along the first axis at the start (default 0). If it is not 0, systems
             are alike up to a translation only, not up to a rotation.
-        seed: Random seed.
+        seed: Random seed (default 0).
 
     Returns:
         Complete graphs with ``x`` ``[N, 2]`` (charge; whether there is a field, 0 or 1), ``pos``
         ``[N, 2]``, ``vectors`` ``[N, 1, 2]`` (velocities), ``edge_index``, and ``y`` ``[N, 2]``,
-        displacements after 1 time unit.
+        displacements after 1 time unit. Lengths are in units of the simulation.
+
+    Raises:
+        ValueError: ``num_systems`` is not positive.
+
+    Examples:
+        >>> from stofm_geo.datasets import charged_particles
+        >>> system = charged_particles(2, seed=0)[0]
+        >>> n = system.num_nodes
+        >>> 5 <= n <= 20, system.num_edges == n * (n - 1), system.y.shape == (n, 2)
+        (True, True, True)
     """
     check_positive("num_systems", num_systems, whole=True)
     random = np.random.default_rng(seed)

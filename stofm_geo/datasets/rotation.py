@@ -22,6 +22,14 @@ def rotate_graphs(graphs: Sequence[Data], *, seed: int) -> list[Data]:
 
     Raises:
         ValueError: ``pos`` is not floating-point ``[N, 2]``.
+
+    Examples:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> from stofm_geo.datasets import rotate_graphs
+        >>> rotated = rotate_graphs([Data(pos=torch.tensor([[3.0, 4.0]]))], seed=0)[0]
+        >>> round(rotated.pos.norm().item(), 3)
+        5.0
     """
     for graph in graphs:
         if graph.pos.dim() != 2 or graph.pos.size(1) != 2 or not graph.pos.is_floating_point():

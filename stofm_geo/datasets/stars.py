@@ -29,16 +29,22 @@ def toy_stars(
       label.
 
     Args:
-        kind: Which of the two.
-        num_graphs: Number of graphs, half of them with each label.
-        seed: Random seed.
+        kind: ``"direction"`` or ``"chirality"``.
+        num_graphs: Number of graphs, half of them with each label (default 500).
+        seed: Random seed (default 0).
 
     Returns:
         Graphs with ``x`` ``[9, 4]`` float32 (node 0 is the centre), ``pos`` ``[9, 2]`` float32,
         ``edge_index`` and ``y`` ``[1]``, 0 or 1.
 
     Raises:
-        ValueError: Another ``kind``.
+        ValueError: ``kind`` is unknown, or ``num_graphs`` is not positive.
+
+    Examples:
+        >>> from stofm_geo.datasets import toy_stars
+        >>> graphs = toy_stars("direction", 4)
+        >>> graphs[0].x.shape, [graph.y.item() for graph in graphs]
+        (torch.Size([9, 4]), [0, 1, 0, 1])
     """
     makers = {"direction": _direction, "chirality": _chirality}
     if kind not in makers:

@@ -26,7 +26,7 @@ def superpixel_graphs(
     num_segments: int = 75,
     num_neighbors: int = 8,
 ) -> list[Data]:
-    """Convert grey images to graphs whose nodes are SLIC superpixels.
+    """Convert grey images to graphs whose nodes are SLIC superpixels (Achanta et al. 2012).
 
     Args:
         images: Images ``[n, height, width]`` with values in ``[0, 1]``.
@@ -42,6 +42,13 @@ def superpixel_graphs(
     Raises:
         ImportError: scikit-image is not installed.
         ValueError: An image is not 2-D, or numbers of images and labels differ.
+
+    Examples:
+        >>> from stofm_geo.datasets import small_digits, superpixel_graphs
+        >>> images, labels = small_digits()
+        >>> graph = superpixel_graphs(images[:1], labels[:1])[0]
+        >>> graph.y.tolist(), graph.num_edges == 8 * graph.num_nodes
+        ([0], True)
     """
     check_positive("num_segments", num_segments, whole=True)
     check_positive("num_neighbors", num_neighbors, whole=True)
@@ -99,6 +106,19 @@ def read_mnist(images: str | Path, labels: str | Path) -> tuple[np.ndarray, np.n
     Raises:
         FileNotFoundError: A file does not exist.
         ValueError: A file is not an IDX file of images or labels, or their numbers differ.
+
+    Examples:
+        >>> import gzip, struct, tempfile
+        >>> from pathlib import Path
+        >>> from stofm_geo.datasets import read_mnist
+        >>> with tempfile.TemporaryDirectory() as folder:  # here one black image
+        ...     images, labels = Path(folder, "images.gz"), Path(folder, "labels.gz")
+        ...     header = struct.pack(">4i", 2051, 1, 28, 28)
+        ...     _ = images.write_bytes(gzip.compress(header + bytes(28 * 28)))
+        ...     _ = labels.write_bytes(gzip.compress(struct.pack(">2i", 2049, 1) + bytes([7])))
+        ...     pixels, classes = read_mnist(images, labels)
+        >>> pixels.shape, classes.tolist()
+        ((1, 28, 28), [7])
     """
     values = _idx(Path(images), _IDX_IMAGES, 3).astype(np.float32) / 255
     classes = _idx(Path(labels), _IDX_LABELS, 1).astype(np.int64)
@@ -126,6 +146,12 @@ def small_digits() -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         Images ``[1797, 28, 28]`` in ``[0, 1]``, and labels ``[1797]``.
+
+    Examples:
+        >>> from stofm_geo.datasets import small_digits
+        >>> images, labels = small_digits()
+        >>> images.shape, labels[:5].tolist()
+        ((1797, 28, 28), [0, 1, 2, 3, 4])
     """
     from sklearn.datasets import load_digits
 

@@ -27,7 +27,7 @@ def toy_tissue(
 ) -> ad.AnnData:
     """Make a layered, cortex-like tissue whose regions are known.
 
-    Curved layers of uneven thickness are crossed by a round lesion and pierced by two vessels.
+    Curved layers of uneven thickness are crossed by a round lesion and two vessels.
     Every region has its own mixture of cell types. A cell's counts depend mostly on its type and a
     little on its depth and region, so a cell by itself carries little information on its position,
     and its neighbourhood much. The slices are cuts of one tissue, each with its own rotation,
@@ -35,10 +35,10 @@ def toy_tissue(
     in ``obsm["spatial"]``, and only ``obs["slice_id"]`` separates them.
 
     Args:
-        n_cells: Number of cells; slices share them as evenly as possible.
-        n_genes: Number of genes.
-        n_slices: Number of slices, at most ``n_cells``.
-        n_layers: Number of layers; the regions are these and the lesion.
+        n_cells: Number of cells (default 2 000); slices share them as evenly as possible.
+        n_genes: Number of genes (default 200).
+        n_slices: Number of slices, at most ``n_cells`` (default 1).
+        n_layers: Number of layers (default 5); the regions are these and the lesion.
         seed: Random seed; the same seed and arguments give the same bytes (on one NumPy version).
 
     Returns:
@@ -55,6 +55,14 @@ def toy_tissue(
     Raises:
         TypeError: An argument is not an integer.
         ValueError: An argument is too small, or there are more slices than cells.
+
+    Examples:
+        >>> from stofm_geo.datasets import toy_tissue
+        >>> adata = toy_tissue(200, 30, n_slices=2, seed=0)
+        >>> adata.shape, adata.obs["slice_id"].value_counts(sort=False).to_dict()
+        ((200, 30), {'slice1': 100, 'slice2': 100})
+        >>> adata.obs["region"].cat.categories.tolist()
+        ['L1', 'L2', 'L3', 'L4', 'L5', 'Lesion']
     """
     arguments = {"n_cells": n_cells, "n_genes": n_genes, "n_slices": n_slices, "n_layers": n_layers}
     for name, value in {**arguments, "seed": seed}.items():

@@ -37,6 +37,14 @@ def as_counts(adata: AnnData, *, copy: bool = True) -> sp.csr_matrix:
         TypeError: ``X`` is not numeric.
         ValueError: ``X`` is missing, holds NaN, infinite or negative values, logarithms, or only
             zeros, or gene names occur twice.
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.genes import as_counts
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> counts = as_counts(adata)
+        >>> counts.shape, str(counts.dtype), bool(counts.sum() == adata.X.sum())
+        ((200, 30), 'float32', True)
     """
     check_unique(adata.var_names)
     return counts_with_duplicate_names(adata, copy=copy)

@@ -28,6 +28,16 @@ class CellFeatures(Protocol):
     (:class:`~stofm_geo.genes.components.Components`,
     :class:`~stofm_geo.genes.fractions.FractionComponents`), and a method ``known_counts``, the
     counts that both are made of.
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.genes import CellFeatures, PCAFeatures
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> encoder: CellFeatures = PCAFeatures(8).fit([adata])
+        >>> encoder.transform(adata).shape == (adata.n_obs, encoder.out_channels)
+        True
+        >>> len(encoder.genes), encoder.key, encoder.module
+        (30, None, None)
     """
 
     @property
@@ -46,7 +56,10 @@ class CellFeatures(Protocol):
         """Return the vectors ``[n, out_channels]`` float32."""
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return settings (JSON) and arrays from which :meth:`from_state` rebuilds the encoder."""
+        """Return settings (JSON) and arrays from which :meth:`from_state` rebuilds the encoder.
+
+        ``settings["kind"]`` is the name under which the encoder is registered.
+        """
 
     @classmethod
     def from_state(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellFeatures:
@@ -62,6 +75,14 @@ class CountsEncoder(CellFeatures, Protocol):
 
     A class with these methods and those of :class:`CellFeatures` is registered by
     :func:`register_encoder`.
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.genes import CountsEncoder, PCAFeatures
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> kind: type[CountsEncoder] = PCAFeatures
+        >>> kind.from_slices([adata], n_components=8, out_channels=51).out_channels
+        8
     """
 
     @classmethod
@@ -90,12 +111,27 @@ def register_encoder(name: str, encoder: type[CountsEncoder]) -> None:
     A saved model names its encoder: register it before loading the model, too.
 
     Args:
-        name: Value of ``SToFMConfig.encoder``.
+        name: Value of ``SToFMConfig.encoder``, and of ``settings["kind"]`` in
+            :meth:`CellFeatures.state`.
         encoder: A class with the methods of :class:`CountsEncoder`.
 
     Raises:
         TypeError: ``name`` is not a string, or the class lacks a method.
         ValueError: The name is empty or taken.
+
+    Examples:
+        >>> from stofm_geo import SToFM, datasets
+        >>> from stofm_geo.genes import PCAFeatures, register_encoder
+        >>> class Doubled(PCAFeatures):
+        ...     def transform(self, adata):
+        ...         return 2 * super().transform(adata)
+        ...     def state(self):
+        ...         settings, arrays = super().state()
+        ...         return {**settings, "kind": "doubled"}, arrays
+        >>> register_encoder("doubled", Doubled)
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> SToFM(encoder="doubled").fit(adata, max_steps=2, progress=False).encoder
+        Doubled(30)
     """
     methods = ("from_slices", "transform", "state", "from_state")
     if missing := [method for method in methods if not callable(getattr(encoder, method, None))]:

@@ -73,6 +73,15 @@ class GeneTable:
         human: Ensembl id of each human symbol.
         mouse: Ensembl id of each mouse symbol.
         orthologs: Human Ensembl id of each mouse id that has an ortholog.
+
+    Examples:
+        >>> from stofm_geo.genes import GeneTable
+        >>> human, mouse = "ENSG00000131095", "ENSMUSG00000020932"
+        >>> table = GeneTable({"GFAP": human}, {"Gfap": mouse}, {mouse: human})
+        >>> table.ids(["gfap", "unheard of"], "human").tolist()
+        ['ENSG00000131095', '']
+        >>> table.to_human(table.ids(["Gfap"], "mouse")).tolist()
+        ['ENSG00000131095']
     """
 
     human: dict[str, str] = field(default_factory=dict)

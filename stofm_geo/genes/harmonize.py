@@ -49,6 +49,16 @@ def harmonize(adata: AnnData, organism: str = "auto", table: Table | None = None
         TypeError: ``adata`` or ``table`` has the wrong type, or ``X`` is not numeric.
         ValueError: Matched genes are under 20 % of the genes and have under 60 % of the counts; or
             :func:`match_genes` raises.
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.genes import GeneTable, harmonize
+        >>> adata = datasets.toy_tissue(200, 2, seed=0)
+        >>> adata.var_names = ["Gfap", "Gfap-1"]  # of one gene: their counts are summed
+        >>> mouse, human = "ENSMUSG00000020932", "ENSG00000131095"
+        >>> table = GeneTable(mouse={"Gfap": mouse}, orthologs={mouse: human})
+        >>> harmonize(adata, "mouse", table).var_names.tolist()
+        ['ENSG00000131095']
     """
     check_anndata(adata, "adata")
     counts = counts_with_duplicate_names(adata, copy=False)

@@ -35,11 +35,23 @@ _COPY = r"^(.+)[-.]\d+$"  # suffix of var_names_make_unique, and of make.unique 
 def ensembl_ids(adata: AnnData) -> np.ndarray:
     """Return Ensembl ids without versions, from ``var_names`` or a usual column of ``var``.
 
+    Args:
+        adata: Cells, of whose genes at least half have an Ensembl id in ``var_names``, or in
+            ``var["ensembl_id"]``, ``var["gene_ids"]`` or the like.
+
     Returns:
         ``[G]`` strings.
 
     Raises:
         KeyError: There are no Ensembl ids.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from anndata import AnnData
+        >>> from stofm_geo.genes import ensembl_ids
+        >>> adata = AnnData(var=pd.DataFrame({"gene_ids": ["ENSG00000131095.12"]}, index=["GFAP"]))
+        >>> ensembl_ids(adata).tolist()
+        ['ENSG00000131095']
     """
     candidates = [adata.var_names, *(adata.var[c] for c in _COLUMNS if c in adata.var)]
     for names in candidates:

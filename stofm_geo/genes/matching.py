@@ -34,6 +34,15 @@ class GeneMatch:
         share_of_genes: Fraction of genes with an id.
         share_of_counts: Fraction of counts of genes with an id.
         unmatched: Names of genes without an id, by descending counts.
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.genes import GeneTable, match_genes
+        >>> adata = datasets.toy_tissue(200, 2, seed=0)
+        >>> adata.var_names = ["GFAP", "unheard of"]
+        >>> match = match_genes(adata, "human", GeneTable(human={"GFAP": "ENSG00000131095"}))
+        >>> match.organism, match.share_of_genes, match.unmatched
+        ('human', 0.5, ['unheard of'])
     """
 
     organism: str
@@ -73,11 +82,25 @@ def match_genes(adata: AnnData, organism: str = "auto", table: Table | None = No
         table: A :class:`GeneTable`, or files for :meth:`GeneTable.read`. ``None`` (default):
             :meth:`GeneTable.installed`. Human Ensembl ids need none.
 
+    Returns:
+        The human Ensembl id of each gene, and how many genes and counts have one.
+
+    Warns:
+        UserWarning: Some names are not human Ensembl ids, and there are no tables to match them.
+
     Raises:
         ImportError: There are symbols or mouse genes, but no tables.
         TypeError: ``table`` has the wrong type, or ``X`` is not numeric.
         ValueError: Names are numbers, of two species or of no known one, or the counts are invalid
             (see :func:`as_counts`).
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.genes import GeneTable, match_genes
+        >>> adata = datasets.toy_tissue(200, 2, seed=0)
+        >>> adata.var_names = ["GFAP", "unheard of"]
+        >>> match_genes(adata, "human", GeneTable(human={"GFAP": "ENSG00000131095"})).ids.tolist()
+        ['ENSG00000131095', '']
     """
     return match_counts(adata, counts_with_duplicate_names(adata, copy=False), organism, table)
 

@@ -15,7 +15,17 @@ class ObsmFeatures:
     """Existing vectors (scVI, PCA, a foundation model), divided by their root mean square.
 
     Args:
-        key: Key in ``obsm``.
+        key: Key in ``obsm`` of the vectors, ``[n, out_channels]``.
+
+    Examples:
+        >>> import numpy as np
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.genes import ObsmFeatures
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> adata.obsm["X_own"] = np.full((200, 4), 2.0)
+        >>> vectors = ObsmFeatures("X_own").fit([adata]).transform(adata)
+        >>> vectors.shape, vectors.max().item()
+        ((200, 4), 1.0)
     """
 
     genes = module = None

@@ -57,6 +57,14 @@ class PanelEncoder(nn.Module):
 
     Raises:
         ValueError: Genes or technologies occur twice, or there are no genes.
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.genes import PanelEncoder
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> encoder = PanelEncoder(adata.var_names, out_channels=16, n_components=8)
+        >>> encoder.transform(adata[:, :20].copy()).shape  # of a smaller panel
+        (200, 16)
     """
 
     key = None

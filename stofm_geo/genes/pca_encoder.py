@@ -36,6 +36,13 @@ class PCAFeatures:
 
     Attributes:
         fractions: Components of fractions of the same genes (:meth:`fit_molecules`), or ``None``.
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.genes import PCAFeatures
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> PCAFeatures(8).fit([adata]).transform(adata).shape
+        (200, 8)
     """
 
     key = module = None

@@ -34,10 +34,24 @@ _FEW_KNOWN, _MIN_KNOWN = 0.6, 0.2  # fractions of counts: below, a warning and a
 class RankEncoder(nn.Module):
     """Cell vectors of length 1 from the tokens of :func:`~stofm_geo.genes.rank_tokens`.
 
+    This is the cell encoder of the published SToFM (arXiv 2507.11588).
+
     Args:
         bert: A Hugging Face ``BertModel`` without pooling.
         projection: Linear layer from the hidden size to that of the vectors.
         vocabulary: Tokens and medians of genes.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig, BertModel
+        >>> from stofm_geo.genes import RankEncoder, Vocabulary
+        >>> gene = "ENSG00000131095"
+        >>> vocabulary = Vocabulary({"<pad>": 0, gene: 1, "<cls>": 2}, {gene: 1.0})
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> bert = BertModel(BertConfig(vocab_size=3, **sizes), add_pooling_layer=False)
+        >>> encoder = RankEncoder(bert, torch.nn.Linear(8, 4), vocabulary)
+        >>> encoder(torch.tensor([[2, 1]]), torch.ones(1, 2)).shape
+        torch.Size([1, 4])
     """
 
     bert: Any  # a transformers.BertModel, whose package is an extra

@@ -34,6 +34,15 @@ def token_blocks(
 
     Raises:
         KeyError, TypeError, ValueError: Invalid counts or gene names.
+
+    Examples:
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.genes import Vocabulary, token_blocks
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> adata.var_names = [f"ENSG{i:011d}" for i in range(30)]
+        >>> vocabulary = Vocabulary.from_corpus([adata])
+        >>> [len(ptr) - 1 for tokens, ptr in token_blocks(adata, vocabulary, rows=150)]
+        [150, 50]
     """
     genes = ensembl_ids(adata)
     for counts in count_blocks(adata, rows):
@@ -46,7 +55,7 @@ def rank_tokens(
     vocabulary: Vocabulary,
     max_length: int = MAX_LENGTH,
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""Return the tokens of all cells.
+    r"""Return the tokens of all cells: their genes, by expression relative to the median.
 
     Genes are sorted by :math:`10^4 \, c_g / (\sum_{g'} c_{g'} \, m_g)`, largest first, ties by
     their order in the file; ``<cls>`` comes first, and the list is cut at ``max_length`` (Theodoris
@@ -64,6 +73,18 @@ def rank_tokens(
 
     Raises:
         ValueError: No gene has a token.
+
+    Examples:
+        >>> import numpy as np
+        >>> from scipy.sparse import csr_matrix
+        >>> from stofm_geo.genes import Vocabulary, rank_tokens
+        >>> gfap, mbp = "ENSG00000131095", "ENSG00000197971"
+        >>> tokens = {"<pad>": 0, gfap: 1, mbp: 2, "<cls>": 3}
+        >>> vocabulary = Vocabulary(tokens, {gfap: 1.0, mbp: 0.1})
+        >>> counts = csr_matrix([[3.0, 1.0], [2.0, 0.0]])
+        >>> tokens, ptr = rank_tokens(counts, np.array([gfap, mbp]), vocabulary)
+        >>> tokens.tolist(), ptr.tolist()
+        ([3, 2, 1, 3, 1], [0, 3, 5])
     """
     token, median = vocabulary.lookup(genes)
     if not (token >= 0).any():

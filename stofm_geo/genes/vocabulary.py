@@ -39,6 +39,15 @@ class Vocabulary:
         tokens: Token of each gene and of the special ``<pad>``, ``<mask>`` and ``<cls>``.
         medians: Median of each gene's counts above zero, per 10 000 counts of a cell.
         orthologs: Human id of a mouse id; other mouse genes have no token.
+
+    Examples:
+        >>> import numpy as np
+        >>> from stofm_geo.genes import Vocabulary
+        >>> tokens = {"<pad>": 0, "<mask>": 1, "ENSG00000131095": 2, "<cls>": 3}
+        >>> vocabulary = Vocabulary(tokens, {"ENSG00000131095": 1.5})
+        >>> token, median = vocabulary.lookup(np.array(["ENSG00000131095", "ENSG00000000003"]))
+        >>> token.tolist(), median.tolist()
+        ([2, -1], [1.5, nan])
     """
 
     tokens: dict[str, int]

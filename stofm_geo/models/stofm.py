@@ -42,12 +42,6 @@ if TYPE_CHECKING:
 class SToFM(ModelHubMixin):
     """Multi-scale model of tissue: an SE(2) Transformer over cells and macro nodes.
 
-    Example:
-        >>> model = SToFM().fit(adata)
-        >>> model.embed(adata)  # writes adata.obsm["X_stofm"]
-        >>> model.save_pretrained("my-model")
-        >>> model = SToFM.from_pretrained("my-model")
-
     Embeddings are invariant to rotation, translation, scale and row order of a slice.
 
     Args:
@@ -61,6 +55,14 @@ class SToFM(ModelHubMixin):
 
     Raises:
         TypeError, ValueError: A setting that does not exist or is out of range.
+
+    Examples:
+        >>> from stofm_geo import SToFM, datasets
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> model = SToFM(out_channels=128).fit(adata, max_steps=2, progress=False)
+        >>> model.embed(adata, progress=False)
+        >>> adata.obsm["X_stofm"].shape
+        (200, 128)
     """
 
     def __init__(self, **config: Any) -> None:
@@ -72,7 +74,17 @@ class SToFM(ModelHubMixin):
 
     @classmethod
     def from_state(cls, state: ModelState) -> SToFM:
-        """Make a model of what was trained or loaded."""
+        """Make a model from a state, such as :attr:`state` of another model.
+
+        Args:
+            state: Configuration, network, encoder and record; they are not copied.
+
+        Examples:
+            >>> from stofm_geo import SToFM
+            >>> model = SToFM.from_pretrained("stofm-geo-mini")
+            >>> SToFM.from_state(model.state).weights_hash() == model.weights_hash()
+            True
+        """
         model = cls(**asdict(state.config))
         model.network, model.encoder = state.network, state.encoder
         model.training_record = state.record
@@ -84,6 +96,12 @@ class SToFM(ModelHubMixin):
 
         Raises:
             RuntimeError: The model has not been fitted.
+
+        Examples:
+            >>> from stofm_geo import SToFM
+            >>> model = SToFM.from_pretrained("stofm-geo-mini")
+            >>> model.state.encoder is model.encoder, model.state.config == model.config
+            (True, True)
         """
         self._check_fitted()
         assert self.network is not None and self.encoder is not None
@@ -93,8 +111,28 @@ class SToFM(ModelHubMixin):
         if self.network is None or self.encoder is None:
             raise RuntimeError("this model has no weights; call fit() or from_pretrained() first")
 
+    def __repr__(self) -> str:
+        state = "not fitted" if self.network is None else f"weights {self.weights_hash()[:12]}"
+        return f"SToFM(encoder={self.config.encoder!r}, {state})"
+
     def to(self, device: torch.device | str) -> SToFM:
-        """Move the network, and an encoder that is trained with it; returns the model itself."""
+        """Move the network, and an encoder that is trained with it, to a device.
+
+        Args:
+            device: Such as ``"cuda"``.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            RuntimeError: The model has not been fitted.
+
+        Examples:
+            >>> from stofm_geo import SToFM
+            >>> model = SToFM.from_pretrained("stofm-geo-mini").to("cpu")
+            >>> {weight.device.type for weight in model.network.parameters()}
+            {'cpu'}
+        """
         self.state.network.to(device)
         return self
 
@@ -110,9 +148,7 @@ class SToFM(ModelHubMixin):
     ) -> PreparedTissue:
         """Check an AnnData and split it into slices, once for :meth:`fit`, :meth:`embed` and tasks.
 
-        Example:
-            >>> prepared = model.prepare(adata)
-            >>> model.fit(prepared).embed(prepared)  # neighbours and macro nodes are found once
+        Neighbours and macro nodes are then found once for all steps.
 
         Args:
             adata: Cells or spots.
@@ -123,8 +159,21 @@ class SToFM(ModelHubMixin):
             layer: Layer with the raw counts; ``None``: they are in ``X``.
             name: Name of ``adata`` in messages.
 
+        Returns:
+            The prepared tissue, with ``adata`` and its ``slices``, a list of
+            :class:`~stofm_geo.data.TissueSlice`.
+
         Raises:
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+
+        Examples:
+            >>> from stofm_geo import SToFM, datasets
+            >>> adata = datasets.toy_tissue(200, 30, n_slices=2, seed=0)
+            >>> model = SToFM()
+            >>> prepared = model.prepare(adata, slice_key="slice_id")
+            >>> [len(part) for part in prepared.slices]
+            [100, 100]
+            >>> model.fit(prepared, max_steps=2, progress=False).embed(prepared, progress=False)
         """
         encoder = self.encoder
         return PreparedTissue(
@@ -144,13 +193,21 @@ class SToFM(ModelHubMixin):
         """Return ``adata`` if it is prepared already, else :meth:`prepare` it.
 
         Args:
-            adata: AnnData, or of :meth:`prepare`.
+            adata: AnnData, or a result of :meth:`prepare`.
             keys: ``spatial_key``, ``slice_key``, ``layer`` and ``name`` of :meth:`prepare`, for an
                 AnnData.
 
         Raises:
             RuntimeError: The model has not been fitted.
             ValueError: It was prepared for another model.
+
+        Examples:
+            >>> from stofm_geo import SToFM, datasets
+            >>> adata = datasets.toy_tissue(200, 30, seed=0)
+            >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+            >>> prepared = model.prepared(adata)
+            >>> model.prepared(prepared) is prepared
+            True
         """
         self._check_fitted()
         if not isinstance(adata, PreparedTissue):
@@ -166,7 +223,18 @@ class SToFM(ModelHubMixin):
         return adata
 
     def copy(self) -> SToFM:
-        """Return a model with a network of its own, on the CPU."""
+        """Return a model with a network of its own, on the CPU.
+
+        Raises:
+            RuntimeError: The model has not been fitted.
+
+        Examples:
+            >>> from stofm_geo import SToFM
+            >>> model = SToFM.from_pretrained("stofm-geo-mini")
+            >>> copied = model.copy()
+            >>> copied.network is model.network, copied.weights_hash() == model.weights_hash()
+            (False, True)
+        """
         new = copy.copy(self)
         new.network = copy.deepcopy(self.state.network).cpu()
         if new.network.encoder is not None:
@@ -189,8 +257,8 @@ class SToFM(ModelHubMixin):
         """Train from scratch, self-supervised: no labels, no pretrained weights.
 
         Args:
-            adata: One or several AnnData with raw counts in ``X``, or of :meth:`prepare`; several
-                must share genes, unless the encoder is ``"panel"``.
+            adata: One or several AnnData with raw counts in ``X``, or results of :meth:`prepare`,
+                whose keys are used; several must share genes, unless the encoder is ``"panel"``.
             use_rep: Key in ``obsm`` of ready-made cell vectors; ``None``: the encoder of the
                 configuration makes them of the counts.
             spatial_key: Key in ``obsm`` of the positions, any unit.
@@ -211,6 +279,13 @@ class SToFM(ModelHubMixin):
 
         Raises:
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
+
+        Examples:
+            >>> from stofm_geo import SToFM, datasets
+            >>> adata = datasets.toy_tissue(200, 30, seed=0)
+            >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+            >>> model.training_record["steps"], model.training_record["cells"]
+            (2, 200)
         """
         from stofm_geo.training.slice_pretrain import objective_of, pretrain_slices
         from stofm_geo.training.trainer import seed_context
@@ -253,27 +328,37 @@ class SToFM(ModelHubMixin):
         progress: bool = True,
         name: str = "AnnData",
     ) -> None:
-        """Write embeddings into ``adata.obsm[key_added]``, ``[n, 256]`` float32, in place.
+        """Write embeddings into ``adata.obsm[key_added]``, in place.
 
+        They are ``[n, out_channels]`` float32; ``out_channels`` of the configuration is 256 by
+        default.
         ``adata.uns["stofm"]`` tells how they were made: version, settings, seed, a hash of the
         weights, the cell spacing of each slice. Cells without counts (empty bins) take no part,
         and their embedding is 0: leave them out of what does not know that,
         ``adata[adata.obsm["X_stofm"].any(axis=1)]``.
 
         Args:
-            adata: With the genes (or the ``obsm`` vectors) the model was fitted on; for a panel
-                encoder, some of them are enough. Or of :meth:`prepare`; then the keys are those
-                given there.
-            spatial_key: Key in ``obsm`` of the positions.
-            slice_key: Column of ``obs`` that tells slices apart; ``None``: all cells are one.
+            adata: Cells or spots with the genes (or the ``obsm`` vectors) that the model was fitted
+                on; for a panel encoder, some of the genes are enough. Or a result of
+                :meth:`prepare`, whose keys are used.
+            spatial_key: Key in ``obsm`` of the positions, any unit.
+            slice_key: Column of ``obs`` with the slice of each cell; ``None``: one slice.
             layer: Layer with the raw counts; ``None``: they are in ``X``.
-            key_added: Key in ``obsm``.
+            key_added: Key in ``obsm`` that is written.
             progress: Show a progress bar.
-            name: What messages call ``adata``.
+            name: Name of ``adata`` in messages.
 
         Raises:
             KeyError, TypeError, ValueError: Input that does not fit; the message says what.
             RuntimeError: The model has not been fitted.
+
+        Examples:
+            >>> from stofm_geo import SToFM, datasets
+            >>> adata = datasets.toy_tissue(200, 30, seed=0)
+            >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+            >>> model.embed(adata, key_added="X_mine", progress=False)
+            >>> adata.obsm["X_mine"].shape, str(adata.obsm["X_mine"].dtype)
+            ((200, 256), 'float32')
         """
         keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
         tissue = self.prepared(adata, name=name, **keys)
@@ -298,15 +383,29 @@ class SToFM(ModelHubMixin):
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
         """Write ``config.json`` and ``model.safetensors`` (Hugging Face hub layout) into a folder.
 
-        A kill at any moment leaves the model that was there or the new one.
+        The hub's library adds a ``README.md``, the model card, if there is none. If the process is
+        killed, the folder holds the previous model or the new one.
 
         Args:
-            save_directory: Made if it is not there; other files in it stay.
-            kwargs: Of ``huggingface_hub.ModelHubMixin.save_pretrained`` (``push_to_hub``, ...).
+            save_directory: Folder; created if it does not exist; other files in it stay.
+            kwargs: Arguments of ``huggingface_hub.ModelHubMixin.save_pretrained``
+                (``push_to_hub``, ...).
+
+        Returns:
+            With ``push_to_hub``, the address of the commit; else ``None``.
 
         Raises:
             OSError: It cannot be written.
             RuntimeError: The model has not been fitted.
+
+        Examples:
+            >>> import os, tempfile
+            >>> from stofm_geo import SToFM
+            >>> model = SToFM.from_pretrained("stofm-geo-mini")
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_pretrained(folder)
+            ...     print(sorted(os.listdir(folder)))
+            ['README.md', 'config.json', 'model.safetensors']
         """
         self._check_fitted()
         folder, push = Path(save_directory), kwargs.pop("push_to_hub", False)
@@ -328,11 +427,20 @@ class SToFM(ModelHubMixin):
             pretrained_model_name_or_path: A folder that :meth:`save_pretrained` has written;
                 ``"stofm-geo-mini"``, which is installed with the library; or a repository of the
                 Hugging Face hub.
-            hub: Of ``huggingface_hub.hf_hub_download``: ``revision``, ``cache_dir``, ``token``,
-                ``force_download``, ``local_files_only``.
+            hub: Arguments of ``huggingface_hub.hf_hub_download``: ``revision``, ``cache_dir``,
+                ``token``, ``force_download``, ``local_files_only``.
+
+        Returns:
+            The model, on the CPU.
 
         Raises:
             ValueError: It is none of these, is damaged, or is no model of this library.
+
+        Examples:
+            >>> from stofm_geo import SToFM
+            >>> model = SToFM.from_pretrained("stofm-geo-mini")
+            >>> model.config.encoder, model.config.out_channels
+            ('panel', 256)
         """
         files = locate(str(pretrained_model_name_or_path), hub)
         return cls.from_state(ModelState.load(*files))
@@ -345,14 +453,53 @@ class SToFM(ModelHubMixin):
         *,
         vocabulary: Vocabulary | str | Path | None = None,
     ) -> official.OfficialSToFM:
-        """Load a checkpoint of the published SToFM; see :func:`stofm_geo.models.official.load`."""
+        """Load a checkpoint of the published SToFM; see :func:`stofm_geo.models.official.load`.
+
+        Args:
+            folder: Folder of the checkpoint.
+            attention: ``"slice"`` as published, or ``"edges"``.
+            vocabulary: Tokens of the cell encoder, or their file or folder; ``None``: they are in
+                ``folder``.
+
+        Returns:
+            The published model, a ``torch.nn.Module`` with a method ``embed``; not a ``SToFM``.
+
+        Raises:
+            FileNotFoundError: A file does not exist.
+            ImportError: The cell encoder needs ``transformers``.
+            ValueError: Files cannot be read, or do not fit each other.
+
+        Examples:
+            >>> import tempfile
+            >>> from stofm_geo import SToFM
+            >>> from stofm_geo.models import official
+            >>> from stofm_geo.models.official.network import Config
+            >>> with tempfile.TemporaryDirectory() as folder:  # here a tiny checkpoint, not trained
+            ...     network = official.OfficialNetwork(Config(1, 8, 8, 2, 4, input_dim=8))
+            ...     official.save(network, folder)
+            ...     model = SToFM.from_official(folder)
+            >>> type(model).__name__, model.network.config.input_dim
+            ('OfficialSToFM', 8)
+        """
         return official.load(folder, attention, vocabulary=vocabulary)
 
     def check_features(self, key: str | None) -> None:
         """Check that the model takes ``obsm[key]``, or counts where ``key`` is ``None``.
 
+        Args:
+            key: Key in ``obsm``, or ``None``.
+
         Raises:
+            RuntimeError: The model has not been fitted.
             ValueError: It takes something else.
+
+        Examples:
+            >>> from stofm_geo import SToFM
+            >>> model = SToFM.from_pretrained("stofm-geo-mini")
+            >>> model.check_features(None)
+            >>> model.check_features("X_pca")
+            Traceback (most recent call last):
+            ValueError: the model was trained for counts in X, not for obsm['X_pca']
         """
         own = self.state.encoder.key
         if key != own:
@@ -361,7 +508,16 @@ class SToFM(ModelHubMixin):
             raise ValueError(f"the model was trained for {takes}, not for {asked}")
 
     def weights_hash(self) -> str:
-        """Return the SHA-256 of names, shapes and bytes of all weights, the encoder's included."""
+        """Return the SHA-256 of names, shapes and bytes of all weights, the encoder's included.
+
+        Raises:
+            RuntimeError: The model has not been fitted.
+
+        Examples:
+            >>> from stofm_geo import SToFM
+            >>> len(SToFM.from_pretrained("stofm-geo-mini").weights_hash())
+            64
+        """
         return self.state.weights_hash()
 
     def _provenance(self, slices: list[TissueSlice]) -> dict[str, Any]:

@@ -50,6 +50,15 @@ class SToFMConfig:
     Raises:
         TypeError: A setting is unknown or has the wrong type.
         ValueError: A setting is out of range.
+
+    Examples:
+        >>> from stofm_geo import SToFMConfig
+        >>> config = SToFMConfig(hidden_channels=64, heads=4)
+        >>> config.encoder, config.out_channels
+        ('pca', 256)
+        >>> SToFMConfig(hidden_channels=100)
+        Traceback (most recent call last):
+        ValueError: hidden_channels=100 must be a multiple of heads=8
     """
 
     encoder: str = "pca"
@@ -115,16 +124,27 @@ class SToFMConfig:
 
     @property
     def feature_channels(self) -> int:
-        """Return the size of the vectors of a panel encoder, for which an embedding has room.
+        """Return the size of the vectors of a panel encoder, so that they fit into an embedding.
 
         A niche is three of them: own, near, far. With molecules held out, the denoised vector and
         the context follow.
+
+        Examples:
+            >>> from stofm_geo import SToFMConfig
+            >>> SToFMConfig(encoder="panel", out_channels=256).feature_channels
+            85
         """
         return self.out_channels // (5 if self.objectives == "molecules" else 3)
 
     @property
     def subslice_options(self) -> dict[str, int]:
-        """Return the options of :class:`~stofm_geo.data.SubSliceDataset`."""
+        """Return the options of :class:`~stofm_geo.data.SubSliceDataset`.
+
+        Examples:
+            >>> from stofm_geo import SToFMConfig
+            >>> SToFMConfig(k=6).subslice_options["k"]
+            6
+        """
         return {
             "k": self.k,
             "max_macro_nodes": self.max_macro_nodes,

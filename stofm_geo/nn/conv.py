@@ -100,6 +100,17 @@ class SE2TransformerConv(MessagePassing):
     Raises:
         ValueError: Sizes out of range, vector options without ``vector_channels``, or options of
             ``MessagePassing`` that are not supported.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.nn import SE2TransformerConv
+        >>> x, pos = torch.randn(4, 16), torch.randn(4, 2)
+        >>> edge_index = torch.tensor([[1, 2, 3, 0], [0, 0, 1, 2]])
+        >>> conv = SE2TransformerConv(16, 8, heads=2)
+        >>> out = conv(x, edge_index, pos=pos)
+        >>> turned = pos @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # by 90 degrees
+        >>> out.shape, torch.allclose(conv(x, edge_index, pos=turned), out, atol=1e-5)
+        (torch.Size([4, 16]), True)
     """
 
     def __init__(

@@ -14,7 +14,19 @@ MAX_ORDER = 12  # the highest degree of e3nn's spherical harmonics
 def planar_irreps(channels: int, vector_channels: int = 0, max_order: int = 0) -> o3.Irreps:
     """Return the e3nn irreps of scalars and of vectors of order 1 to ``max_order``.
 
-    ``planar_irreps(16, 4, 2)`` is ``16x0e+4x1o+4x2e``.
+    Args:
+        channels: Number of scalars.
+        vector_channels: Number of vectors of each order (default 0).
+        max_order: Highest circular order of the vectors (default 0: no vectors).
+
+    Returns:
+        Irreps of ``channels`` scalars ``0e``, then ``vector_channels`` of degree 1 (``1o``), degree
+        2 (``2e``), and so on.
+
+    Examples:
+        >>> from stofm_geo.nn import planar_irreps
+        >>> planar_irreps(16, 4, 2)
+        16x0e+4x1o+4x2e
     """
     vectors = [(vector_channels, (order, (-1) ** order)) for order in range(1, max_order + 1)]
     kinds = [(channels, (0, 1)), *vectors]
@@ -33,6 +45,16 @@ def to_irreps(x: Tensor, vectors: Tensor | None = None) -> Tensor:
 
     Returns:
         ``[N, irreps.dim]`` with the irreps of ``planar_irreps(C, V, M)``.
+
+    Raises:
+        ValueError: There are vectors of an order above 12, the highest of e3nn.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.nn import planar_irreps, to_irreps
+        >>> x, vectors = torch.ones(3, 2), torch.ones(3, 2, 1, 2)
+        >>> to_irreps(x, vectors).shape, planar_irreps(2, 1, 2).dim
+        (torch.Size([3, 10]), 10)
     """
     if vectors is None:
         return x
@@ -55,7 +77,14 @@ def from_irreps(features: Tensor, irreps: o3.Irreps | str) -> tuple[Tensor, Tens
         Scalars ``[N, C]`` and vectors ``[N, M, V, 2]`` (``None`` if there are none).
 
     Raises:
-        ValueError: Irreps have another form, or features another size.
+        ValueError: Irreps have another form or an order above 12, or features another size.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.nn import from_irreps
+        >>> x, vectors = from_irreps(torch.zeros(3, 10), "2x0e+1x1o+1x2e")
+        >>> x.shape, vectors.shape
+        (torch.Size([3, 2]), torch.Size([3, 2, 1, 2]))
     """
     irreps = o3.Irreps(irreps)
     scalars, orders = irreps.count("0e"), max(irreps.ls, default=0)

@@ -23,6 +23,14 @@ def niche_features(x: Tensor, edge_index: Tensor, visible: Tensor | None = None)
 
     Returns:
         Niche features ``[N, 3 F]``; a mean over no node is 0.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.nn import niche_features
+        >>> x = torch.tensor([[1.0], [2.0], [3.0]])
+        >>> path = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])  # 0 - 1 - 2
+        >>> niche_features(x, path).tolist()
+        [[1.0, 2.0, 4.0], [2.0, 2.0, 4.0], [3.0, 2.0, 4.0]]
     """
     weight = x.new_ones(len(x)) if visible is None else visible.to(x.dtype)
     near = _neighbour_mean(x, edge_index, weight)

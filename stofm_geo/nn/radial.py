@@ -24,6 +24,15 @@ class GaussianRadial(nn.Module):
         num_gaussians: Number of Gaussians ``K`` (default 32).
         max_distance: Largest initial mean of the Gaussians, which are denser at short range, in the
             units of the distances (default 30).
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.nn import GaussianRadial
+        >>> radial = GaussianRadial(8)
+        >>> radial(torch.tensor([0.0, 1.0, 5.0])).shape
+        torch.Size([3, 8])
+        >>> radial(torch.zeros(1)).abs().max().item()
+        0.0
     """
 
     def __init__(
@@ -87,6 +96,15 @@ class SoftOneHotRadial(nn.Module):
 
     Raises:
         ValueError: ``cutoff`` is not positive, or ``basis`` is unknown.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.nn import SoftOneHotRadial
+        >>> radial = SoftOneHotRadial(8, cutoff=5.0)
+        >>> radial(torch.tensor([1.0, 4.0, 6.0])).shape
+        torch.Size([3, 8])
+        >>> radial.log_envelope(torch.tensor([6.0])).item()  # beyond the cutoff: no attention
+        -inf
     """
 
     def __init__(

@@ -53,6 +53,15 @@ class SE2Transformer(nn.Module):
     Raises:
         ValueError: Sizes that are not multiples of ``heads``, another ``norm``, or ``out_vectors``
             without ``vector_channels``.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.nn import SE2Transformer
+        >>> edge_index = torch.tensor([[1, 2, 3, 4, 5], [0, 0, 1, 2, 3]])
+        >>> transformer = SE2Transformer(16, num_layers=2, heads=4)
+        >>> out = transformer(torch.randn(6, 16), edge_index, torch.randn(6, 2))
+        >>> out.x.shape, out.pair.shape
+        (torch.Size([6, 16]), torch.Size([5, 4]))
     """
 
     def __init__(

@@ -26,10 +26,10 @@ def edge_sum(
         o_{ih} = \sum_{j \to i} w_{jih} \, v_{jh}
 
     Args:
-        weight: ``[E, H]``, of any sign.
+        weight: Weights of the edges, ``[E, H]``, of any sign.
         values: Values of the sources, ``[M, H, C]``.
         graph: ``[2, E]`` int64, rows source and destination, with as many destinations as
-            sources; or an :class:`~stofm_geo.ops.EdgeGraph`.
+            sources (``N = M``); or an :class:`~stofm_geo.ops.EdgeGraph`.
         backend: ``"auto"`` (default): a kernel if there is one for these tensors;
             ``"reference"``: PyTorch's own operations.
 
@@ -39,6 +39,14 @@ def edge_sum(
     Raises:
         ValueError: Shapes do not match, or the backend is unknown.
         IndexError: An edge names a node that does not exist.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.ops import edge_sum
+        >>> values = torch.tensor([1.0, 3.0, 5.0]).view(3, 1, 1)
+        >>> edge_index = torch.tensor([[1, 2], [0, 0]])
+        >>> edge_sum(torch.tensor([[1.0], [2.0]]), values, edge_index).flatten().tolist()
+        [13.0, 0.0, 0.0]
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {list(BACKENDS)}")

@@ -23,7 +23,7 @@ class _Sorted(NamedTuple):
 class EdgeGraph:
     """Edges in the order in which the kernels process them; built once for all layers.
 
-    Edges are sorted when a kernel first needs it.
+    Edges are sorted when a kernel first needs them sorted.
 
     Args:
         edge_index: ``[2, E]`` int64, rows source and destination, in any order; or PyG's
@@ -45,6 +45,13 @@ class EdgeGraph:
         ValueError: ``edge_index`` is not int64 ``[2, E]``.
         IndexError: An edge names a node that does not exist.
         RuntimeError: ``torch.func.vmap`` maps over ``edge_index``.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.ops import EdgeGraph
+        >>> graph = EdgeGraph(torch.tensor([[0, 2, 1], [1, 1, 0]]), num_dst=3)
+        >>> graph.src.tolist(), graph.dst.tolist(), graph.ptr.tolist()
+        ([1, 0, 2], [0, 1, 1], [0, 1, 3, 3])
     """
 
     def __init__(self, edge_index: Tensor, num_dst: int, num_src: int | None = None) -> None:

@@ -36,7 +36,7 @@ def rotated_sum(
     directions, a vector of order :math:`m`.
 
     Args:
-        weight: ``[E, H, M]``, of any sign.
+        weight: Weights of the edges, ``[E, H, M]`` (heads, orders), of any sign.
         unit: Circular harmonics :math:`(\cos m\theta, \sin m\theta)` of the edges, ``[E, M, 2]``.
         values: Vectors of the sources, ``[num_src, H, M, 2, V]``.
         graph: ``[2, E]`` int64, rows source and destination, with as many destinations as sources;
@@ -50,6 +50,15 @@ def rotated_sum(
     Raises:
         ValueError: Shapes do not match, or the backend is unknown.
         IndexError: An edge names a node that does not exist.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.ops import rotated_sum
+        >>> edge_index = torch.tensor([[1, 2], [0, 0]])
+        >>> unit = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])  # one edge along x, one along y
+        >>> fixed = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2, 1).expand(3, 1, 1, 2, 1)
+        >>> rotated_sum(torch.ones(2, 1, 1), unit, fixed, edge_index)[0].flatten().tolist()
+        [1.0, -1.0]
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {list(BACKENDS)}")

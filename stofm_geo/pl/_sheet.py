@@ -46,6 +46,14 @@ def check_picture(path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: matplotlib cannot write the extension.
         FileNotFoundError: The folder does not exist.
+
+    Examples:
+        >>> from stofm_geo.pl import check_picture
+        >>> check_picture("tissue.png").name
+        'tissue.png'
+        >>> check_picture("tissue.docx")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: picture 'tissue.docx' ends in '.docx', which matplotlib cannot write: ...
     """
     path, known = Path(path), sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix[1:].lower() not in known:

@@ -57,7 +57,7 @@ def attention(
         save: As in :func:`spatial`.
 
     Returns:
-        Array of the two Axes.
+        Array of the two Axes, ``[2]``.
 
     Raises:
         KeyError: The cell or a key does not exist.
@@ -66,6 +66,14 @@ def attention(
             of ``save`` is unknown.
         RuntimeError: The model is not fitted.
         FileNotFoundError: The folder of ``save`` does not exist.
+
+    Examples:
+        >>> from stofm_geo import SToFM, datasets, pl
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+        >>> axes = pl.attention(model, adata, 0)
+        >>> axes.shape
+        (2,)
     """
     path = None if save is None else check_picture(save)
     result = attention_of(model, adata, cell, spatial_key=spatial_key, slice_key=slice_key)

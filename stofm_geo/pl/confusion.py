@@ -51,6 +51,14 @@ def confusion(
         ValueError: No cell has both a label and a prediction, or the extension of ``save`` is
             unknown.
         FileNotFoundError: The folder of ``save`` does not exist.
+
+    Examples:
+        >>> from stofm_geo import datasets, pl
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> adata.obs["guess"] = "L1"
+        >>> ax = pl.confusion(adata, "guess", "region")
+        >>> ax.get_title(), ax.get_xlabel()
+        ('200 cells', 'predicted: guess')
     """
     path = None if save is None else check_picture(save)
     known, predictions, both = compared(adata, key, label_key)

@@ -36,6 +36,17 @@ def curves(
         FileNotFoundError: ``log`` does not exist or has no ``metrics.csv``, or the folder of
             ``save`` does not exist.
         ValueError: The log has no steps or no losses, or the extension of ``save`` is unknown.
+
+    Examples:
+        >>> import tempfile
+        >>> import pandas as pd
+        >>> from stofm_geo import pl
+        >>> with tempfile.TemporaryDirectory() as folder:  # here a log of two steps
+        ...     log = pd.DataFrame({"step": [0, 9], "niche_loss": [1.0, 0.5]})
+        ...     log.to_csv(f"{folder}/metrics.csv")
+        ...     axes = pl.curves(folder)
+        >>> [ax.get_title() for ax in axes]
+        ['niche loss']
     """
     path = None if save is None else check_picture(save)
     table = _read(Path(log))

@@ -67,6 +67,14 @@ def domains(
         KeyError: A key is not in ``adata``, or ``palette`` lacks a name.
         ValueError: As in :func:`spatial`.
         FileNotFoundError: The folder of ``save`` does not exist.
+
+    Examples:
+        >>> from stofm_geo import datasets, pl
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> adata.obs["stofm_domain"] = adata.obs["region"].cat.codes.astype(str)
+        >>> axes = pl.domains(adata, label_key="region")
+        >>> [ax.get_title() for ax in axes[0]]
+        ['region', 'stofm_domain']
     """
     path = None if save is None else check_picture(save)
     slices = cells_by_slice(adata, spatial_key, slice_key)

@@ -52,6 +52,14 @@ def embedding(
         ValueError: There are fewer than 3 cells, the embedding is not finite, ``palette`` is
             invalid, or the extension of ``save`` is unknown.
         FileNotFoundError: The folder of ``save`` does not exist.
+
+    Examples:
+        >>> from stofm_geo import datasets, from_anndata, pl
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> adata.obsm["X_pca"] = from_anndata(adata).x.numpy()
+        >>> ax = pl.embedding(adata, "X_pca", color="region")
+        >>> ax.get_title(), len(ax.get_legend().get_texts())
+        ('region', 6)
     """
     path = None if save is None else check_picture(save)
     vectors = check_obsm(adata, use_rep, "run SToFM.embed first, or name another key with use_rep")

@@ -55,6 +55,14 @@ def predicted(
         KeyError: A key is not in ``adata``, or ``palette`` lacks a name.
         ValueError: As in :func:`spatial`, or no cell has both a label and a prediction.
         FileNotFoundError: The folder of ``save`` does not exist.
+
+    Examples:
+        >>> from stofm_geo import datasets, pl
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> adata.obs["guess"] = adata.obs["region"]
+        >>> axes = pl.predicted(adata, "guess", "region")
+        >>> [ax.get_title() for ax in axes[0]]
+        ['known', 'predicted', '0% wrong']
     """
     path = None if save is None else check_picture(save)
     slices = cells_by_slice(adata, spatial_key, slice_key)

@@ -69,6 +69,13 @@ def spatial(
             and ``slice_key`` are given, ``palette`` is invalid, or the extension of ``save`` is
             unknown.
         FileNotFoundError: The folder of ``save`` does not exist.
+
+    Examples:
+        >>> from stofm_geo import datasets, pl
+        >>> adata = datasets.toy_tissue(200, 30, n_slices=2, seed=0)
+        >>> axes = pl.spatial(adata, "region", slice_key="slice_id")
+        >>> [ax.get_title() for ax in axes]
+        ['slice1', 'slice2']
     """
     path = None if save is None else check_picture(save)
     if ax is not None and slice_key is not None:

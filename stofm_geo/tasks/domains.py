@@ -78,27 +78,38 @@ def domains(
     covariance matrix, so that time and memory stay in proportion to the cells.
 
     Args:
-        adata: With embeddings in ``obsm[use_rep]``, ``[n, D]``; a list shares its domains.
-        n_domains: How many domains to find, at least 2; ``None``: as many as the Leiden
-            algorithm finds among the embeddings (resolution 1).
-        use_rep: Key in ``obsm`` of the embedding.
+        adata: Cells with embeddings in ``obsm[use_rep]``; several AnnData share their domains.
+        n_domains: Number of domains, at least 2; ``None``: as many as the Leiden algorithm finds
+            among the embeddings (resolution 1).
+        use_rep: Key in ``obsm`` of the embedding, ``[n, D]``.
         spatial_key: Key in ``obsm`` of the positions.
-        slice_key: Column of ``obs`` that tells slices apart; domains are shared by all slices.
-        integrate: ``"auto"``, ``"harmony"``, ``"center"`` or ``"none"``.
+        slice_key: Column of ``obs`` that tells slices apart; ``None``: each AnnData is one slice.
+        integrate: ``"auto"`` (default), ``"harmony"``, ``"center"`` or ``"none"``.
         reference: AnnData of an earlier run, or a list of them, with embeddings of the same model,
-            positions, and domains in ``obs[key_added]``; stays as it is.
+            positions, and domains in ``obs[key_added]``; it is not changed.
         key_added: Column of ``obs`` that is written, categorical.
         refine: Whether to smooth labels by a majority vote of the neighbours.
         seed: Random seed of the k-means starts and of the subsample.
         progress: Show a progress bar.
 
+    Warns:
+        UserWarning: Cells have no embedding.
+
     Raises:
-        KeyError: A key that is not there; without ``X_stofm``, run ``SToFM.embed`` first.
+        KeyError: A key does not exist; without ``X_stofm``, run ``SToFM.embed`` first.
         ValueError: There are no cells, ``n_domains`` is below 2 or above the number of distinct
             cells, or the embedding or the positions are not finite, or embeddings differ in size or
-            in the weights that ``uns["stofm"]`` tells.
-        TypeError: ``adata`` is no AnnData, or ``n_domains`` no whole number.
+            in the weights that ``uns["stofm"]`` names.
+        TypeError: ``adata`` is not an AnnData, or ``n_domains`` is not a whole number.
         ImportError: ``integrate="harmony"``, and harmonypy is not installed.
+
+    Examples:
+        >>> from stofm_geo import datasets, from_anndata, tl
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> adata.obsm["X_pca"] = from_anndata(adata).x.numpy()  # or X_stofm, of SToFM.embed
+        >>> tl.domains(adata, 3, use_rep="X_pca", progress=False)
+        >>> adata.obs["stofm_domain"].cat.categories.tolist()
+        ['0', '1', '2']
     """
     adatas = check_anndatas(adata)
     check_positive("seed", seed, whole=True, or_zero=True)

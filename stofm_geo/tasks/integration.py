@@ -63,7 +63,7 @@ def integrate(
     key_added: str = Keys.INTEGRATED,
     seed: int = 0,
 ) -> None:
-    """Take differences between slices out of embeddings, into ``adata.obsm[key_added]``.
+    """Remove differences between slices from embeddings; write ``adata.obsm[key_added]``, in place.
 
     Methods:
 
@@ -81,31 +81,39 @@ def integrate(
       mixed the slices are among neighbours, times how well places of one slice have their
       counterparts in the others. It takes no labels.
 
-    ``adata.uns[key_added]`` tells the number of slices, the method, and mixing and correspondence
-    of what was made. The order of the rows does not matter. Cells whose embedding is 0, as of
+    ``adata.uns[key_added]`` has the number of slices, the method, and mixing and correspondence
+    of the result. The order of the rows does not matter. Cells whose embedding is 0, as of
     cells without counts, take no part and stay 0.
 
-    What slices really differ in, as tumours of two patients do, is taken out with the rest; scores
-    cannot tell the one from the other.
+    True differences between slices, such as those of tumours of two patients, are removed with the
+    rest; scores cannot distinguish them.
 
     Args:
-        adata: With embeddings in ``obsm[use_rep]``, ``[n, D]``; one AnnData or a list.
-        use_rep: Key in ``obsm`` of the embedding.
+        adata: Cells with embeddings in ``obsm[use_rep]``; one AnnData or a list.
+        use_rep: Key in ``obsm`` of the embedding, ``[n, D]``.
         spatial_key: Key in ``obsm`` of the positions.
-        slice_key: Column of ``obs`` that tells slices apart; ``None``: each AnnData is one.
-        method: See above.
-        key_added: Key in ``obsm``, ``[n, D]``, and ``uns``.
+        slice_key: Column of ``obs`` that tells slices apart; ``None``: each AnnData is one slice.
+        method: ``"auto"`` (default), ``"harmony"``, ``"center"`` or ``"none"``.
+        key_added: Key in ``obsm`` and ``uns`` that is written; the vectors are ``[n, D]``.
         seed: Random seed of Harmony.
 
     Warns:
         UserWarning: ``"auto"`` leaves slices apart, and harmonypy is not installed.
 
     Raises:
-        KeyError: A key that is not there; without ``X_stofm``, run ``SToFM.embed`` first.
-        ValueError: No such method; there are no cells with an embedding; the embedding or the
-            positions are not finite, or embeddings differ in size.
-        TypeError: ``adata`` is no AnnData.
+        KeyError: A key does not exist; without ``X_stofm``, run ``SToFM.embed`` first.
+        ValueError: ``method`` is unknown; there are no cells with an embedding; the embedding or
+            the positions are not finite, or embeddings differ in size.
+        TypeError: ``adata`` is not an AnnData.
         ImportError: ``method="harmony"``, and harmonypy is not installed.
+
+    Examples:
+        >>> from stofm_geo import datasets, from_anndata, tl
+        >>> adata = datasets.toy_tissue(200, 30, n_slices=2, seed=0)
+        >>> adata.obsm["X_pca"] = from_anndata(adata, slice_key="slice_id").x.numpy()
+        >>> tl.integrate(adata, use_rep="X_pca", slice_key="slice_id", method="center")
+        >>> adata.obsm["X_stofm_integrated"].shape, adata.uns["X_stofm_integrated"]["slices"]
+        ((200, 29), 2)
     """
     check_method("method", method)
     check_positive("seed", seed, whole=True, or_zero=True)

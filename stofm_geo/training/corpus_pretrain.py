@@ -11,7 +11,7 @@ from torch import nn
 from torch_geometric.data import Data
 from torchmetrics import MeanMetric
 
-from stofm_geo._validation import check_positive
+from stofm_geo._validation import check_positive, preview
 from stofm_geo._version import __version__
 from stofm_geo.genes import PanelEncoder
 from stofm_geo.networks import make_network
@@ -120,6 +120,13 @@ class CorpusPretraining(Pretraining):
             raise ValueError(
                 f"{data.train.folder}: the corpus was built with other settings ({differing}); use "
                 "those, or build another"
+            )
+        genes, organism = data.train.genes, self.config.organism
+        if organism is not None and not any(gene.startswith("ENSG") for gene in genes):
+            raise ValueError(
+                f"{data.train.folder}: its genes are no human Ensembl ids ({preview(genes[:4])}), "
+                f"but a model with organism={organism!r} looks for these in each slice; set "
+                "--model.config.organism null, or build the corpus without --organism none"
             )
         data.train.transform = self.objectives.masking
         data.val.transform = self.objectives.held_out

@@ -45,7 +45,8 @@ class FineTuning(L.LightningModule):
         strength: Inverse regularisation strength of the probe.
 
     Attributes:
-        first, best: Logits of held-out cells, before training and at the lowest loss.
+        first: Logits of held-out cells before training.
+        best: Logits of held-out cells at the lowest loss.
         best_step: Number of steps at the lowest loss.
     """
 

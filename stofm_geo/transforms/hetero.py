@@ -24,6 +24,16 @@ class HeteroView(GraphTransform):
 
     Raises:
         ValueError: ``data`` has no virtual nodes.
+
+    Examples:
+        >>> from stofm_geo import datasets, from_anndata
+        >>> from stofm_geo.transforms import HeteroView, MacroNodes, SpatialKNN
+        >>> data = SpatialKNN()(from_anndata(datasets.toy_tissue(200, 30, seed=0)))
+        >>> hetero = HeteroView()(MacroNodes(max_nodes=3)(data))
+        >>> hetero["cell"].num_nodes, hetero["macro"].num_nodes
+        (200, 3)
+        >>> hetero["macro", "to", "cell"].num_edges
+        600
     """
 
     uses_pos = False

@@ -33,16 +33,16 @@ _EDGES = 2**18
 class MacroNodes(GraphTransform):
     """Add to each slice a CLS node and one macro node per cluster, joined to all its cells.
 
-    Clusters are Leiden communities of the neighbour graph, with edges weighted by the similarity of
-    the neighbourhoods of their ends. Communities beyond ``max_nodes`` are merged by the similarity
-    of their mean features (Ward). Clusters depend on features and the graph only, not on
-    coordinates, so they are invariant to rotation. A macro node has the mean position and the mean
-    feature of its cells; CLS has the mean position of the slice and feature 0. Integer features are
-    converted to floating point. A graph without cells gets no nodes.
+    Clusters are Leiden communities (Traag et al. 2019) of the neighbour graph, with edges weighted
+    by the similarity of the neighbourhoods of their ends. Communities beyond ``max_nodes`` are
+    merged by the similarity of their mean features (Ward). Clusters depend on features and the
+    graph only, not on coordinates, so they are invariant to rotation. A macro node has the mean
+    position and the mean feature of its cells; CLS has the mean position of the slice and feature
+    0. Integer features are converted to floating point. A graph without cells gets no nodes.
 
     The new nodes come after the cells, the CLS of a slice before its macro nodes. Sets
-    ``data.node_type`` (:class:`~stofm_geo._keys.NodeType` codes), ``data.cluster`` (of a cell, the
-    index of its macro node in its graph, else -1) and ``data.cluster_size`` (of a macro node, the
+    ``data.node_type`` (0: cell, 1: CLS, 2: macro node), ``data.cluster`` (of a cell, the index of
+    its macro node in its graph, else -1) and ``data.cluster_size`` (of a macro node, the
     number of its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where present,
     ``n_id`` (by -1) and ``slice_id``. Virtual nodes are also joined to each other.
 
@@ -57,6 +57,14 @@ class MacroNodes(GraphTransform):
 
     Raises:
         ValueError: ``data`` has no ``x`` or ``edge_index``, or already has virtual nodes.
+
+    Examples:
+        >>> from stofm_geo import datasets, from_anndata
+        >>> from stofm_geo.transforms import MacroNodes, SpatialKNN
+        >>> data = SpatialKNN()(from_anndata(datasets.toy_tissue(200, 30, seed=0)))
+        >>> data = MacroNodes(max_nodes=3)(data)
+        >>> data.node_type.bincount().tolist()  # cells, CLS, macro nodes
+        [200, 1, 3]
     """
 
     def __init__(
@@ -183,6 +191,14 @@ class JoinMacroNodes(GraphTransform):
 
     Raises:
         ValueError: ``data`` has no virtual nodes, or they already have edges.
+
+    Examples:
+        >>> from stofm_geo import datasets, from_anndata
+        >>> from stofm_geo.transforms import JoinMacroNodes, MacroNodes, SpatialKNN
+        >>> data = SpatialKNN()(from_anndata(datasets.toy_tissue(200, 30, seed=0)))
+        >>> data = MacroNodes(max_nodes=3, join=False)(data)
+        >>> JoinMacroNodes()(data).num_edges - data.num_edges  # 2 * 200 * 4 + 4 * 3
+        1612
     """
 
     uses_pos = False

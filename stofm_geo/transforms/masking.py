@@ -27,7 +27,15 @@ class MaskCells(GraphTransform):
         p: Fraction of the cells that are masked (default 0.12, as published).
 
     Raises:
-        ValueError: ``data`` has no ``x``.
+        ValueError: ``p`` is not between 0 and 1, or ``data`` has no ``x``.
+
+    Examples:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> from stofm_geo.transforms import MaskCells
+        >>> data = MaskCells(p=0.5)(Data(x=torch.ones(100, 3)))
+        >>> data.x[data.mask].sum().item(), data.x_target.sum().item()
+        (0.0, 300.0)
     """
 
     uses_pos = False

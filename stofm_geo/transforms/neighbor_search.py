@@ -29,7 +29,14 @@ _MAX_MEAN_DEGREE = 1000
 
 
 def gpu_search_unavailable() -> str | None:
-    """Return why positions on a GPU are searched on the CPU, or ``None`` if they are not."""
+    """Return why positions on a GPU are searched on the CPU, or ``None`` if they are not.
+
+    Examples:
+        >>> from stofm_geo.transforms import gpu_search_unavailable
+        >>> reason = gpu_search_unavailable()
+        >>> reason is None or "torch-cluster" in reason
+        True
+    """
     return _NO_CLUSTER if torch_cluster is None else None
 
 

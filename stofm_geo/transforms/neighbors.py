@@ -62,6 +62,14 @@ class SpatialKNN(_CellGraph):
     Raises:
         ValueError: ``k`` is not a positive integer, or so many cells share one position that the
             graph would not fit in memory.
+
+    Examples:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> from stofm_geo.transforms import SpatialKNN
+        >>> data = Data(pos=torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]))
+        >>> SpatialKNN(k=1)(data).edge_index.tolist()
+        [[1, 0, 2, 1], [0, 1, 1, 2]]
     """
 
     def __init__(self, k: int = 12) -> None:
@@ -86,6 +94,14 @@ class SpatialRadius(_CellGraph):
 
     Raises:
         ValueError: ``r`` is not positive, or gives a mean degree above 1 000.
+
+    Examples:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> from stofm_geo.transforms import SpatialRadius
+        >>> data = Data(pos=torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]))
+        >>> SpatialRadius(r=1.5)(data).edge_index.tolist()
+        [[1, 0], [0, 1]]
     """
 
     def __init__(self, r: float) -> None:
@@ -107,7 +123,15 @@ class SpatialDelaunay(_CellGraph):
     If four or more cells lie on one empty circle, the triangulation is not unique; edges inside
     that circle are left out, so that rotating a lattice changes nothing. Cells at one position are
     joined to each other and share their neighbours. Follow with :class:`PruneLongEdges` to drop the
-    long edges along the outline and across holes.
+    long edges along the outline and across holes. It has no settings.
+
+    Examples:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> from stofm_geo.transforms import SpatialDelaunay
+        >>> square = Data(pos=torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+        >>> SpatialDelaunay()(square).num_edges  # four sides in both directions, no diagonal
+        8
     """
 
     def search(self, pos: Tensor) -> Tensor:
@@ -125,6 +149,15 @@ class PruneLongEdges(GraphTransform):
 
     Raises:
         ValueError: ``factor`` is not positive, or ``data`` has no ``edge_index``.
+
+    Examples:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> from stofm_geo.transforms import PruneLongEdges, SpatialKNN
+        >>> row = Data(pos=torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [20.0, 0.0]]))
+        >>> data = SpatialKNN(k=1)(row)
+        >>> data.num_edges, PruneLongEdges()(data).num_edges
+        (6, 4)
     """
 
     def __init__(self, factor: float = 3.0) -> None:

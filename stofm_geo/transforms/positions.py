@@ -25,6 +25,15 @@ class NormalizePositions(GraphTransform):
 
     Raises:
         ValueError: All cells of a slice have the same position, or ``data`` has virtual nodes.
+
+    Examples:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> from stofm_geo.transforms import NormalizePositions
+        >>> grid = 100 * torch.cartesian_prod(torch.arange(10.0), torch.arange(10.0))
+        >>> pos = NormalizePositions()(Data(pos=grid)).pos
+        >>> round((pos[1] - pos[0]).norm().item(), 3)  # the 6th nearest is across a diagonal
+        0.707
     """
 
     def check(self, data: Data) -> None:
@@ -58,6 +67,17 @@ class RandomSE2(GraphTransform):
     Args:
         shift: Standard deviation of the translation in x and y, in the units of ``data.pos``
             (default 1).
+
+    Raises:
+        ValueError: ``shift`` is negative.
+
+    Examples:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> from stofm_geo.transforms import RandomSE2
+        >>> moved = RandomSE2()(Data(pos=torch.tensor([[0.0, 0.0], [3.0, 4.0]])))
+        >>> round(torch.pdist(moved.pos).item(), 3)
+        5.0
     """
 
     def __init__(self, shift: float = 1.0) -> None:
@@ -90,6 +110,17 @@ class PerturbPositions(GraphTransform):
         p: Fraction of the cells that move (default 0.12, as published).
         sigma: Standard deviation of the noise in x and in y, in the units of ``data.pos``
             (default 5: after :class:`NormalizePositions`, five cell spacings, as published).
+
+    Raises:
+        ValueError: ``p`` is not between 0 and 1, or ``sigma`` is not positive.
+
+    Examples:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> from stofm_geo.transforms import PerturbPositions
+        >>> data = PerturbPositions(p=0.5)(Data(pos=torch.zeros(100, 2)))
+        >>> torch.equal(data.pos.any(dim=1), data.moved), data.pos_target.abs().max().item()
+        (True, 0.0)
     """
 
     def __init__(self, p: float = 0.12, sigma: float = 5.0) -> None:

@@ -41,7 +41,15 @@ class SubSlices(BaseTransform):
         halo: Width of the halo in edges (default 1); 0 for none.
 
     Raises:
-        ValueError: ``data`` has no ``edge_index``.
+        ValueError: ``num_cells`` is not positive, ``halo`` is negative, or ``data`` has no
+            ``edge_index``.
+
+    Examples:
+        >>> from stofm_geo import datasets, from_anndata
+        >>> from stofm_geo.transforms import SpatialKNN, SubSlices
+        >>> data = SpatialKNN()(from_anndata(datasets.toy_tissue(200, 30, seed=0)))
+        >>> [int(part.core_mask.sum()) for part in SubSlices(num_cells=60)(data)]
+        [50, 50, 50, 50]
     """
 
     def __init__(self, num_cells: int = 1000, halo: int = 1) -> None:
@@ -85,7 +93,21 @@ class SubSlices(BaseTransform):
 
 
 class SubSliceSequence(Sequence[Data]):
-    """Sequence of sub-slices that are cut on access (:meth:`SubSlices.lazily`)."""
+    """Sequence of sub-slices that are cut on access, made by :meth:`SubSlices.lazily`.
+
+    Args:
+        cuts: For each sub-slice, what cuts it out of its graph, and its core cells.
+        halo: Width of the halo in edges.
+        transform: Transform applied to each sub-slice; ``None``: none.
+
+    Examples:
+        >>> from stofm_geo import datasets, from_anndata
+        >>> from stofm_geo.transforms import SpatialKNN, SubSlices
+        >>> data = SpatialKNN()(from_anndata(datasets.toy_tissue(200, 30, seed=0)))
+        >>> parts = SubSlices(num_cells=60).lazily(data)
+        >>> type(parts).__name__, len(parts), int(parts[0].core_mask.sum())
+        ('SubSliceSequence', 4, 50)
+    """
 
     def __init__(
         self,

@@ -323,3 +323,9 @@ def test_a_part_of_a_backed_file_is_refused_before_the_work(tissue, model, tmp_p
     model.embed(part := backed[:300].to_memory())
     assert np.isfinite(part.obsm["X_stofm"]).all()
     backed.file.close()
+
+
+def test_a_model_says_what_it_is() -> None:
+    assert repr(SToFM()) == "SToFM(encoder='pca', not fitted)"
+    model = SToFM.from_pretrained("stofm-geo-mini")
+    assert repr(model) == f"SToFM(encoder='panel', weights {model.weights_hash()[:12]})"

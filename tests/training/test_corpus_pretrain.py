@@ -278,6 +278,7 @@ def test_the_best_model_is_kept(corpus, undisturbed, tmp_path) -> None:
     ("more", "message"),
     [
         (["--model.config.k=7"], "built with other settings (k=6 there, 7 here)"),
+        (["--model.config.organism=auto"], "its genes are no human Ensembl ids"),
         (["--model.config.encoder=pca"], "a corpus needs encoder='panel'"),
         (["--data.folder=nowhere"], "nowhere: has no corpus.json"),
         (["--trainer.max_stepz=3"], "--trainer.max_stepz=3; stofm-geo pretrain --help lists all"),

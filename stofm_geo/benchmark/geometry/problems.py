@@ -32,6 +32,17 @@ class GraphProblem:
         test: Lists of test graphs, without ``y``.
         names: Classes; empty for vectors.
         leak_free: Whether no test graph is of the tissue, ... of a training graph.
+
+    Examples:
+        >>> from stofm_geo.benchmark import GraphProblem
+        >>> from stofm_geo.datasets import toy_stars
+        >>> graphs = toy_stars("direction", 8)
+        >>> test = graphs[6:]
+        >>> for graph in test:
+        ...     del graph.y
+        >>> problem = GraphProblem("graph_classes", graphs[:4], graphs[4:6], [test], ["0", "1"])
+        >>> len(problem.train), len(problem.digest())
+        (4, 16)
     """
 
     kind: GraphKind

@@ -36,7 +36,10 @@ class PlanarModel:
     weights with the lowest loss on the validation graphs, of 20 checks, are kept.
 
     Attributes:
-        layer, coordinates, orders, zeros: See :class:`GraphNetwork`.
+        layer: See :class:`GraphNetwork`.
+        coordinates: See :class:`GraphNetwork`.
+        orders: See :class:`GraphNetwork`.
+        zeros: See :class:`GraphNetwork`.
         rotate: Whether training graphs are rotated at random each time they are seen.
     """
 

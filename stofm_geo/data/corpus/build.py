@@ -263,7 +263,7 @@ def _write_slice(task: _Task) -> dict[str, Any]:
         "path": slice_.source.path,
         "slice": slice_.name,
         "technology": tissue.technology,
-        "organism": tissue.report.get("organism", "not told"),
+        "organism": tissue.report.get("organism", "none"),
         "cells": len(tissue.pos),
         "genes": len(tissue.genes),
     }

@@ -105,7 +105,7 @@ def summary(folder: str | Path) -> list[dict[str, Any]]:
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     total = _row("all", "")
     for entry in index["slices"]:
-        key = entry["technology"] or "not told", entry["organism"]
+        key = entry["technology"] or "unknown", entry["organism"]
         for row in (rows.setdefault(key, _row(*key)), total):
             row["slices"] += 1
             row["cells"] += entry["cells"]

@@ -18,11 +18,23 @@ def read_slice_file(path: str | Path, *, backed: bool = False) -> AnnData:
 
     Args:
         path: The file.
-        backed: Leave ``X`` on disk, to be read when it is asked for.
+        backed: Leave ``X`` on disk, and read it when it is needed.
+
+    Returns:
+        The cells.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a readable ``.h5ad`` file, or not all of it is in it.
+        FileNotFoundError: The file does not exist.
+        ValueError: It is not a readable ``.h5ad`` file, or refers to other files.
+
+    Examples:
+        >>> import tempfile
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.data import read_slice_file, write_h5ad
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_h5ad(datasets.toy_tissue(200, 30, seed=0), f"{folder}/tissue.h5ad")
+        ...     print(read_slice_file(f"{folder}/tissue.h5ad").shape)
+        (200, 30)
     """
     path = Path(path)
     if not path.exists():
@@ -43,15 +55,24 @@ def read_slice_file(path: str | Path, *, backed: bool = False) -> AnnData:
 
 
 def write_h5ad(adata: AnnData, path: str | Path) -> None:
-    """Write an ``.h5ad`` file, whole or not at all.
+    """Write an ``.h5ad`` file, as a whole: if the process is killed, the previous file remains.
 
     Args:
-        adata: Mended in place where a file cannot hold it as it is
+        adata: Cells; parts that a file cannot hold are converted in place
             (:func:`~stofm_geo.data.prepare_for_writing`).
-        path: Where to.
+        path: The file; it is replaced if it exists.
 
     Raises:
         OSError: The folder is missing or cannot be written to, or the disk is full.
+
+    Examples:
+        >>> import os, tempfile
+        >>> from stofm_geo import datasets
+        >>> from stofm_geo.data import write_h5ad
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_h5ad(datasets.toy_tissue(200, 30, seed=0), f"{folder}/tissue.h5ad")
+        ...     print(os.listdir(folder))
+        ['tissue.h5ad']
     """
     make_storable(adata, str(path))
     with atomic_path(path) as temporary:

@@ -27,9 +27,9 @@ def read(
     """Read cells from a file or folder of any known format.
 
     These are ``.h5ad``, zarr folders of AnnData and of SpatialData, and the output folders of
-    Visium, Visium HD, Xenium, MERSCOPE, CosMx, Stereo-seq and Slide-seq (Curio). Of SpatialData,
-    the regions of the table become slices: ``uns["spatialdata_attrs"]`` is kept, which
-    :func:`~stofm_geo.data.split_slices` heeds.
+    Visium, Visium HD, Xenium, MERSCOPE, CosMx, Stereo-seq and Slide-seq (Curio). The regions of a
+    table of SpatialData become slices: ``uns["spatialdata_attrs"]`` is kept, which
+    :func:`~stofm_geo.data.split_slices` uses.
 
     Args:
         path: The file or folder.
@@ -38,18 +38,26 @@ def read(
         spatial_key: Key in ``obsm`` of the positions. Where a table of SpatialData has none under
             ``"spatial"``, the centroids of the elements that it annotates are taken. ``None``: no
             positions are needed.
-        coordinate_system: Of SpatialData: take the centroids, in this coordinate system, whatever
-            the table has. ``None``: ``"global"``, and only where the table has no positions.
+        coordinate_system: For SpatialData: take the centroids in this coordinate system, even if
+            the table has positions. ``None``: ``"global"``, and only if it has none.
         backed: Leave ``X`` of an ``.h5ad`` file on disk. Other formats are read whole.
 
     Returns:
-        The cells. Where positions are those of elements, ``uns["stofm_positions"]`` says so.
+        The cells. If positions are those of elements, ``uns["stofm_positions"]`` names them.
 
     Raises:
-        FileNotFoundError: Nothing is there.
+        FileNotFoundError: ``path`` does not exist.
         ImportError: A package is not installed; the message says which.
         KeyError: There is no such table or coordinate system.
         ValueError: The format is not known, or it cannot be read.
+
+    Examples:
+        >>> import tempfile
+        >>> from stofm_geo import datasets, read, write
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(datasets.toy_tissue(200, 30, seed=0), f"{folder}/tissue.h5ad")
+        ...     print(read(f"{folder}/tissue.h5ad").shape)
+        (200, 30)
     """
     found = locate(path, table)
     if coordinate_system is not None and not found.has_elements:

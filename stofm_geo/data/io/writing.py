@@ -17,10 +17,10 @@ from stofm_geo.data.io.zarr import ANNDATA, require_zarr, write_anndata_zarr
 
 
 def write(adata: AnnData, path: str | Path, *, table: str | None = None) -> None:
-    """Write cells, whole or not at all: if the process is killed, what was there is there.
+    """Write cells, as a whole: if the process is killed, the previous file or folder remains.
 
     Args:
-        adata: Mended in place where files cannot hold it as it is
+        adata: Cells; parts that files cannot hold are converted in place
             (:func:`~stofm_geo.data.prepare_for_writing`).
         path: A new or existing ``.h5ad`` file or ``.zarr`` folder of AnnData; or an existing store
             of SpatialData, of which one table is replaced and the rest stays as it is. Cells and
@@ -28,11 +28,19 @@ def write(adata: AnnData, path: str | Path, *, table: str | None = None) -> None
         table: Name of the table of a store; ``None``: the only one.
 
     Raises:
-        FileExistsError: A file is there where a folder is to be, or the folder holds other things.
+        FileExistsError: ``path`` is a file instead of a folder, or the folder holds other files.
         ImportError: A package is not installed; the message says which.
         KeyError: There is no such table.
         OSError: It cannot be written.
         ValueError: The format is not known, or the cells are not those of the table.
+
+    Examples:
+        >>> import os, tempfile
+        >>> from stofm_geo import datasets, write
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(datasets.toy_tissue(200, 30, seed=0), f"{folder}/tissue.h5ad")
+        ...     print(os.listdir(folder))
+        ['tissue.h5ad']
     """
     _target(Path(path), table).write(adata)
 

@@ -32,15 +32,16 @@ _BATCH = 4  # sub-slices at once, as published
 
 
 class OfficialSToFM(nn.Module):
-    """The published SToFM.
-
-    Example:
-        >>> model = SToFM.from_official("checkpoint", vocabulary="geneformer")
-        >>> model.embed(adata)  # writes adata.obsm["X_stofm"]
+    """The published SToFM (arXiv 2507.11588).
 
     Args:
         network: The SE(2) Transformer.
         cell_encoder: From counts to cell vectors; ``None`` where vectors come from ``obsm``.
+
+    Examples:
+        >>> from stofm_geo import SToFM
+        >>> model = SToFM.from_official("folder", vocabulary="geneformer")  # doctest: +SKIP
+        >>> model.embed(adata)  # doctest: +SKIP
     """
 
     def __init__(self, network: OfficialNetwork, cell_encoder: RankEncoder | None = None) -> None:

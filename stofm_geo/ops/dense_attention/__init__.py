@@ -54,6 +54,16 @@ def dense_attention(
         ValueError: Shapes do not match.
         IndexError: An edge names a node that does not exist.
         RuntimeError: ``dropout`` where it is not supported.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.ops import dense_attention
+        >>> q = k = torch.zeros(4, 1, 2)  # alike, so that all weights are equal
+        >>> v = torch.arange(4.0).view(4, 1, 1)
+        >>> no_edges = torch.empty(2, 0, dtype=torch.long)
+        >>> out = dense_attention(q, k, v, torch.zeros(0, 1), torch.zeros(1), no_edges)
+        >>> out.flatten().round(decimals=4).tolist()
+        [1.5, 1.5, 1.5, 1.5]
     """
     if not isinstance(graph, EdgeGraph):
         graph = EdgeGraph(graph, q.size(0))

@@ -22,6 +22,12 @@ def available_backends() -> dict[str, str | None]:
 
     Returns:
         Backend name -> ``None`` where it is available, else the reason.
+
+    Examples:
+        >>> from stofm_geo.ops import available_backends
+        >>> backends = available_backends()
+        >>> "cpu" in backends, backends["reference"] is None
+        (True, True)
     """
     return {name: backend.unavailable() for name, backend in _BACKENDS.items()}
 
@@ -62,6 +68,16 @@ def edge_attention(
         ValueError: Shapes do not match, or the backend is unknown.
         IndexError: An edge names a node that does not exist.
         RuntimeError: The named backend is not available, or not under the active transforms.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.ops import edge_attention
+        >>> q = k = torch.zeros(3, 1, 2)  # alike, so that the weights of a node are equal
+        >>> v = torch.tensor([1.0, 3.0, 5.0]).view(3, 1, 1)
+        >>> edge_index = torch.tensor([[1, 2], [0, 0]])
+        >>> out, logits, lse = edge_attention(q, k, v, torch.zeros(2, 1), edge_index)
+        >>> out.flatten().round(decimals=4).tolist()
+        [4.0, 0.0, 0.0]
     """
     if not isinstance(graph, EdgeGraph):
         graph = EdgeGraph(graph, q.size(0), k.size(0))

@@ -19,7 +19,7 @@ _PARTS = 4  # of the edges in the backward; fixed, so that threads do not change
 
 
 def interpolate(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
-    r"""Interpolate by cubic Hermite polynomials.
+    r"""Interpolate in a table of ``K`` functions by cubic Hermite polynomials.
 
     Between two knots of distance :math:`h`, at the fraction :math:`t` of it,
 
@@ -34,6 +34,14 @@ def interpolate(at: Tensor, knots: Tensor, table: Tensor) -> Tensor:
 
     Returns:
         ``[E, K]``, with gradients to ``table`` only.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.ops import interpolate
+        >>> knots = torch.tensor([0.0, 1.0, 2.0])
+        >>> table = torch.stack([knots**2, 2 * knots], dim=1)[..., None]  # squares and their slopes
+        >>> interpolate(torch.tensor([0.5, 1.5]), knots, table).flatten().tolist()
+        [0.25, 2.25]
     """
     plain = loops is None or needs_plain_operations()
     if plain or at.device.type != "cpu" or at.dtype not in (torch.float32, torch.float64):

@@ -45,14 +45,15 @@ def annotate(
     """Predict labels and write them into ``adata.obs[key_added]``, in place.
 
     If ``reference`` holds labelled slices, a model is first fitted to them and to ``adata``,
-    without labels and on their shared genes. Then a classifier is trained on the labels
-    (:func:`stofm_geo.tasks.fine_tune`).
+    without labels and on their shared genes, with the default configuration and number of steps
+    (:meth:`stofm_geo.SToFM.fit`), which takes a minute or more. Then a classifier is trained on the
+    labels (:func:`stofm_geo.tasks.fine_tune`).
 
     Args:
         adata: Slices to label.
         reference: Labelled slices, or a trained annotator.
-        label_key: Column of the reference's ``obs`` with labels.
-        task: ``"region"`` (default) or ``"cell_type"``.
+        label_key: Column of the reference's ``obs`` with labels; ``None`` for an annotator.
+        task: ``"region"`` (default) or ``"cell_type"``; an annotator has its own.
         key_added: Column of ``obs``, categorical; ``obsm[key_added + "_probability"]`` has
             probabilities (:meth:`Annotator.predict`).
         min_probability: Cells whose most probable label is below this are ``"unassigned"``
@@ -62,11 +63,21 @@ def annotate(
         layer: Layer with the raw counts; ``None``: they are in ``X``.
         seed: Random seed of fit and fine-tuning.
         options: Options of :func:`stofm_geo.tasks.fine_tune`: ``method``,
-            ``validation_fraction``, ``max_steps``, ``progress``.
+            ``validation_fraction``, ``max_steps`` (of fine-tuning), ``progress``.
 
     Raises:
         KeyError, TypeError, ValueError: Invalid input; the message names it.
         ImportError: ``method="lora"`` without peft.
+
+    Examples:
+        >>> from stofm_geo import SToFM, datasets, tl
+        >>> from stofm_geo.tasks import fine_tune
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+        >>> annotator = fine_tune(model, adata, "cell_type", task="cell_type", progress=False)
+        >>> tl.annotate(adata, annotator, key_added="guess")
+        >>> adata.obs["guess"].cat.categories.tolist() == annotator.classes
+        True
     """
     keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
     check_fraction("min_probability", min_probability)

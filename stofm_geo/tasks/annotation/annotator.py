@@ -73,9 +73,19 @@ class Annotator(nn.Module):
             is linear.
 
     Attributes:
-        classes, task: The arguments.
+        classes: Names of the classes, in the order of the columns of the probabilities.
+        task: ``"region"`` or ``"cell_type"``.
         record: Method, seed, slices, steps and held-out scores of the training.
         temperature: Divisor of the logits.
+
+    Examples:
+        >>> from stofm_geo import SToFM, datasets
+        >>> from stofm_geo.tasks import fine_tune
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+        >>> annotator = fine_tune(model, adata, "cell_type", task="cell_type", progress=False)
+        >>> annotator.task, annotator.classes[:2]
+        ('cell_type', ['Astrocyte', 'Endothelial'])
     """
 
     temperature: Tensor
@@ -123,6 +133,18 @@ class Annotator(nn.Module):
         Args:
             adata: Slices, as for :meth:`predict`.
             keys: ``spatial_key``, ``slice_key``, ``layer`` and ``name``, as for :meth:`predict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: Invalid input, as for :meth:`predict`.
+
+        Examples:
+            >>> from stofm_geo import SToFM, datasets
+            >>> from stofm_geo.tasks import fine_tune
+            >>> adata = datasets.toy_tissue(200, 30, seed=0)
+            >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+            >>> annotator = fine_tune(model, adata, "cell_type", task="cell_type", progress=False)
+            >>> annotator.probabilities(adata).shape == (adata.n_obs, len(annotator.classes))
+            True
         """
         return self._probabilities(self.model.prepared(adata, **keys))
 
@@ -161,6 +183,16 @@ class Annotator(nn.Module):
         Raises:
             KeyError, TypeError, ValueError: Invalid input, such as a slice of another organism or
                 panel; the message names it.
+
+        Examples:
+            >>> from stofm_geo import SToFM, datasets
+            >>> from stofm_geo.tasks import fine_tune
+            >>> adata = datasets.toy_tissue(200, 30, seed=0)
+            >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+            >>> annotator = fine_tune(model, adata, "cell_type", task="cell_type", progress=False)
+            >>> annotator.predict(adata)
+            >>> adata.obs["stofm_label"].isin(annotator.classes).all().item()
+            True
         """
         check_fraction("min_probability", min_probability)
         keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
@@ -214,6 +246,16 @@ class Annotator(nn.Module):
 
         Warns:
             UserWarning: Some labels are not among the classes; their cells count as wrong.
+
+        Examples:
+            >>> from stofm_geo import SToFM, datasets
+            >>> from stofm_geo.tasks import fine_tune
+            >>> adata = datasets.toy_tissue(200, 30, seed=0)
+            >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+            >>> annotator = fine_tune(model, adata, "cell_type", task="cell_type", progress=False)
+            >>> report = annotator.evaluate(adata, "cell_type")
+            >>> report["cells"], report["unknown"], 0 <= report["accuracy"] <= 1
+            (200, [], True)
         """
         truth = read_labels(adata, label_key, name)
         keys: SliceKeys = {"spatial_key": spatial_key, "slice_key": slice_key, "layer": layer}
@@ -289,6 +331,18 @@ class Annotator(nn.Module):
         Raises:
             FileExistsError: The folder holds other files.
             OSError: The folder cannot be written.
+
+        Examples:
+            >>> import os, tempfile
+            >>> from stofm_geo import SToFM, datasets
+            >>> from stofm_geo.tasks import fine_tune
+            >>> adata = datasets.toy_tissue(200, 30, seed=0)
+            >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+            >>> annotator = fine_tune(model, adata, "cell_type", task="cell_type", progress=False)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     annotator.save(folder)
+            ...     print(sorted(os.listdir(folder)))
+            ['config.json', 'model.safetensors']
         """
         config = {
             "model": self._state().to_json(),
@@ -307,8 +361,27 @@ class Annotator(nn.Module):
     def load(cls, folder: str | Path) -> Annotator:
         """Read a folder written by :meth:`save`.
 
+        Args:
+            folder: The folder.
+
+        Returns:
+            The annotator, on the CPU, in evaluation mode.
+
         Raises:
             ValueError: The folder holds no annotator, or is damaged.
+
+        Examples:
+            >>> import tempfile
+            >>> from stofm_geo import Annotator, SToFM, datasets
+            >>> from stofm_geo.tasks import fine_tune
+            >>> adata = datasets.toy_tissue(200, 30, seed=0)
+            >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+            >>> annotator = fine_tune(model, adata, "cell_type", task="cell_type", progress=False)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     annotator.save(folder)
+            ...     loaded = Annotator.load(folder)
+            >>> loaded.classes == annotator.classes
+            True
         """
         located = in_folder(Path(folder), "Annotator.save or stofm-geo finetune")
         return files.read(*located, cls._from_config)

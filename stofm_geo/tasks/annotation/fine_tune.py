@@ -80,12 +80,23 @@ def fine_tune(
         progress: Show a progress bar.
         names: Name of each AnnData in messages.
 
+    Returns:
+        The annotator, with a copy of the model, in evaluation mode.
+
     Raises:
         KeyError: A column is missing.
         TypeError: ``adata`` is not an AnnData, or an option has the wrong type.
         ValueError: There are no labels, only one, or nearly as many as cells; an option is out of
             range; or the input does not match the model.
         ImportError: ``method="lora"`` without peft.
+
+    Examples:
+        >>> from stofm_geo import SToFM, datasets, tasks
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> model = SToFM().fit(adata, max_steps=2, progress=False)
+        >>> annotator = tasks.fine_tune(model, adata, "region", progress=False)
+        >>> annotator.record["method"], annotator.record["labelled_cells"]
+        ('probe', 200)
     """
     check_options(
         method, task=task, validation_fraction=validation_fraction, max_steps=max_steps, seed=seed

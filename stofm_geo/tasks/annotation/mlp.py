@@ -63,7 +63,8 @@ def choose_share(linear: np.ndarray, hidden: np.ndarray, codes: np.ndarray) -> f
     Logits are calibrated first, so that overconfidence does not decide.
 
     Args:
-        linear, hidden: Logits of held-out cells, ``[m, C]``.
+        linear: Logits of held-out cells from the linear classifier, ``[m, C]``.
+        hidden: The same from the classifier with a hidden layer.
         codes: Classes of these cells, ``[m]``.
     """
 

@@ -99,6 +99,16 @@ def deconvolve(
         TypeError: ``adata`` or ``reference`` is not an AnnData.
         ValueError: There are five shared genes or fewer, or fewer than two labels, or counts are
             invalid.
+
+    Examples:
+        >>> from stofm_geo import datasets, tl
+        >>> adata = datasets.toy_tissue(200, 60, seed=0)
+        >>> spots, reference = adata[:50].copy(), adata[50:].copy()
+        >>> tl.deconvolve(spots, reference, "region")
+        >>> spots.obsm["stofm_proportions"].shape
+        (50, 6)
+        >>> spots.obsm["stofm_proportions"].sum(axis=1).round(6).unique().tolist()
+        [1.0]
     """
     if cells_per_spot is not None:
         check_positive("cells_per_spot", cells_per_spot)

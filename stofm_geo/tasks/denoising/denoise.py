@@ -86,6 +86,13 @@ def denoise(
         TypeError: ``adata`` is not an AnnData, or ``model`` not a model.
         ValueError: Counts are not whole; the model was trained for something else, or for other
             genes; or the layer would take more than 8 GiB.
+
+    Examples:
+        >>> from stofm_geo import datasets, tl
+        >>> adata = datasets.toy_tissue(200, 30, seed=0)
+        >>> tl.denoise(adata, max_steps=2, progress=False)
+        >>> adata.layers["stofm_denoised"].shape, "stofm_denoised_d2" in adata.var
+        ((200, 30), True)
     """
     check_anndata(adata, "AnnData")
     check_positive("seed", seed, whole=True, or_zero=True)

@@ -97,6 +97,14 @@ def impute(
         TypeError: ``adata`` or ``reference`` is not an AnnData.
         ValueError: There are five shared genes or fewer, no gene to estimate, fewer than eight
             cells in the reference, or all of them at the same position; or counts are invalid.
+
+    Examples:
+        >>> from stofm_geo import datasets, tl
+        >>> adata = datasets.toy_tissue(200, 62, seed=0)
+        >>> panel, reference = adata[:100, :60].copy(), adata[100:].copy()
+        >>> tl.impute(panel, reference)
+        >>> panel.obsm["stofm_imputed"].shape, panel.obsm["stofm_imputed"].columns.tolist()
+        ((100, 2), ['Gene0061', 'Gene0062'])
     """
     check_target(adata, key_added, spatial_key=spatial_key)
     here, there, shared = shared_genes(adata, reference, organism, layer, reference_layer)
