@@ -148,9 +148,16 @@ def make_encoder(
 
     Raises:
         KeyError: The encoder is not registered.
+        ValueError: Its state names another encoder, as which a saved model would be loaded.
     """
     sizes = {"n_components": n_components, "out_channels": out_channels}
-    return ENCODERS[name].from_slices(slices, **sizes)
+    encoder = ENCODERS[name].from_slices(slices, **sizes)
+    if (kind := encoder.state()[0].get("kind")) != name:
+        raise ValueError(
+            f"the encoder {name!r} has the kind {kind!r} in its state(), so that a saved model "
+            f'would be loaded with another encoder; return {{"kind": {name!r}, ...}} there'
+        )
+    return encoder
 
 
 def from_state(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> CellFeatures:

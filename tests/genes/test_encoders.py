@@ -247,3 +247,14 @@ def test_a_users_encoder_is_fitted_saved_and_loaded(tmp_path, monkeypatch) -> No
     monkeypatch.undo()
     with pytest.raises(ValueError, match="encoder must be one of 'pca', 'panel'; found 'totals'"):
         SToFM.from_pretrained(tmp_path / "model")
+
+
+def test_an_encoder_whose_state_names_another_is_refused(monkeypatch) -> None:
+    class Doubled(PCAFeatures):
+        def transform(self, adata: AnnData) -> np.ndarray:
+            return 2 * super().transform(adata)
+
+    monkeypatch.setattr(ENCODERS, "_entries", dict(ENCODERS))
+    register_encoder("doubled", Doubled)
+    with pytest.raises(ValueError, match="the encoder 'doubled' has the kind 'pca' in its state"):
+        SToFM(encoder="doubled").fit(toy_tissue(100, 30, seed=0), max_steps=2, progress=False)
