@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,9 @@ class SToFM(ModelHubMixin):
     """
 
     def __init__(self, **config: Any) -> None:
+        options = [field.name for field in fields(SToFMConfig)]
+        if unknown := [name for name in config if name not in options]:
+            raise TypeError(f"SToFM has no option {unknown[0]!r}; it has {', '.join(options)}")
         self.config = SToFMConfig(**config)
         self._objectives = self.config.objectives  # as asked for; fit() chooses where it is None
         self.network: SToFMNetwork | None = None

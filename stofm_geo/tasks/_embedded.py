@@ -8,6 +8,7 @@ import numpy as np
 from anndata import AnnData
 
 from stofm_geo._anndata_checks import check_obsm, check_positions
+from stofm_geo._keys import Keys
 from stofm_geo._slices import label_slices
 from stofm_geo._validation import preview
 
@@ -51,6 +52,8 @@ def read_embedded(
             f"obsm[{use_rep!r}] has {preview(sizes)} columns in different AnnData; embed all with "
             "one model"
         )
+    if use_rep == Keys.EMBEDDING:
+        _check_same_weights(adatas)
     full = [np.asarray(part.any(axis=1)) for part in vectors]
     located = [locate(one, spatial_key, slice_key) for one in adatas]
     vectors = [v if own.all() else v[own] for v, own in zip(vectors, full, strict=True)]
@@ -69,6 +72,25 @@ def read_embedded(
         full,
         located,
     )
+
+
+def _check_same_weights(adatas: list[AnnData]) -> None:
+    """Check that embeddings are of one model, where ``uns["stofm"]`` tells the weights.
+
+    Raises:
+        ValueError: They are not.
+    """
+    hashes: dict[str, int] = {}
+    for i, one in enumerate(adatas):
+        made = one.uns.get(Keys.UNS)
+        if isinstance(made, dict) and "weights_sha256" in made:
+            hashes.setdefault(str(made["weights_sha256"]), i)
+    if len(hashes) > 1:
+        told = ", ".join(f"{found[:12]} (AnnData {i})" for found, i in hashes.items())
+        raise ValueError(
+            f"obsm[{Keys.EMBEDDING!r}] is of different models, weights {told}; embed all slices, "
+            "those of the reference, too, with one model"
+        )
 
 
 def locate(

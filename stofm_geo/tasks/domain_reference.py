@@ -8,28 +8,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from stofm_geo._anndata_checks import numbered
 from stofm_geo._colors import default_colors, natural_sort
-from stofm_geo._keys import Keys
 from stofm_geo._names import read_names
 from stofm_geo._validation import listed
-
-
-def check_same_weights(adatas: list[AnnData]) -> None:
-    """Check that embeddings are of one model, where ``uns["stofm"]`` tells the weights.
-
-    Raises:
-        ValueError: They are not.
-    """
-    hashes: dict[str, int] = {}
-    for i, one in enumerate(adatas):
-        made = one.uns.get(Keys.UNS)
-        if isinstance(made, dict) and "weights_sha256" in made:
-            hashes.setdefault(str(made["weights_sha256"]), i)
-    if len(hashes) > 1:
-        told = ", ".join(f"{found[:12]} (AnnData {i})" for found, i in hashes.items())
-        raise ValueError(
-            f"obsm[{Keys.EMBEDDING!r}] is of different models, weights {told}; embed all slices, "
-            "those of the reference, too, with one model"
-        )
 
 
 def read_reference(adatas: list[AnnData], key: str) -> tuple[dict[str, str], list[np.ndarray]]:

@@ -25,7 +25,7 @@ from stofm_geo._progress import track
 from stofm_geo._validation import check_positive
 from stofm_geo.tasks._embedded import Embedded, locate, read_embedded
 from stofm_geo.tasks._empty import nearest_full
-from stofm_geo.tasks.domain_reference import check_same_weights, classify, read_reference
+from stofm_geo.tasks.domain_reference import classify, read_reference
 from stofm_geo.tasks.integration import Method, check_method, integrated
 from stofm_geo.transforms import SpatialKNN
 from stofm_geo.transforms.leiden import leiden
@@ -120,8 +120,6 @@ def domains(
     if known and n_domains is not None:
         raise ValueError("the reference has its number of domains; leave n_domains out")
     colors, taught = read_reference(known, key_added) if known else ({}, [])
-    if use_rep == Keys.EMBEDDING:
-        check_same_weights([*known, *adatas])
     cells = read_embedded([*known, *adatas], use_rep, spatial_key, slice_key)
     z, integration = integrated(cells, integrate, seed)
     order = row_order(z)  # so that the order of the rows does not matter

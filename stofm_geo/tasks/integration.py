@@ -103,7 +103,7 @@ def integrate(
     Raises:
         KeyError: A key does not exist; without ``X_stofm``, run ``SToFM.embed`` first.
         ValueError: ``method`` is unknown; there are no cells with an embedding; the embedding or
-            the positions are not finite, or embeddings differ in size.
+            the positions are not finite, or embeddings differ in size or are of different models.
         TypeError: ``adata`` is not an AnnData.
         ImportError: ``method="harmony"``, and harmonypy is not installed.
 

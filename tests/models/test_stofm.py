@@ -329,3 +329,8 @@ def test_a_model_says_what_it_is() -> None:
     assert repr(SToFM()) == "SToFM(encoder='pca', not fitted)"
     model = SToFM.from_pretrained("stofm-geo-mini")
     assert repr(model) == f"SToFM(encoder='panel', weights {model.weights_hash()[:12]})"
+
+
+def test_an_unknown_option_is_named_beside_those_there_are() -> None:
+    with pytest.raises(TypeError, match=r"SToFM has no option 'layers'; it has .*num_layers"):
+        SToFM(layers=3)

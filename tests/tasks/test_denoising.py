@@ -205,6 +205,9 @@ def test_bad_input(adata, model) -> None:
     niches = SToFM(**SMALL, objectives="niches").fit(adata, max_steps=1, progress=False)
     with pytest.raises(ValueError, match="trained for 'niches', which does not denoise"):
         denoise(adata, niches)
+    mini = SToFM.from_pretrained("stofm-geo-mini")
+    with pytest.raises(ValueError, match="has the encoder 'panel', which does not denoise"):
+        denoise(adata, mini)
     with pytest.raises(TypeError, match=r"found str; load one with SToFM.from_pretrained"):
         denoise(adata, "folder")  # type: ignore[arg-type]
     with pytest.raises(KeyError, match="has no 'spots'"):

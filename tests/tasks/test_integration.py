@@ -180,3 +180,12 @@ def test_words() -> None:
     told = " over 2 slices jointly (integrate: center)"
     assert module.describe({"slices": 2, "integrate": "center"}) == told
     assert module.describe({"slices": 1, "integrate": "none"}) == ""
+
+
+def test_embeddings_of_different_models_are_refused() -> None:
+    slices = [one.copy() for one in tissues(0.0)[:2]]
+    for weights, one in zip("ab", slices, strict=True):
+        one.uns["stofm"] = {"weights_sha256": 64 * weights}
+    with pytest.raises(ValueError, match="is of different models, weights aaaaaaaaaaaa"):
+        integrate(slices)
+    assert "X_stofm_integrated" not in slices[0].obsm

@@ -196,9 +196,14 @@ def _check_model(model: SToFM, adata: AnnData) -> None:
         )
     network, genes = model.state.network, model.state.encoder.genes
     if not isinstance(network, MoleculeNetwork) or genes is None:
+        encoder, objectives = model.config.encoder, model.config.objectives
+        why = (
+            f"has the encoder {encoder!r}, which does not denoise"
+            if encoder != "pca"
+            else f"was trained for {objectives!r}, which does not denoise"
+        )
         raise ValueError(
-            f"the model was trained for {model.config.objectives!r}, which does not denoise; fit "
-            "SToFM(objectives='molecules'), or leave model out"
+            f"the model {why}; fit SToFM(encoder='pca', objectives='molecules'), or leave model out"
         )
     if lacking := [name for name in genes if name not in adata.var_names]:
         raise ValueError(
