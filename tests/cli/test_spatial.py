@@ -103,4 +103,4 @@ def test_denoise(reference, tmp_path) -> None:
     code, _, errors = run(*words, "--model", "stofm-geo-mini")
     assert code == 1 and "--max-steps is for a model that is fitted" in errors
     code, _, errors = run(*words[:-2], "--model", "stofm-geo-mini")
-    assert code == 1 and "trained for 'niches', which does not denoise" in errors
+    assert code == 1 and "has the encoder 'panel', which does not denoise" in errors
