@@ -25,20 +25,24 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 def define_env(env: Any) -> None:
     """Register the macros (called by mkdocs-macros)."""
-    for macro in (summary, scores, mean, record, runs, zero_shot, speed_report, command_line):
+    for macro in (summary, scores, mean, runs, zero_shot, speed_report, command_line):
         env.macro(macro)
 
 
 @cache
+def _done(folder: str) -> list[dict[str, Any]]:
+    return [row for row in read_rows(RESULTS / folder) if row["status"] == "done"]
+
+
+@cache
 def _frame(folder: str) -> pd.DataFrame:
-    rows = [row for row in read_rows(RESULTS / folder) if row["status"] == "done"]
-    return reporting.to_frame(rows)
+    return reporting.to_frame(_done(folder))
 
 
-def summary(folder: str, models: tuple[str, ...] | list[str] = ()) -> str:
-    """Return the table of means over the columns of each task, of all or some models."""
+def summary(folder: str) -> str:
+    """Return the table of means over the columns of each task."""
     text, _ = reporting.summary(_frame(folder))
-    return _markdown(text.loc[list(models)] if models else text)
+    return reporting.to_markdown(text)
 
 
 def scores(
@@ -48,29 +52,34 @@ def scores(
     columns: tuple[str, ...] | list[str] = (),
     by: str = "column",
 ) -> str:
-    """Return the table of one score of a task: models by data sets, or by splits."""
+    """Return the table of one score of a task: models by data sets, or by splits.
+
+    Args:
+        folder: Of the results.
+        task: Name of the task.
+        measure: Name of the score; ``None``: the main one.
+        columns: Names of the data sets; all if there are none.
+        by: ``"column"`` or ``"split"``.
+    """
     frame = _frame(folder)
     frame = frame[frame["task"] == task]
-    name, higher_is_better = reporting.main_measure(frame)
-    measure = measure or name
     if by == "split":  # one column per split
         frame = frame.assign(column=frame["split"], splits=1)
     if columns:
         frame = frame[frame["dataset"].isin(columns)]
-    means, _, text = reporting.table(frame, measure, higher_is_better and measure == name)
+    # Models are in the order of the main measure: of the others, it is not known which is better.
+    main, higher_is_better = reporting.main_measure(frame)
+    order = reporting.table(frame, main, higher_is_better)[0].index
+    means, _, text = reporting.table(frame, measure or main, higher_is_better)
+    means, text = means.loc[order], text.loc[order]
     counted = means[[c for c in means if not c.endswith("(leaks)")]]
     text["mean"] = counted.mean(axis=1, skipna=False).map("{:.3f}".format).replace("nan", "")
-    return _markdown(text)
+    return reporting.to_markdown(text)
 
 
-def mean(folder: str, task: str, model: str, measure: str | None = None) -> str:
+def mean(folder: str, task: str, model: str) -> str:
     """Return the mean over the columns of a task that count, with three digits."""
-    return f"{_means(folder, task, measure)[model]:.3f}"
-
-
-def record(name: str) -> Any:
-    """Return the contents of a JSON file of results."""
-    return json.loads((RESULTS / name).read_text())
+    return f"{_means(folder, task)[model]:.3f}"
 
 
 def readme_table() -> str:
@@ -96,18 +105,17 @@ def readme_table() -> str:
     return "\n".join(lines)
 
 
-def _means(folder: str, task: str, measure: str | None = None) -> pd.Series:
+def _means(folder: str, task: str) -> pd.Series:
     """Return the mean of each model that has all columns of a task that count."""
     frame = _frame(folder)
     frame = frame[(frame["task"] == task) & frame["counts"]]
-    name, higher_is_better = reporting.main_measure(frame)
-    means, _, _ = reporting.table(frame, measure or name, higher_is_better)
+    means, _, _ = reporting.table(frame, *reporting.main_measure(frame))
     return means.mean(axis=1, skipna=False).dropna()
 
 
 def runs(folder: str) -> str:
     """Return how many cells a folder of results has, their dates, commits and machine."""
-    rows = [row for row in read_rows(RESULTS / folder) if row["status"] == "done"]
+    rows = _done(folder)
     dates = sorted(row["date"] for row in rows)
     commits = list(dict.fromkeys(row["commit"] for row in rows))
     span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
@@ -118,7 +126,7 @@ def runs(folder: str) -> str:
 
 def zero_shot() -> str:
     """Return the table of probes on slices the installed model has not seen."""
-    scores = record("zero_shot.json")["macro_f1"]
+    scores = json.loads((RESULTS / "zero_shot.json").read_text())["macro_f1"]
     table = pd.DataFrame(
         {
             column: {
@@ -128,7 +136,7 @@ def zero_shot() -> str:
         }
     )
     table["mean"] = table.mean(axis=1)
-    return _markdown(table.map("{:.3f}".format))
+    return reporting.to_markdown(table.map("{:.3f}".format))
 
 
 def speed_report() -> str:
@@ -143,10 +151,3 @@ def command_line() -> str:
     command = typer.main.get_command(app)
     pages = get_docs_for_click(obj=command, ctx=typer.Context(command), name="stofm-geo")
     return pages.partition("\n")[2]  # the page has a title of its own
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    lines = ["| | " + " | ".join(map(str, frame.columns)) + " |", "|---|" + "---|" * frame.shape[1]]
-    for name, row in zip(frame.index, frame.to_numpy(), strict=True):
-        lines.append(f"| {name} | " + " | ".join(map(str, row)) + " |")
-    return "\n".join(lines)

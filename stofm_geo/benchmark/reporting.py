@@ -73,7 +73,7 @@ def report(
         arrow = "more is better" if higher_is_better else "less is better"
         sections += [
             f"## {task}: {measure} ({arrow})",
-            _markdown(_with_costs(text, ranks(task_frame, mean, higher_is_better), task_frame)),
+            to_markdown(_with_costs(text, ranks(task_frame, mean, higher_is_better), task_frame)),
             f"![{task}]({figure})",
         ]
         sections += _other_scores(task_frame, mean, measure)
@@ -117,7 +117,7 @@ def _summary(frame: pd.DataFrame, output: Path) -> list[str]:
     if text.empty:
         return []
     _draw(means, means * np.nan, "Means over columns that count", output / f"{NAME}.png")
-    return [_markdown(text), f"![summary]({NAME}.png)"]
+    return [to_markdown(text), f"![summary]({NAME}.png)"]
 
 
 def _redundant_synthetic(frame: pd.DataFrame) -> pd.Series:
@@ -259,11 +259,12 @@ def _other_scores(frame: pd.DataFrame, mean: pd.DataFrame, measure: str) -> list
         return []
     return [
         "Other scores, mean over columns that count:",
-        _markdown(means.map(lambda value: f"{value:.3f}")),
+        to_markdown(means.map(lambda value: f"{value:.3f}")),
     ]
 
 
-def _markdown(frame: pd.DataFrame) -> str:
+def to_markdown(frame: pd.DataFrame) -> str:
+    """Return a table in Markdown, with the index as its first column."""
     lines = ["| | " + " | ".join(map(str, frame.columns)) + " |"]
     lines.append("|---|" + "---|" * frame.shape[1])
     lines += [
