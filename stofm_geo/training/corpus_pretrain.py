@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from stofm_geo._validation import check_positive, preview
 from stofm_geo._version import __version__
 from stofm_geo.genes import PanelEncoder
+from stofm_geo.genes.gene_table import ORGANISMS
 from stofm_geo.networks import make_network
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.state import ModelState, TrainingRecord
@@ -122,7 +123,7 @@ class CorpusPretraining(Pretraining):
                 "those, or build another"
             )
         genes, organism = data.train.genes, self.config.organism
-        if organism is not None and not any(gene.startswith("ENSG") for gene in genes):
+        if organism is not None and not any(gene.startswith(ORGANISMS["human"]) for gene in genes):
             raise ValueError(
                 f"{data.train.folder}: its genes are no human Ensembl ids ({preview(genes[:4])}), "
                 f"but a model with organism={organism!r} looks for these in each slice; set "
