@@ -98,6 +98,29 @@ def test_values_and_gradients_are_those_of_the_formula(backend: str, case: str) 
         torch.testing.assert_close(other, torch.zeros_like(other) if one is None else one)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 6, 8, 12, 16])
+def test_any_number_of_heads_in_vectors_of_eight(
+    backend: str, heads: int, dtype: torch.dtype
+) -> None:
+    """Rows of all lengths, beside the formula in double precision; large logits, hidden edges."""
+    draw = torch.Generator().manual_seed(1)
+    q, k, v, bias, edges = example(300, 300, 12_000, heads)
+    edges[1, :6_000] //= 30  # some nodes have hundreds of edges, one has them hidden
+    bias = torch.where(torch.rand(bias.shape, generator=draw) < 0.1, -torch.inf, 30 * bias)
+    bias[edges[1] == 20] = -torch.inf
+    results = []
+    for kind, name in ((torch.float64, "reference"), (dtype, backend)):
+        leaves = [t.to(kind, copy=True).requires_grad_() for t in (q, k, v, bias)]
+        out, logits, lse = ops.edge_attention(*leaves, edges, backend=name)
+        (out.sin().sum() + lse.cos().sum() + logits[logits > -torch.inf].cos().sum()).backward()
+        results.append([out.detach(), logits.detach(), lse.detach(), *(x.grad for x in leaves)])
+    assert not results[1][0][20].any() and not results[1][2][20].any()
+    scale = 1e-4 if dtype == torch.float32 else 1e-11
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=scale, atol=scale)
+
+
 def test_on_all_pairs_it_is_torchs_attention(backend: str) -> None:
     q, k, v, _, _ = example()
     mask = torch.randn(3, 7, 7, dtype=torch.float64)
