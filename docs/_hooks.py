@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: pictures of results, formulas as MathML, links between tutorials and pages."""
+"""Hooks of mkdocs: pictures of results, formulas as MathML, links of tutorials, public names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import html
 import logging
 import posixpath
 import re
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -50,3 +52,17 @@ def _link(found: re.Match[str], page: Page, files: Files) -> str:
 def _mathml(found: re.Match[str]) -> str:
     display = "block" if found["tag"] == "div" else "inline"
     return convert(html.unescape(found["latex"]).strip(), display=display)
+
+
+def on_post_build(config: Any) -> None:
+    """Warn of public names that the API reference lacks; of constants, it needs the name alone."""
+    for page in sorted((Path(config["docs_dir"]) / "api").glob("*.md")):
+        package = import_module(page.read_text().splitlines()[0].removeprefix("# "))
+        built = Path(config["site_dir"], "api", page.stem, "index.html").read_text()
+        for name in package.__all__:
+            value = getattr(package, name)
+            text = rf'(id="|href="[^"]*#){package.__name__}[\w.]*\.{name}"'
+            if not callable(value):
+                text = f"<code>{name}</code>"
+            if not isinstance(value, ModuleType | str) and not re.search(text, built):
+                _log.warning("api/%s lacks %s", page.name, name)

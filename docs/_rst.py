@@ -1,12 +1,13 @@
-"""Griffe extension: roles and formulas of docstrings (reStructuredText) as Markdown."""
+"""Griffe extension: reStructuredText of docstrings as Markdown, and functions named as modules."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from textwrap import dedent
 from typing import Any
 
-from griffe import Docstring, Extension, Object
+from griffe import Alias, Docstring, Extension, Module, Object
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|obj):`(?P<short>~?)(?P<name>[\w.]+)`")
 _MATH_ROLE = re.compile(r":math:`(?P<formula>.*?)`", re.DOTALL)
@@ -23,6 +24,22 @@ class RstDocstrings(Extension):
         """Rewrite the docstring of an object."""
         if isinstance(obj.docstring, Docstring):
             obj.docstring.value = _markdown(obj.docstring.value, obj)
+
+    def on_package(self, *, pkg: Module, **kwargs: Any) -> None:
+        """Let public functions have their names where a submodule has the same, as Python does."""
+        for package, name, function in list(_hidden_functions(pkg)):  # all, before paths change
+            package.members[name] = Alias(name, function, parent=package)
+
+
+def _hidden_functions(package: Module) -> Iterator[tuple[Module, str, Object]]:
+    for submodule in package.modules.values():
+        if isinstance(submodule, Module):
+            yield from _hidden_functions(submodule)
+    for export in package.exports or ():
+        name = str(export)
+        member = package.members.get(name)
+        if member is not None and member.is_module and name in member.members:
+            yield package, name, member.members[name]
 
 
 def _markdown(text: str, obj: Object) -> str:
