@@ -68,13 +68,12 @@ def report(
         task_frame = frame[frame["task"] == task]
         measure, higher_is_better = main_measure(task_frame)
         mean, spread, text = table(task_frame, measure, higher_is_better)
-        figure = f"{NAME}-{task}.png"
-        _draw(mean, spread, f"{task}: {measure}", output / figure)
+        figure = output / f"{NAME}-{task}.png"
         arrow = "more is better" if higher_is_better else "less is better"
         sections += [
             f"## {task}: {measure} ({arrow})",
             to_markdown(_with_costs(text, ranks(task_frame, mean, higher_is_better), task_frame)),
-            f"![{task}]({figure})",
+            *_draw(mean, spread, f"{task}: {measure}", figure, task),
         ]
         sections += _other_scores(task_frame, mean, measure)
     sections += _failures(rows)
@@ -116,8 +115,8 @@ def _summary(frame: pd.DataFrame, output: Path) -> list[str]:
     text, means = summary(frame)
     if text.empty:
         return []
-    _draw(means, means * np.nan, "Means over columns that count", output / f"{NAME}.png")
-    return [to_markdown(text), f"![summary]({NAME}.png)"]
+    title, figure = "Means over columns that count", output / f"{NAME}.png"
+    return [to_markdown(text), *_draw(means, means * np.nan, title, figure, "summary")]
 
 
 def _redundant_synthetic(frame: pd.DataFrame) -> pd.Series:
@@ -311,12 +310,19 @@ def _failures(rows: list[dict[str, Any]]) -> list[str]:
     return ["## What failed", "\n".join(lines)]
 
 
-def _draw(mean: pd.DataFrame, spread: pd.DataFrame, title: str, path: Path) -> None:
-    """Draw one panel per column, one dot per model."""
+def _draw(mean: pd.DataFrame, spread: pd.DataFrame, title: str, path: Path, name: str) -> list[str]:
+    """Draw one panel per column, one dot per model.
+
+    Returns:
+        The picture in Markdown; nothing if no model has all cells of a column.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = [column for column in mean if mean[column].notna().any()]
+    if not columns:
+        path.unlink(missing_ok=True)  # of an earlier report
+        return []
     n_rows = -(-len(columns) // _MAX_COLUMNS)
     n_columns = -(-len(columns) // n_rows)
     size = 3.0 + 2.4 * n_columns, 1.2 + n_rows * (0.6 + 0.21 * len(mean))
@@ -336,3 +342,4 @@ def _draw(mean: pd.DataFrame, spread: pd.DataFrame, title: str, path: Path) -> N
         ax.set_axis_off()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
+    return [f"![{name}]({path.name})"]

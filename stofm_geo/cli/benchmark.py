@@ -16,7 +16,7 @@ benchmark = typer.Typer(
 )
 Data = Annotated[Path | None, typer.Option(help="Folder of the data sets' files.")]
 Load = Annotated[list[Path] | None, typer.Option(help="Python file that registers more; repeat.")]
-Limit = Annotated[float, typer.Option(help="Time limit of a run, in seconds.")]
+Limit = Annotated[float, typer.Option(help="Time limit of a cell, in seconds.")]
 _NAMES = "Comma-separated names. (default: all)"
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from inspect import Parameter
+from inspect import Parameter, signature
 from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.inspector import Inspector
+from torch_geometric.nn.conv import MessagePassing
+
+_OPTIONS = set(signature(MessagePassing).parameters)
 
 
 def check_sizes(**sizes: tuple[int, int]) -> None:
@@ -55,9 +58,12 @@ def check_message_passing(options: dict[str, Any]) -> None:
     """Check that the options of PyG's ``MessagePassing`` are supported.
 
     Raises:
+        TypeError: There is no such option, nor argument of the layer.
         ValueError: An aggregation other than the sum, the reverse flow, another node dimension, or
             decomposed layers.
     """
+    for name in options.keys() - _OPTIONS:
+        raise TypeError(f"the layer has no argument {name!r}; see help(SE2TransformerConv)")
     if options.get("aggr", "add") not in ("add", "sum"):
         raise ValueError(
             f"aggr must be 'add', since attention weights sum to 1; found {options['aggr']!r}"
@@ -73,6 +79,19 @@ def check_message_passing(options: dict[str, Any]) -> None:
         raise ValueError(
             f"decomposed_layers must be 1; found {options['decomposed_layers']}; the kernels "
             "create no messages to split"
+        )
+
+
+def check_radial(radial: Any) -> None:
+    """Check that ``radial`` constructs radial functions.
+
+    Raises:
+        TypeError: It is a module, or cannot be called.
+    """
+    if isinstance(radial, nn.Module) or not callable(radial):
+        raise TypeError(
+            "radial must construct a module from their number, as GaussianRadial or "
+            f"functools.partial(SoftOneHotRadial, cutoff=5.0); found {radial!r}"
         )
 
 
@@ -162,6 +181,8 @@ def check_positions(pos: tuple, x: tuple) -> None:
         p.dim() != 2 or p.size(1) != 2 or p.size(0) != rows.size(0)
         for p, rows in zip(pos, x, strict=True)
     ):
+        if x[0] is x[1] and pos[0] is pos[1]:
+            x, pos = x[:1], pos[:1]
         raise ValueError(f"pos must be [N, 2] for x {shapes(x)}; found {shapes(pos)}")
 
 
@@ -177,16 +198,18 @@ def check_edge_attr(edge_attr: Tensor | None, edges: int, edge_dim: int | None) 
         ValueError: Features are given without ``edge_dim``, missing with it, or not
             ``[E, edge_dim]``.
     """
-    if edge_attr is None or edge_dim is None:
-        fits = edge_attr is None and edge_dim is None
-    else:
-        fits = edge_attr.dim() == 2 and edge_attr.size(0) == edges
-        fits = fits and edge_dim in (-1, edge_attr.size(1))
-    if not fits:
-        hint = "; pass positions by keyword: pos=..." if edge_dim is None else ""
+    if edge_dim is None:
+        if edge_attr is not None:
+            raise ValueError(
+                f"the layer was built without edge_dim; found edge_attr {shapes([edge_attr])}; "
+                "pass edge_dim=..., or positions by keyword: pos=..."
+            )
+        return
+    fits = edge_attr is not None and edge_attr.dim() == 2 and edge_attr.size(0) == edges
+    if not fits or edge_dim not in (-1, edge_attr.size(1)):  # type: ignore[union-attr]
+        columns = "F" if edge_dim == -1 else edge_dim
         raise ValueError(
-            f"edge_attr must have {edges} rows (edges) of edge_dim={edge_dim}; "
-            f"found {shapes([edge_attr])}{hint}"
+            f"edge_attr must be [E, edge_dim] = [{edges}, {columns}]; found {shapes([edge_attr])}"
         )
 
 
@@ -197,11 +220,15 @@ def check_vectors(vectors: tuple, max_order: int, channels: int) -> None:
         ValueError: Vectors are missing, unexpected, or have another shape.
     """
     shape = (max_order, channels, 2) if channels else None
-    if any((None if v is None else tuple(v.shape[1:])) != shape for v in vectors):
-        raise ValueError(
-            f"vectors must be [N, *{shape}] (orders, channels, plane) for max_order={max_order} "
-            f"and in_vector_channels={channels}; found {shapes(vectors)}"
-        )
+    if all((None if v is None else tuple(v.shape[1:])) == shape for v in vectors):
+        return
+    found = shapes(vectors if vectors[0] is not vectors[1] else vectors[:1])
+    if shape is None:
+        raise ValueError(f"the layer was built without in_vector_channels; found vectors {found}")
+    raise ValueError(
+        f"vectors must be [N, max_order, in_vector_channels, 2] = [N, {max_order}, {channels}, 2]; "
+        f"found {found}"
+    )
 
 
 def check_pair(pair: Tensor | None, edges: int, heads: int) -> None:

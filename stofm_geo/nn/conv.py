@@ -83,9 +83,9 @@ class SE2TransformerConv(MessagePassing):
         out_vectors: Whether ``forward`` also returns vectors (default: only their invariants).
         reflections: Whether the output is invariant to reflections, that is E(2) instead of SE(2)
             (default no).
-        tolerance: On 10 000 edges or more, a :class:`GaussianRadial` is interpolated in a table,
-            with errors up to this fraction of the range of its values (default 1e-5). ``None``:
-            always exact.
+        tolerance: On 10 000 edges or more in single precision, a :class:`GaussianRadial` is
+            interpolated in a table, with errors up to this fraction of the range of its values
+            (default 1e-5). ``None``: always exact, as double precision is.
         backend: ``"auto"`` (default), or a name of :func:`stofm_geo.ops.available_backends`.
         **kwargs: Arguments of PyG's ``MessagePassing``. Only ``aggr="add"`` and
             ``flow="source_to_target"`` are supported.

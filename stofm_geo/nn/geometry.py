@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
+from stofm_geo._validation import check_positive
+from stofm_geo.nn._validation import check_radial
 from stofm_geo.nn.tabulated import tabulated
 from stofm_geo.ops.edge_sum import compute_dtype
 
@@ -71,8 +73,12 @@ class EdgeGeometry(nn.Module):
         heads: Number of heads ``H``.
         radial: Constructor of the radial functions, given their number; ``None``: directions only.
         max_order: Highest circular order ``M``; ``None``: distances only.
-        tolerance: Largest error of a :class:`GaussianRadial` on 10 000 edges or more, where it is
-            interpolated in a table, as a fraction of the range of its values; ``None``: exact.
+        tolerance: Largest error of a :class:`GaussianRadial` on 10 000 edges or more in single
+            precision, where it is interpolated in a table, as a fraction of the range of its
+            values; ``None``: exact.
+
+    Raises:
+        TypeError, ValueError: ``radial`` is no constructor, or ``tolerance`` not above 0.
     """
 
     def __init__(
@@ -83,6 +89,10 @@ class EdgeGeometry(nn.Module):
         tolerance: float | None = 1e-5,
     ) -> None:
         super().__init__()
+        if radial is not None:
+            check_radial(radial)
+        if tolerance is not None:
+            check_positive("tolerance", tolerance)
         self.heads = heads
         self.max_order = max_order or 0
         self.tolerance = tolerance
@@ -135,9 +145,20 @@ class EdgeGeometry(nn.Module):
         return bias, weight, harmonics
 
     def _values(self, radial: nn.Module, distance: Tensor) -> Tensor:
-        # Compiled programs use no table, since its size depends on values.
+        values = self._tabulated_or_exact(radial, distance)
+        count = self.heads * (1 + self.max_order)
+        if values.dim() != 2 or values.size(1) != count:
+            raise ValueError(
+                f"radial must give [E, n] from distances [E], of n={count} functions; "
+                f"found {list(values.shape)}"
+            )
+        return values
+
+    def _tabulated_or_exact(self, radial: nn.Module, distance: Tensor) -> Tensor:
+        # Double precision is for exact values. Compiled programs use no table, since its size
+        # depends on values.
         if self.tolerance is not None and not torch.compiler.is_compiling():
-            if distance.size(0) >= _TABLE_MIN_EDGES:
+            if distance.dtype == torch.float32 and distance.size(0) >= _TABLE_MIN_EDGES:
                 return tabulated(radial, distance, self.tolerance)
         if any(parameter.dtype.itemsize < 4 for parameter in radial.parameters()):
             state = {**dict(radial.named_parameters()), **dict(radial.named_buffers())}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
+from stofm_geo.nn._validation import check_nodes
 from stofm_geo.nn.conv import SE2TransformerConv
 from stofm_geo.nn.radial import GaussianRadial
 from stofm_geo.ops import EdgeGraph
@@ -17,7 +18,16 @@ from stofm_geo.ops.edge_attention.reference import softmax
 
 
 class SE2Output(NamedTuple):
-    """Output of a :class:`SE2Transformer`."""
+    """Output of a :class:`SE2Transformer`.
+
+    Examples:
+        >>> import torch
+        >>> from stofm_geo.nn import SE2Transformer
+        >>> edge_index = torch.tensor([[0, 1, 2], [1, 2, 0]])
+        >>> out = SE2Transformer(16, heads=4)(torch.randn(3, 16), edge_index, torch.randn(3, 2))
+        >>> out.x.shape, out.vectors, out.pair.shape
+        (torch.Size([3, 16]), None, torch.Size([3, 4]))
+    """
 
     x: Tensor
     """Node features ``[N, channels]``."""
@@ -135,6 +145,7 @@ class SE2Transformer(nn.Module):
         Returns:
             Node features, vectors and the last pair state.
         """
+        self._check(x)
         unsorted = EdgeGraph(edge_index, x.size(0))
         graph = unsorted.sorted()  # once, for all blocks
         vectors = pair = None
@@ -155,6 +166,7 @@ class SE2Transformer(nn.Module):
         Returns:
             Weights ``[num_layers, E, heads]``; those of a block sum to 1 over a node's edges.
         """
+        self._check(x)
         graph = EdgeGraph(edge_index, x.size(0))
         vectors = pair = None
         weights = []
@@ -163,6 +175,10 @@ class SE2Transformer(nn.Module):
             # The pair state of a block is its logits.
             weights.append(softmax(pair, edge_index[1], x.size(0))[0])
         return torch.stack(weights)
+
+    def _check(self, x: Tensor) -> None:
+        dtype = self.blocks[0].attention.lin_key.weight.dtype  # type: ignore[union-attr]
+        check_nodes((x, x), (self.channels, self.channels), dtype)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         vectors = f", vector_channels={self.vector_shape[1]}" if self.vector_shape else ""

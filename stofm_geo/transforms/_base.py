@@ -13,7 +13,7 @@ from torch_geometric.data.separate import separate
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import cumsum, sort_edge_index
 
-from stofm_geo.transforms._slices import edge_keys, group
+from stofm_geo.transforms._slices import edge_keys, group, node_keys, padded
 from stofm_geo.transforms._validation import check_data, check_pos
 
 
@@ -33,9 +33,26 @@ class GraphTransform(BaseTransform):
         """Return the transformed graph, or the batch of the transformed graphs."""
         self.check(data)
         if "batch" not in data:
-            return self.transform_graph(data)
+            # What a graph of one node has once may be of the graph.
+            single = data.num_nodes == 1
+            return self._transformed(data, [] if single else node_keys(data))
         graphs = BatchGraphs(data)
-        return graphs.merge([self.transform_graph(copy.copy(graph)) for graph in graphs.bare])
+        return graphs.merge(
+            [self._transformed(copy.copy(graph), graphs.of_node) for graph in graphs.bare]
+        )
+
+    def _transformed(self, data: Data, of_node: list[str]) -> Data:
+        """Transform a graph, and extend what nodes have (``of_node``) to nodes that are added.
+
+        Indices of nodes are not extended, since batching would shift a -1.
+        """
+        before = data.num_nodes
+        result = self.transform_graph(data)
+        if result.num_nodes > before:
+            for key in of_node:
+                if len(result[key]) == before and not result.__inc__(key, result[key]):
+                    result[key] = padded(result[key], result.num_nodes)
+        return result
 
     def check(self, data: Data) -> None:
         """Check ``data``, a copy, and convert its positions to floating point."""
@@ -72,8 +89,7 @@ class BatchGraphs:
         self.increments: dict[str, Tensor] = getattr(data, "_inc_dict", {})
         follow = {f"{key}{end}" for key in data.keys() for end in ("_batch", "_ptr")}
         own = [key for key in data.keys() if key not in {"batch", "ptr", "num_nodes", *follow}]
-        tensors = [key for key in own if isinstance(data[key], Tensor)]
-        self.of_node = [key for key in tensors if data.is_node_attr(key)]
+        self.of_node = [key for key in node_keys(data) if key in own]
         self.of_edge = [key for key in edge_keys(data) if key in own]
         self.others = [key for key in own if key not in {*self.of_node, *self.of_edge}]
         self.bare = self._bare(batch)

@@ -65,6 +65,22 @@ def group(number: Tensor, count: int = 0) -> tuple[Tensor | slice, list[int]]:
     return order, torch.bincount(number, minlength=count).tolist()
 
 
+def node_keys(data: Data) -> list[str]:
+    """Return the names of the node attributes that are tensors."""
+    return [key for key, value in data if isinstance(value, Tensor) and data.is_node_attr(key)]
+
+
+def padded(values: Tensor, total: int) -> Tensor:
+    """Return values of nodes, and NaN, -1 or ``False`` for the nodes after them."""
+    missing: float | bool = -1
+    if values.is_floating_point() or values.is_complex():
+        missing = torch.nan
+    elif values.dtype == torch.bool:
+        missing = False
+    padding = values.new_full((total - len(values), *values.shape[1:]), missing)
+    return torch.cat([values, padding])
+
+
 def edge_keys(data: Data) -> list[str]:
     """Return the names of the edge attributes that are tensors, ``edge_index`` included."""
     if data.edge_index is None:

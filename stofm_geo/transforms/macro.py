@@ -44,7 +44,10 @@ class MacroNodes(GraphTransform):
     ``data.node_type`` (0: cell, 1: CLS, 2: macro node), ``data.cluster`` (of a cell, the index of
     its macro node in its graph, else -1) and ``data.cluster_size`` (of a macro node, the
     number of its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where present,
-    ``n_id`` (by -1) and ``slice_id``. Virtual nodes are also joined to each other.
+    ``n_id`` (by -1) and ``slice_id``. Other attributes of nodes, as ``y`` and masks, are extended
+    by NaN, -1 or ``False`` (not indices of nodes, as ``parent_index``); attributes of edges are
+    removed, since edges are added: compute them afterwards. Virtual nodes are also joined to each
+    other.
 
     Args:
         resolution: Resolution of the Leiden modularity; higher values give more clusters (default

@@ -130,3 +130,12 @@ def test_no_results_is_told(tmp_path) -> None:
     append({**row("bad", "a", 0, 0), "status": "failed", "reason": "x"}, tmp_path / FILE)
     with pytest.raises(ValueError, match="none of 1 cells is done"):
         report(tmp_path)
+
+
+def test_a_run_that_has_begun(tmp_path) -> None:
+    """No column is complete: the table says how many cells there are, and nothing is drawn."""
+    for model in ("PCA", "GCN"):
+        append(row(model, "a", 0, 0.5), tmp_path / FILE)
+    text = report(tmp_path)
+    assert text.count("| PCA | 1 of 2 |") and "![" not in text
+    assert [file.name for file in tmp_path.glob("report*")] == ["report.md"]

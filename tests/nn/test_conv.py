@@ -9,7 +9,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 from torch_geometric.nn import TransformerConv
 
-from stofm_geo.nn import SE2TransformerConv
+from stofm_geo.nn import GaussianRadial, SE2TransformerConv
 from tests.nn.helpers import attend, leaves_of, make_conv, make_graph, subset
 
 SIZES = [(heads, channels) for heads in (1, 3, 8, 16) for channels in (1, 3, 8, 16)]
@@ -315,11 +315,33 @@ def test_sizes_that_cannot_be(options: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"radial": torch.nn.Linear(1, 1)}, "radial must construct a module.*found Linear"),
+        ({"radial": "gaussian"}, "radial must construct a module.*found 'gaussian'"),
+        ({"vector_chanels": 2}, "has no argument 'vector_chanels'"),
+        ({"tolerance": "small"}, "tolerance must be a number"),
+    ],
+)
+def test_options_of_another_type(options: dict, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        SE2TransformerConv(5, 4, **options)
+
+
+def test_radial_functions_of_another_number() -> None:
+    conv = make_conv(dtype=torch.float32, radial=lambda n: GaussianRadial(n + 1))
+    with pytest.raises(ValueError, match=r"of n=3 functions; found \[40, 4\]"):
+        conv(**make_graph(conv))
+    with pytest.raises(ValueError, match="tolerance must be above zero; found -1"):
+        SE2TransformerConv(5, 4, tolerance=-1)
+
+
+@pytest.mark.parametrize(
     ("options", "change", "message"),
     [
         ({}, {"pos": None}, "pos is missing"),
-        ({}, {"edge_attr": torch.rand(40, 3)}, r"edge_dim=None; found \[\[40, 3\]\]"),
-        ({"edge_dim": 3}, {"edge_attr": None}, r"40 rows \(edges\) of edge_dim=3; found \[None\]"),
+        ({}, {"edge_attr": torch.rand(40, 3)}, r"without edge_dim; found.*\[\[40, 3\]\]"),
+        ({"edge_dim": 3}, {"edge_attr": None}, r"edge_dim\] = \[40, 3\]; found \[None\]"),
         ({"edge_dim": 3}, {"edge_attr": torch.rand(40, 2)}, r"found \[\[40, 2\]\]"),
         ({"edge_dim": 3}, {"edge_attr": torch.rand(39, 3)}, r"found \[\[39, 3\]\]"),
         ({"edge_dim": 3}, {"edge_attr": torch.rand(40)}, r"found \[\[40, 1\]\]"),

@@ -216,3 +216,12 @@ def test_a_layer_uses_it_from_many_edges_on(monkeypatch: pytest.MonkeyPatch) -> 
     for edges, layer, times in ((9_999, conv, 0), (10_000, exact, 0), (10_000, conv, 1)):
         layer(x, torch.randint(50, (2, edges)), pos=pos)
         assert len(called) == times
+
+
+def test_double_precision_is_exact() -> None:
+    conv = SE2TransformerConv(6, 4, heads=2).double()
+    exact = SE2TransformerConv(6, 4, heads=2, tolerance=None).double()
+    exact.load_state_dict(conv.state_dict())
+    x, pos = torch.randn(50, 6, dtype=torch.float64), 5 * torch.randn(50, 2, dtype=torch.float64)
+    edge_index = torch.randint(50, (2, 12_000))
+    assert torch.equal(conv(x, edge_index, pos=pos), exact(x, edge_index, pos=pos))

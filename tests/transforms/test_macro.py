@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose
 
 from stofm_geo._keys import NodeType
@@ -15,6 +15,7 @@ from stofm_geo.transforms import (
     MaskCells,
     SpatialDelaunay,
     SpatialKNN,
+    SubSlices,
 )
 from tests.helpers import make_slice, turned, unchanged
 
@@ -250,3 +251,27 @@ def test_features_must_be_finite(value: float) -> None:
     data.x[[3, 70], 1] = value
     with pytest.raises(ValueError, match=r"data.x is NaN or infinite for 2 of 400 cells \(node 3"):
         MacroNodes()(data)
+
+
+@pytest.mark.parametrize("graphs", [1, 2])
+def test_attributes_of_nodes_are_extended(graphs: int) -> None:
+    """Labels and masks stay those of the cells, in sub-slices, too, and edges lose attributes."""
+    tissues = [tissue(scattered()) for _ in range(graphs)]
+    for data in tissues:
+        data.y, data.weight = torch.arange(400), torch.rand(400, 2)
+        data.train_mask = torch.arange(400) < 200
+        data.edge_attr = torch.rand(data.num_edges, 3)
+        data.organ = "brain"
+    data = tissues[0] if graphs == 1 else Batch.from_data_list(tissues)
+    found = MacroNodes()(data)
+    assert data.y.shape == (400 * graphs,) and "edge_attr" not in found
+    cells = found.node_type == 0
+    for name in ("y", "weight", "train_mask"):
+        assert len(found[name]) == found.num_nodes
+        torch.testing.assert_close(found[name][cells], data[name])
+    assert (found.y[~cells] == -1).all() and found.weight[~cells].isnan().all()
+    assert not found.train_mask[~cells].any()
+    if graphs == 1:
+        parts = Batch.from_data_list(SubSlices(num_cells=130)(found))
+        core = parts.core_mask
+        assert torch.equal(parts.y[core].sort().values, torch.arange(400))
