@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from stofm_geo._keys import Keys
 from stofm_geo.cli._stages import Stages
-from stofm_geo.cli.output import echo, record
+from stofm_geo.cli.output import counted, echo, record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -187,7 +187,7 @@ def _fit(
     record(training=training, files_fitted=len(tissues), seconds={"fit": seconds})
     of = "" if len(tissues) == len(tables) else f", {len(tissues)} of the {len(tables)} files"
     echo(
-        f"Fitted to {training['cells']} cells in {training['slices']} slices{of}, "
+        f"Fitted to {training['cells']} cells in {counted(training['slices'], 'slice')}{of}, "
         f"{training['steps']} steps, {seconds:.0f} s: {_losses(training)}"
     )
     return model, tissues
@@ -195,10 +195,11 @@ def _fit(
 
 def _losses(training: TrainingRecord) -> str:
     if "molecule_loss" in training:
+        kept = "" if training["best_step"] else "; training was no better, its start is kept"
         return (
             f"loss on held-out molecules {training['molecule_loss']:.3f} "
             f"(linear in neighbour averages: {training['molecule_loss_of_averages']:.3f}, "
-            f"mean over cells: {training['molecule_loss_of_mean']:.3f})"
+            f"mean over cells: {training['molecule_loss_of_mean']:.3f}){kept}"
         )
     return (
         f"niche loss {training['niche_loss']:.3f} "

@@ -142,6 +142,11 @@ def _one_line(message: object) -> str:
     return escape(" ".join(text.split()))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural if need be."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def echo(text: str) -> None:
     """Print a line as it is."""
     _lines.print(escape(text))

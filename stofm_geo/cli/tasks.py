@@ -13,7 +13,7 @@ import typer
 from stofm_geo._keys import Keys
 from stofm_geo.cli import _options as options
 from stofm_geo.cli._tables import Reader, read_tables, write_tables
-from stofm_geo.cli.output import cli_errors, echo, record
+from stofm_geo.cli.output import cli_errors, counted, echo, record
 
 if TYPE_CHECKING:
     from stofm_geo.models.prepare import SliceKeys
@@ -116,7 +116,7 @@ def finetune(
     record(training=training, classes=annotator.classes, output=output)
     echo(
         f"Learned {len(annotator.classes)} labels from {training['labelled_cells']} cells in "
-        f"{training['slices']} slices, {training['steps']} steps, {_since(start)}; on "
+        f"{counted(training['slices'], 'slice')}, {training['steps']} steps, {_since(start)}; on "
         f"{held_out['cells']} cells held out: accuracy {held_out['accuracy']:.3f}, "
         f"macro-F1 {held_out['macro_f1']:.3f}"
     )

@@ -83,8 +83,13 @@ class SToFMConfig:
     weight_decay: float = 1e-2
 
     def __post_init__(self) -> None:
+        known = ", ".join(map(repr, ENCODERS))
+        if not isinstance(self.encoder, str):
+            raise TypeError(
+                f"encoder must be a name, one of {known}; found {self.encoder!r}; register a class "
+                "by stofm_geo.genes.register_encoder, and give its name"
+            )
         if self.encoder not in ENCODERS:
-            known = ", ".join(map(repr, ENCODERS))
             raise ValueError(
                 f"encoder must be one of {known}; found {self.encoder!r}; {ENCODERS.fix}, if it is "
                 "yours"

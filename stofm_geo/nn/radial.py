@@ -14,10 +14,11 @@ class GaussianRadial(nn.Module):
     r"""The radial functions of SToFM (arXiv 2507.11588).
 
     .. math::
-        f(d) = W_2 \operatorname{ReLU}(W_1 \, g(a d + c)), \qquad
+        f(d) = [d > 0] \big(W_2 \operatorname{ReLU}(W_1 \, g(a d + c) + b_1) + b_2\big), \qquad
         g_k(y) = \frac{1}{\sqrt{2\pi}\, s_k} \exp\left(-\frac{(y - \mu_k)^2}{2 s_k^2}\right)
 
-    with :math:`s_k = |\sigma_k| + 10^{-5}`. They are 0 where :math:`d = 0`.
+    with :math:`s_k = |\sigma_k| + 10^{-5}` and :math:`[d > 0]` 0 where
+    two nodes coincide, or one has no position, and else 1.
 
     Args:
         out_channels: Number of functions (for a bias, the number of heads).

@@ -10,6 +10,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba_array
@@ -24,7 +25,8 @@ from stofm_geo._files import atomic_path
 from stofm_geo._slices import label_slices
 from stofm_geo.pl._paint import MISSING, Paint
 
-DPI = 200
+DPI = 200  # of a figure on the screen
+_SAVED = {"dpi": 300, "bbox_inches": "tight"}  # what journals ask for
 _MICROMETRES = {"nm": 1e-3, "um": 1.0, "mm": 1e3}
 _WIDEST, _HIGHEST, _LARGEST = (
     12.5,
@@ -300,6 +302,7 @@ def write(ax: Axes, path: Path | None, **options: Any) -> None:
     if path is None:
         return
     figure = ax.figure.canvas.figure  # the whole figure, if ax is in a subfigure
-    options = {"dpi": DPI, "bbox_inches": "tight", **options}
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), **options)
+    # TrueType fonts: text stays text, which can be edited.
+    fonts = rc_context({"pdf.fonttype": 42, "ps.fonttype": 42})
+    with atomic_path(path) as temporary, fonts:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), **{**_SAVED, **options})

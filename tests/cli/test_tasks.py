@@ -25,7 +25,7 @@ def work(tmp_path_factory) -> Path:
     model = SToFM(**SMALL).fit(parts[0], max_steps=2, progress=False)
     model.save_pretrained(folder / "base")
     code, text = run("finetune", folder / "a.h5ad", "-o", folder / "tuned", *of(folder))
-    assert code == 0 and "Learned 6 labels from 250 cells in 1 slices, 0 steps" in text, text
+    assert code == 0 and "Learned 6 labels from 250 cells in 1 slice, 0 steps" in text, text
     assert "macro-F1" in text and f"Wrote {folder / 'tuned'}" in text
     return folder
 

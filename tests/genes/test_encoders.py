@@ -147,8 +147,8 @@ def test_counts_stay_as_they_were() -> None:
 
 
 def test_state_of_an_unknown_kind() -> None:
-    known = "unknown kind of features 'bert'; known: 'pca', 'panel', 'obsm'"
-    with pytest.raises(ValueError, match=known):
+    known = ", ".join(map(repr, [*ENCODERS, "obsm"]))
+    with pytest.raises(ValueError, match=f"unknown kind of features 'bert'; known: {known}"):
         from_state({"kind": "bert"}, {})
 
 
@@ -229,8 +229,11 @@ class Totals:
 
 
 def test_a_users_encoder_is_fitted_saved_and_loaded(tmp_path, monkeypatch) -> None:
-    with pytest.raises(ValueError, match="'pca', 'panel'; found 'totals'; register your own"):
+    known = ", ".join(map(repr, ENCODERS))
+    with pytest.raises(ValueError, match=f"one of {known}; found 'totals'; register your own"):
         SToFM(encoder="totals")
+    with pytest.raises(TypeError, match=f"encoder must be a name, one of {known}; found .*Totals"):
+        SToFM(encoder=Totals)
     with pytest.raises(TypeError, match="lacks from_slices, transform, state, from_state"):
         register_encoder("totals", dict)
     with pytest.raises(ValueError, match="taken by vectors in obsm"):
@@ -245,7 +248,7 @@ def test_a_users_encoder_is_fitted_saved_and_loaded(tmp_path, monkeypatch) -> No
     SToFM.from_pretrained(tmp_path / "model").embed(adata)
     assert np.array_equal(adata.obsm["X_stofm"], expected)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="encoder must be one of 'pca', 'panel'; found 'totals'"):
+    with pytest.raises(ValueError, match=f"encoder must be one of {known}; found 'totals'"):
         SToFM.from_pretrained(tmp_path / "model")
 
 
