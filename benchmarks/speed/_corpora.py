@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -42,7 +43,8 @@ def toy(cells: int, genes: int, file: Path) -> None:
 
 
 def built(sources: list[str], organism: str, folder: Path) -> dict[str, Any]:
-    """Build a corpus, with the settings of ``stofm-geo corpus build``."""
+    """Build a corpus anew, with the settings of ``stofm-geo corpus build``."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a try that was disturbed
     found = find_sources(sources, slice="slice_id", organism=organism)
     start, cpu = time.perf_counter(), time.process_time()
     failed = build(found, folder)

@@ -1,7 +1,8 @@
 """The measurements by name, what each is given, and how it says that it cannot be made.
 
-A module of that name here has two functions: ``measure(given)`` gives a result of plain numbers and
-words that JSON holds, ``report(result)`` its tables and panels
+A module of that name here has two functions: ``measure(given, watch)`` gives a result of plain
+numbers and words that JSON holds, each case of it by ``watch(name, function, *arguments)``
+(:class:`benchmarks.speed._machine.Watch`); ``report(result)`` its tables and panels
 (:class:`benchmarks.speed._section.Section`). This file imports nothing heavy, since processes whose
 memory is measured start with it.
 """
@@ -50,4 +51,8 @@ def measure(name: str, given: Given) -> dict[str, Any]:
     for need in NEEDS.get(name, ()):
         if getattr(given, need) is None:
             raise LeftOut(f"no --{need}")
-    return module(name).measure(given)
+    from benchmarks.speed._machine import Watch, description
+
+    watch = Watch(given.quick)
+    result = module(name).measure(given, watch)
+    return {"machine": description(), "cases": watch.cases, **result}

@@ -44,7 +44,7 @@ def report(folder: Path, file: Path, readme: Path | None = None) -> None:
         draw(panels, picture)
         lines += [f"![Times over sizes]({picture.name})", ""]
     for name, section in sections.items():
-        lines += [f"## {name}", "", _about(name), ""]
+        lines += [f"## {name}", "", _about(name), "", *_machine(found[name])]
         for part, reason in found[name].get("without", {}).items():
             lines += [f"Left out: {part}: {' '.join(reason.split())}", ""]
         for table in section.tables:
@@ -63,6 +63,25 @@ def _section(name: str, result: dict[str, Any]) -> Section:
         return module(name).report(result)
     except KeyError as error:
         raise ValueError(f"{name}.json lacks {error}; measure it again") from error
+
+
+def _machine(result: dict[str, Any]) -> list[str]:
+    """The machine, and what it did meanwhile; nothing of records that do not say."""
+    if "machine" not in result:
+        return []
+    machine, cases = result["machine"], result["cases"]
+    caches = ", ".join(f"{kind} {size}" for kind, size in machine["caches"].items())
+    speeds = [speed for case in cases for speed in case["gflops"]]
+    disturbed = [case["case"] for case in cases if case["disturbed"]]
+    lines = [
+        f"{machine['processor']}, {machine['processors']} processors, {machine['capability']}, "
+        f"{caches}; {machine['threads']} threads, BLAS: {machine['blas']}. A product of matrices "
+        f"between the cases: {min(speeds):.0f} to {max(speeds):.0f} GFLOP/s.",
+        "",
+    ]
+    if disturbed:
+        lines += [f"Disturbed by other work, in each of several tries: {'; '.join(disturbed)}.", ""]
+    return lines
 
 
 def _about(name: str) -> str:

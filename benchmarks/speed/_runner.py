@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed._machine import check_tree
 from benchmarks.speed._measurements import NAMES, Failed, Given, LeftOut, measure
 from benchmarks.speed._process import fresh
 from stofm_geo.benchmark.records import environment, write_result
@@ -28,7 +29,8 @@ def run(names: Sequence[str], folder: Path, given: Given, *, limit: float, again
         again: Measure what is there, too.
 
     Raises:
-        ValueError: Unknown names; or results of other sizes are there, which would be mixed.
+        ValueError: Unknown names; results of other sizes are there, which would be mixed; or the
+            checkout has changes that are not committed (``quick`` sizes are measured all the same).
         OSError: ``folder`` cannot be written.
         Failed: Some failed; the others were made.
     """
@@ -37,6 +39,8 @@ def run(names: Sequence[str], folder: Path, given: Given, *, limit: float, again
         raise ValueError(
             f"no measurement is named {', '.join(unknown)}; there are {', '.join(NAMES)}"
         )
+    if not given.quick:
+        check_tree()
     there = {name: found for name in NAMES if measured(found := _read(folder, name))}
     for name, found in there.items():
         if found["quick"] != given.quick:

@@ -63,6 +63,12 @@ def spread(row: dict[str, Any]) -> str:
     return f"{brief(row['median_ms'])} ({brief(lower)} to {brief(upper)})"
 
 
+def ratio(row: dict[str, Any]) -> str:
+    """Median and quartiles of the ratios of :func:`benchmarks.speed._timing.interleaved`."""
+    lower, upper = row["ratio_quartiles"]
+    return f"{brief(row['ratio'])} ({brief(lower)} to {brief(upper)})"
+
+
 def line(points: list[tuple[float, float | None]]) -> list[tuple[float, float]]:
     """Points of a panel's line: by size, without those that were not measured."""
     return sorted((x, y) for x, y in points if y is not None)

@@ -36,8 +36,8 @@ def interleaved(
         least: Fewest runs, where ``rounds`` are not fewer.
 
     Returns:
-        For each work: median and quartiles in milliseconds, the number of runs, and the median of
-        its ratios to the base (above 1: slower than the base).
+        For each work: median and quartiles in milliseconds, the number of runs, and median and
+        quartiles of its ratios to the base (above 1: slower than the base).
     """
     found: dict[str, list[float]] = {name: [] for name in works}
     left, shuffle = set(works), random.Random(0).shuffle
@@ -55,15 +55,21 @@ def interleaved(
 
 
 def summary(times: list[float], base: list[float]) -> dict[str, Any]:
-    """Median and quartiles in milliseconds, and the median of the ratios to ``base``."""
-    lower, _, upper = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
+    """Median and quartiles in milliseconds, and of the ratios to ``base``."""
     ratios = [own / other for own, other in zip(times, base, strict=False)]
     return {
         "median_ms": 1e3 * statistics.median(times),
-        "quartiles_ms": [1e3 * lower, 1e3 * upper],
+        "quartiles_ms": [1e3 * time for time in quartiles(times)],
         "runs": len(times),
         "ratio": statistics.median(ratios),
+        "ratio_quartiles": quartiles(ratios),
     }
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """The first and the third."""
+    lower, _, upper = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    return [lower, upper]
 
 
 def peaks(sizes: tuple[int, ...] = (1024, 1536, 2048), megabytes: int = 512) -> dict[str, float]:

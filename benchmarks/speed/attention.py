@@ -33,12 +33,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import torch._inductor.config as inductor
 from torch import Tensor
 
 from benchmarks.speed._cases import Case, cases
 from benchmarks.speed._contenders import Contender, contenders
+from benchmarks.speed._machine import Watch
 from benchmarks.speed._measurements import Given
-from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line, spread
+from benchmarks.speed._section import (
+    Headline,
+    Panel,
+    Section,
+    Table,
+    beside,
+    brief,
+    line,
+    ratio,
+    spread,
+)
 from benchmarks.speed._timing import clock, interleaved, peaks
 from stofm_geo.ops import EdgeGraph, available_backends
 
@@ -64,9 +76,10 @@ class Sizes:
 QUICK = Sizes(120, 6, 2, 8, 2, 0.1, False, (128,), 8)
 
 
-def measure(given: Given) -> dict[str, Any]:
+def measure(given: Given, watch: Watch) -> dict[str, Any]:
     """Graphs made, and attention of all contenders, over graphs and sizes of heads."""
     sizes = QUICK if given.quick else Sizes()
+    inductor.compile_threads = 1  # no processes of its own, which would look like others' work
     torch.manual_seed(0)
     peak = peaks(sizes.gemm, sizes.copied_mb)
     without = {name: why for name, why in available_backends().items() if why}
@@ -76,8 +89,8 @@ def measure(given: Given) -> dict[str, Any]:
     rows = []
     for case in todo:
         for mode in MODES:
-            print(f"attention: {case.name}, {case.heads} x {case.channels}, {mode}", flush=True)
-            rows += compared(case, mode == "training", sizes, peak)
+            name = f"attention: {case.name}, {case.heads} x {case.channels}, {mode}"
+            rows += watch(name, compared, case, mode == "training", sizes, peak)
     settings = {**asdict(sizes), "threads": torch.get_num_threads()}
     return {
         "settings": settings,
@@ -137,7 +150,7 @@ def _times(title: str, of: dict[tuple, dict[str, dict]], others: list[str]) -> T
         ours, times = found["ours"], []
         for name in others:
             row = found.get(name, {})
-            times.append(brief(row["ratio"]) if "ratio" in row else row.get("failed", "-")[:60])
+            times.append(ratio(row) if "ratio" in row else row.get("failed", "-")[:60])
         shares = (f"{100 * ours[f'irreducible_{kind}']:.0f} %" for kind in ("once", "each_read"))
         size = (graph, brief(nodes), brief(edges), f"{heads} x {channels}", spread(ours))
         rows.append((*size, "{} ({})".format(*shares), *times))

@@ -15,9 +15,11 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed._machine import Watch
 from benchmarks.speed._measurements import Given, LeftOut
 from benchmarks.speed._process import fresh
 from benchmarks.speed._section import Headline, Panel, Section, Table, brief, line
@@ -41,7 +43,7 @@ class Sizes:
 QUICK = Sizes(400, 40, 3000, (0,), 1, 1)
 
 
-def measure(given: Given) -> dict[str, Any]:
+def measure(given: Given, watch: Watch) -> dict[str, Any]:
     """Corpora built, loaded and trained on.
 
     Raises:
@@ -64,21 +66,21 @@ def measure(given: Given) -> dict[str, Any]:
             sources["files"] = (smallest if given.quick else given.data, "auto")
         for name, (source, organism) in sources.items():
             folder = corpus / name
-            row = {"built": _task(_corpora.built, [str(source)], organism, folder)}
+            row = {"built": _task(watch, _corpora.built, [str(source)], organism, folder)}
             row["loaded"] = [
-                _task(_corpora.loaded, folder, sizes.node_budget, workers, sizes.epochs)
+                _task(watch, _corpora.loaded, folder, sizes.node_budget, workers, sizes.epochs)
                 for workers in sizes.workers
             ]
             result[name] = row
-        result["training"] = _task(_corpora.trained, folder, sizes.node_budget, sizes.steps)
+        result["training"] = _task(watch, _corpora.trained, folder, sizes.node_budget, sizes.steps)
     return result
 
 
-def _task(function: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
+def _task(watch: Watch, function: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
     """What it gives in a process and a thread of its own."""
     load = round(os.getloadavg()[0], 1)
-    print(f"corpus: {function.__name__}", flush=True)
-    return {"load": load, **fresh(function, *given, threads=1)}
+    alone = partial(fresh, function, *given, threads=1)
+    return {"load": load, **watch(f"corpus: {function.__name__}", alone)}
 
 
 def report(result: dict[str, Any]) -> Section:

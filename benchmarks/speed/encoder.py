@@ -33,6 +33,7 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.speed._machine import Watch
 from benchmarks.speed._measurements import Given
 from benchmarks.speed._process import fresh
 from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line
@@ -62,14 +63,15 @@ FULL = (Size(1000, 49, 3, 3, True), Size(3950, 49, 3, 1, False))
 QUICK = (Size(40, 4, 1, 1, True, ("training",)),)
 
 
-def measure(given: Given) -> dict[str, Any]:
+def measure(given: Given, watch: Watch) -> dict[str, Any]:
     """Time and memory of each model and mode, over sizes."""
     sizes, rows = QUICK if given.quick else FULL, []
     without = {} if given.reference else {"the published model": "no --reference"}
     for size in sizes:
         names = [n for n in NAMES if n != "published" or (given.reference and size.published)]
         for mode, _, name in itertools.product(size.modes, range(size.repeats), names):
-            rows.append(fresh(one, name, mode, size, given.reference))
+            case = f"encoder: {size.cells} cells, {mode}, {name}"
+            rows.append(watch(case, fresh, one, name, mode, size, given.reference))
             print(f"encoder: {rows[-1]['cells']} cells, {NAMES[name]}, {mode}", flush=True)
     settings = {"sizes": [size._asdict() for size in sizes]}
     return {"settings": settings, "without": without, "rows": rows}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed._instruments import INSTRUMENTS, Instrument, make
+from benchmarks.speed._machine import Watch
 from benchmarks.speed._measurements import Failed, Given
 from benchmarks.speed._process import fresh
 from benchmarks.speed._section import Headline, Panel, Section, Table, brief, line
@@ -36,18 +37,19 @@ def sized(instrument: Instrument, share: float) -> Instrument:
     return replace(instrument, cells=round(share * instrument.cells))
 
 
-def measure(given: Given) -> dict[str, Any]:
+def measure(given: Given, watch: Watch) -> dict[str, Any]:
     """Run the command on each size."""
     instruments = {"quick": _QUICK} if given.quick else INSTRUMENTS
     rows = []
     for name, whole in instruments.items():
         for share in SHARES:
             instrument = sized(whole, share)
-            print(f"instruments: {name}, {instrument.slices} x {instrument.cells}", flush=True)
+            case = f"instruments: {name}, {instrument.slices} x {instrument.cells}"
             with tempfile.TemporaryDirectory() as folder:
                 files = fresh(make, instrument, Path(folder))  # whose memory is not this process's
                 load = round(os.getloadavg()[0], 1)
-                row = {"name": name, "share": share, "load": load, **run(files, Path(folder))}
+                found = watch(case, run, files, Path(folder))
+                row = {"name": name, "share": share, "load": load, **found}
             rows.append(row)
     return {"without": {}, "rows": rows}
 

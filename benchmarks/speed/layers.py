@@ -22,8 +22,19 @@ from torch import nn
 from torch_geometric.data import Data
 from torch_geometric.nn import GATv2Conv, TransformerConv
 
+from benchmarks.speed._machine import Watch
 from benchmarks.speed._measurements import Given
-from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line, spread
+from benchmarks.speed._section import (
+    Headline,
+    Panel,
+    Section,
+    Table,
+    beside,
+    brief,
+    line,
+    ratio,
+    spread,
+)
 from benchmarks.speed._timing import interleaved
 from stofm_geo.nn import SE2TransformerConv
 from stofm_geo.transforms import SpatialKNN
@@ -47,17 +58,20 @@ class Sizes:
 QUICK = Sizes((100,), 4, 16, 2, 2, 0.1)
 
 
-def measure(given: Given) -> dict[str, Any]:
+def measure(given: Given, watch: Watch) -> dict[str, Any]:
     """Times of all layers, over numbers of nodes."""
     sizes = QUICK if given.quick else Sizes()
-    rows = [compared(nodes, mode, sizes) for nodes in sizes.nodes for mode in MODES]
+    rows = [
+        watch(f"layers: {nodes} nodes, {mode}", compared, nodes, mode, sizes)
+        for nodes in sizes.nodes
+        for mode in MODES
+    ]
     settings = {**asdict(sizes), "threads": torch.get_num_threads()}
     return {"settings": settings, "rows": rows}
 
 
 def compared(nodes: int, mode: str, sizes: Sizes) -> dict[str, Any]:
     """Times at one size."""
-    print(f"layers: {nodes} nodes, {mode}", flush=True)
     torch.manual_seed(0)
     pos = torch.rand(nodes, 2, dtype=torch.float64) * nodes**0.5
     edge_index = SpatialKNN(sizes.neighbours)(Data(pos=pos)).edge_index
@@ -108,10 +122,9 @@ def report(result: dict[str, Any]) -> Section:
     """Milliseconds, and how many times as long as our plain layer each takes."""
     rows = result["rows"]
     lines = [
-        (*map(brief, (row["nodes"], row["edges"])), row["mode"], name, spread(own), ratio)
+        (*map(brief, (row["nodes"], row["edges"])), row["mode"], name, spread(own), ratio(own))
         for row in rows
         for name, own in row["times"].items()
-        for ratio in [brief(own["ratio"])]
     ]
     columns = ("nodes", "edges", "mode", "layer", "ms (quartiles)", "times ours")
     panels = []

@@ -5,9 +5,7 @@ embed`` does, each size in a process of its own. A row tells seconds and peak me
 resident set, GiB) of each stage: reading, fitting, embedding, finding domains, writing. Making the
 toy tissue is not counted.
 
-Other work on the machine makes ``seconds`` longer; ``load`` is its load average at the start.
-``cpu_seconds``, of all threads together, suffer less from it, but threads that wait for each other
-on too few cores burn them, too: on a busy machine, measure with ``OMP_NUM_THREADS=1``.
+``load`` is the load average at the start. ``cpu_seconds`` are of all threads together.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.speed._machine import Watch
 from benchmarks.speed._measurements import Given
 from benchmarks.speed._process import fresh
 from benchmarks.speed._section import Headline, Panel, Section, Table, brief, line
@@ -45,16 +44,16 @@ QUICK = Sizes((300,), 60, 2)
 STAGES = ("read", "fit", "embed", "domains", "write", "all")
 
 
-def measure(given: Given) -> dict[str, Any]:
+def measure(given: Given, watch: Watch) -> dict[str, Any]:
     """Seconds and memory of each stage, over cells."""
     sizes, rows = QUICK if given.quick else Sizes(), []
     for cells in sizes.cells:
-        print(f"scale: {cells} cells", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "toy.h5ad"
             toy_tissue(cells, sizes.genes).write_h5ad(file)
             load = round(os.getloadavg()[0], 1)
-            rows.append({"load": load, **fresh(work, file, sizes.max_steps)})
+            row = watch(f"scale: {cells} cells", fresh, work, file, sizes.max_steps)
+            rows.append({"load": load, **row})
     return {"settings": asdict(sizes), "without": {}, "rows": rows}
 
 

@@ -15,9 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.speed._machine import Watch
 from benchmarks.speed._measurements import Given
 from benchmarks.speed._reference import published_extraction
-from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line, spread
+from benchmarks.speed._section import (
+    Headline,
+    Panel,
+    Section,
+    Table,
+    beside,
+    brief,
+    line,
+    ratio,
+    spread,
+)
 from benchmarks.speed._timing import interleaved
 from stofm_geo.models.official import subslices
 from stofm_geo.models.official.slices import UNKNOWN_DISTANCE, normalized
@@ -36,7 +47,7 @@ class Sizes:
 QUICK = Sizes((1200,), 2)
 
 
-def measure(given: Given) -> dict[str, Any]:
+def measure(given: Given, watch: Watch) -> dict[str, Any]:
     """Times of ours and, with a checkout, of the published code, over cells."""
     sizes, extraction, without = QUICK if given.quick else Sizes(), None, {}
     if given.reference is None:
@@ -46,14 +57,16 @@ def measure(given: Given) -> dict[str, Any]:
             extraction = published_extraction(given.reference)
         except ImportError as error:  # scanpy
             without["the published code"] = str(error)
-    rows = [compared(cells, sizes.rounds, extraction) for cells in sizes.cells]
+    rows = [
+        watch(f"subslices: {cells} cells", compared, cells, sizes.rounds, extraction)
+        for cells in sizes.cells
+    ]
     settings = {**asdict(sizes), "threads": torch.get_num_threads()}
     return {"settings": settings, "without": without, "rows": rows}
 
 
 def compared(cells: int, rounds: int, extraction: ModuleType | None) -> dict[str, Any]:
     """Times at one size."""
-    print(f"subslices: {cells} cells", flush=True)
     draw = np.random.default_rng(0)
     given = [
         draw.uniform(0, 100, (cells, 2)),
@@ -78,7 +91,7 @@ def report(result: dict[str, Any]) -> Section:
     """Milliseconds of both."""
     rows = result["rows"]
     lines = [
-        (brief(row["cells"]), brief(row["subslices"]), name, spread(own), brief(own["ratio"]))
+        (brief(row["cells"]), brief(row["subslices"]), name, spread(own), ratio(own))
         for row in rows
         for name, own in row["times"].items()
     ]

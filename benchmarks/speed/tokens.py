@@ -15,8 +15,19 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from benchmarks.speed._machine import Watch
 from benchmarks.speed._measurements import Given, LeftOut
-from benchmarks.speed._section import Headline, Panel, Section, Table, beside, brief, line, spread
+from benchmarks.speed._section import (
+    Headline,
+    Panel,
+    Section,
+    Table,
+    beside,
+    brief,
+    line,
+    ratio,
+    spread,
+)
 from benchmarks.speed._timing import interleaved
 from stofm_geo.benchmark.memory import memory, reset_peak
 from stofm_geo.genes import Vocabulary, as_counts, ensembl_ids, rank_tokens
@@ -26,7 +37,7 @@ FILES = ("merfish_hypothalamus_moffitt.h5ad", "her2st_labelled_8slices.h5ad")
 ROUNDS = 5
 
 
-def measure(given: Given) -> dict[str, Any]:
+def measure(given: Given, watch: Watch) -> dict[str, Any]:
     """Times of ours and of the loop, and what ours adds to memory, over files.
 
     Raises:
@@ -37,7 +48,10 @@ def measure(given: Given) -> dict[str, Any]:
         raise LeftOut(f"{given.data}: has neither of {', '.join(FILES)}")
     vocabulary = Vocabulary.from_pickles(given.vocabulary)
     rounds = 1 if given.quick else ROUNDS
-    rows = [compared(file, vocabulary, rounds) for file in files[: 1 if given.quick else None]]
+    rows = [
+        watch(f"tokens: {file.name}", compared, file, vocabulary, rounds)
+        for file in files[: 1 if given.quick else None]
+    ]
     left = set(FILES) - {row["file"] for row in rows}
     without = dict.fromkeys(sorted(left), "--quick" if given.quick else "not in --data")
     settings = {"rounds": rounds, "threads": torch.get_num_threads()}
@@ -52,7 +66,7 @@ def report(result: dict[str, Any]) -> Section:
             row["file"],
             *(brief(row[key]) for key in ("cells", "genes", "tokens")),
             *(spread(row["times"][name]) for name in names),
-            brief(row["times"]["loop"]["ratio"]),
+            ratio(row["times"]["loop"]),
             *(brief(row[key]) for key in ("added_mb", "csr_mb")),
             f"{100 * row['same_cells']:.2f} %",
         )
@@ -94,7 +108,6 @@ def loop(counts: sp.csr_matrix, genes: np.ndarray, vocabulary: Vocabulary) -> li
 
 def compared(file: Path, vocabulary: Vocabulary, rounds: int) -> dict[str, Any]:
     """Times, memory and what is the same, of one file."""
-    print(f"tokens: {file.name}", flush=True)
     adata = anndata.read_h5ad(file)
     counts, genes = as_counts(adata), ensembl_ids(adata)
     rank_tokens(counts[:10], genes, vocabulary)  # compiles

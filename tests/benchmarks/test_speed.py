@@ -45,6 +45,10 @@ def alone(monkeypatch):
     return alone
 
 
+def quick_watch():
+    return speed("_machine").Watch(quick=True)
+
+
 def checked(name: str, result: dict) -> dict:
     """The result, once it has been through JSON and has been reported."""
     result = json.loads(json.dumps(result))
@@ -103,8 +107,58 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path, monkeypatch) -> None:
     assert made == ["scale", "tokens"]  # what is there is kept
     assert command("run", "attention", "-o", tmp_path, "--quick", "--again")[0] == 0
     assert made[2:] == ["attention"]
+    monkeypatch.setattr(speed("_runner"), "check_tree", lambda: None)
     status, words = command("run", "attention", "-o", tmp_path)
     assert status == 1 and "quick sizes; name another folder" in words
+
+
+def test_records_are_of_commits(tmp_path, monkeypatch) -> None:
+    """Whatever this checkout is; quick sizes are no records."""
+    machine = speed("_machine")
+    for commit in ("unknown", "abc-dirty"):
+        monkeypatch.setattr(machine, "environment", lambda commit=commit: {"commit": commit})
+        status, words = command("run", "attention", "-o", tmp_path / "new")
+        assert status == 1 and f"the commit is {commit}" in words
+        assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(machine, "environment", lambda: {"commit": "abc"})
+    machine.check_tree()
+
+
+def test_a_disturbed_case_is_measured_again(monkeypatch) -> None:
+    machine = speed("_machine")
+    # Busy and stolen seconds of the machine: at first others use two processors for a second.
+    seconds, quiet = iter([(0.0, 0.0), (2.0, 0.0), (2.0, 0.0), (2.0, 0.0)]), []
+    monkeypatch.setattr(machine, "_machine_seconds", lambda: next(seconds))
+    monkeypatch.setattr(machine, "_own_seconds", lambda: 0.0)
+    monkeypatch.setattr(machine.time, "monotonic", iter(range(9)).__next__)
+    monkeypatch.setattr(machine, "gflops", lambda: 50.0)
+    monkeypatch.setattr(machine, "wait_until_quiet", lambda: quiet.append(1))
+    watch = machine.Watch(quick=False)
+    assert watch("a case", lambda x: x + 1, 2) == 3
+    (row,) = watch.cases
+    assert row == {
+        "case": "a case",
+        "gflops": [50.0, 50.0],
+        "others": 0.0,
+        "stolen": 0.0,
+        "attempts": 2,
+        "disturbed": False,
+    }
+    assert len(quiet) == 2
+
+
+def test_a_busy_machine_is_told(monkeypatch) -> None:
+    machine = speed("_machine")
+    monkeypatch.setattr(machine, "_PATIENCE", 0)
+    monkeypatch.setattr(machine, "_OTHERS", -1)
+    with pytest.raises(speed("_measurements").Failed, match="the machine is busy: others use"):
+        machine.Watch(quick=False)("a case", int)
+
+
+def test_the_machine_is_described() -> None:
+    found = speed("_machine").description()
+    assert found["threads"] == torch.get_num_threads() and found["processor"]
+    assert speed("_machine").gflops() > 0
 
 
 def test_unknown_names_are_told(tmp_path) -> None:
@@ -114,7 +168,8 @@ def test_unknown_names_are_told(tmp_path) -> None:
     assert len(words.splitlines()) == 1
 
 
-def test_one_that_runs_out_of_time_fails(tmp_path) -> None:
+def test_one_that_runs_out_of_time_fails(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(speed("_runner"), "check_tree", lambda: None)
     status, words = command("run", "attention", "-o", tmp_path, "--limit", 1)
     assert status == 1 and "attention: failed: not done after 1 seconds" in words
     assert json.loads((tmp_path / "attention.json").read_text())["failed"]
@@ -157,7 +212,7 @@ def test_report_of_what_was_not_measured(tmp_path) -> None:
 
 def test_attention() -> None:
     given = speed("_measurements").Given(quick=True)
-    found = checked("attention", speed("attention").measure(given))
+    found = checked("attention", speed("attention").measure(given, quick_watch()))
     assert found["peaks"]["gemm_gflops"] > 0 and found["peaks"]["copy_gbytes"] > 0
     assert [graph["graph"] for graph in found["building"]] == [
         "near",
@@ -180,7 +235,7 @@ def test_attention() -> None:
 
 def test_encoder(alone) -> None:
     given = speed("_measurements").Given(quick=True)
-    found = checked("encoder", alone("encoder").measure(given))
+    found = checked("encoder", alone("encoder").measure(given, quick_watch()))
     assert found["without"] == {"the published model": "no --reference"}
     library, weights = found["rows"]
     assert library["model"] == "ours, library" and weights["model"] == "ours, published weights"
@@ -207,13 +262,13 @@ def test_published_pairs() -> None:
 
 def test_subslices() -> None:
     given = speed("_measurements").Given(quick=True)
-    (row,) = checked("subslices", speed("subslices").measure(given))["rows"]
+    (row,) = checked("subslices", speed("subslices").measure(given, quick_watch()))["rows"]
     assert row["subslices"] > 1 and row["times"]["ours"]["runs"] == 2
 
 
 def test_layers() -> None:
     given = speed("_measurements").Given(quick=True)
-    forward, training = checked("layers", speed("layers").measure(given))["rows"]
+    forward, training = checked("layers", speed("layers").measure(given, quick_watch()))["rows"]
     ways = [("ours" + option, *way) for option in ("", ", vectors") for way in ((), ("messages",))]
     names = {"TransformerConv", "GATv2Conv", *(", ".join(way) for way in ways)}
     assert set(forward["times"]) == names
@@ -222,14 +277,14 @@ def test_layers() -> None:
 
 def test_scale(alone) -> None:
     given = speed("_measurements").Given(quick=True)
-    (row,) = checked("scale", alone("scale").measure(given))["rows"]
+    (row,) = checked("scale", alone("scale").measure(given, quick_watch()))["rows"]
     assert row["cells"] == 300 and list(row["stages"]) == list(speed("scale").STAGES)
 
 
 @pytest.mark.slow
 def test_instruments() -> None:
     given = speed("_measurements").Given(quick=True)
-    part, whole = checked("instruments", speed("instruments").measure(given))["rows"]
+    part, whole = checked("instruments", speed("instruments").measure(given, quick_watch()))["rows"]
     assert (part["cells"], whole["cells"]) == (150, 600)
     assert whole["peak_gb"] > 0.1 and whole["stages"].keys() == {"fit", "embed", "domains"}
     made = speed("_instruments").INSTRUMENTS
@@ -250,7 +305,7 @@ def test_shapes_of_instruments(tmp_path) -> None:
 
 def test_corpus(alone) -> None:
     given = speed("_measurements").Given(quick=True)
-    found = checked("corpus", alone("corpus").measure(given))
+    found = checked("corpus", alone("corpus").measure(given, quick_watch()))
     assert found["without"] == {"corpus of files": "no --data"}
     assert found["toy"]["built"]["cells"] == 400
     (loaded,) = found["toy"]["loaded"]
