@@ -65,6 +65,8 @@ def spread(row: dict[str, Any]) -> str:
 
 def ratio(row: dict[str, Any]) -> str:
     """Median and quartiles of the ratios of :func:`benchmarks.speed._timing.interleaved`."""
+    if "ratio_quartiles" not in row:  # records before 2026-12
+        return brief(row["ratio"])
     lower, upper = row["ratio_quartiles"]
     return f"{brief(row['ratio'])} ({brief(lower)} to {brief(upper)})"
 

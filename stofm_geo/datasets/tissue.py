@@ -169,7 +169,8 @@ def _place_cells(
     region[anatomy.in_lesion(x, y, growth)] = len(anatomy.boundaries) + 1
     # Gumbel top-n: exactly n cells, without replacement, each place in proportion to its density.
     score = np.log(anatomy.density[region]) + 0.7 * x + rng.gumbel(size=len(x))
-    chosen = rng.permutation(np.argpartition(-score, n - 1)[:n])
+    # Sorted, since the order of a partition depends on the instructions of the processor.
+    chosen = rng.permutation(np.sort(np.argpartition(-score, n - 1)[:n]))
     x, y = x[chosen], y[chosen]
 
     # Image coordinates have y downwards, so the outer surface has the smallest y.

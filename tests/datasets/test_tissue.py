@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -12,6 +17,8 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
 from stofm_geo.datasets import toy_tissue
+
+ROOT = Path(__file__).parents[2]
 
 
 def fingerprint(adata: ad.AnnData) -> str:
@@ -76,6 +83,29 @@ def test_same_seed_same_bytes() -> None:
     assert fingerprint(toy_tissue(300, 20, 2, seed=1)) != fingerprint(
         toy_tissue(300, 20, 2, seed=2)
     )
+
+
+_ON_ANY_PROCESSOR = """
+import numpy as np
+from stofm_geo.datasets import toy_tissue
+tissue = toy_tissue(300, 40, n_slices=2, seed=3)
+np.save({file!r}, np.column_stack([tissue.X.toarray(), tissue.obsm["spatial"]]))
+"""
+
+
+def test_the_seed_says_all_on_any_processor(tmp_path) -> None:
+    """NumPy partitions and sorts with the instructions that there are, and orders ties by them."""
+    umath = importlib.import_module("numpy._core._multiarray_umath")
+    there = [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__[name]]
+    found = []
+    for disabled in ([], there):
+        file = str(tmp_path / f"{len(disabled)}.npy")
+        environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(disabled)}
+        code = _ON_ANY_PROCESSOR.format(file=file)
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, cwd=ROOT)
+        found.append(np.load(file))
+    np.testing.assert_array_equal(found[0][:, :-2], found[1][:, :-2])  # counts
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
 
 
 def test_chunked_draw_fills_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
