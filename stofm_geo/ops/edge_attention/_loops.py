@@ -39,6 +39,12 @@ def _period(heads):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _next(place, period):  # type: ignore[no-untyped-def]
+    """Compute the place of the next eight numbers."""
+    return place + LANES if place + LANES < period else 0
+
+
+@compiled
 def _join_sums(places, heads):  # type: ignore[no-untyped-def]
     """Sum the places of each head, and write the sum to the first of them."""
     for first in range(heads, places.size, heads):
@@ -81,7 +87,7 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
             x = multiply_add(load(all_logits, p), scales, load(all_bias, p))
             store(x, all_logits, p)
             store(maximum(x, load(top, place)), top, place)
-            place = place + LANES if place + LANES < period else 0
+            place = _next(place, period)
         for p in range(full, end):
             all_logits[p] = all_logits[p] * scale + all_bias[p]
             top[place + p - full] = max(top[place + p - full], all_logits[p])
@@ -95,7 +101,7 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
             x = exponential(subtract(load(all_logits, p), load(top, place)))
             store(x, all_alpha, p)
             store(add(x, load(total, place)), total, place)
-            place = place + LANES if place + LANES < period else 0
+            place = _next(place, period)
         for p in range(full, end):
             all_alpha[p] = exp(all_logits[p] - top[place + p - full])
             total[place + p - full] += all_alpha[p]
@@ -109,7 +115,7 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
         place = 0
         for p in range(start, full, LANES):
             store(multiply(load(all_alpha, p), load(total, place)), all_alpha, p)
-            place = place + LANES if place + LANES < period else 0
+            place = _next(place, period)
         for p in range(full, end):
             all_alpha[p] *= total[place + p - full]
 
@@ -147,7 +153,7 @@ def softmax_backward(  # type: ignore[no-untyped-def]
             store(x, all_alpha, p)
             store(add(x, load(total, place)), total, place)
             store(multiply_add(x, load(all_d_bias, p), load(known, place)), known, place)
-            place = place + LANES if place + LANES < period else 0
+            place = _next(place, period)
         for p in range(full, end):
             all_alpha[p] = exp(all_logits[p] - top[place + p - full])
             total[place + p - full] += all_alpha[p]
@@ -165,7 +171,7 @@ def softmax_backward(  # type: ignore[no-untyped-def]
             store(x, all_alpha, p)
             slope = add(load(all_d_bias, p), load(known, place))
             store(multiply_add(x, slope, load(all_d_logits, p)), all_d_bias, p)
-            place = place + LANES if place + LANES < period else 0
+            place = _next(place, period)
         for p in range(full, end):
             all_alpha[p] *= total[place + p - full]
             slope_here = all_d_bias[p] + known[place + p - full]
