@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch_geometric.data import Data
@@ -146,21 +147,43 @@ def fit_network(
         steps: Training steps at most; with 0, the linear part alone is fitted.
         config: Configuration; ``None``: the default.
     """
+    model = fit_model([problem.test[0].copy()], seed, build, steps, config)
+    predictions = _decoded(problem, model)
+    if not steps:
+        return predictions, {}
+    trained = sum(weight.numel() for weight in model.state.network.parameters())
+    return predictions, {**model.training_record, "parameters": trained}
+
+
+def fit_model(
+    slices: Sequence[AnnData],
+    seed: int,
+    build: Callable[[SToFMConfig, CellFeatures], SToFMNetwork],
+    steps: int,
+    config: SToFMConfig | None = None,
+) -> SToFM:
+    """Train a network as :meth:`stofm_geo.SToFM.fit` does, and return the model that has it.
+
+    Args:
+        slices: Slices with counts.
+        seed: Random seed.
+        build: See :func:`fit_network`.
+        steps: See :func:`fit_network`.
+        config: See :func:`fit_network`.
+    """
     from stofm_geo.training.slice_pretrain import train_network
     from stofm_geo.training.trainer import seed_context
 
     config = config or SToFMConfig(objectives="molecules")
-    tissue = PreparedTissue(problem.test[0].copy(), config)
+    tissues = [PreparedTissue(adata, config) for adata in slices]
     with seed_context(seed):
-        encoder = make_encoder(config, None, tissue.slices)
+        encoder = make_encoder(config, None, [part for tissue in tissues for part in tissue.slices])
         network = build(config, encoder)
-        slices = tissue.subslices(encoder)
-        record = train_network(network, config, encoder, slices, steps, seed=seed, progress=False)
-    predictions = _decoded(problem, SToFM.from_state(ModelState(config, network, encoder, record)))
-    if not steps:
-        return predictions, {}
-    trained = sum(weight.numel() for weight in network.parameters())
-    return predictions, {**record, "parameters": trained}
+        for tissue in tissues:
+            tissue.drop_empty(encoder.genes)
+        parts = [part for tissue in tissues for part in tissue.subslices(encoder)]
+        record = train_network(network, config, encoder, parts, steps, seed=seed, progress=False)
+    return SToFM.from_state(ModelState(config, network, encoder, record))
 
 
 def _decoded(problem: Problem, model: SToFM) -> list[np.ndarray]:

@@ -49,12 +49,25 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
     record = {"parameters": count(model.state.network), "steps": steps}
     if problem.kind == "vectors":
         return [_embedded(model, adata) for adata in test], record
+    return classify(model, problem, seed, method), record
+
+
+def classify(model: SToFM, problem: Problem, seed: int, method: str = "probe") -> list[np.ndarray]:
+    """Fine-tune a model on the labels of a problem, and return the labels that it predicts.
+
+    Args:
+        model: Fitted.
+        problem: Problem of kind ``"classes"``.
+        seed: Random seed.
+        method: Method of :func:`stofm_geo.tasks.fine_tune`.
+    """
     annotator = fine_tune(
         model, problem.train, LABEL, method, task=problem.label_level, seed=seed, progress=False
     )
+    test = [adata.copy() for adata in problem.test]
     for adata in test:
         annotator.predict(adata, key_added="predicted")
-    return [adata.obs["predicted"].astype(object).to_numpy() for adata in test], record
+    return [adata.obs["predicted"].astype(object).to_numpy() for adata in test]
 
 
 def mini(problem: Problem, seed: int) -> Predictions:
