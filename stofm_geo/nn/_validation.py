@@ -122,12 +122,14 @@ def check_attended(out: Tensor, heads: int, sizes: list[int]) -> None:
     """Check the shape of aggregated messages.
 
     Raises:
-        ValueError: The shape is not ``[N, H, values | vectors | edge features]``.
+        ValueError: The shape is not ``[N, H, ...]`` with values, directions, frame vectors and edge
+            features side by side.
     """
     if out.dim() != 3 or out.size(1) != heads or out.size(2) != sum(sizes):
         raise ValueError(
-            f"messages must be [E, {heads}, {sum(sizes)}] (values, vectors and edge features: "
-            f"{sizes}); they add up to {list(out.shape)}; see SE2TransformerConv.message"
+            f"messages must be [E, {heads}, {sum(sizes)}] (values, directions, frame vectors "
+            f"and edge features: {sizes}); they add up to {list(out.shape)}; see "
+            "SE2TransformerConv.message"
         )
 
 

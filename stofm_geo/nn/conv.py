@@ -19,7 +19,13 @@ from torch_geometric.typing import Adj, OptTensor
 from stofm_geo._validation import check_fraction
 from stofm_geo.nn import _validation as checks
 from stofm_geo.nn.adjacency import attach_values, to_edge_graph
-from stofm_geo.nn.aggregation import AttentionInputs, aggregate, attention_weights
+from stofm_geo.nn.aggregation import (
+    Attended,
+    AttentionInputs,
+    aggregate,
+    attention_weights,
+    split_messages,
+)
 from stofm_geo.nn.geometry import EdgeGeometry
 from stofm_geo.nn.irreps import planar_irreps
 from stofm_geo.nn.radial import GaussianRadial
@@ -57,8 +63,9 @@ class SE2TransformerConv(MessagePassing):
     ``torch.jit.script`` is not supported.
 
     A subclass may define ``message``, ``aggregate`` and ``update``, which take any of ``query``,
-    ``key``, ``value`` and ``frame_vectors`` (of nodes: ``query_i``, ``key_j``, ...), ``alpha``,
-    ``harmonics`` and ``edge_attr`` (of edges), and PyG's ``index``, ``ptr`` and so on.
+    ``key``, ``value``, ``directions`` and ``frame_vectors`` (of nodes: ``query_i``, ``key_j``,
+    ...), ``alpha``, ``harmonics`` and ``edge_attr`` (of edges), and PyG's ``index``, ``ptr`` and so
+    on.
 
     Args:
         in_channels: Size of the node features, or a pair of sizes of source and destination
@@ -140,7 +147,8 @@ class SE2TransformerConv(MessagePassing):
         check_fraction("dropout", dropout)
         super().__init__(**{**kwargs, "aggr": "add", "node_dim": 0})
         if type(self).forward is SE2TransformerConv.forward:
-            provided = ("query", "key", "value", "frame_vectors", "alpha", "harmonics", "edge_attr")
+            of_nodes = ("query", "key", "value", "directions", "frame_vectors")
+            provided = (*of_nodes, "alpha", "harmonics", "edge_attr")
             checks.check_message_arguments(self.inspector, provided, self.special_args)
         checks.check_sizes(
             out_channels=(out_channels, 1),
@@ -271,20 +279,21 @@ class SE2TransformerConv(MessagePassing):
         bias, radial, harmonics = self._bias(
             query, graph.edge_index, pos, vectors[1], edge_attr, edge_weight, pair
         )
-        frame_vectors = None
+        directions = frame_vectors = None
         if self.vectors is not None:
-            frame_vectors, passed_on = self.vectors.values(x[0], vectors[0])
+            directions, frame_vectors, passed_on = self.vectors.values(x[0], vectors[0])
             value = value if passed_on is None else torch.cat([value, passed_on], dim=2)
 
         inputs = AttentionInputs(
-            query, key, value, bias, graph, radial, harmonics, frame_vectors, edge_attr
+            *(query, key, value, bias, graph),
+            *(radial, harmonics, directions, frame_vectors, edge_attr),
         )
         if self._messages_are_observed():
-            out, logits, lse = self._by_messages(inputs)
+            attended, logits, lse = self._by_messages(inputs)
         else:
             dropout = self.dropout if self.training else 0.0
-            out, logits, lse = aggregate(inputs, dropout, self.backend)
-        out, new_vectors = self._update(out, x[1], vectors[1], edge_weight)
+            attended, logits, lse = aggregate(inputs, dropout, self.backend)
+        out, new_vectors = self._update(attended, x[1], vectors[1], edge_weight)
 
         results: list = [out]
         if self.out_vectors:
@@ -299,6 +308,7 @@ class SE2TransformerConv(MessagePassing):
     def message(
         self,
         value_j: Tensor,
+        directions_j: OptTensor,
         frame_vectors_j: OptTensor,
         alpha: Tensor,
         harmonics: OptTensor,
@@ -307,7 +317,11 @@ class SE2TransformerConv(MessagePassing):
         """Weigh values, vectors and edge features by attention, ``[E, H, ...]``."""
         parts = [value_j]
         if harmonics is not None:
-            parts.append(rotate(harmonics[..., None], frame_vectors_j).flatten(2).to(value_j.dtype))
+            cos, sin = harmonics[:, :, :, None].unbind(2)
+            rotated = [rotate(cos, sin, directions_j)]
+            if frame_vectors_j is not None:
+                rotated.append(rotate(cos, -sin, frame_vectors_j))
+            parts += [part.movedim(4, 1).flatten(2).to(value_j.dtype) for part in rotated]
         if edge_attr is not None:
             parts.append(edge_attr[:, None].expand(-1, self.heads, -1))
         return alpha[..., None] * torch.cat(parts, dim=2)
@@ -337,27 +351,28 @@ class SE2TransformerConv(MessagePassing):
         )
         return bool(not self.fuse or self.explain or overridden or any(hooks))
 
-    def _by_messages(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
+    def _by_messages(self, inputs: AttentionInputs) -> tuple[Attended, Tensor, Tensor]:
         """Aggregate as :func:`aggregate` does, through ``propagate``."""
-        query, key, value, bias, graph, radial, harmonics, frame_vectors, edge_attr = inputs
+        query, key, value, bias, graph, radial, harmonics, *vectors, edge_attr = inputs
         _, logits, lse = edge_attention(
             query, key, value[..., :0], bias, graph, backend=self.backend
         )
         alpha = attention_weights(logits, lse, graph, value.dtype)
         if radial is not None and harmonics is not None:
-            harmonics = radial[..., None] * harmonics[:, None]
+            harmonics = radial[:, :, None] * harmonics[..., None]
         out = self.propagate(
             graph.edge_index,
             size=(key.size(0), query.size(0)),
             query=query,
             key=key,
             value=value,
-            frame_vectors=frame_vectors,
+            directions=vectors[0],
+            frame_vectors=vectors[1],
             alpha=F.dropout(alpha, self.dropout, self.training),
             harmonics=harmonics,
             edge_attr=edge_attr,
         )
-        return out, logits, lse
+        return split_messages(out, inputs), logits, lse
 
     def _bias(
         self,
@@ -387,21 +402,14 @@ class SE2TransformerConv(MessagePassing):
         return sum(terms[1:], start=terms[0]), radial, harmonics
 
     def _update(
-        self, out: Tensor, x: Tensor, vectors: OptTensor, edge_weight: OptTensor
+        self, attended: Attended, x: Tensor, vectors: OptTensor, edge_weight: OptTensor
     ) -> tuple[Tensor, OptTensor]:
-        """Return node features and vectors from the aggregated messages, ``[N, H, ...]``."""
-        edges = 0 if edge_weight is None else edge_weight.size(2)
-        vector_size = 0 if self.vectors is None else self.vectors.size
-        checks.check_attended(out, self.heads, [self.out_channels, vector_size, edges])
+        """Return node features and vectors from the aggregated messages."""
+        value, directions, frames, edge_attr = attended
         # Not split(), whose results cannot be changed in place, as by nn.ReLU(inplace=True).
-        end = self.out_channels + vector_size
-        out, attended, edge = (
-            out[..., : self.out_channels],
-            out[..., self.out_channels : end],
-            out[..., end:],
-        )
-        if edge_weight is not None:
-            out = out + torch.einsum("nhd,hcd->nhc", edge, edge_weight)
+        out, passed_on = value[..., : self.out_channels], value[..., self.out_channels :]
+        if edge_weight is not None and edge_attr is not None:
+            out = out + torch.einsum("nhd,hcd->nhc", edge_attr, edge_weight)
         out = out.flatten(1) if self.concat else out.mean(dim=1)
         if self.root_weight:
             root = self.lin_skip(x)
@@ -410,9 +418,9 @@ class SE2TransformerConv(MessagePassing):
             else:
                 beta = self.lin_beta(torch.cat([out, root, out - root], dim=1)).sigmoid()
                 out = beta * root + (1 - beta) * out
-        if self.vectors is None:
+        if self.vectors is None or directions is None:
             return out, None
-        return self.vectors(out, attended, vectors)
+        return self.vectors(out, directions, frames, passed_on, vectors)
 
     @property
     def irreps_in(self) -> o3.Irreps:

@@ -96,7 +96,7 @@ class EdgeGeometry(nn.Module):
         self.heads = heads
         self.max_order = max_order or 0
         self.tolerance = tolerance
-        # A bias of the logits per head, then a weight of the directions per head and order.
+        # A bias of the logits per head, then a weight of the directions per order and head.
         self.radial: nn.Module | None = radial(heads * (1 + self.max_order)) if radial else None
 
     def reset_parameters(self) -> None:
@@ -116,7 +116,7 @@ class EdgeGeometry(nn.Module):
 
         Returns:
             Bias of the logits ``[E, H]``; and, or ``None`` without ``max_order``, weights of the
-            directions, which depend on the distance, ``[E, H, M]``, and circular harmonics of the
+            directions, which depend on the distance, ``[E, M, H]``, and circular harmonics of the
             directions ``[E, M, 2]``.
         """
         device = pos[0].device.type
@@ -134,14 +134,14 @@ class EdgeGeometry(nn.Module):
             harmonics = circular_harmonics(unit, self.max_order)
         if self.radial is None:
             if harmonics is not None:
-                weight = distance.new_ones(*shape, self.max_order)
+                weight = distance.new_ones(shape[0], self.max_order, self.heads)
             return distance.new_zeros(shape), weight, harmonics
         values = self._values(self.radial, distance)
         bias, scale = values.split([self.heads, self.heads * self.max_order], 1)
         if hasattr(self.radial, "log_envelope"):
             bias = bias + self.radial.log_envelope(distance)[:, None]  # type: ignore[operator]
         if harmonics is not None:
-            weight = 1 + scale.unflatten(1, (self.heads, -1))
+            weight = 1 + scale.unflatten(1, (-1, self.heads))
         return bias, weight, harmonics
 
     def _values(self, radial: nn.Module, distance: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class VectorChannels(nn.Module):
         out_vectors: bool,
     ) -> None:
         super().__init__()
-        self.shape = (heads, max_order, vector_channels)
+        self.shape = (max_order, vector_channels, heads)
         self.concat = concat
         self.reflections = reflections
         width = heads * vector_channels if concat else vector_channels
@@ -89,18 +89,14 @@ class VectorChannels(nn.Module):
         if out_vectors:
             self.lin_gate = Linear(out_channels, max_order * width)
 
-    @property
-    def size(self) -> int:
-        """Return the number of values that :meth:`forward` takes per node and head."""
-        _, orders, channels = self.shape
-        return 2 * orders * channels * (1 if self.lin_vector is None else 3)
-
     def reset_parameters(self) -> None:
         """Reset all learnable parameters."""
         for module in self.children():
             module.reset_parameters()  # type: ignore[operator]
 
-    def values(self, x: Tensor, vectors: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def values(
+        self, x: Tensor, vectors: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Compute the contributions of the sources.
 
         Args:
@@ -108,20 +104,18 @@ class VectorChannels(nn.Module):
             vectors: Vectors of the sources ``[N, M, V', 2]``, or ``None`` without input vectors.
 
         Returns:
-            Vectors to rotate into the frames of the edges, ``[N, H, M, 2, V or 2 V]``, and vectors
-            that are passed on, ``[N, H, 2 M V]`` or ``None``.
+            Vectors along the edges ``[N, M, 1, V, H]``; and, or ``None`` without input vectors,
+            vectors to rotate into the frames of the edges, ``[N, M, 2, V, H]``, and vectors that
+            are passed on, ``[N, H, 2 M V]``.
         """
-        gain = self.lin_direction(x).unflatten(1, self.shape)[:, :, :, None]
-        parts = [torch.cat([gain, torch.zeros_like(gain)], dim=3)]
+        directions = self.lin_direction(x).unflatten(1, self.shape)[:, :, None]
         if vectors is None or self.lin_frame is None or self.lin_vector is None:
-            return parts[0], None
-        v = _components(vectors)
+            return directions, None, None
+        v = _by_order(vectors)
         in_frame, passed_on = (
-            linear(v).unflatten(3, (self.shape[0], -1))
-            for linear in (self.lin_frame, self.lin_vector)
+            linear(v).unflatten(3, self.shape[1:]) for linear in (self.lin_frame, self.lin_vector)
         )
-        parts.append(in_frame.permute(2, 3, 1, 0, 4))
-        return torch.cat(parts, dim=4), passed_on.permute(2, 3, 0, 1, 4).flatten(2)
+        return directions, in_frame.transpose(0, 1), passed_on.permute(1, 4, 0, 2, 3).flatten(2)
 
     def logits(
         self, vectors: Tensor, radial: Tensor, harmonics: Tensor, edge_index: Tensor
@@ -130,7 +124,7 @@ class VectorChannels(nn.Module):
 
         Args:
             vectors: Vectors of the destinations ``[N, M, V', 2]``.
-            radial: Weights of the directions ``[E, H, M]``.
+            radial: Weights of the directions ``[E, M, H]``.
             harmonics: Circular harmonics of the directions ``[E, M, 2]``.
             edge_index: ``[2, E]``.
 
@@ -138,74 +132,61 @@ class VectorChannels(nn.Module):
             Logits ``[E, H]``.
         """
         assert self.lin_query is not None
-        query = self.lin_query(_components(vectors)).permute(2, 3, 1, 0)  # [N, H, M, 2]
+        query = self.lin_query(_by_order(vectors)).transpose(0, 1)  # [N, M, 2, H]
         query = query.contiguous().index_select(0, edge_index[1])
-        return ((query * harmonics[:, None]).sum(3) * radial).sum(2)
+        return ((query * harmonics[..., None]).sum(2) * radial).sum(1)
 
     def forward(
-        self, out: Tensor, attended: Tensor, vectors: Tensor | None
+        self,
+        out: Tensor,
+        directions: Tensor,
+        in_frame: Tensor | None,
+        passed_on: Tensor,
+        vectors: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Update the scalars from the attended vectors, and the vectors.
 
         Args:
             out: Scalars of the layer, ``[N, out_channels]``.
-            attended: Attended vectors that are passed on, and those in the frames of the edges,
-                ``[N, H, size]``.
-            vectors: Vectors of the destinations ``[N, M, V', 2]``; ``None`` without input vectors.
+            directions: Attended vectors along the edges, ``[N, M, 2, V, H]``.
+            in_frame: Attended vectors in the frames of the edges, ``[N, M, 2, V, H]``; ``None``
+                without input vectors, as the following.
+            passed_on: Attended vectors that are passed on, ``[N, H, 2 M V]``.
+            vectors: Vectors of the destinations ``[N, M, V', 2]``.
 
         Returns:
             Scalars ``[N, out_channels]``, and vectors ``[N, M, V'', 2]`` with ``V'' = H V`` (``V``
             without ``concat``), or ``None`` without ``out_vectors``.
         """
-        sums, in_frame = self._split(attended)
-        if self.lin_root is not None and vectors is not None:
-            sums = sums + self.lin_root(_components(vectors))
-        length = _norm(*sums.unbind(0))
-        sums = _normalize(sums)
-        (x1, y1), (x2, y2) = (part.unbind(0) for part in self.lin_pair(sums).chunk(2, dim=3))
+        sums = self._join_heads(directions)
+        if in_frame is not None and vectors is not None:
+            passed_on = passed_on.unflatten(2, (self.shape[0], 2, -1)).permute(0, 2, 3, 4, 1)
+            sums = sums + self._join_heads(passed_on)
+            if self.lin_root is not None:
+                sums = sums + self.lin_root(_by_order(vectors))
+        sums, length = _normalize(sums)
+        (x1, y1), (x2, y2) = (part.unbind(2) for part in self.lin_pair(sums).chunk(2, dim=3))
         invariants = [length, x1 * x2 + y1 * y2]
         if not self.reflections:
             invariants.append(x1 * y2 - y1 * x2)
         if in_frame is not None:
             # Across the edge, the component changes sign under reflection.
-            invariants += in_frame.unbind(0)[: 1 if self.reflections else 2]
-        flat = torch.cat(invariants, dim=2).transpose(0, 1).flatten(1)
+            invariants += self._join_heads(in_frame).unbind(2)[: 1 if self.reflections else 2]
+        flat = torch.cat([part.transpose(0, 1) for part in invariants], dim=2).flatten(1)
         out = out + self.lin_invariant(flat)
         if self.lin_gate is None:
             return out, None
-        gate = self.lin_gate(out).sigmoid().unflatten(1, (self.shape[1], -1)).transpose(0, 1)
-        return out, (sums * gate).permute(2, 1, 3, 0)
-
-    def _split(self, attended: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return attended vectors, and those in the frames of the edges, by component.
-
-        Args:
-            attended: See :meth:`forward`.
-
-        Returns:
-            Two tensors ``[2, M, N, V'']``; ``None`` for the second without input vectors.
-        """
-        _, orders, channels = self.shape
-        size = 0 if self.lin_vector is None else 2 * orders * channels
-        passed_on, frames = attended.split([size, self.size - size], dim=2)
-        frames = frames.unflatten(2, (orders, 2, -1)).permute(3, 2, 0, 1, 4)
-        in_frame = None
-        directions, *rest = frames.split(channels, dim=4)
-        x, y = directions.unbind(0)
-        # In the frame of an edge at an angle, a fixed vector is at minus that angle.
-        sums = torch.stack([x, -y])
-        if size:
-            sums = sums + passed_on.unflatten(2, (2, orders, channels)).permute(2, 3, 0, 1, 4)
-            in_frame = self._join_heads(rest[0])
-        return self._join_heads(sums), in_frame
+        gate = self.lin_gate(out).sigmoid().unflatten(1, (self.shape[0], 1, -1))
+        return out, (sums.transpose(0, 1) * gate).transpose(2, 3)
 
     def _join_heads(self, vectors: Tensor) -> Tensor:
-        """Return vectors ``[2, M, N, H, V]`` as ``[2, M, N, H V]``, or their mean over heads."""
-        return vectors.flatten(3) if self.concat else vectors.mean(dim=3)
+        """Return vectors ``[N, M, 2, V, H]`` as ``[M, N, 2, V H]``, or their mean over heads."""
+        joined = vectors.flatten(3) if self.concat else vectors.mean(dim=4)
+        return joined.transpose(0, 1)
 
 
 class _PerOrder(nn.Module):
-    """Linear map of vector channels per order, ``[2, M, N, V] -> [2, M, N, W]``."""
+    """Linear map of vector channels per order, ``[M, N, 2, V] -> [M, N, 2, W]``."""
 
     def __init__(self, in_channels: int, out_channels: int, max_order: int) -> None:
         super().__init__()
@@ -217,24 +198,28 @@ class _PerOrder(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return vectors @ self.weight.transpose(1, 2)
+        flat = torch.bmm(vectors.flatten(1, 2), self.weight.transpose(1, 2))
+        return flat.unflatten(1, (-1, 2))
 
 
-def _components(vectors: Tensor) -> Tensor:
-    """Return vectors ``[N, M, V, 2]`` by component, ``[2, M, N, V]``."""
-    return vectors.permute(3, 1, 0, 2).contiguous()
+def _by_order(vectors: Tensor) -> Tensor:
+    """Return vectors ``[N, M, V, 2]`` by order, ``[M, N, 2, V]``."""
+    return vectors.permute(1, 0, 3, 2).contiguous()
 
 
-def _normalize(vectors: Tensor) -> Tensor:
-    """Scale vectors ``[2, M, N, V]`` to a root mean square of about 1 over the channels."""
+def _normalize(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale vectors to a root mean square of about 1 over the channels.
+
+    Args:
+        vectors: ``[M, N, 2, V]``.
+
+    Returns:
+        Scaled vectors, and lengths before ``[M, N, V]``.
+    """
     # Squares of half precision overflow from 256 on.
-    square = vectors.to(compute_dtype(vectors.dtype)).square().sum(0).mean(dim=2, keepdim=True)
-    return vectors * torch.rsqrt(square + _SMALL).to(vectors.dtype)
-
-
-def _norm(x: Tensor, y: Tensor) -> Tensor:
-    """Return lengths, with gradient 0 (not NaN) where they are 0."""
-    wide = compute_dtype(x.dtype)
-    square = x.to(wide).square() + y.to(wide).square()
-    nonzero = square > 0
-    return torch.where(nonzero, torch.where(nonzero, square, 1).sqrt(), 0).to(x.dtype)
+    wide = vectors.to(compute_dtype(vectors.dtype))
+    square = wide.square().sum(dim=2)
+    scale = torch.rsqrt(square.mean(dim=2, keepdim=True) + _SMALL)[:, :, None]
+    # Gradient 0 (not NaN) where the length is 0.
+    length = square.clamp(min=torch.finfo(wide.dtype).tiny).sqrt()
+    return vectors * scale.to(vectors.dtype), length.to(vectors.dtype)

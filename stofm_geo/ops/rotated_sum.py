@@ -1,4 +1,4 @@
-"""Weighted sums of vectors in the frames of the edges, without a tensor of all messages."""
+"""Weighted sums of vectors that are rotated by edges, without a tensor of all messages."""
 
 from __future__ import annotations
 
@@ -22,30 +22,34 @@ def rotated_sum(
     values: Tensor,
     graph: EdgeGraph | Tensor,
     *,
+    inverse: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    r"""Sum the vectors of the sources over the edges, in the frame of each edge.
+    r"""Sum the vectors of the sources over the edges, rotated by the angle of each edge.
 
     .. math::
-        o_{ihm} = \sum_{j \to i} w_{jihm} \, R(-m\theta_{ji}) \, v_{jhm}
+        o_{imh} = \sum_{j \to i} w_{jimh} \, R(m\theta_{ji}) \, v_{jmh}
 
-    where :math:`R` is a rotation, and :math:`\theta_{ji}` the angle of the edge. If the vectors
-    rotate with the positions, those of order :math:`m` by :math:`m` times the angle, the sum is
-    invariant: its first component is along the edges, its second one across. If they are fixed,
-    :math:`(1, 0)`, the sum is :math:`(x, -y)` with :math:`(x, y)` the weighted sum of the
-    directions, a vector of order :math:`m`.
+    where :math:`R` is a rotation, and :math:`\theta_{ji}` the angle of the edge: vectors in the
+    frame of each edge become vectors in the plane. Vectors along the edges, :math:`(u, 0)`, may be
+    given by their first component alone. With ``inverse``, vectors in the plane are rotated by
+    :math:`-m\theta_{ji}` into the frame of each edge. If they rotate with the positions, those of
+    order :math:`m` by :math:`m` times the angle, the sum is then invariant: its first component is
+    along the edges, its second one across.
 
     Args:
-        weight: Weights of the edges, ``[E, H, M]`` (heads, orders), of any sign.
+        weight: Weights of the edges, ``[E, M, H]`` (orders, heads), of any sign.
         unit: Circular harmonics :math:`(\cos m\theta, \sin m\theta)` of the edges, ``[E, M, 2]``.
-        values: Vectors of the sources, ``[num_src, H, M, 2, V]``.
+        values: Vectors of the sources, ``[num_src, M, 2, V, H]``; or ``[num_src, M, 1, V, H]``,
+            whose second component is 0.
         graph: ``[2, E]`` int64, rows source and destination, with as many destinations as sources;
             or an :class:`~stofm_geo.ops.EdgeGraph`.
+        inverse: Rotate by minus the angle (default no).
         backend: ``"auto"`` (default): a kernel if there is one for these tensors; ``"reference"``:
             PyTorch's own operations.
 
     Returns:
-        ``[N, H, M, 2, V]``, with gradients of any order to all three; 0 where a node has no edge.
+        ``[N, M, 2, V, H]``, with gradients of any order to all three; 0 where a node has no edge.
 
     Raises:
         ValueError: Shapes do not match, or the backend is unknown.
@@ -56,50 +60,75 @@ def rotated_sum(
         >>> from stofm_geo.ops import rotated_sum
         >>> edge_index = torch.tensor([[1, 2], [0, 0]])
         >>> unit = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])  # one edge along x, one along y
-        >>> fixed = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2, 1).expand(3, 1, 1, 2, 1)
-        >>> rotated_sum(torch.ones(2, 1, 1), unit, fixed, edge_index)[0].flatten().tolist()
-        [1.0, -1.0]
+        >>> along = torch.ones(3, 1, 1, 1, 1)
+        >>> rotated_sum(torch.ones(2, 1, 1), unit, along, edge_index)[0].flatten().tolist()
+        [1.0, 1.0]
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {list(BACKENDS)}")
     if not isinstance(graph, EdgeGraph):
         graph = EdgeGraph(graph, values.size(0))
     edges = graph.edge_index.size(1)
-    if values.dim() != 5 or values.size(0) != graph.num_src or values.size(3) != 2:
+    if values.dim() != 5 or values.size(0) != graph.num_src or values.size(2) not in (1, 2):
         raise ValueError(
-            f"values must be [{graph.num_src}, H, M, 2, V]; found {list(values.shape)}"
+            f"values must be [{graph.num_src}, M, 1 or 2, V, H]; found {list(values.shape)}"
         )
-    heads, orders = values.size(1), values.size(2)
-    if weight.shape != (edges, heads, orders):
-        expected = [edges, heads, orders]
-        raise ValueError(f"weight must be [E, H, M] = {expected}; found {list(weight.shape)}")
+    orders, heads = values.size(1), values.size(4)
+    if weight.shape != (edges, orders, heads):
+        expected = [edges, orders, heads]
+        raise ValueError(f"weight must be [E, M, H] = {expected}; found {list(weight.shape)}")
     if unit.shape != (edges, orders, 2):
         raise ValueError(f"unit must be {[edges, orders, 2]}; found {list(unit.shape)}")
+    sign = -1 if inverse else 1
     plain = backend == "reference" or loops is None or needs_plain_operations()
     if plain or values.device.type != "cpu":
         src, dst = graph.edge_index[0], graph.edge_index[1]
-        return _scatter(weight, unit, values, src, dst, graph.num_dst)
+        return _scatter(weight, unit, values, src, dst, sign, graph.num_dst)
     inputs = (weight, unit, values)
     needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     reverse = graph.reverse if needs_gradients else (graph.ptr[:0], graph.src[:0])
     sorted_inputs = graph.sort(weight), graph.sort(unit), values
-    return _sum(*sorted_inputs, graph.src, graph.dst, graph.ptr, *reverse)
+    return _sum(*sorted_inputs, graph.src, graph.dst, graph.ptr, *reverse, sign)
 
 
-def rotate(unit: Tensor, vectors: Tensor) -> Tensor:
-    """Rotate vectors ``[..., 2, V]`` by minus the angles of unit vectors ``[..., 2, 1 or V]``."""
-    (cos, sin), (x, y) = unit.unbind(-2), vectors.unbind(-2)
-    return torch.stack([cos * x + sin * y, cos * y - sin * x], dim=-2)
+def rotate(cos: Tensor, sin: Tensor, vectors: Tensor) -> Tensor:
+    """Rotate vectors by angles.
+
+    Args:
+        cos: Cosines of the angles, to be multiplied with a component ``[..., V, H]``.
+        sin: Sines.
+        vectors: ``[..., 2, V, H]``, or ``[..., 1, V, H]`` whose second component is 0.
+
+    Returns:
+        ``[..., 2, V, H]``.
+    """
+    if vectors.size(-3) == 1:
+        x = vectors.squeeze(-3)
+        return torch.stack([cos * x, sin * x], dim=-3)
+    x, y = vectors.unbind(-3)
+    return torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-3)
 
 
 def _scatter(
-    weight: Tensor, unit: Tensor, values: Tensor, src: Tensor, dst: Tensor, size: int
+    weight: Tensor,
+    unit: Tensor,
+    values: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    sign: int,
+    size: int,
 ) -> Tensor:
     """Compute the sum by PyTorch's operations; half precision in single precision."""
     kind = _kind(weight, unit, values)
-    weighted = weight.to(kind)[..., None] * unit.to(kind)[:, None]
-    messages = rotate(weighted[..., None], values.to(kind).index_select(0, src))
+    cos, sin = _weighted(weight.to(kind), unit.to(kind), sign)
+    messages = rotate(cos, sin, values.to(kind).index_select(0, src))
     return scatter_sum(messages, dst, size).to(values.dtype)
+
+
+def _weighted(weight: Tensor, unit: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+    """Return weighted cosines and sines of the edges, ``[E, M, 1, H]``."""
+    cos, sin = unit[..., None].unbind(2)
+    return (weight * cos)[:, :, None], (weight * (sign * sin))[:, :, None]
 
 
 def _kind(*tensors: Tensor) -> torch.dtype:
@@ -119,20 +148,22 @@ def _sum(
     ptr: Tensor,
     reverse_ptr: Tensor,
     reverse_edges: Tensor,
+    sign: int,
 ) -> Tensor:
     kind = _kind(weight, unit, values)
-    out = values.new_empty(ptr.size(0) - 1, *values.shape[1:], dtype=kind)
+    shape = (ptr.size(0) - 1, values.size(1), 2, *values.shape[3:])
+    out = values.new_empty(shape, dtype=kind)
     given = threads.as_arrays(kind, weight, unit, values, src, ptr, out)
     weight_, unit_, values_, src_, ptr_, out_ = given
     threads.run_over_edges(
-        loops.rotated_sums, ptr_, values_, weight_, unit_, values_, src_, ptr_, -1, out_
+        loops.rotated_sums, ptr_, values_, weight_, unit_, values_, src_, ptr_, sign, out_
     )
     return out.to(values.dtype)
 
 
 @_sum.register_fake
-def _(weight, unit, values, src, dst, ptr, *reverse):  # type: ignore[no-untyped-def]
-    return values.new_empty(ptr.size(0) - 1, *values.shape[1:])
+def _(weight, unit, values, src, dst, ptr, *rest):  # type: ignore[no-untyped-def]
+    return values.new_empty(ptr.size(0) - 1, values.size(1), 2, *values.shape[3:])
 
 
 @torch.library.custom_op("stofm_geo::rotated_sum_cpu_backward", mutates_args=(), device_types="cpu")
@@ -146,6 +177,7 @@ def _sum_backward(
     ptr: Tensor,
     reverse_ptr: Tensor,
     reverse_edges: Tensor,
+    sign: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     kind = _kind(weight, unit, values)
     inputs = (weight, unit, values)
@@ -153,49 +185,58 @@ def _sum_backward(
     into = threads.as_arrays(kind, d_weight, d_unit, d_values)
     slope, *given = threads.as_arrays(kind, d_out, weight, unit, values, src, ptr)
     weight_, unit_, values_, src_, ptr_ = given
-    threads.run_over_edges(
-        loops.rotated_products, ptr_, values_, weight_, unit_, values_, slope, src_, ptr_, *into[:2]
-    )
+    parts = (weight_, unit_, values_, slope, src_, ptr_, sign, *into[:2])
+    threads.run_over_edges(loops.rotated_products, ptr_, values_, *parts)
+    # Copied in this order first: reading weights at random in the loop takes twice as long.
     by_source = (t.index_select(0, reverse_edges) for t in (weight, unit, dst))
     weight_, unit_, dst_, ptr_ = threads.as_arrays(kind, *by_source, reverse_ptr)
     threads.run_over_edges(
-        loops.rotated_sums, ptr_, slope, weight_, unit_, slope, dst_, ptr_, 1, into[2]
+        loops.rotated_sums, ptr_, slope, weight_, unit_, slope, dst_, ptr_, -sign, into[2]
     )
     return d_weight.to(weight.dtype), d_unit.to(unit.dtype), d_values.to(values.dtype)
 
 
 @_sum_backward.register_fake
-def _(d_out, weight, unit, values, *graph):  # type: ignore[no-untyped-def]
+def _(d_out, weight, unit, values, *rest):  # type: ignore[no-untyped-def]
     return tuple(tensor.new_empty(tensor.shape) for tensor in (weight, unit, values))
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.sign = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx, d_out):  # type: ignore[no-untyped-def]
     if torch.is_grad_enabled():  # create_graph: this gradient may be differentiated
         weight, unit, values, src, dst, *_ = ctx.saved_tensors
-        gradients = _plain_backward(d_out, weight, unit, values, src, dst)
+        gradients = _plain_backward(d_out, weight, unit, values, src, dst, ctx.sign)
     else:
-        gradients = _sum_backward(d_out, *ctx.saved_tensors)
-    return (*gradients, None, None, None, None, None)
+        gradients = _sum_backward(d_out, *ctx.saved_tensors, ctx.sign)
+    return (*gradients, None, None, None, None, None, None)
 
 
 def _plain_backward(
-    d_out: Tensor, weight: Tensor, unit: Tensor, values: Tensor, src: Tensor, dst: Tensor
+    d_out: Tensor,
+    weight: Tensor,
+    unit: Tensor,
+    values: Tensor,
+    src: Tensor,
+    dst: Tensor,
+    sign: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients by operations that can be differentiated again."""
     kind = _kind(weight, unit, values)
     wide_weight, wide_unit = weight.to(kind), unit.to(kind)
     slope, x = d_out.to(kind).index_select(0, dst), values.to(kind).index_select(0, src)
-    # With respect to the weighted unit vector of the edge, [E, H, M, 2].
-    d_weighted = rotate(slope, x).sum(-1)
-    d_weight = (d_weighted * wide_unit[:, None]).sum(-1)
-    d_unit = (d_weighted * wide_weight[..., None]).sum(1)
-    mirror = unit.new_tensor([1, -1], dtype=kind)
-    weighted = wide_weight[..., None] * (wide_unit * mirror)[:, None]
-    d_values = scatter_sum(rotate(weighted[..., None], slope), src, values.size(0))
+    # With respect to weighted cosines and sines, [E, M, 2, H].
+    ones, zeros = slope.new_ones(()), slope.new_zeros(())
+    turned = rotate(zeros, sign * ones, x)
+    straight = rotate(ones, zeros, x)
+    d_weighted = torch.stack([(slope * part).sum((2, 3)) for part in (straight, turned)], dim=2)
+    d_weight = (d_weighted * wide_unit[..., None]).sum(2)
+    d_unit = (d_weighted * wide_weight[:, :, None]).sum(3)
+    cos, sin = _weighted(wide_weight, wide_unit, -sign)
+    d_values = scatter_sum(rotate(cos, sin, slope), src, values.size(0))[:, :, : values.size(2)]
     return d_weight.to(weight.dtype), d_unit.to(unit.dtype), d_values.to(values.dtype)
 
 

@@ -16,7 +16,30 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from stofm_geo.ops.compiled import compiled
+
 LANES = 8
+
+
+@compiled
+def period_of(heads):  # type: ignore[no-untyped-def]
+    """Compute the least common multiple of 8 and the number of heads.
+
+    Numbers by head, ``[..., H]`` in memory, are taken eight at a time: place ``p`` of a period
+    belongs to head ``p % H``.
+    """
+    period = heads
+    while period % LANES:
+        period += heads
+    return period
+
+
+@compiled
+def next_place(place, period):  # type: ignore[no-untyped-def]
+    """Compute the place of the next eight numbers."""
+    return place + LANES if place + LANES < period else 0
+
+
 _CONTRACT = ("contract",)  # a product and a sum may be one instruction
 _INT32 = ir.IntType(32)
 
@@ -108,6 +131,10 @@ def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.fadd(builder.fmul(a, b, flags=_CONTRACT), c, flags=_CONTRACT)
 
 
+def _multiply_subtract(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return builder.fsub(c, builder.fmul(a, b, flags=_CONTRACT), flags=_CONTRACT)
+
+
 def _maximum(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
@@ -117,6 +144,7 @@ subtract = _elementwise(2, lambda builder, a, b: builder.fsub(a, b))
 multiply = _elementwise(2, lambda builder, a, b: builder.fmul(a, b))
 maximum = _elementwise(2, _maximum)  # b where a is NaN
 multiply_add = _elementwise(3, _multiply_add)  # a * b + c
+multiply_subtract = _elementwise(3, _multiply_subtract)  # c - a * b
 
 
 @intrinsic

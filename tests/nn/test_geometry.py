@@ -105,7 +105,7 @@ def test_distances_alone_directions_alone_or_both() -> None:
     directions = EdgeGeometry(3, None, 2)
     bias, weight, harmonics = directions((pos, pos), edge_index, torch.float32)
     assert (bias == 0).all() and bias.shape == (20, 3)
-    assert (weight == 1).all() and weight.shape == (20, 3, 2)
+    assert (weight == 1).all() and weight.shape == (20, 2, 3)
     torch.testing.assert_close(harmonics, expected)
 
     both = EdgeGeometry(3, GaussianRadial, 2)
@@ -113,7 +113,7 @@ def test_distances_alone_directions_alone_or_both() -> None:
     values = both.radial(length)
     assert values.shape == (20, 9)
     torch.testing.assert_close(bias, values[:, :3])
-    torch.testing.assert_close(weight, 1 + values[:, 3:].view(20, 3, 2))
+    torch.testing.assert_close(weight, 1 + values[:, 3:].view(20, 2, 3))
     torch.testing.assert_close(harmonics, expected)
 
 
@@ -127,7 +127,7 @@ def test_no_edges(radial: type | None, max_order: int | None) -> None:
     if max_order is None:
         assert rest == [None, None]
     else:
-        assert [part.shape for part in rest] == [(0, 3, max_order), (0, max_order, 2)]
+        assert [part.shape for part in rest] == [(0, max_order, 3), (0, max_order, 2)]
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e8])

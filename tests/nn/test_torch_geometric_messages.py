@@ -294,5 +294,5 @@ def test_a_method_that_takes_what_there_is_not_is_named() -> None:
 
 def test_messages_of_another_shape_are_named(x) -> None:
     conv = Scaled(8, 4, 2, radial=None, edge_dim=3).double()
-    with pytest.raises(ValueError, match=r"\[E, 2, 7\].*: \[4, 0, 3\].*add up to \[4, 2, 4\]"):
+    with pytest.raises(ValueError, match=r"\[E, 2, 7\].*: \[4, 0, 0, 3\].*add up to \[4, 2, 4\]"):
         conv(x, EDGES, torch.zeros(5, 3, dtype=torch.float64))

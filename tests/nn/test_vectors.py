@@ -21,14 +21,14 @@ def slow(conv: SE2TransformerConv, graph: dict, i: int) -> tuple[Tensor, Tensor]
     )  # fmt: skip
     x, pos, vectors, parts = graph["x"], graph["pos"], graph["vectors"], conv.vectors
     edge_weight = conv.lin_edge.weight.view(heads, channels, -1)
-    factor = parts.lin_direction.weight.view(heads, orders, size, -1)
-    constant = parts.lin_direction.bias.view(heads, orders, size)
+    factor = parts.lin_direction.weight.view(orders, size, heads, -1)
+    constant = parts.lin_direction.bias.view(orders, size, heads)
     carry, seen = (
-        linear.weight.view(orders, heads, size, -1)
+        linear.weight.view(orders, size, heads, -1)
         for linear in (parts.lin_vector, parts.lin_frame)
     )
-    scalars, turning = [], x.new_zeros(orders, heads, size, 2)
-    in_frame = x.new_zeros(orders, heads, size, 2)
+    scalars, turning = [], x.new_zeros(orders, size, heads, 2)
+    in_frame = x.new_zeros(orders, size, heads, 2)
     for h in range(heads):
         rows = slice(h * channels, (h + 1) * channels)
         q, logits, values, arrows, frames = conv.lin_query(x[i])[rows], [], [], [], []
@@ -43,22 +43,22 @@ def slow(conv: SE2TransformerConv, graph: dict, i: int) -> tuple[Tensor, Tensor]
             values.append(conv.lin_value(x[j])[rows] + along)
             arrow, frame = x.new_zeros(orders, size, 2), x.new_zeros(orders, size, 2)
             for m in range(1, orders + 1) if d else ():
-                w = 1 + radial[heads + h * orders + m - 1]
+                w = 1 + radial[m * heads + h]
                 wave = x.new_tensor([math.cos(m * theta), math.sin(m * theta)])
-                u = factor[h, m - 1] @ x[j] + constant[h, m - 1]
+                u = factor[m - 1, :, h] @ x[j] + constant[m - 1, :, h]
                 arrow[m - 1] = w * u[:, None] * wave
                 logit = logit + w * (parts.lin_query.weight[m - 1, h] @ vectors[i, m - 1]) @ wave
                 back = torch.stack([wave, wave.flip(0) * wave.new_tensor([-1, 1])])
-                frame[m - 1] = w * (seen[m - 1, h] @ vectors[j, m - 1]) @ back.t()
+                frame[m - 1] = w * (seen[m - 1, :, h] @ vectors[j, m - 1]) @ back.t()
             for m in range(orders):
-                arrow[m] += carry[m, h] @ vectors[j, m]
+                arrow[m] += carry[m, :, h] @ vectors[j, m]
             arrows.append(arrow)
             frames.append(frame)
             logits.append(logit)
         alpha = torch.stack(logits).softmax(0)
         scalars.append(sum(a * value for a, value in zip(alpha, values, strict=True)))
-        turning[:, h] = sum(a * arrow for a, arrow in zip(alpha, arrows, strict=True))
-        in_frame[:, h] = sum(a * frame for a, frame in zip(alpha, frames, strict=True))
+        turning[:, :, h] = sum(a * arrow for a, arrow in zip(alpha, arrows, strict=True))
+        in_frame[:, :, h] = sum(a * frame for a, frame in zip(alpha, frames, strict=True))
     out = torch.cat(scalars) + conv.lin_skip(x[i])
     a = turning.flatten(1, 2) + torch.stack(
         [parts.lin_root.weight[m] @ vectors[i, m] for m in range(orders)]

@@ -1,4 +1,4 @@
-"""Sums of vectors in the frames of edges: the formula, gradients, threads, and what is refused."""
+"""Sums of rotated vectors: the formula, gradients, threads, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,47 +15,78 @@ MODULE = sys.modules["stofm_geo.ops.rotated_sum"]
 Inputs = tuple[Tensor, Tensor, Tensor, EdgeGraph]
 
 
-def example(edges: int = 200, dtype=torch.float64, channels: int = 4) -> Inputs:
+def example(
+    edges: int = 200, dtype=torch.float64, channels: int = 4, heads: int = 3, parts: int = 2
+) -> Inputs:
     """Of 30 sources and 20 destinations, the last of which have no edge."""
     draw = torch.Generator().manual_seed(0)
     angle = 6.3 * torch.rand(edges, generator=draw, dtype=torch.float64)
     unit = circular_harmonics(torch.stack([angle.cos(), angle.sin()], dim=1), 2).to(dtype)
-    weight = torch.randn(edges, 3, 2, generator=draw, dtype=torch.float64).to(dtype)
-    values = torch.randn(30, 3, 2, 2, channels, generator=draw, dtype=torch.float64).to(dtype)
+    weight = torch.randn(edges, 2, heads, generator=draw, dtype=torch.float64).to(dtype)
+    shape = (30, 2, parts, channels, heads)
+    values = torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)
     src, dst = (torch.randint(n - 1, (edges,), generator=draw) for n in (30, 20))
     return weight, unit, values, EdgeGraph(torch.stack([src, dst]), 20, 30)
 
 
-def results(*inputs: Tensor | EdgeGraph, backend: str = "auto") -> list[Tensor]:
+def results(
+    *inputs: Tensor | EdgeGraph, inverse: bool = False, backend: str = "auto"
+) -> list[Tensor]:
     *tensors, graph = inputs
     leaves = [tensor.clone().requires_grad_() for tensor in tensors]
-    out = rotated_sum(*leaves, graph, backend=backend)
-    out.sin().sum().backward()
+    out = rotated_sum(*leaves, graph, inverse=inverse, backend=backend)
+    (out / 8).sin().sum().backward()
     return [out.detach(), *(leaf.grad for leaf in leaves)]
 
 
-def test_each_destination_has_the_sum_of_its_edges() -> None:
+@pytest.mark.parametrize("inverse", [False, True])
+def test_each_destination_has_the_sum_of_its_edges(inverse: bool) -> None:
     weight, unit, values, graph = example()
-    expected = torch.zeros(20, 3, 2, 2, 4, dtype=torch.float64)
+    expected = torch.zeros(20, 2, 2, 4, 3, dtype=torch.float64)
     for e, (src, dst) in enumerate(graph.edge_index.t().tolist()):
         for order in range(2):
             cos, sin = unit[e, order].tolist()
-            back = torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float64)
+            turn = torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
+            turn = turn.t() if inverse else turn
             for head in range(3):
-                rotated = back @ values[src, head, order]
-                expected[dst, head, order] += weight[e, head, order] * rotated
-    torch.testing.assert_close(rotated_sum(weight, unit, values, graph), expected)
+                rotated = turn @ values[src, order, :, :, head]
+                expected[dst, order, :, :, head] += weight[e, order, head] * rotated
+    found = rotated_sum(weight, unit, values, graph, inverse=inverse)
+    torch.testing.assert_close(found, expected)
     assert not expected[-1].any()
 
 
-@pytest.mark.parametrize("channels", [1, 3, 8])
-@pytest.mark.parametrize("edges", [1, 201, 12_000])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_vectors_along_the_edges_have_no_second_component(inverse: bool, backend: str) -> None:
+    weight, unit, along, graph = example(parts=1)
+    both = torch.cat([along, torch.zeros_like(along)], dim=2)
+    expected = results(weight, unit, both, graph, inverse=inverse, backend=backend)
+    expected[3] = expected[3][:, :, :1]
+    found = results(weight, unit, along, graph, inverse=inverse, backend=backend)
+    torch.testing.assert_close(found, expected)
+
+
+# Numbers of channels and heads around eight, in which the kernel takes them; more edges than the 32
+# of a destination that it takes at once.
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(
+    ("edges", "channels", "heads"),
+    [
+        *((1, 1, 1), (201, 3, 3), (201, 8, 1), (201, 4, 2), (201, 5, 4), (201, 4, 6), (201, 2, 8)),
+        *((201, 3, 12), (12_000, 4, 8)),
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_kernel_and_plain_pytorch_are_the_same(edges: int, channels: int, dtype) -> None:
-    given = example(edges, dtype, channels)
-    found = results(*given)
+def test_the_kernel_and_plain_pytorch_are_the_same(
+    edges: int, channels: int, heads: int, parts: int, dtype
+) -> None:
+    given = example(edges, dtype, channels, heads, parts)
+    inverse = parts == 2
+    found = results(*given, inverse=inverse)
     close = {"atol": 1e-3, "rtol": 1e-4} if dtype == torch.float32 else {}
-    torch.testing.assert_close(found, results(*given, backend="reference"), **close)
+    expected = results(*given, inverse=inverse, backend="reference")
+    torch.testing.assert_close(found, expected, **close)
     assert all(part.dtype == dtype for part in found)
 
 
@@ -68,25 +99,31 @@ def test_without_numba_it_is_the_same(monkeypatch) -> None:
 
 def test_vectors_that_rotate_with_the_edges_give_the_same() -> None:
     weight, unit, values, graph = example()
-    before = rotated_sum(weight, unit, values, graph)
-    turn = circular_harmonics(torch.tensor([[0.6, 0.8]], dtype=torch.float64), 2)[0]
-    mirrored = turn * torch.tensor([1, -1])  # rotates forwards
-    rotated = MODULE.rotate(mirrored[..., None], values)
-    rotated_unit = MODULE.rotate(mirrored[..., None], unit[..., None])[..., 0]
-    torch.testing.assert_close(rotated_sum(weight, rotated_unit, rotated, graph), before)
+    before = rotated_sum(weight, unit, values, graph, inverse=True)
+    cos, sin = circular_harmonics(torch.tensor([[0.6, 0.8]], dtype=torch.float64), 2)[0].t()
+    rotated = MODULE.rotate(cos[:, None, None], sin[:, None, None], values)
+    rotated_unit = MODULE.rotate(cos[:, None, None], sin[:, None, None], unit[..., None, None])
+    after = rotated_sum(weight, rotated_unit[..., 0, 0], rotated, graph, inverse=True)
+    torch.testing.assert_close(after, before)
 
 
-def test_gradcheck_of_first_and_second_order() -> None:
-    *tensors, graph = example(edges=10, channels=2)
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gradcheck_of_first_and_second_order(inverse: bool, parts: int) -> None:
+    *tensors, graph = example(edges=10, channels=2, parts=parts)
     leaves = [tensor.requires_grad_() for tensor in tensors]
-    assert torch.autograd.gradcheck(lambda *given: rotated_sum(*given, graph), leaves)
-    assert torch.autograd.gradgradcheck(lambda *given: rotated_sum(*given, graph), leaves)
+
+    def function(*given: Tensor) -> Tensor:
+        return rotated_sum(*given, graph, inverse=inverse)
+
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
 
 
 def test_it_is_a_registered_op() -> None:
     weight, unit, values, graph = example(edges=12)
     inputs = [t.requires_grad_() for t in (graph.sort(weight), graph.sort(unit), values)]
-    args = (*inputs, graph.src, graph.dst, graph.ptr, *graph.reverse)
+    args = (*inputs, graph.src, graph.dst, graph.ptr, *graph.reverse, -1)
     torch.library.opcheck(torch.ops.stofm_geo.rotated_sum_cpu, args)
 
 
@@ -110,13 +147,13 @@ def test_half_precision_is_computed_in_single() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     weight, unit, values, graph = example()
     with pytest.raises(
-        ValueError, match=r"values must be \[30, H, M, 2, V\]; found \[29, 3, 2, 2, 4"
+        ValueError, match=r"values must be \[30, M, 1 or 2, V, H\]; found \[29, 2, 2, 4, 3"
     ):
         rotated_sum(weight, unit, values[1:], graph)
     with pytest.raises(
-        ValueError, match=r"weight must be \[E, H, M\] = \[200, 3, 2\]; found \[200, 2, 2\]"
+        ValueError, match=r"weight must be \[E, M, H\] = \[200, 2, 3\]; found \[200, 2, 2\]"
     ):
-        rotated_sum(weight[:, :2], unit, values, graph)
+        rotated_sum(weight[..., :2], unit, values, graph)
     with pytest.raises(ValueError, match=r"unit must be \[200, 2, 2\]; found \[200, 1, 2\]"):
         rotated_sum(weight, unit[:, :1], values, graph)
     with pytest.raises(ValueError, match="unknown backend 'fast'"):

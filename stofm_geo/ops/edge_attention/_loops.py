@@ -22,26 +22,13 @@ from stofm_geo.ops.simd import (
     maximum,
     multiply,
     multiply_add,
+    next_place,
+    period_of,
     splat,
     store,
     subtract,
 )
 from stofm_geo.ops.sums import row_dot_products
-
-
-@compiled
-def _period(heads):  # type: ignore[no-untyped-def]
-    """Compute the least common multiple of 8 and the number of heads."""
-    period = heads
-    while period % LANES:
-        period += heads
-    return period
-
-
-@compiled
-def _next(place, period):  # type: ignore[no-untyped-def]
-    """Compute the place of the next eight numbers."""
-    return place + LANES if place + LANES < period else 0
 
 
 @compiled
@@ -73,7 +60,7 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
     """Compute logits, their softmax ``alpha`` over a destination's edges, and their log-sum-exp."""
     heads, one = q.shape[1], q.dtype.type(1)
     scale = one / np.sqrt(q.dtype.type(q.shape[2]))
-    scales, period = splat(scale), _period(heads)
+    scales, period = splat(scale), period_of(heads)
     top, total = np.empty(period, q.dtype), np.empty(period, q.dtype)
     all_bias, all_logits, all_alpha = bias.reshape(-1), logits.reshape(-1), alpha.reshape(-1)
     for i in range(first, last):
@@ -87,7 +74,7 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
             x = multiply_add(load(all_logits, p), scales, load(all_bias, p))
             store(x, all_logits, p)
             store(maximum(x, load(top, place)), top, place)
-            place = _next(place, period)
+            place = next_place(place, period)
         for p in range(full, end):
             all_logits[p] = all_logits[p] * scale + all_bias[p]
             top[place + p - full] = max(top[place + p - full], all_logits[p])
@@ -101,7 +88,7 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
             x = exponential(subtract(load(all_logits, p), load(top, place)))
             store(x, all_alpha, p)
             store(add(x, load(total, place)), total, place)
-            place = _next(place, period)
+            place = next_place(place, period)
         for p in range(full, end):
             all_alpha[p] = exp(all_logits[p] - top[place + p - full])
             total[place + p - full] += all_alpha[p]
@@ -115,7 +102,7 @@ def weights(first, last, q, k, bias, src, ptr, logits, alpha, lse):  # type: ign
         place = 0
         for p in range(start, full, LANES):
             store(multiply(load(all_alpha, p), load(total, place)), all_alpha, p)
-            place = _next(place, period)
+            place = next_place(place, period)
         for p in range(full, end):
             all_alpha[p] *= total[place + p - full]
 
@@ -130,7 +117,7 @@ def softmax_backward(  # type: ignore[no-untyped-def]
     percents.
     """
     heads, one = v.shape[1], v.dtype.type(1)
-    period = _period(heads)
+    period = period_of(heads)
     top, total, known = (
         np.empty(period, v.dtype),
         np.empty(period, v.dtype),
@@ -153,7 +140,7 @@ def softmax_backward(  # type: ignore[no-untyped-def]
             store(x, all_alpha, p)
             store(add(x, load(total, place)), total, place)
             store(multiply_add(x, load(all_d_bias, p), load(known, place)), known, place)
-            place = _next(place, period)
+            place = next_place(place, period)
         for p in range(full, end):
             all_alpha[p] = exp(all_logits[p] - top[place + p - full])
             total[place + p - full] += all_alpha[p]
@@ -171,7 +158,7 @@ def softmax_backward(  # type: ignore[no-untyped-def]
             store(x, all_alpha, p)
             slope = add(load(all_d_bias, p), load(known, place))
             store(multiply_add(x, slope, load(all_d_logits, p)), all_d_bias, p)
-            place = _next(place, period)
+            place = next_place(place, period)
         for p in range(full, end):
             all_alpha[p] *= total[place + p - full]
             slope_here = all_d_bias[p] + known[place + p - full]
