@@ -84,6 +84,7 @@ def results(own, tmp_path_factory) -> tuple[Path, dict[str, dict], list[str]]:
     return folder, by_name, said
 
 
+@pytest.mark.slow
 def test_what_fails_says_why_and_the_rest_goes_on(results) -> None:
     folder, rows, said = results
     assert rows["PCA"]["status"] == "done" and 0 < rows["PCA"]["scores"]["ari"] < 1

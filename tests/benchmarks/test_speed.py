@@ -175,6 +175,7 @@ def test_one_that_runs_out_of_time_fails(tmp_path, monkeypatch) -> None:
     assert json.loads((tmp_path / "attention.json").read_text())["failed"]
 
 
+@pytest.mark.slow
 def test_report_of_the_committed_results(tmp_path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n")
@@ -210,6 +211,7 @@ def test_report_of_what_was_not_measured(tmp_path) -> None:
     assert status == 1 and "let its name end in .md" in words
 
 
+@pytest.mark.slow
 def test_attention() -> None:
     given = speed("_measurements").Given(quick=True)
     found = checked("attention", speed("attention").measure(given, quick_watch()))
@@ -233,6 +235,7 @@ def test_attention() -> None:
         assert contenders >= {"ours", "reference", "TransformerConv", "padded", "dense"}
 
 
+@pytest.mark.slow
 def test_encoder(alone) -> None:
     given = speed("_measurements").Given(quick=True)
     found = checked("encoder", alone("encoder").measure(given, quick_watch()))
@@ -275,6 +278,7 @@ def test_layers() -> None:
     assert set(training["times"]) == names | {"ours, dropout", "ours, dropout, messages"}
 
 
+@pytest.mark.slow
 def test_scale(alone) -> None:
     given = speed("_measurements").Given(quick=True)
     (row,) = checked("scale", alone("scale").measure(given, quick_watch()))["rows"]

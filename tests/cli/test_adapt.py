@@ -46,6 +46,7 @@ def refused(message: str, *args: object) -> None:
     assert "Traceback" not in text and sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_an_encoder_is_written_and_taken_further(files, tmp_path) -> None:
     file, words = files
     out, more = tmp_path / "deep" / "out", tmp_path / "more"

@@ -111,6 +111,7 @@ def of_elements(adata: AnnData, store: Path) -> Path:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LABELS)
 def test_every_command_takes_every_format(name, make, work, tmp_path) -> None:
     if name in IO:
@@ -149,6 +150,7 @@ def named(table: tuple[str, ...]) -> dict[str, str]:
     return {"table": table[1]} if table and table[1] == "t" else {}
 
 
+@pytest.mark.slow
 def test_a_store_is_its_own_output(make, work, tmp_path) -> None:
     path, table = make("SpatialData", tmp_path)
     pixels = path / "images" / "pixels" / "zarr.json"
@@ -161,6 +163,7 @@ def test_a_store_is_its_own_output(make, work, tmp_path) -> None:
     assert {"stofm_domain", "stofm_label"} <= set(stofm_geo.read(path, table="t").obs)
 
 
+@pytest.mark.slow
 def test_several_formats_at_once(make, work, tmp_path) -> None:
     paths = []
     for name in ("h5ad", "zarr 3", "table", "Slide-seq"):

@@ -51,6 +51,7 @@ class Killed(BaseException):
     """Not caught by a command, as a kill is not."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_killed_run_goes_on(files, tmp_path, monkeypatch, after: int) -> None:
     assert run("embed", *files, "-o", tmp_path / "whole", *OPTIONS)[0] == 0
@@ -77,6 +78,7 @@ def test_a_killed_run_goes_on(files, tmp_path, monkeypatch, after: int) -> None:
     same(tmp_path / "whole", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_what_was_kept_of_other_files_or_options_is_not_used(files, tmp_path, monkeypatch) -> None:
     words = ("embed", *files, "-o", tmp_path / "out", *OPTIONS, "--resume")
     monkeypatch.setattr(tl, "domains", lambda *_, **__: (_ for _ in ()).throw(Killed))
@@ -146,6 +148,7 @@ def test_no_domains_and_a_layer(files, tmp_path) -> None:
         assert code == 1 and message in " ".join(text.split()), text
 
 
+@pytest.mark.slow
 def test_parts_of_array_jobs(files, tmp_path) -> None:
     model = tmp_path / "m"
     SToFM().fit(read_h5ad(files[0]), max_steps=1, progress=False).save_pretrained(model)

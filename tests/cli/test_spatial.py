@@ -61,6 +61,7 @@ def test_completion_is_there() -> None:
     assert "--install-completion" in run("--help")[1]
 
 
+@pytest.mark.slow
 def test_deconvolve(file, reference, tmp_path) -> None:
     out = tmp_path / "out.h5ad"
     words = ("deconvolve", file, "--reference", reference, "-o", out, "--label-key", "region")

@@ -81,6 +81,7 @@ def accuracy(kind: str, **options) -> float:
     return float((net(test).argmax(dim=1) == test.y).float().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["direction", "chirality"])
 def test_vectors_learn_what_distances_cannot(kind: str) -> None:
     assert accuracy(kind, vector_channels=4) > 0.95

@@ -93,6 +93,7 @@ np.save({file!r}, np.column_stack([tissue.X.toarray(), tissue.obsm["spatial"]]))
 """
 
 
+@pytest.mark.slow
 def test_the_seed_says_all_on_any_processor(tmp_path) -> None:
     """NumPy partitions and sorts with the instructions that there are, and orders ties by them."""
     umath = importlib.import_module("numpy._core._multiarray_umath")

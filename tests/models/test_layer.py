@@ -24,6 +24,7 @@ def adata() -> AnnData:
     return toy_tissue(240, 40, seed=0)
 
 
+@pytest.mark.slow
 def test_fit_embed_and_annotate(adata) -> None:
     plain, other = adata.copy(), in_layer(adata)
     logs = other.X.copy()
@@ -51,6 +52,7 @@ def tl_fine_tune(model: SToFM, adata: AnnData, layer: str | None):
     return fine_tune(model, adata, "region", layer=layer, progress=False)
 
 
+@pytest.mark.slow
 def test_deconvolve_and_impute(adata) -> None:
     reference = toy_tissue(200, 40, seed=1)
     half = adata[:, :30].copy()

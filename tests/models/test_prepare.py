@@ -56,6 +56,7 @@ def test_embed_computes_nothing_twice(calls, tmp_path) -> None:
         assert calls["SpatialKNN", cells] == 2
 
 
+@pytest.mark.slow
 def test_labels_are_learned_and_predicted_on_the_same_graphs(calls) -> None:
     reference, other = toy_tissue(150, 30, seed=0), toy_tissue(160, 30, seed=1)
     tl.annotate(other, reference, "region", progress=False)
@@ -63,6 +64,7 @@ def test_labels_are_learned_and_predicted_on_the_same_graphs(calls) -> None:
         assert calls[kind, 150] == calls[kind, 160] == 1, kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["pca", "panel"])
 def test_the_same_numbers_as_without(encoder) -> None:
     adata, again = toy_tissue(150, 30, seed=0), toy_tissue(150, 30, seed=0)

@@ -263,6 +263,7 @@ def test_compiled_without_a_break_for_any_size(data: Data) -> None:
             out.x.sum().backward()
 
 
+@pytest.mark.slow
 def test_exported_for_any_size(data: Data, net: Net) -> None:
     nodes, edges = torch.export.Dim("N", min=2), torch.export.Dim("E", min=2)
     args = (data.x, data.edge_index, data.pos)

@@ -108,6 +108,7 @@ def test_coordinates_are_no_invariants() -> None:
     )  # but they are of the graph's centre
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["SE2TransformerConv (vectors)", "GATv2 (coordinates + rotations)"]
 )

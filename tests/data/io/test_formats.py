@@ -123,6 +123,7 @@ def lose(*files: str):
     return losing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize(
     ("files", "message"),

@@ -163,6 +163,7 @@ def at_call(number: int, owner: object, name: str) -> Callable[[], None]:
     return prepare
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
     [

@@ -211,6 +211,7 @@ def test_compiled(subjects: list[Subject], dynamic: bool | None) -> None:
         subject.assert_close(gradients, subject.expected()[1], 1e-10)
 
 
+@pytest.mark.slow
 def test_exported(subjects: list[Subject]) -> None:
     nodes, edges = torch.export.Dim("N", min=2), torch.export.Dim("E", min=2)
     sizes = ({0: nodes}, {1: edges}, {0: nodes})
