@@ -20,9 +20,9 @@ from stofm_geo import SToFM
 from stofm_geo.benchmark.records import environment, write_result
 
 # Width, layers, and steps. The first, with a learning rate of almost 0, is the start of all; the
-# next three take about the same time; the last two are the second of these with a quarter of the
+# next three take about the same time; the last two are the first of these with a quarter of the
 # steps and four times as many.
-RUNS = ((128, 3, 1), (64, 2, 1000), (128, 3, 500), (256, 6, 140), (128, 3, 125), (128, 3, 2000))
+RUNS = ((128, 3, 1), (64, 2, 1000), (128, 3, 500), (256, 6, 140), (64, 2, 250), (64, 2, 4000))
 CHECKS = 8  # of the loss on held-out slices
 NO_RATE = 1e-12
 
