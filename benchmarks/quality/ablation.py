@@ -30,7 +30,7 @@ from stofm_geo.benchmark.stofm_models import classify
 from stofm_geo.networks import SToFMConfig, make_network
 
 STEPS = {"molecules": 600, "cell_types": 200, "regions": 200}
-# Of the labels: parts of the paper, and whether there is training at all.
+# What is varied for labels: parts of the paper.
 PARTS = (
     "as it is",
     "1 macro node",
@@ -80,6 +80,8 @@ def main() -> None:
     done = {tuple(row[key] for key in keys) for row in rows}
     for seed in range(args.seeds):
         for dataset, task in product(args.datasets.split(","), args.tasks.split(",")):
+            if dataset not in TASKS[task].datasets:
+                continue
             splits = list(TASKS[task].splits(DATASETS[dataset].read(args.data), dataset))
             for variant in variants_of(task):
                 key = (task, dataset, seed, variant)

@@ -50,7 +50,7 @@ def main() -> None:
     entries = read_index(args.output)["slices"]
     held_out = [entry["folder"] for entry in entries if entry["slice"] in VALIDATION]
     settings["data"] |= {"folder": str(args.output), "held_out": held_out}
-    args.output.with_suffix(".yaml").write_text(yaml.safe_dump(settings))
+    Path(f"{args.output}.yaml").write_text(yaml.safe_dump(settings))
 
 
 if __name__ == "__main__":

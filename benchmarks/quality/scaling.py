@@ -3,7 +3,8 @@
 ``python -m benchmarks.quality.scaling --config CORPUS.yaml --folder RUNS -o FILE`` pre-trains
 networks of several sizes with the settings that :mod:`benchmarks.quality.mini` has written, and
 writes their losses on the slices that these hold out. ``weights`` are those without gene
-embeddings. Finished runs are kept, and killed ones resume: run it again to go on.
+embeddings, and ``cpu_seconds`` those of the last start. Finished runs are kept, and killed ones
+resume: run it again to go on.
 """
 
 from __future__ import annotations

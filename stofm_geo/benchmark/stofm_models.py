@@ -36,19 +36,21 @@ def stofm(problem: Problem, seed: int, method: str = "probe", steps: int = 200) 
     """
     if problem.kind == "molecules":
         return molecule_models.stofm(problem, seed)
-    test = [adata.copy() for adata in problem.test]
     if problem.kind == "shares":
-        deconvolve(test[0], problem.train[0], LABEL, seed=seed)
-        types = list(test[0].uns["stofm_proportions"]["types"])  # columns may be renamed
+        adata = problem.test[0].copy()
+        deconvolve(adata, problem.train[0], LABEL, seed=seed)
+        types = list(adata.uns["stofm_proportions"]["types"])  # columns may be renamed
         order = [types.index(name) for name in problem.names]
-        return [test[0].obsm["stofm_proportions"].to_numpy()[:, order]], {}
+        return [adata.obsm["stofm_proportions"].to_numpy()[:, order]], {}
     if problem.kind == "values":
-        impute(test[0], problem.train[0], problem.names)
-        return [test[0].obsm["stofm_imputed"].to_numpy(dtype=float)], {}
-    model = SToFM().fit(problem.train or test, max_steps=steps, seed=seed, progress=False)
+        adata = problem.test[0].copy()
+        impute(adata, problem.train[0], problem.names)
+        return [adata.obsm["stofm_imputed"].to_numpy(dtype=float)], {}
+    slices = problem.train or problem.test
+    model = SToFM().fit(slices, max_steps=steps, seed=seed, progress=False)
     record = {"parameters": count(model.state.network), "steps": steps}
     if problem.kind == "vectors":
-        return [_embedded(model, adata) for adata in test], record
+        return [_embedded(model, adata.copy()) for adata in problem.test], record
     return classify(model, problem, seed, method), record
 
 

@@ -314,7 +314,16 @@ class SE2TransformerConv(MessagePassing):
         harmonics: OptTensor,
         edge_attr: OptTensor,
     ) -> Tensor:
-        """Weigh values, vectors and edge features by attention, ``[E, H, ...]``."""
+        """Weigh values, vectors and edge features by attention, ``[E, H, ...]``.
+
+        Args:
+            value_j: ``[E, H, D]``.
+            directions_j: Vectors along the edges, ``[E, M, 1, V, H]``.
+            frame_vectors_j: Vectors to rotate into the frames of the edges, ``[E, M, 2, V, H]``.
+            alpha: Attention weights ``[E, H]``.
+            harmonics: Circular harmonics times radial weights, ``[E, M, 2, H]``.
+            edge_attr: ``[E, edge_dim]``.
+        """
         parts = [value_j]
         if harmonics is not None:
             cos, sin = harmonics[:, :, :, None].unbind(2)
