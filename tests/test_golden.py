@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from stofm_geo import SToFM, tl
 from stofm_geo.data.corpus import CorpusDataset, Source, build
@@ -146,7 +147,8 @@ def measured(case: str) -> dict[str, Any]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {name: summary(value) for name, value in CASES[case]().items()}
+        with threadpool_limits(1):
+            return {name: summary(value) for name, value in CASES[case]().items()}
     finally:
         torch.set_num_threads(before)
 
