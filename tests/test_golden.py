@@ -113,11 +113,15 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 def machine() -> str:
     """Name what the last digits depend on."""
     file = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", file.read_text()) if file.is_file() else None
+    text = file.read_text() if file.is_file() else ""
+    # Virtual machines give the same name to processors of several generations.
+    keys = ("model name", "cpu family", "model")
+    lines = (re.search(rf"^{key}\s*: (.*)", text, re.MULTILINE) for key in keys)
+    named = " ".join(line[1] for line in lines if line)
     packages = ("torch", "numpy", "scipy", "scikit-learn", "numba", "igraph", "anndata")
     return ", ".join(
         [
-            named[1] if named else platform.processor(),
+            named or platform.processor(),
             torch.backends.cpu.get_cpu_capability(),
             f"Python {platform.python_version()}",
             *(f"{name} {version(name)}" for name in packages),
