@@ -18,19 +18,18 @@ class PanelMoleculeNetwork(SToFMNetwork):
     r"""Network that predicts the expected expression of a cell, in the components of its slice.
 
     .. math::
-        \hat y_i = y_i + E\, C\, P\, h_i
+        \hat y_i = y_i + D\, C\, P\, h_i
 
     with :math:`y_i` the expected components of fractions that the counts of the cell alone give
     (:meth:`stofm_geo.genes.fractions.FractionComponents.expected`), :math:`h_i` the output of the
-    Transformer, and :math:`E` the embeddings of the components of the slice
-    (:meth:`stofm_geo.genes.PanelEncoder.component_embeddings`). The Transformer reads the niches of
-    the features and of :math:`E^\top y_i`. :math:`P` is zero before training, so that training
-    starts from :math:`y_i`. A correction is a product with the embeddings, not with their
-    pseudo-inverse, which amplifies noise along directions in which they hardly differ.
+    Transformer, and :math:`D` the map from gene embeddings to the components of the slice
+    (:meth:`SToFMNetwork.component_decoder`). The Transformer reads the niches of the features and
+    of :math:`E^\top y_i`, with :math:`E` the embeddings of the components. :math:`P` is zero before
+    training, so that training starts from :math:`y_i`.
 
     An embedding has three parts, as that of :class:`~stofm_geo.networks.MoleculeNetwork`: the niche
-    of the features ``[3 F]``, a third of the denoised features :math:`E^\top \hat y_i` ``[F]``, and
-    the context :math:`P h_i`, ``[out_channels - 4 F]``.
+    of the features ``[3 F]``, a third of the denoised features :math:`E^\top y_i + C P h_i`
+    ``[F]``, and the context :math:`P h_i`, ``[out_channels - 4 F]``.
 
     Args:
         config: Configuration.
@@ -54,33 +53,20 @@ class PanelMoleculeNetwork(SToFMNetwork):
         niche, expected = inputs.tensor_split(2, dim=1)
         x, _, pair = self.transformer(*self.nodes(inputs, data))
         context = self.project(x)
-        correction = self._correction(context, data)
-        correction = times(correction, data, self._component_embeddings, _LOADINGS)
-        denoised = expected[:, : self.in_channels] + correction
+        denoised = expected[:, : self.in_channels] + self.correct(context)
         return torch.cat([niche, DENOISED_SCALE * denoised, context], dim=1), pair
 
     def inputs(self, data: Data) -> Tensor:
         """Return the niches of the visible cells' features and fractions, ``[num_nodes, 6 F]``."""
-        fractions = times(data.fractions, data, self._component_embeddings, _LOADINGS)
+        assert self.encoder is not None
+        fractions = times(data.fractions, data, self.encoder.component_embeddings, _LOADINGS)
         return niches_of(data, self.features(data), fractions)
 
     def predicted(self, z: Tensor, data: Data) -> Tensor:
         """Return the components of fractions that are predicted, ``[num_nodes, components]``."""
         context = z[:, slice(*self.columns["context"])]
-        return data.fractions + self._correction(context, data)
-
-    def _correction(self, context: Tensor, data: Data) -> Tensor:
-        """Return what is added to the components of fractions, ``[num_nodes, components]``."""
-        return times(
-            self.correct(context),
-            data,
-            lambda *components: self._component_embeddings(*components).t(),
-            _LOADINGS,
-        )
-
-    def _component_embeddings(self, panel: Tensor, loadings: Tensor) -> Tensor:
-        assert self.encoder is not None
-        return self.encoder.component_embeddings(panel, loadings)
+        change = times(self.correct(context), data, self.component_decoder, _LOADINGS)
+        return data.fractions + change
 
     def loss_weights(self, data: Data) -> Tensor:
         """Return the weights of the components in the loss, ``[num_nodes, components]``."""
