@@ -174,18 +174,22 @@ def check_positions(pos: tuple, x: tuple) -> None:
     Raises:
         ValueError: Positions are missing, or not ``[N, 2]``.
     """
-    if any(not isinstance(p, Tensor) for p in pos):
+    if any(p is None for p in pos):
         raise ValueError(
             "pos is missing: this layer uses distances or directions; pass pos=..., or "
             "build it with radial=None and without vector_channels"
         )
+    if any(not isinstance(p, Tensor) for p in pos):
+        found = [type(p).__name__ for p in pos]
+        raise ValueError(f"pos must be a tensor [N, 2], or a pair of them; found {found}")
     if any(
         p.dim() != 2 or p.size(1) != 2 or p.size(0) != rows.size(0)
         for p, rows in zip(pos, x, strict=True)
     ):
-        if x[0] is x[1] and pos[0] is pos[1]:
-            x, pos = x[:1], pos[:1]
-        raise ValueError(f"pos must be [N, 2] for x {shapes(x)}; found {shapes(pos)}")
+        fix = "; pass a pair (pos_src, pos_dst)" if pos[0] is pos[1] and x[0] is not x[1] else ""
+        x = x[:1] if x[0] is x[1] else x
+        pos = pos[:1] if pos[0] is pos[1] else pos
+        raise ValueError(f"pos must be [N, 2] for x {shapes(x)}; found {shapes(pos)}{fix}")
 
 
 def check_edge_attr(edge_attr: Tensor | None, edges: int, edge_dim: int | None) -> None:
@@ -215,14 +219,28 @@ def check_edge_attr(edge_attr: Tensor | None, edges: int, edge_dim: int | None) 
         )
 
 
-def check_vectors(vectors: tuple, max_order: int, channels: int) -> None:
+def check_vectors(vectors: tuple, max_order: int, channels: int, dtype: torch.dtype) -> None:
     """Check vector features of sources and destinations.
 
+    Args:
+        vectors: Pair of vectors of sources and destinations.
+        max_order: Expected highest order.
+        channels: Expected vectors per order.
+        dtype: Dtype of the layer.
+
     Raises:
-        ValueError: Vectors are missing, unexpected, or have another shape.
+        ValueError: Vectors are missing, unexpected, or have another shape or dtype.
     """
     shape = (max_order, channels, 2) if channels else None
     if all((None if v is None else tuple(v.shape[1:])) == shape for v in vectors):
+        for each in vectors:
+            if each is None or each.dtype == dtype:
+                continue
+            if not torch.is_autocast_enabled(each.device.type):
+                raise ValueError(
+                    f"vectors must be {dtype} as the layer is; found {each.dtype}; cast them with "
+                    "vectors.to(...), or the layer"
+                )
         return
     found = shapes(vectors if vectors[0] is not vectors[1] else vectors[:1])
     if shape is None:

@@ -30,6 +30,12 @@ def to_edge_graph(
         IndexError: An edge has the index of a node that does not exist.
     """
     if isinstance(edge_index, EdgeGraph):
+        found, expected = (edge_index.num_dst, edge_index.num_src), (num_dst, num_src)
+        if found != expected:
+            raise ValueError(
+                f"the EdgeGraph has (num_dst, num_src) = {found}, and x has {expected} rows; build "
+                "it with the sizes of x"
+            )
         return edge_index, None
     value = None
     if isinstance(edge_index, SparseTensor):

@@ -263,7 +263,9 @@ class SE2TransformerConv(MessagePassing):
         checks.check_edge_attr(edge_attr, edges, edge_dim)
         if self.geometry is not None:
             checks.check_positions(pos, x)
-        checks.check_vectors(vectors, self.max_order, self.in_vector_channels)
+        checks.check_vectors(
+            vectors, self.max_order, self.in_vector_channels, self.lin_key.weight.dtype
+        )
         checks.check_pair(pair, edges, self.heads)
 
         query, key, value = (

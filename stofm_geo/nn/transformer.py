@@ -8,8 +8,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
+from torch_geometric.typing import Adj
 
 from stofm_geo.nn._validation import check_nodes
+from stofm_geo.nn.adjacency import to_edge_graph
 from stofm_geo.nn.conv import SE2TransformerConv
 from stofm_geo.nn.radial import GaussianRadial
 from stofm_geo.ops import EdgeGraph
@@ -95,8 +97,11 @@ class SE2Transformer(nn.Module):
             if count < 1:
                 raise ValueError(f"{name} must be 1 or more; found {count}")
         for name, size in (("channels", channels), ("vector_channels", vector_channels)):
-            if size < 0 or size % heads:
+            if size % heads:
                 raise ValueError(f"{name}={size} must be a multiple of heads={heads}")
+            least = 1 if name == "channels" else 0
+            if size < least:
+                raise ValueError(f"{name} must be {least} or more; found {size}")
         if out_vectors and not vector_channels:
             raise ValueError("out_vectors needs vector_channels of 1 or more")
         if norm not in ("pre", "post"):
@@ -134,26 +139,27 @@ class SE2Transformer(nn.Module):
         reset(self.blocks)
         reset(self.norm)
 
-    def forward(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> SE2Output:
+    def forward(self, x: Tensor, edge_index: Adj | EdgeGraph, pos: Tensor) -> SE2Output:
         """Return node features, vectors and pair states.
 
         Args:
             x: Node features, ``[N, channels]``.
-            edge_index: Edges ``[2, E]``, from source to destination.
+            edge_index: Edges from source to destination, in any form that
+                :class:`SE2TransformerConv` takes; values of a sparse matrix are not used.
             pos: Positions ``[N, 2]``; NaN for a node without a position (such as CLS).
 
         Returns:
             Node features, vectors and the last pair state.
         """
         self._check(x)
-        unsorted = EdgeGraph(edge_index, x.size(0))
+        unsorted, _ = to_edge_graph(edge_index, x.size(0), x.size(0))
         graph = unsorted.sorted()  # once, for all blocks
         vectors = pair = None
         for block in self.blocks:
             x, vectors, pair = block(x, graph, pos, vectors, pair)
         return SE2Output(self.norm(x), vectors, unsorted.unsort(pair))  # type: ignore[arg-type]
 
-    def attention(self, x: Tensor, edge_index: Tensor, pos: Tensor) -> Tensor:
+    def attention(self, x: Tensor, edge_index: Adj | EdgeGraph, pos: Tensor) -> Tensor:
         """Return the attention weights of every block, for inspection.
 
         :meth:`forward` does not keep them.
@@ -167,13 +173,13 @@ class SE2Transformer(nn.Module):
             Weights ``[num_layers, E, heads]``; those of a block sum to 1 over a node's edges.
         """
         self._check(x)
-        graph = EdgeGraph(edge_index, x.size(0))
+        graph, _ = to_edge_graph(edge_index, x.size(0), x.size(0))
         vectors = pair = None
         weights = []
         for block in self.blocks:
             x, vectors, pair = block(x, graph, pos, vectors, pair)
             # The pair state of a block is its logits.
-            weights.append(softmax(pair, edge_index[1], x.size(0))[0])
+            weights.append(softmax(pair, graph.edge_index[1], x.size(0))[0])
         return torch.stack(weights)
 
     def _check(self, x: Tensor) -> None:

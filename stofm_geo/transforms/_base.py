@@ -14,7 +14,7 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import cumsum, sort_edge_index
 
 from stofm_geo.transforms._slices import edge_keys, group, node_keys, padded
-from stofm_geo.transforms._validation import check_data, check_pos
+from stofm_geo.transforms._validation import check_data, check_edges, check_pos
 
 
 class GraphTransform(BaseTransform):
@@ -57,6 +57,7 @@ class GraphTransform(BaseTransform):
     def check(self, data: Data) -> None:
         """Check ``data``, a copy, and convert its positions to floating point."""
         check_data(data, type(self).__name__)
+        check_edges(data)
         if self.uses_pos:
             data.pos = check_pos(data)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from stofm_geo._validation import preview
+from stofm_geo.ops import EdgeGraph
 from stofm_geo.transforms._slices import cell_mask
 
 
@@ -30,6 +31,24 @@ def check_attribute(data: Data, key: str, name: str, fix: str) -> None:
         raise ValueError(f"{name} needs data.{key}; {fix}")
 
 
+def check_edges(data: Data) -> None:
+    """Check ``data.edge_index``, if there is one, and convert it to int64.
+
+    Raises:
+        TypeError: It is not a tensor.
+        ValueError: It is not ``[2, E]``, or does not hold integers.
+        IndexError: An edge has the index of a node that does not exist.
+    """
+    edge_index = data.edge_index
+    if edge_index is None:
+        return
+    if not isinstance(edge_index, Tensor):
+        raise TypeError(f"data.edge_index must be a tensor; found {type(edge_index).__name__}")
+    if edge_index.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        data.edge_index = edge_index = edge_index.long()
+    EdgeGraph(edge_index, data.num_nodes)
+
+
 def check_pos(data: Data) -> Tensor:
     """Return ``data.pos`` in float32 or wider, ``[num_nodes, 2]``, finite for cells.
 
@@ -43,7 +62,10 @@ def check_pos(data: Data) -> Tensor:
     """
     pos = data.pos
     if pos is None:
-        raise ValueError("data.pos is missing; build the graph with stofm_geo.from_anndata")
+        raise ValueError(
+            "data.pos is missing; set it to the x and y of each node, [num_nodes, 2], or build the "
+            "graph with stofm_geo.from_anndata"
+        )
     if not isinstance(pos, Tensor) or pos.dtype == torch.bool or pos.is_complex():
         found = pos.dtype if isinstance(pos, Tensor) else type(pos).__name__
         raise TypeError(f"data.pos must be a tensor of real numbers; found {found}")

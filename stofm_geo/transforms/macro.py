@@ -42,12 +42,12 @@ class MacroNodes(GraphTransform):
 
     The new nodes come after the cells, the CLS of a slice before its macro nodes. Sets
     ``data.node_type`` (0: cell, 1: CLS, 2: macro node), ``data.cluster`` (of a cell, the index of
-    its macro node in its graph, else -1) and ``data.cluster_size`` (of a macro node, the
-    number of its cells, else 0), and extends ``x``, ``pos``, ``edge_index`` and, where present,
-    ``n_id`` (by -1) and ``slice_id``. Other attributes of nodes, as ``y`` and masks, are extended
-    by NaN, -1 or ``False`` (not indices of nodes, as ``parent_index``); attributes of edges are
-    removed, since edges are added: compute them afterwards. Virtual nodes are also joined to each
-    other.
+    its macro node in its own graph, else -1; in a batch, add ``ptr[batch]`` to it) and
+    ``data.cluster_size`` (of a macro node, the number of its cells, else 0), and extends ``x``,
+    ``pos``, ``edge_index`` and, where present, ``n_id`` (by -1) and ``slice_id``. Other attributes
+    of nodes, as ``y`` and masks, are extended by NaN, -1 or ``False`` (not indices of nodes, as
+    ``parent_index``); attributes of edges are removed, since edges are added: compute them
+    afterwards. Virtual nodes are also joined to each other.
 
     Args:
         resolution: Resolution of the Leiden modularity; higher values give more clusters (default
@@ -88,6 +88,8 @@ class MacroNodes(GraphTransform):
         check_attribute(data, "x", name, "clusters are computed from features")
         if "node_type" in data:
             raise ValueError("data already has virtual nodes; run MacroNodes once")
+        if data.x.dim() != 2:
+            raise ValueError(f"data.x must be [num_nodes, F]; found {list(data.x.shape)}")
         if not data.x.is_floating_point():
             data.x = data.x.to(torch.get_default_dtype())
         bad = (~data.x.isfinite().all(dim=1)).nonzero().view(-1)

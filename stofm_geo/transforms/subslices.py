@@ -18,7 +18,12 @@ from stofm_geo._validation import check_positive
 from stofm_geo.transforms import neighbor_search
 from stofm_geo.transforms._base import BatchGraphs
 from stofm_geo.transforms._slices import cell_mask, rows_by_slice
-from stofm_geo.transforms._validation import check_attribute, check_data, check_pos
+from stofm_geo.transforms._validation import (
+    check_attribute,
+    check_data,
+    check_edges,
+    check_pos,
+)
 
 
 @functional_transform("sub_slices")
@@ -72,6 +77,7 @@ class SubSlices(BaseTransform):
         check_data(data, type(self).__name__)
         check_attribute(data, "edge_index", type(self).__name__, "run SpatialKNN() first")
         data = copy.copy(data)
+        check_edges(data)
         data.pos = check_pos(data)
         graphs = [data]
         if "batch" in data:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -340,12 +341,18 @@ def test_radial_functions_of_another_number() -> None:
     ("options", "change", "message"),
     [
         ({}, {"pos": None}, "pos is missing"),
+        ({}, {"pos": np.zeros((9, 2))}, r"must be a tensor .* found \['ndarray', 'ndarray'\]"),
         ({}, {"edge_attr": torch.rand(40, 3)}, r"without edge_dim; found.*\[\[40, 3\]\]"),
         ({"edge_dim": 3}, {"edge_attr": None}, r"edge_dim\] = \[40, 3\]; found \[None\]"),
         ({"edge_dim": 3}, {"edge_attr": torch.rand(40, 2)}, r"found \[\[40, 2\]\]"),
         ({"edge_dim": 3}, {"edge_attr": torch.rand(39, 3)}, r"found \[\[39, 3\]\]"),
         ({"edge_dim": 3}, {"edge_attr": torch.rand(40)}, r"found \[\[40, 1\]\]"),
         ({}, {"pair": torch.rand(40, 2)}, r"pair must be \[E, H\] = \[40, 3\]; found \[\[40, 2\]"),
+        (
+            {"in_vector_channels": 2, "vector_channels": 2},
+            {"vectors": torch.rand(9, 2, 2, 2).double()},
+            "vectors must be torch.float32 as the layer is; found torch.float64",
+        ),
         ({}, {"pair": torch.rand(40)}, r"found \[\[40\]\]"),
     ],
 )

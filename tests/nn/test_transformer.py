@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 
 from stofm_geo.nn import GaussianRadial, SE2Transformer, SoftOneHotRadial
 from stofm_geo.nn.transformer import SE2Output
 from stofm_geo.nn.vectors import VectorChannels
-from stofm_geo.ops import edge_attention
+from stofm_geo.ops import EdgeGraph, edge_attention
 from tests.nn.helpers import turn_vectors
 
 OPTIONS: dict[str, dict] = {
@@ -357,10 +358,10 @@ def test_repr() -> None:
         ({"vector_channels": 4, "heads": 3}, "vector_channels=4 must be a multiple of heads=3"),
         ({"norm": "Pre"}, "norm must be 'pre' or 'post'; found 'Pre'"),
         ({"norm": None}, "norm must be 'pre' or 'post'; found None"),
-        ({"channels": 0}, "found 0"),
         ({"heads": 0}, "heads must be 1 or more; found 0"),
         ({"out_vectors": True}, "out_vectors needs vector_channels of 1 or more"),
-        ({"vector_channels": -3, "heads": 3}, "vector_channels=-3 must be a multiple of heads=3"),
+        ({"vector_channels": -3, "heads": 3}, "vector_channels must be 0 or more; found -3"),
+        ({"channels": 0}, "channels must be 1 or more; found 0"),
         (
             {"vector_channels": 3, "heads": 3, "max_order": 0},
             "max_order must be 1 or more; found 0",
@@ -370,6 +371,24 @@ def test_repr() -> None:
 def test_what_cannot_be_is_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SE2Transformer(**{"channels": 12, "heads": 4, **options})
+
+
+def test_all_forms_of_edges_give_the_same() -> None:
+    data, model = graph(), make(vector_channels=6, dropout=0.0)
+    n, edge_index = data.num_nodes, data.edge_index
+    expected, weights = run(model, data), model.attention(data.x, edge_index, data.pos)
+    given = EdgeGraph(edge_index, n)
+    for edges in (given, EdgeIndex(edge_index, sparse_size=(n, n)), edge_index.int()):
+        found = model(data.x, edges, data.pos)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other) if one is not None else other is None
+        assert torch.equal(model.attention(data.x, edges, data.pos), weights)
+    edges = edge_index.unique(dim=1)
+    adjacency = torch.sparse_coo_tensor(edges.flip(0), torch.ones(edges.size(1)), (n, n))
+    expected = model(data.x, edges, data.pos)
+    torch.testing.assert_close(model(data.x, adjacency.coalesce(), data.pos).x, expected.x)
+    with pytest.raises(ValueError, match=rf"= \({n}, {n}\), and x has \(4, 4\)"):
+        model(data.x[:4], given, data.pos[:4])
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

@@ -307,7 +307,11 @@ def test_virtual_nodes_may_have_no_place(transform, prepare) -> None:
 @pytest.mark.parametrize(
     ("pos", "error", "message"),
     [
-        (None, ValueError, r"data\.pos is missing; build the graph with stofm_geo\.from_anndata"),
+        (
+            None,
+            ValueError,
+            r"data\.pos is missing; set it to .* stofm_geo\.from_anndata",
+        ),
         (torch.rand(30, 3), ValueError, r"data\.pos must be \[30, 2\], .* found \[30, 3\]"),
         (torch.rand(30), ValueError, r"data\.pos must be \[30, 2\], .* found \[30\]"),
         (torch.rand(29, 2), ValueError, r"data\.pos must be \[30, 2\], .* found \[29, 2\]"),
@@ -340,3 +344,35 @@ def test_it_takes_a_data(transform, prepare) -> None:
     kind = type(transform).__name__
     with pytest.raises(TypeError, match=f"{kind} takes a Data or a Batch; found HeteroData"):
         transform(HeteroData())
+
+
+@pytest.mark.parametrize(
+    ("edge_index", "error", "message"),
+    [
+        (
+            torch.tensor([[0, 30], [1, 2]]),
+            IndexError,
+            r"edge_index\[0\] holds 30, but there are",
+        ),
+        (torch.tensor([[0, 1], [-1, 2]]), IndexError, r"edge_index\[1\] holds -1"),
+        (torch.tensor([[0.0, 1], [1, 2]]), ValueError, r"int64 \[2, E\]; found torch\.float32"),
+        (torch.zeros(7, 2, dtype=torch.long), ValueError, "transpose it"),
+        ([[0, 1], [1, 2]], TypeError, "edge_index must be a tensor; found list"),
+    ],
+)
+@pytest.mark.parametrize(
+    "transform", [T.MacroNodes(), T.PruneLongEdges(), T.SubSlices()], ids=lambda t: type(t).__name__
+)
+def test_unfit_edges(transform, edge_index, error, message) -> None:
+    data = graph(30, 1)
+    data.edge_index = edge_index
+    with pytest.raises(error, match=message):
+        transform(data)
+
+
+def test_small_integers_are_indices_too() -> None:
+    data = T.SpatialKNN(4)(graph(30, 1))
+    expected = T.MacroNodes()(data)
+    data.edge_index = data.edge_index.int()
+    assert torch.equal(T.MacroNodes()(data).edge_index, expected.edge_index)
+    assert data.edge_index.dtype == torch.int32
