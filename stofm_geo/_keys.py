@@ -9,6 +9,7 @@ class Keys:
     SPATIAL = "spatial"  # obsm, read: coordinates [n, 2]
     SLICES = ("slice_id", "library_id")  # obs, usual names of the slice column
     TECHNOLOGY = "technology"  # uns, read if present: MERFISH, Visium, ...
+    UNIT = "spatial_unit"  # uns, read if present: nm, um or mm, for a scale bar
     POSITIONS = "stofm_positions"  # uns, written: elements of SpatialData that positions are of
     EMBEDDING = "X_stofm"  # obsm, written: [n, 256] float32
     INTEGRATED = "X_stofm_integrated"  # obsm and uns, written: the same, slices integrated

@@ -20,6 +20,7 @@ from stofm_geo.genes.splitting import hold_out
 
 # Minimum fraction of the genes of a model that a slice must have.
 _MIN_SHARED = 0.5
+_TOO_FEW, _FEW = 5, 50  # genes that slices share: an error and a warning, if most are not shared
 
 
 class PCAFeatures:
@@ -95,15 +96,24 @@ class PCAFeatures:
         if sum(adata.n_obs for adata in slices) < 2:
             raise ValueError("principal components need 2 cells or more")
         genes = slices[0].var_names
+        smallest = len(genes)
         for adata in slices:
             known = gene_mask(adata.var)
             warn_of_left_out_controls(adata.var, known)
             genes = genes[genes.isin(adata.var_names[known])]
-        if len(genes) < 2:
-            raise ValueError(
-                f"the {len(slices)} slices share {len(genes)} gene names; at least 2 are needed; "
-                "use names of one kind (symbols or Ensembl ids) and one species, or "
-                "encoder='panel' (--encoder panel), which takes different panels and species"
+            smallest = min(smallest, int(known.sum()))
+        needed = max(2, min(_TOO_FEW, smallest // 2))
+        fix = (
+            "use names of one kind (symbols or Ensembl ids) and one species, or "
+            "encoder='panel' (--encoder panel), which takes different panels and species"
+        )
+        shared = f"the {len(slices)} slices share {len(genes)} gene names"
+        if len(genes) < needed:
+            raise ValueError(f"{shared}; at least {needed} are needed; {fix}")
+        if len(genes) < min(_FEW, smallest / 2):
+            warnings.warn(
+                f"{shared}, of {smallest} or more of each; results from so few are rough; {fix}",
+                stacklevel=3,
             )
         self.genes = genes.to_numpy(dtype=str)
         return [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import anndata as ad
@@ -39,7 +40,14 @@ def categories_of(column: pd.Series) -> list[str]:
 def stored_colors(adata: ad.AnnData, key: str) -> dict[str, str]:
     """Return the colours in ``uns[key + "_colors"]`` by name; empty if they do not match."""
     colors, names = adata.uns.get(f"{key}_colors"), categories_of(column_of(adata, key))
-    if not isinstance(colors, list | tuple | np.ndarray) or len(colors) < len(names):
+    if not isinstance(colors, list | tuple | np.ndarray):
+        return {}
+    if len(colors) < len(names):
+        warnings.warn(
+            f"uns['{key}_colors'] has {len(colors)} colours for the {len(names)} names of "
+            f"obs[{key!r}], and is not used; give one for each name",
+            stacklevel=2,
+        )
         return {}
     colors = [str(color) for color in colors]
     if not all(map(is_color_like, colors)):

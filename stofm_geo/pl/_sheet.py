@@ -22,6 +22,7 @@ from scipy.spatial import cKDTree
 from stofm_geo._anndata_checks import check_positions
 from stofm_geo._colors import natural_sort
 from stofm_geo._files import atomic_path
+from stofm_geo._keys import Keys
 from stofm_geo._slices import label_slices
 from stofm_geo.pl._paint import MISSING, Paint
 
@@ -171,7 +172,9 @@ class Sheet:
         left = _MARGIN + panels_width + 0.25
         legend_top = max(top_margin, min(top, height - _MARGIN - legend_height))
         for legend, box in zip(legends, boxes, strict=True):
-            legend.set_bbox_to_anchor((left / width, 1 - legend_top / height))
+            # By default the anchor is a fraction of what is saved, which may be a part of the page.
+            anchor = left / width, 1 - legend_top / height
+            legend.set_bbox_to_anchor(anchor, self._figure.transFigure)
             legend_top += box.height / DPI + 0.25
         if bar is not None and bar.bar is not None:
             bar_height = min(3.0, 0.7 * self._panel[1])
@@ -294,7 +297,7 @@ def window(slices: dict[str, Cells]) -> tuple[float, float]:
 
 def micrometres(adata: ad.AnnData) -> float | None:
     """Return the micrometres per unit of the coordinates, None if unknown."""
-    return _MICROMETRES.get(str(adata.uns.get("spatial_unit")))
+    return _MICROMETRES.get(str(adata.uns.get(Keys.UNIT)))
 
 
 def write(ax: Axes, path: Path | None, **options: Any) -> None:

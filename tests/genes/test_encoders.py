@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -109,8 +111,18 @@ def test_another_panel_is_an_error() -> None:
     message = r"knows 12 genes \(gene0, gene1, gene2, \.\.\.\).*gene0, ENSG1, ENSG2.* has 1;"
     with pytest.raises(ValueError, match=message):
         features.transform(other)
-    with pytest.raises(ValueError, match="2 slices share 1 gene names; at least 2 are needed"):
+    with pytest.raises(ValueError, match="2 slices share 1 gene names; at least 5 are needed"):
         PCAFeatures().fit([adata, other])
+
+
+def test_few_shared_genes_are_told_of() -> None:
+    adata, other = make_slice(40, 30), make_slice(40, 30)
+    other.var_names = [name if i < 7 else name.upper() for i, name in enumerate(other.var_names)]
+    with pytest.warns(UserWarning, match=r"slices share 7 gene names, of 30 or more .* one kind"):
+        assert len(PCAFeatures(4).fit([adata, other]).genes) == 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PCAFeatures(4).fit([adata, adata[:, :7].copy()])  # all genes of the smallest panel
 
 
 def test_cells_without_counts_are_average() -> None:

@@ -327,3 +327,18 @@ def test_the_users_style_moves_no_panel(tissue: ad.AnnData, tmp_path: Path) -> N
         boxes.append([ax.get_position().bounds for ax in axes.flat])
     assert boxes[0] == boxes[1]
     assert dict.copy(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("names", [5, 17, 22])
+def test_the_whole_legend_is_saved(tmp_path: Path, names: int) -> None:
+    random = np.random.default_rng(0)
+    xy = random.uniform(0, 1, (600, 2)) * [1000, 400]  # the legend is higher than the slice
+    adata = ad.AnnData(obsm={"spatial": xy})
+    adata.obs["name"] = pd.Categorical([f"class {i % names:02d}" for i in range(600)])
+    colors = legend_colors(spatial(adata, "name", save=tmp_path / "a.png").figure)
+    assert len(colors) == names
+    image = (matplotlib.image.imread(tmp_path / "a.png")[..., :3] * 255).round().astype(int)
+    column = image[:, -int(0.9 * 300) :]  # right of the slice
+    for name, color in colors.items():
+        rgb = (np.array(to_rgb(color)) * 255).round()
+        assert (abs(column - rgb).max(axis=-1) <= 1).sum() > 300, name  # a mark

@@ -97,13 +97,19 @@ def write_table(adata: AnnData, where: Location, target: str | Path | None = Non
 
 
 def _as_stored(adata: AnnData, old: Any) -> AnnData:
-    """Return the cells with the positions of the table, or none, instead of those of elements."""
+    """Return the cells with the positions of the table, or none, instead of those of elements.
+
+    The unit of lengths is that of the positions.
+    """
     if Keys.POSITIONS not in adata.uns:
         return adata
     kept = adata.copy()
     del kept.uns[Keys.POSITIONS], kept.obsm[Keys.SPATIAL]
     if Keys.SPATIAL in old["obsm"]:
         kept.obsm[Keys.SPATIAL] = read_elem(old["obsm"][Keys.SPATIAL])
+    kept.uns.pop(Keys.UNIT, None)
+    if "uns" in old and Keys.UNIT in old["uns"]:
+        kept.uns[Keys.UNIT] = read_elem(old["uns"][Keys.UNIT])
     return kept
 
 

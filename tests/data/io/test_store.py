@@ -93,10 +93,12 @@ def test_positions_of_elements_are_not_written(store, adata) -> None:
     cells = embedded(store)
     cells.obsm["spatial"] = cells.obsm["spatial"] + 100
     cells.uns["stofm_positions"] = {"elements": ["cells"], "coordinate_system": "global"}
+    cells.uns["spatial_unit"] = "um"  # of the positions that are not written
     stofm_geo.write(cells, store, table="cells")
     found = stofm_geo.read(store, table="cells")
     np.testing.assert_array_equal(found.obsm["spatial"], adata.obsm["spatial"])
     assert "stofm_positions" not in found.uns and "stofm_positions" in cells.uns
+    assert "spatial_unit" not in found.uns and cells.uns["spatial_unit"] == "um"
 
 
 def test_other_cells_are_refused(store, adata, tmp_path) -> None:
