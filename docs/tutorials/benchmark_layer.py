@@ -158,8 +158,9 @@ rows = benchmark.run(
 """
 In a script of your own, call `run` under `if __name__ == "__main__":`. A script that registers the
 layer itself needs no `load`: see `examples/benchmark_own_layer.py` in the repository. The same on
-the command line is `stofm-geo benchmark run -o results --load my_layer.py --tasks regions`, with
-`--data DIR` for the folder of real slices.
+the command line is `stofm-geo benchmark run -o results --load my_layer.py --load my_task.py --tasks
+"regions of two slices" --models PCA,MLP,DistanceDecay --seeds 1`. Without the last two options, all
+models run, with five seeds; `--data DIR` names the folder of real slices.
 
 ## Read the results
 
