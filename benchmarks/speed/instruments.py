@@ -48,14 +48,19 @@ def measure(given: Given, watch: Watch) -> dict[str, Any]:
             with tempfile.TemporaryDirectory() as folder:
                 files = fresh(make, instrument, Path(folder))  # whose memory is not this process's
                 load = round(os.getloadavg()[0], 1)
-                found = watch(case, run, files, Path(folder))
+                found = watch(case, run, files, Path(folder), given.quick)
                 row = {"name": name, "share": share, "load": load, **found}
             rows.append(row)
     return {"without": {}, "rows": rows}
 
 
-def run(files: list[Path], folder: Path) -> dict[str, Any]:
+def run(files: list[Path], folder: Path, quick: bool) -> dict[str, Any]:
     """Run the command on files; its seconds and memory.
+
+    Args:
+        files: Slices.
+        folder: Folder of the output.
+        quick: A few steps of training only.
 
     Raises:
         Failed: The command failed.
@@ -63,6 +68,7 @@ def run(files: list[Path], folder: Path) -> dict[str, Any]:
     output = folder / "out.h5ad" if len(files) == 1 else folder / "out"
     words = ["embed", *map(str, files), "-o", str(output), "--plot", str(folder / "p.png")]
     words += ["--label-key", "region", "--n-domains", "8", "--json"]
+    words += ["--max-steps", "4"] if quick else []
     start = time.perf_counter()
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen([sys.executable, "-m", "stofm_geo", *words], stdout=out)
