@@ -95,8 +95,13 @@ def test_sigterm_ends_a_script_that_fits_with_its_own_code(monkeypatch) -> None:
 def test_an_interrupt_of_a_fit_is_one_to_its_caller(monkeypatch) -> None:
     sent = sending(signal.SIGINT, Pretraining.training_step)
     monkeypatch.setattr(Pretraining, "training_step", sent)
-    with pytest.raises(KeyboardInterrupt):
-        SToFM(**SMALL).fit(toy_tissue(150, 30, 1, seed=0), progress=False)
+    # Where tests run in the background of a shell, interrupts are ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            SToFM(**SMALL).fit(toy_tissue(150, 30, 1, seed=0), progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow
