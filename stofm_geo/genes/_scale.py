@@ -47,7 +47,7 @@ def check_scale(counts: sp.csr_matrix, adata: AnnData) -> None:
                 stacklevel=2,
             )
         return
-    found = f"fractions, largest {largest:.3g}"
+    found = f"not whole numbers, the largest {largest:.3g}"
     # Checked before logarithms, since log(1 + x) is close to x for small fractions.
     if fractions.mean() > 0.5 and _divided(rows, values):
         warnings.warn(

@@ -48,7 +48,7 @@ def test_counts_of_all_kinds_are_taken(values: np.ndarray) -> None:
 @pytest.mark.parametrize("values", [COUNTS, 1e4 * COUNTS / TOTAL, 50 * COUNTS / TOTAL])
 def test_logarithms(values: np.ndarray, base: float) -> None:
     logs = np.log1p(values) / np.log(base)
-    text = f"error: X looks log-transformed (fractions, largest {logs.max():.3g}); raw counts are"
+    text = f"error: X looks log-transformed (not whole numbers, the largest {logs.max():.3g}); raw counts are"
     assert said(logs).startswith(text)
     assert said(logs[:, HALF]).startswith("error: X looks log-transformed")
 
@@ -68,7 +68,7 @@ def test_logarithms_of_another_kind() -> None:
     "values", [COUNTS / TOTAL, 1e6 * COUNTS / TOTAL, (1e4 * COUNTS / TOTAL)[:, HALF]]
 )
 def test_divided_by_totals(values: np.ndarray) -> None:
-    text = "X looks divided by each cell's total or volume (fractions, largest "
+    text = "X looks divided by each cell's total or volume (not whole numbers, the largest "
     assert said(values).startswith(text)
 
 
