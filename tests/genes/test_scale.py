@@ -48,7 +48,8 @@ def test_counts_of_all_kinds_are_taken(values: np.ndarray) -> None:
 @pytest.mark.parametrize("values", [COUNTS, 1e4 * COUNTS / TOTAL, 50 * COUNTS / TOTAL])
 def test_logarithms(values: np.ndarray, base: float) -> None:
     logs = np.log1p(values) / np.log(base)
-    text = f"error: X looks log-transformed (not whole numbers, the largest {logs.max():.3g}); raw counts are"
+    found = f"(not whole numbers, the largest {logs.max():.3g})"
+    text = f"error: X looks log-transformed {found}; raw counts are"
     assert said(logs).startswith(text)
     assert said(logs[:, HALF]).startswith("error: X looks log-transformed")
 
