@@ -71,7 +71,12 @@ MATRIX = to_torch_coo_tensor(EDGES, size=(4, 2))
         ((X, X[:2]), MATRIX.detach().requires_grad_().t(), ValueError, r"pass adj.coalesce\(\)"),
         (X, MATRIX, ValueError, r"= \[4, 4\]; found \[4, 2\]; build it with the sizes of x"),
         (X, EdgeIndex(EDGES, sparse_size=(6, 6)), ValueError, r"\(4, 4\); found \(6, 6\)"),
-        (X, EdgeGraph(EDGES, 9), ValueError, "the graph is of 9 sources and 9 destinations"),
+        (
+            X,
+            EdgeGraph(EDGES, 9),
+            ValueError,
+            r"EdgeGraph has .* = \(9, 9\), and x has \(4, 4\) rows",
+        ),
         (X[:3], EDGES, IndexError, r"edge_index\[0\] holds 3, but there are 3 source nodes"),
         (X, EDGES - 1, IndexError, r"edge_index\[0\] holds -1, .* must be in \[0, 4\)"),
     ],
