@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 from stofm_geo import SToFM, tl
+from stofm_geo.data.cluster import one_thread
 from stofm_geo.data.corpus import CorpusDataset, Source, build
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.tasks import fine_tune
@@ -148,13 +148,8 @@ def summary(value: Any) -> dict[str, Any]:
 
 
 def measured(case: str) -> dict[str, Any]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            return {name: summary(value) for name, value in CASES[case]().items()}
-    finally:
-        torch.set_num_threads(before)
+    with one_thread():
+        return {name: summary(value) for name, value in CASES[case]().items()}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -98,11 +98,10 @@ def register_model(
         solve: See :class:`Model`.
         layer: Instead of ``solve``, a function from a width (a multiple of 8) to a layer with
             ``forward(x, edge_index, pos)`` from and to ``[N, width]``; ``pos`` is passed by its
-            name. A network of three such
-            layers with 300 000 parameters is trained in the same way for all layers
-            (:class:`~stofm_geo.benchmark.trained.GraphLayerModel`); on graphs in the plane, one of
-            four layers with 60 000 parameters, which sees a batch of graphs as one graph
-            (:class:`~stofm_geo.benchmark.geometry.training.PlanarModel`).
+            name. A network of three such layers with 300 000 parameters is trained in the same way
+            for all layers (:class:`~stofm_geo.benchmark.trained.GraphLayerModel`); on graphs in the
+            plane, one of four layers with 60 000 parameters, which sees a batch of graphs as one
+            graph (:class:`~stofm_geo.benchmark.geometry.training.PlanarModel`).
         kinds: Kinds of problems that it supports (default: ``"classes"``, ``"vectors"``,
             ``"shares"``, ``"values"`` and ``"molecules"``, and for a layer ``"graph_classes"``).
             A function can also solve ``"transfer"``, ``"displacements"`` and ``"axes"``; a layer

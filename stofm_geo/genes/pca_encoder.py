@@ -96,12 +96,11 @@ class PCAFeatures:
         if sum(adata.n_obs for adata in slices) < 2:
             raise ValueError("principal components need 2 cells or more")
         genes = slices[0].var_names
-        smallest = len(genes)
-        for adata in slices:
-            known = gene_mask(adata.var)
-            warn_of_left_out_controls(adata.var, known)
-            genes = genes[genes.isin(adata.var_names[known])]
-            smallest = min(smallest, int(known.sum()))
+        known = [gene_mask(adata.var) for adata in slices]
+        for adata, mask in zip(slices, known, strict=True):
+            warn_of_left_out_controls(adata.var, mask)
+            genes = genes[genes.isin(adata.var_names[mask])]
+        smallest = min(int(mask.sum()) for mask in known)
         needed = max(2, min(_TOO_FEW, smallest // 2))
         fix = (
             "use names of one kind (symbols or Ensembl ids) and one species, or "

@@ -161,11 +161,16 @@ def check_nodes(x: tuple, channels: tuple[int, int], dtype: torch.dtype) -> None
                 f"x of the {side} must have in_channels={expected} columns; "
                 f"found {list(rows.shape)}"
             )
-        if rows.dtype != dtype and not torch.is_autocast_enabled(rows.device.type):
-            raise ValueError(
-                f"x of the {side} must be {dtype} as the layer is; found {rows.dtype}; cast it "
-                "with x.to(...), or the layer"
-            )
+        _check_dtype(rows, f"x of the {side}", "x", dtype)
+
+
+def _check_dtype(values: Tensor, what: str, argument: str, dtype: torch.dtype) -> None:
+    """Check that an input has the dtype of the layer, unless autocast converts it."""
+    if values.dtype != dtype and not torch.is_autocast_enabled(values.device.type):
+        raise ValueError(
+            f"{what} must be {dtype} as the layer is; found {values.dtype}; cast it with "
+            f"{argument}.to(...), or the layer"
+        )
 
 
 def check_positions(pos: tuple, x: tuple) -> None:
@@ -233,14 +238,8 @@ def check_vectors(vectors: tuple, max_order: int, channels: int, dtype: torch.dt
     """
     shape = (max_order, channels, 2) if channels else None
     if all((None if v is None else tuple(v.shape[1:])) == shape for v in vectors):
-        for each in vectors:
-            if each is None or each.dtype == dtype:
-                continue
-            if not torch.is_autocast_enabled(each.device.type):
-                raise ValueError(
-                    f"vectors must be {dtype} as the layer is; found {each.dtype}; cast them with "
-                    "vectors.to(...), or the layer"
-                )
+        for each in vectors if channels else ():
+            _check_dtype(each, "vectors", "vectors", dtype)
         return
     found = shapes(vectors if vectors[0] is not vectors[1] else vectors[:1])
     if shape is None:
