@@ -76,12 +76,11 @@ def aggregate(
     if dropout:
         out = edge_sum(weight, value, graph, backend=sums)
     if directions is not None and radial is not None and harmonics is not None:
-        of_order = weight[:, None] * radial
-        directions = rotated_sum(of_order, harmonics, directions, graph, backend=sums)
-        directions = directions.to(value.dtype)
+        of_edges = (weight, radial, harmonics)
+        directions = rotated_sum(*of_edges, directions, graph, backend=sums).to(value.dtype)
         if frame_vectors is not None:
             frame_vectors = rotated_sum(
-                of_order, harmonics, frame_vectors, graph, inverse=True, backend=sums
+                *of_edges, frame_vectors, graph, inverse=True, backend=sums
             ).to(value.dtype)
     if edge_attr is not None:
         features = weight[..., None] * edge_attr[:, None]

@@ -431,7 +431,8 @@ class SE2TransformerConv(MessagePassing):
                 out = beta * root + (1 - beta) * out
         if self.vectors is None or directions is None:
             return out, None
-        return self.vectors(out, directions, frames, passed_on, vectors)
+        backend = "reference" if self.backend == "reference" else "auto"
+        return self.vectors(out, directions, frames, passed_on, vectors, backend)
 
     @property
     def irreps_in(self) -> o3.Irreps:

@@ -58,8 +58,12 @@ def tabulated(
     knots, active = (torch.from_numpy(values).to(distance.device) for values in knots_and_active)
     knots = knots.to(distance.dtype)  # rounded before the table is computed at them
     table = _table(radial, knots.double(), active.double(), scaled)  # type: ignore[arg-type]
-    value = interpolate(distance, knots, table.to(distance.dtype))
-    return value if scaled else value.masked_fill((distance == 0)[:, None], 0)
+    table = table.to(distance.dtype)
+    if not scaled:  # a jump from 0 at distance 0 to the first value
+        smallest = torch.finfo(knots.dtype).tiny
+        knots = torch.cat([knots.new_tensor([0, smallest]), knots.clamp(min=smallest)])
+        table = torch.cat([torch.zeros_like(table[:2]), table])
+    return interpolate(distance, knots, table)
 
 
 def _can_be_tabulated(radial: nn.Module, distance: Tensor) -> bool:

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.dense.linear import Linear
 
-from stofm_geo.ops.edge_sum import compute_dtype
-
-_SMALL = 1e-2  # mean square length below which vectors are not scaled to 1
+from stofm_geo.ops.vector_invariants import vector_invariants
 
 
 class VectorChannels(nn.Module):
@@ -143,6 +141,7 @@ class VectorChannels(nn.Module):
         in_frame: Tensor | None,
         passed_on: Tensor,
         vectors: Tensor | None,
+        backend: str = "auto",
     ) -> tuple[Tensor, Tensor | None]:
         """Update the scalars from the attended vectors, and the vectors.
 
@@ -153,6 +152,7 @@ class VectorChannels(nn.Module):
                 without input vectors, as the following.
             passed_on: Attended vectors that are passed on, ``[N, H, 2 M V]``.
             vectors: Vectors of the destinations ``[N, M, V', 2]``.
+            backend: Backend of the invariants, ``"auto"`` or ``"reference"``.
 
         Returns:
             Scalars ``[N, out_channels]``, and vectors ``[N, M, V'', 2]`` with ``V'' = H V`` (``V``
@@ -163,26 +163,24 @@ class VectorChannels(nn.Module):
             passed_on = passed_on.unflatten(2, (self.shape[0], 2, -1)).permute(0, 2, 3, 4, 1)
             sums = sums + self._join_heads(passed_on)
             if self.lin_root is not None:
-                sums = sums + self.lin_root(_by_order(vectors))
-        sums, length = _normalize(sums)
-        (x1, y1), (x2, y2) = (part.unbind(2) for part in self.lin_pair(sums).chunk(2, dim=3))
-        invariants = [length, x1 * x2 + y1 * y2]
-        if not self.reflections:
-            invariants.append(x1 * y2 - y1 * x2)
+                sums = sums + self.lin_root(_by_order(vectors)).transpose(0, 1)
+        pairs = self.lin_pair(sums.transpose(0, 1))
+        invariants, scale = vector_invariants(
+            sums, pairs, cross=not self.reflections, backend=backend
+        )
         if in_frame is not None:
             # Across the edge, the component changes sign under reflection.
-            invariants += self._join_heads(in_frame).unbind(2)[: 1 if self.reflections else 2]
-        flat = torch.cat([part.transpose(0, 1) for part in invariants], dim=2).flatten(1)
-        out = out + self.lin_invariant(flat)
+            along = self._join_heads(in_frame)[:, :, : 1 if self.reflections else 2]
+            invariants = torch.cat([invariants, along], dim=2)
+        out = out + self.lin_invariant(invariants.flatten(1))
         if self.lin_gate is None:
             return out, None
         gate = self.lin_gate(out).sigmoid().unflatten(1, (self.shape[0], 1, -1))
-        return out, (sums.transpose(0, 1) * gate).transpose(2, 3)
+        return out, (sums * (gate * scale[..., None, None])).transpose(2, 3)
 
     def _join_heads(self, vectors: Tensor) -> Tensor:
-        """Return vectors ``[N, M, 2, V, H]`` as ``[M, N, 2, V H]``, or their mean over heads."""
-        joined = vectors.flatten(3) if self.concat else vectors.mean(dim=4)
-        return joined.transpose(0, 1)
+        """Return vectors ``[N, M, 2, V, H]`` as ``[N, M, 2, V H]``, or their mean over heads."""
+        return vectors.flatten(3) if self.concat else vectors.mean(dim=4)
 
 
 class _PerOrder(nn.Module):
@@ -205,21 +203,3 @@ class _PerOrder(nn.Module):
 def _by_order(vectors: Tensor) -> Tensor:
     """Return vectors ``[N, M, V, 2]`` by order, ``[M, N, 2, V]``."""
     return vectors.permute(1, 0, 3, 2).contiguous()
-
-
-def _normalize(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale vectors to a root mean square of about 1 over the channels.
-
-    Args:
-        vectors: ``[M, N, 2, V]``.
-
-    Returns:
-        Scaled vectors, and lengths before ``[M, N, V]``.
-    """
-    # Squares of half precision overflow from 256 on.
-    wide = vectors.to(compute_dtype(vectors.dtype))
-    square = wide.square().sum(dim=2)
-    scale = torch.rsqrt(square.mean(dim=2, keepdim=True) + _SMALL)[:, :, None]
-    # Gradient 0 (not NaN) where the length is 0.
-    length = square.clamp(min=torch.finfo(wide.dtype).tiny).sqrt()
-    return vectors * scale.to(vectors.dtype), length.to(vectors.dtype)

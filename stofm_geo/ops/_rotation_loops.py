@@ -25,7 +25,7 @@ _CHUNK = 32  # edges whose weights are written out at once
 
 
 @compiled
-def rotated_sums(first, last, weight, unit, x, index, ptr, sign, out):  # type: ignore[no-untyped-def]
+def rotated_sums(first, last, weight, radial, unit, x, index, ptr, sign, out):  # type: ignore[no-untyped-def]
     """Sum weighted vectors ``x`` of neighbours, rotated by ``sign`` times the angles of edges.
 
     ``x`` has one component (the second is 0) or two, and so has ``out``.
@@ -57,8 +57,9 @@ def rotated_sums(first, last, weight, unit, x, index, ptr, sign, out):  # type: 
                     unit_x, unit_y = unit[e, m, 0], sign * unit[e, m, 1]
                     for p in range(0, period, heads):
                         for h in range(heads):
-                            cos[n, m, p + h] = weight[e, m, h] * unit_x
-                            sin[n, m, p + h] = weight[e, m, h] * unit_y
+                            w = weight[e, h] * radial[e, m, h]
+                            cos[n, m, p + h] = w * unit_x
+                            sin[n, m, p + h] = w * unit_y
             for m in range(orders):
                 to = (i * orders + m) * out.shape[2] * size
                 place = 0
@@ -66,9 +67,9 @@ def rotated_sums(first, last, weight, unit, x, index, ptr, sign, out):  # type: 
                     x_sum = load(all_out, to + k)
                     y_sum = load(all_out, to + size + k) if both else x_sum
                     for n in range(edges):
-                        w = (n * orders + m) * period + place
+                        of = (n * orders + m) * period + place
                         at = place_of[n] + m * parts * size + k
-                        c, s, a = load(all_cos, w), load(all_sin, w), load(all_x, at)
+                        c, s, a = load(all_cos, of), load(all_sin, of), load(all_x, at)
                         x_sum = multiply_add(c, a, x_sum)
                         if both:
                             y_sum = multiply_add(s, a, y_sum)
@@ -93,7 +94,7 @@ def rotated_sums(first, last, weight, unit, x, index, ptr, sign, out):  # type: 
 
 @compiled
 def rotated_products(  # type: ignore[no-untyped-def]
-    first, last, weight, unit, x, slope, index, ptr, sign, d_weight, d_unit
+    first, last, weight, radial, unit, x, slope, index, ptr, sign, d_weight, d_radial, d_unit
 ):
     """Compute the gradients of weights and directions from those of :func:`rotated_sums`."""
     zero = x.dtype.type(0)  # a literal 0 would promote to double precision
@@ -105,6 +106,8 @@ def rotated_products(  # type: ignore[no-untyped-def]
     along, across = np.empty(period, x.dtype), np.empty(period, x.dtype)
     for i in range(first, last):
         for e in range(ptr[i], ptr[i + 1]):
+            for h in range(heads):
+                d_weight[e, h] = zero
             for m in range(orders):
                 at = (index[e] * orders + m) * parts * size
                 to = (i * orders + m) * 2 * size
@@ -135,8 +138,10 @@ def rotated_products(  # type: ignore[no-untyped-def]
                 d_cos, d_sin = zero, zero
                 for h in range(heads):
                     turned = sign * across[h]
-                    d_weight[e, m, h] = unit[e, m, 0] * along[h] + unit[e, m, 1] * turned
-                    d_cos += weight[e, m, h] * along[h]
-                    d_sin += weight[e, m, h] * turned
+                    d_product = unit[e, m, 0] * along[h] + unit[e, m, 1] * turned
+                    d_weight[e, h] += radial[e, m, h] * d_product
+                    d_radial[e, m, h] = weight[e, h] * d_product
+                    d_cos += weight[e, h] * radial[e, m, h] * along[h]
+                    d_sin += weight[e, h] * radial[e, m, h] * turned
                 d_unit[e, m, 0] = d_cos
                 d_unit[e, m, 1] = d_sin

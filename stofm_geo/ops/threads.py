@@ -52,6 +52,12 @@ def run_over_edges(loop: Any, ptr: np.ndarray, x: np.ndarray, *arguments: Any) -
     run_over_rows(lambda first, last: loop(first, last, *arguments), ptr, cost)
 
 
+def run_over_nodes(loop: Any, nodes: int, size: int, *arguments: Any) -> None:
+    """Call ``loop(first, last, *arguments)`` on all nodes, of ``size`` numbers each."""
+    cost = nodes * size // 250  # some four operations for each number
+    run_over_rows(lambda first, last: loop(first, last, *arguments), np.arange(nodes + 1), cost)
+
+
 def as_arrays(kind: torch.dtype, *tensors: torch.Tensor) -> list[np.ndarray]:
     """Return tensors as contiguous arrays, floating-point ones in dtype ``kind``."""
     return [

@@ -12,7 +12,7 @@ from stofm_geo.nn.geometry import circular_harmonics
 from stofm_geo.ops import EdgeGraph, rotated_sum, threads
 
 MODULE = sys.modules["stofm_geo.ops.rotated_sum"]
-Inputs = tuple[Tensor, Tensor, Tensor, EdgeGraph]
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, EdgeGraph]
 
 
 def example(
@@ -22,11 +22,12 @@ def example(
     draw = torch.Generator().manual_seed(0)
     angle = 6.3 * torch.rand(edges, generator=draw, dtype=torch.float64)
     unit = circular_harmonics(torch.stack([angle.cos(), angle.sin()], dim=1), 2).to(dtype)
-    weight = torch.randn(edges, 2, heads, generator=draw, dtype=torch.float64).to(dtype)
+    weight = torch.randn(edges, heads, generator=draw, dtype=torch.float64).to(dtype)
+    radial = torch.randn(edges, 2, heads, generator=draw, dtype=torch.float64).to(dtype)
     shape = (30, 2, parts, channels, heads)
     values = torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)
     src, dst = (torch.randint(n - 1, (edges,), generator=draw) for n in (30, 20))
-    return weight, unit, values, EdgeGraph(torch.stack([src, dst]), 20, 30)
+    return weight, radial, unit, values, EdgeGraph(torch.stack([src, dst]), 20, 30)
 
 
 def results(
@@ -41,7 +42,7 @@ def results(
 
 @pytest.mark.parametrize("inverse", [False, True])
 def test_each_destination_has_the_sum_of_its_edges(inverse: bool) -> None:
-    weight, unit, values, graph = example()
+    weight, radial, unit, values, graph = example()
     expected = torch.zeros(20, 2, 2, 4, 3, dtype=torch.float64)
     for e, (src, dst) in enumerate(graph.edge_index.t().tolist()):
         for order in range(2):
@@ -50,8 +51,9 @@ def test_each_destination_has_the_sum_of_its_edges(inverse: bool) -> None:
             turn = turn.t() if inverse else turn
             for head in range(3):
                 rotated = turn @ values[src, order, :, :, head]
-                expected[dst, order, :, :, head] += weight[e, order, head] * rotated
-    found = rotated_sum(weight, unit, values, graph, inverse=inverse)
+                product = weight[e, head] * radial[e, order, head]
+                expected[dst, order, :, :, head] += product * rotated
+    found = rotated_sum(weight, radial, unit, values, graph, inverse=inverse)
     torch.testing.assert_close(found, expected)
     assert not expected[-1].any()
 
@@ -59,11 +61,11 @@ def test_each_destination_has_the_sum_of_its_edges(inverse: bool) -> None:
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("inverse", [False, True])
 def test_vectors_along_the_edges_have_no_second_component(inverse: bool, backend: str) -> None:
-    weight, unit, along, graph = example(parts=1)
+    weight, radial, unit, along, graph = example(parts=1)
     both = torch.cat([along, torch.zeros_like(along)], dim=2)
-    expected = results(weight, unit, both, graph, inverse=inverse, backend=backend)
-    expected[3] = expected[3][:, :, :1]
-    found = results(weight, unit, along, graph, inverse=inverse, backend=backend)
+    expected = results(weight, radial, unit, both, graph, inverse=inverse, backend=backend)
+    expected[4] = expected[4][:, :, :1]
+    found = results(weight, radial, unit, along, graph, inverse=inverse, backend=backend)
     torch.testing.assert_close(found, expected)
 
 
@@ -98,12 +100,12 @@ def test_without_numba_it_is_the_same(monkeypatch) -> None:
 
 
 def test_vectors_that_rotate_with_the_edges_give_the_same() -> None:
-    weight, unit, values, graph = example()
-    before = rotated_sum(weight, unit, values, graph, inverse=True)
+    weight, radial, unit, values, graph = example()
+    before = rotated_sum(weight, radial, unit, values, graph, inverse=True)
     cos, sin = circular_harmonics(torch.tensor([[0.6, 0.8]], dtype=torch.float64), 2)[0].t()
     rotated = MODULE.rotate(cos[:, None, None], sin[:, None, None], values)
     rotated_unit = MODULE.rotate(cos[:, None, None], sin[:, None, None], unit[..., None, None])
-    after = rotated_sum(weight, rotated_unit[..., 0, 0], rotated, graph, inverse=True)
+    after = rotated_sum(weight, radial, rotated_unit[..., 0, 0], rotated, graph, inverse=True)
     torch.testing.assert_close(after, before)
 
 
@@ -121,8 +123,9 @@ def test_gradcheck_of_first_and_second_order(inverse: bool, parts: int) -> None:
 
 
 def test_it_is_a_registered_op() -> None:
-    weight, unit, values, graph = example(edges=12)
-    inputs = [t.requires_grad_() for t in (graph.sort(weight), graph.sort(unit), values)]
+    weight, radial, unit, values, graph = example(edges=12)
+    of_edges = map(graph.sort, (weight, radial, unit))
+    inputs = [t.requires_grad_() for t in (*of_edges, values)]
     args = (*inputs, graph.src, graph.dst, graph.ptr, *graph.reverse, -1)
     torch.library.opcheck(torch.ops.stofm_geo.rotated_sum_cpu, args)
 
@@ -137,24 +140,28 @@ def test_any_number_of_threads_gives_the_same_bytes(thread_count, monkeypatch) -
 
 
 def test_half_precision_is_computed_in_single() -> None:
-    weight, unit, values, graph = example(dtype=torch.bfloat16)
-    out, *gradients = results(weight, unit, values, graph)
+    weight, radial, unit, values, graph = example(dtype=torch.bfloat16)
+    out, *gradients = results(weight, radial, unit, values, graph)
     assert {part.dtype for part in (out, *gradients)} == {torch.bfloat16}
-    single = rotated_sum(weight.float(), unit.float(), values.float(), graph)
+    single = rotated_sum(*(part.float() for part in (weight, radial, unit, values)), graph)
     torch.testing.assert_close(out, single.to(torch.bfloat16))
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    weight, unit, values, graph = example()
+    weight, radial, unit, values, graph = example()
     with pytest.raises(
         ValueError, match=r"values must be \[30, M, 1 or 2, V, H\]; found \[29, 2, 2, 4, 3"
     ):
-        rotated_sum(weight, unit, values[1:], graph)
+        rotated_sum(weight, radial, unit, values[1:], graph)
+    with pytest.raises(ValueError, match=r"weight must be \[E, H\] = \[200, 3\]; found \[200, 2\]"):
+        rotated_sum(weight[:, :2], radial, unit, values, graph)
     with pytest.raises(
-        ValueError, match=r"weight must be \[E, M, H\] = \[200, 2, 3\]; found \[200, 2, 2\]"
+        ValueError, match=r"radial must be \[E, M, H\] = \[200, 2, 3\]; found \[200, 2, 2\]"
     ):
-        rotated_sum(weight[..., :2], unit, values, graph)
-    with pytest.raises(ValueError, match=r"unit must be \[200, 2, 2\]; found \[200, 1, 2\]"):
-        rotated_sum(weight, unit[:, :1], values, graph)
+        rotated_sum(weight, radial[..., :2], unit, values, graph)
+    with pytest.raises(
+        ValueError, match=r"unit must be \[E, M, 2\] = \[200, 2, 2\]; found \[200, 1, 2\]"
+    ):
+        rotated_sum(weight, radial, unit[:, :1], values, graph)
     with pytest.raises(ValueError, match="unknown backend 'fast'"):
-        rotated_sum(weight, unit, values, graph, backend="fast")
+        rotated_sum(weight, radial, unit, values, graph, backend="fast")
