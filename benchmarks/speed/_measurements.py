@@ -15,7 +15,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-NAMES = ("attention", "corpus", "encoder", "instruments", "layers", "scale", "subslices", "tokens")
+NAMES = (
+    "attention",
+    "corpus",
+    "encoder",
+    "growth",
+    "instruments",
+    "layers",
+    "scale",
+    "subslices",
+    "tokens",
+)
 NEEDS = {"tokens": ("data", "vocabulary")}  # without these there is nothing to measure
 
 

@@ -278,6 +278,15 @@ def test_layers() -> None:
     assert set(training["times"]) == names | {"ours, dropout", "ours, dropout, messages"}
 
 
+def test_growth() -> None:
+    given = speed("_measurements").Given(quick=True)
+    rows = checked("growth", speed("growth").measure(given, quick_watch()))["rows"]
+    sizes = {row["kind"]: list(row["times"]) for row in rows}
+    assert sizes["edges"] == ["random order", "sorted"] and sizes["shape"] == ["ours", "reference"]
+    assert sizes["hub"] == ["0%", "50%"] and sizes["threads"] == ["1"]
+    assert speed("growth").exponent([(1, 3), (10, 300), (100, 30_000)]) == pytest.approx(2)
+
+
 @pytest.mark.slow
 def test_scale(alone) -> None:
     given = speed("_measurements").Given(quick=True)
