@@ -19,7 +19,7 @@ from stofm_geo.benchmark.problems import Problem
 from stofm_geo.genes import CellFeatures, PCAFeatures
 from stofm_geo.genes.fractions import FractionComponents
 from stofm_geo.genes.splitting import hold_out, split_counts
-from stofm_geo.models.prepare import PreparedTissue, make_encoder
+from stofm_geo.models.prepare import PreparedTissue, fit_encoder
 from stofm_geo.networks import MoleculeNetwork, SToFMConfig, SToFMNetwork
 from stofm_geo.networks.state import ModelState
 
@@ -177,7 +177,7 @@ def fit_model(
     config = config or SToFMConfig(objectives="molecules")
     tissues = [PreparedTissue(adata, config) for adata in slices]
     with seed_context(seed):
-        encoder = make_encoder(config, None, [part for tissue in tissues for part in tissue.slices])
+        encoder = fit_encoder(config, None, [part for tissue in tissues for part in tissue.slices])
         network = build(config, encoder)
         for tissue in tissues:
             tissue.drop_empty(encoder.genes)

@@ -10,6 +10,7 @@ from stofm_geo.genes.obsm_encoder import ObsmFeatures
 from stofm_geo.genes.panel_encoder import PanelEncoder
 from stofm_geo.genes.pca_encoder import PCAFeatures
 from stofm_geo.genes.rank_encoder import RankEncoder
+from stofm_geo.genes.shared import counts_of_genes, shared_genes
 from stofm_geo.genes.tokens import rank_tokens, token_blocks
 from stofm_geo.genes.vocabulary import Vocabulary
 
@@ -24,10 +25,12 @@ __all__ = [
     "RankEncoder",
     "Vocabulary",
     "as_counts",
+    "counts_of_genes",
     "ensembl_ids",
     "harmonize",
     "match_genes",
     "rank_tokens",
     "register_encoder",
+    "shared_genes",
     "token_blocks",
 ]

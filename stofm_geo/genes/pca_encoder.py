@@ -13,14 +13,11 @@ from anndata import AnnData
 from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes, sqrt_fractions
 from stofm_geo._validation import check_positive, preview
 from stofm_geo.genes.components import Components
-from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
-from stofm_geo.genes.counts import as_counts
 from stofm_geo.genes.fractions import FractionComponents
+from stofm_geo.genes.shared import counts_of_genes, shared_genes
 from stofm_geo.genes.splitting import hold_out
 
-# Minimum fraction of the genes of a model that a slice must have.
-_MIN_SHARED = 0.5
-_TOO_FEW, _FEW = 5, 50  # genes that slices share: an error and a warning, if most are not shared
+_MIN_SHARED = 0.5  # fraction of the genes of a model that a slice must have
 
 
 class PCAFeatures:
@@ -95,27 +92,8 @@ class PCAFeatures:
         """Set the genes to those that all slices share, and return their counts."""
         if sum(adata.n_obs for adata in slices) < 2:
             raise ValueError("principal components need 2 cells or more")
-        genes = slices[0].var_names
-        known = [gene_mask(adata.var) for adata in slices]
-        for adata, mask in zip(slices, known, strict=True):
-            warn_of_left_out_controls(adata.var, mask)
-            genes = genes[genes.isin(adata.var_names[mask])]
-        smallest = min(int(mask.sum()) for mask in known)
-        needed = max(2, min(_TOO_FEW, smallest // 2))
-        fix = (
-            "use names of one kind (symbols or Ensembl ids) and one species, or "
-            "encoder='panel' (--encoder panel), which takes different panels and species"
-        )
-        shared = f"the {len(slices)} slices share {len(genes)} gene names"
-        if len(genes) < needed:
-            raise ValueError(f"{shared}; at least {needed} are needed; {fix}")
-        if len(genes) < min(_FEW, smallest / 2):
-            warnings.warn(
-                f"{shared}, of {smallest} or more of each; results from so few are rough; {fix}",
-                stacklevel=3,
-            )
-        self.genes = genes.to_numpy(dtype=str)
-        return [_columns(as_counts(adata, copy=False), adata, self.genes) for adata in slices]
+        self.genes = shared_genes(slices)
+        return [counts_of_genes(adata, self.genes) for adata in slices]
 
     def _fit(self, counts: Sequence[sp.csr_matrix]) -> None:
         cells = sum(part.shape[0] for part in counts)
@@ -155,7 +133,7 @@ class PCAFeatures:
                 "and count as average",
                 stacklevel=2,
             )
-        counts = _columns(as_counts(adata, copy=False), adata, self.genes[present])
+        counts = counts_of_genes(adata, self.genes[present])
         components = self._components_of(present)
         scores = np.empty((adata.n_obs, self.out_channels), dtype=np.float32)
         for start, block in zip(range(0, len(scores), BLOCK), _blocks(counts), strict=True):
@@ -174,7 +152,7 @@ class PCAFeatures:
 
         Columns are in the order of :attr:`genes`.
         """
-        return _columns(as_counts(adata, copy=False), adata, self.genes)
+        return counts_of_genes(adata, self.genes)
 
     @property
     def components(self) -> Components:
@@ -223,14 +201,6 @@ class PCAFeatures:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_components})"
-
-
-def _columns(counts: sp.csr_matrix, adata: AnnData, genes: np.ndarray) -> sp.csr_matrix:
-    if len(genes) == adata.n_vars and (adata.var_names == genes).all():
-        return counts
-    counts = counts[:, adata.var_names.get_indexer(genes)]
-    counts.sort_indices()  # so that sums are the same for any order of the genes
-    return counts
 
 
 def _blocks(counts: sp.csr_matrix) -> Iterator[sp.csr_matrix]:

@@ -163,7 +163,7 @@ def _has_empty(part: TissueSlice, genes: Collection[str]) -> bool:
     return bool((np.diff(counts.indptr) == 0).any())
 
 
-def make_encoder(
+def fit_encoder(
     config: SToFMConfig, use_rep: str | None, slices: list[TissueSlice]
 ) -> CellFeatures:
     """Make the encoder of a configuration and fit it, except for what the network trains.

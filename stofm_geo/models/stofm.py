@@ -27,8 +27,8 @@ from stofm_geo.models.prepare import (
     SliceKeys,
     SliceOptions,
     Tissues,
+    fit_encoder,
     list_of,
-    make_encoder,
 )
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.files import FILES
@@ -310,7 +310,7 @@ class SToFM(ModelHubMixin):
             use_rep = tissues[0].use_rep
             objectives = objective_of(self._objectives, self.config.encoder, use_rep, parts)
             self.config = replace(self.config, objectives=objectives)
-            encoder = make_encoder(self.config, use_rep, parts)
+            encoder = fit_encoder(self.config, use_rep, parts)
             for tissue in tissues:
                 tissue.drop_empty(encoder.genes)
             slices = [own for tissue in tissues for own in tissue.subslices(encoder)]

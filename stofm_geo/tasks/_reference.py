@@ -12,8 +12,9 @@ from stofm_geo._anndata_checks import check_anndata
 from stofm_geo._keys import Keys
 from stofm_geo._validation import error_context, listed, preview
 from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
-from stofm_geo.genes.counts import as_counts, counts_from_layer, warn_if_row_numbers
+from stofm_geo.genes.counts import counts_from_layer, warn_if_row_numbers
 from stofm_geo.genes.harmonize import harmonize
+from stofm_geo.genes.shared import counts_of_genes
 
 HERE, THERE = "adata", "the reference"  # names in messages
 TOO_FEW = 5  # shared genes: an error
@@ -22,7 +23,7 @@ _MANTEL_GENES, _MANTEL_CELLS = 200, 2000
 _PERMUTATIONS, _LEVEL = 199, 0.05
 
 
-def shared_genes(
+def with_shared_genes(
     adata: AnnData,
     reference: AnnData,
     organism: str | None,
@@ -94,8 +95,7 @@ def check_spatial_key(key: str, *adatas: AnnData) -> None:
 def counts_of(adata: AnnData, genes: np.ndarray, name: str) -> sp.csr_matrix:
     """Return checked counts of these genes, ``[n, len(genes)]`` float32; errors say ``name``."""
     with error_context(name):
-        counts = as_counts(adata, copy=False)
-    return sp.csr_matrix(counts[:, adata.var_names.get_indexer(genes)])
+        return counts_of_genes(adata, genes)
 
 
 def warn_if_unlike(here: AnnData, there: AnnData, genes: np.ndarray) -> None:

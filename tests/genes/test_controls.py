@@ -101,7 +101,7 @@ def test_a_model_that_knows_controls_still_gets_them(monkeypatch) -> None:
     controls = with_controls(tissue)
     before = SToFM(**SMALL)
     with monkeypatch.context() as patch:
-        for module in ("stofm_geo.data.slices", "stofm_geo.genes.pca_encoder"):
+        for module in ("stofm_geo.data.slices", "stofm_geo.genes.shared"):
             patch.setattr(f"{module}.gene_mask", lambda var: np.ones(len(var), dtype=bool))
         before.fit(controls, max_steps=2, progress=False)
         before.embed(controls)

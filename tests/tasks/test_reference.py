@@ -10,7 +10,7 @@ from anndata import AnnData, read_h5ad
 
 from stofm_geo import tl
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.tasks._reference import shared_genes
+from stofm_geo.tasks._reference import with_shared_genes
 
 UNLIKE = "do not vary together in the reference"
 
@@ -18,7 +18,7 @@ UNLIKE = "do not vary together in the reference"
 def warned(adata: AnnData, reference: AnnData, organism: str | None = None) -> bool:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        shared_genes(adata, reference, organism, None, None)
+        with_shared_genes(adata, reference, organism, None, None)
     return any(UNLIKE in str(one.message) for one in caught)
 
 

@@ -20,7 +20,7 @@ from stofm_geo.tasks._reference import (
     check_spatial_key,
     counts_of,
     row_order,
-    shared_genes,
+    with_shared_genes,
 )
 from stofm_geo.tasks.deconvolution.poisson_mixture import (
     informative,
@@ -116,7 +116,7 @@ def deconvolve(
     check_target(adata, key_added, spatial_key=spatial_key)
     labels = read_labels(reference, label_key, "the reference")
     classes_of([labels], label_key)
-    spots, labelled, genes = shared_genes(adata, reference, organism, layer, reference_layer)
+    spots, labelled, genes = with_shared_genes(adata, reference, organism, layer, reference_layer)
     check_spatial_key(spatial_key, reference)
     cells = counts_of(labelled, genes, THERE)
     labels = _with_counts(labels, np.diff(cells.indptr) > 0)

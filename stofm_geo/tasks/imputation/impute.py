@@ -28,7 +28,7 @@ from stofm_geo.tasks._reference import (
     check_spatial_key,
     counts_of,
     row_order,
-    shared_genes,
+    with_shared_genes,
 )
 from stofm_geo.tasks.imputation.blending import BLENDS, ClusterMeans, RidgeKnn, blend, correlations
 from stofm_geo.transforms import SpatialKNN
@@ -107,7 +107,7 @@ def impute(
         ((100, 2), ['Gene0061', 'Gene0062'])
     """
     check_target(adata, key_added, spatial_key=spatial_key)
-    here, there, shared = shared_genes(adata, reference, organism, layer, reference_layer)
+    here, there, shared = with_shared_genes(adata, reference, organism, layer, reference_layer)
     wanted = _wanted(here, there, genes)
     shared = np.setdiff1d(shared, wanted)
     if len(shared) <= TOO_FEW:

@@ -10,7 +10,7 @@ from stofm_geo import SToFM
 from stofm_geo._keys import NodeType
 from stofm_geo.data import SubSliceDataset, split_slices
 from stofm_geo.datasets import toy_tissue
-from stofm_geo.models.prepare import make_encoder
+from stofm_geo.models.prepare import fit_encoder
 from stofm_geo.networks import NicheNetwork, SToFMConfig
 from stofm_geo.networks.stofm import cell_edges
 from stofm_geo.training.objectives import PretrainingObjective
@@ -33,7 +33,7 @@ def asked(request):
     settings = SToFMConfig(encoder=request.param, k=8, **SMALL, **PUBLISHED)
     part = split_slices(toy_tissue(600, 40, seed=0))[0]
     torch.manual_seed(0)
-    features = make_encoder(settings, None, [part])
+    features = fit_encoder(settings, None, [part])
     encoder = features if request.param == "panel" else None
     network = NicheNetwork(features.out_channels, settings, encoder).eval()
     of_slice = SubSliceDataset(part, features, **settings.subslice_options)
