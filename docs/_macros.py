@@ -20,12 +20,29 @@ from stofm_geo.benchmark import reporting
 from stofm_geo.benchmark.records import read_rows
 from stofm_geo.cli import app
 
+_DIRECTION = (  # question, folder, task, split
+    ("digits as superpixels, rotated: accuracy ↑", "geometry", "superpixels", "images"),
+    ("displacements of 1 000 systems of charged particles: error ↓", "geometry", "particles",
+     "1000 systems"),
+    ("regions of tissue: macro-F1 ↑", "quality", "regions", None),
+    ("cell types: macro-F1 ↑", "quality", "cell_types", None),
+)  # fmt: skip
+_KINDS = {
+    "distances": ("EGNN", "SE2TransformerConv"),
+    "coordinates, rotated copies": (
+        "GATv2 (coordinates + rotations)",
+        "TransformerConv (coordinates + rotations)",
+    ),
+    "vectors": ("SE2TransformerConv (vectors)",),
+}
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 def define_env(env: Any) -> None:
     """Register the macros (called by mkdocs-macros)."""
-    for macro in (summary, scores, mean, runs, zero_shot, speed_report, command_line):
+    for macro in (
+        summary, scores, mean, costs, direction_table, runs, zero_shot, speed_report, command_line
+    ):  # fmt: skip
         env.macro(macro)
 
 
@@ -102,6 +119,43 @@ def readme_table() -> str:
             mean("tasks", task, model) for model in ("SToFM", "neighbour-averaged PCA")
         )
         lines.append(f"| {title} | {ours} | {averages} | {best:.3f} ({name}) |")
+    return "\n".join(lines)
+
+
+def costs(folder: str, task: str) -> str:
+    """Return processor seconds of training, graphs a second and memory of each model of a task."""
+    rows = [
+        {"model": row["model"], "MiB": row["peak_mib"], **row["record"]}
+        for row in _done(folder)
+        if row["task"] == task and "training_cpu_seconds" in row["record"]
+    ]
+    names = {"training_cpu_seconds": "seconds of training", "graphs_per_cpu_second": "graphs/s"}
+    table = pd.DataFrame(rows).rename(columns=names).groupby("model")[[*names.values(), "MiB"]]
+    means = table.mean().sort_values("seconds of training")
+    return reporting.to_markdown(means.map("{:.0f}".format))
+
+
+def direction_table() -> str:
+    """Return what distances, coordinates and vectors achieve: the best layer of each kind."""
+    lines = [f"| | {' | '.join(_KINDS)} |", "|---" * (len(_KINDS) + 1) + "|"]
+    for question, folder, task, split in _DIRECTION:
+        frame = _frame(folder)
+        frame = frame[(frame["task"] == task) & frame["counts"]]
+        if split is not None:
+            frame = frame[frame["split"] == split].assign(splits=1)
+        main, higher_is_better = reporting.main_measure(frame)
+        means, _, text = reporting.table(frame, main, higher_is_better)
+        means = means.mean(axis=1, skipna=False).dropna()
+        cells = []
+        for kind in _KINDS.values():
+            known = means.reindex(kind).dropna()
+            if known.empty:
+                cells.append("")
+                continue
+            best = known.idxmax() if higher_is_better else known.idxmin()
+            score = text.loc[best].iloc[0] if text.shape[1] == 1 else f"{known[best]:.3f}"
+            cells.append(f"{score} ({best.partition(' (')[0]})")
+        lines.append(f"| {question} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

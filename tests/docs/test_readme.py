@@ -27,10 +27,13 @@ def test_it_has_at_most_120_lines() -> None:
     assert len(README.splitlines()) <= 120
 
 
-def test_its_table_is_that_of_the_records(macros: ModuleType) -> None:
-    found = re.search("<!-- results -->\n(.*?)\n<!-- /results -->", README, re.DOTALL)
+@pytest.mark.parametrize(
+    ("mark", "macro"), [("results", "readme_table"), ("direction", "direction_table")]
+)
+def test_its_tables_are_those_of_the_records(macros: ModuleType, mark: str, macro: str) -> None:
+    found = re.search(f"<!-- {mark} -->\n(.*?)\n<!-- /{mark} -->", README, re.DOTALL)
     assert found is not None
-    assert found[1].strip() == macros.readme_table()
+    assert found[1].strip() == getattr(macros, macro)()
 
 
 def test_links_lead_to_files() -> None:
