@@ -12,20 +12,21 @@ from anndata import AnnData
 from stofm_geo.genes.controls import gene_mask, warn_of_left_out_controls
 from stofm_geo.genes.counts import as_counts
 
-_TOO_FEW, _FEW = 5, 50  # an error and a warning, if slices have more genes that are not shared
+_TOO_FEW, _FEW = 5, 50  # shared genes: an error and a warning, if most are not shared
 
 
 def shared_genes(slices: Sequence[AnnData]) -> np.ndarray:
     """Return the names of the genes that all slices share, without control probes.
 
     Args:
-        slices: Slices with gene names in ``var_names``; one or more.
+        slices: Slices with gene names in ``var_names``.
 
     Returns:
         Names ``[G]`` str, in the order of the first slice.
 
     Raises:
-        ValueError: Slices share fewer than 5 genes, and fewer than half of those of the smallest.
+        ValueError: There are no slices; or they share fewer than two genes, or fewer than 5 and
+            fewer than half of those of the smallest.
 
     Warns:
         UserWarning: They share fewer than 50 genes, and fewer than half of those of the smallest;
@@ -38,6 +39,8 @@ def shared_genes(slices: Sequence[AnnData]) -> np.ndarray:
         >>> len(shared_genes([adata, adata[:, 10:]]))
         20
     """
+    if not slices:
+        raise ValueError("there are no slices")
     genes = slices[0].var_names
     known = [gene_mask(adata.var) for adata in slices]
     for adata, mask in zip(slices, known, strict=True):
@@ -55,7 +58,7 @@ def shared_genes(slices: Sequence[AnnData]) -> np.ndarray:
     if len(genes) < min(_FEW, smallest / 2):
         warnings.warn(
             f"{found}, of {smallest} or more of each; results from so few are rough; {fix}",
-            stacklevel=3,
+            stacklevel=4,  # whoever fits an encoder
         )
     return genes.to_numpy(dtype=str)
 
@@ -68,11 +71,11 @@ def counts_of_genes(adata: AnnData, genes: np.ndarray) -> sp.csr_matrix:
         genes: Names in ``var_names``, ``[G]``.
 
     Returns:
-        Counts ``[n, G]`` float32, with columns in the order of ``genes``; they may share memory
-        with ``X``.
+        Counts ``[n, G]`` float32, with columns in the order of ``genes``. They may share memory
+        with ``X``, and must not be modified.
 
     Raises:
-        ValueError: Counts are invalid (see :func:`as_counts`), or a gene is missing.
+        TypeError, ValueError: Counts are invalid (see :func:`as_counts`), or a gene is missing.
 
     Examples:
         >>> from stofm_geo import datasets
@@ -81,7 +84,7 @@ def counts_of_genes(adata: AnnData, genes: np.ndarray) -> sp.csr_matrix:
         >>> counts_of_genes(adata, adata.var_names[[3, 1]]).shape
         (200, 2)
     """
-    counts = as_counts(adata, copy=False)
+    counts, genes = as_counts(adata, copy=False), np.asarray(genes)
     if len(genes) == adata.n_vars and (adata.var_names == genes).all():
         return counts
     columns = adata.var_names.get_indexer(genes)

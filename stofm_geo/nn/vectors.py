@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn.dense.linear import Linear
 
-from stofm_geo.ops.vector_invariants import vector_invariants
+from stofm_geo.ops.vector_invariants import scale_vectors, vector_invariants
 
 
 class VectorChannels(nn.Module):
@@ -164,10 +164,9 @@ class VectorChannels(nn.Module):
             sums = sums + self._join_heads(passed_on)
             if self.lin_root is not None:
                 sums = sums + self.lin_root(_by_order(vectors)).transpose(0, 1)
-        pairs = self.lin_pair(sums.transpose(0, 1))
-        invariants, scale = vector_invariants(
-            sums, pairs, cross=not self.reflections, backend=backend
-        )
+        scaled, lengths = scale_vectors(sums, backend=backend)
+        pairs, cross = self.lin_pair(scaled), not self.reflections
+        invariants = vector_invariants(lengths, pairs, cross=cross, backend=backend)
         if in_frame is not None:
             # Across the edge, the component changes sign under reflection.
             along = self._join_heads(in_frame)[:, :, : 1 if self.reflections else 2]
@@ -176,7 +175,7 @@ class VectorChannels(nn.Module):
         if self.lin_gate is None:
             return out, None
         gate = self.lin_gate(out).sigmoid().unflatten(1, (self.shape[0], 1, -1))
-        return out, (sums * (gate * scale[..., None, None])).transpose(2, 3)
+        return out, (scaled.transpose(0, 1) * gate).transpose(2, 3)
 
     def _join_heads(self, vectors: Tensor) -> Tensor:
         """Return vectors ``[N, M, 2, V, H]`` as ``[N, M, 2, V H]``, or their mean over heads."""

@@ -54,7 +54,7 @@ def run_over_edges(loop: Any, ptr: np.ndarray, x: np.ndarray, *arguments: Any) -
 
 def run_over_nodes(loop: Any, nodes: int, size: int, *arguments: Any) -> None:
     """Call ``loop(first, last, *arguments)`` on all nodes, of ``size`` numbers each."""
-    cost = nodes * size // 250  # some four operations for each number
+    cost = nodes * size // 1000
     run_over_rows(lambda first, last: loop(first, last, *arguments), np.arange(nodes + 1), cost)
 
 
