@@ -22,8 +22,8 @@ from stofm_geo.cli import app
 
 _DIRECTION = (  # question, folder, task, split
     ("digits as superpixels, rotated: accuracy ↑", "geometry", "superpixels", "images"),
-    ("displacements of 1 000 systems of charged particles: error ↓", "geometry", "particles",
-     "1000 systems"),
+    ("displacements of charged particles, 10 000 systems: error ↓", "geometry", "particles",
+     "10000 systems"),
     ("regions of tissue: macro-F1 ↑", "quality", "regions", None),
     ("cell types: macro-F1 ↑", "quality", "cell_types", None),
 )  # fmt: skip

@@ -72,12 +72,13 @@ class SubSliceDataset(Sequence[Data]):
     ) -> None:
         self.part, self._encoder = part, encoder
         self.components: Components | None = getattr(encoder, "components", None)
-        self.fractions: FractionComponents | None = getattr(encoder, "fractions", None)
+        self.fractions: FractionComponents | None = None
         if encoder.module is None:
             data = slice_graph(part, encoder)  # whose messages name the slice already
             graph = Compose([SpatialKNN(k), MacroNodes(max_nodes=max_macro_nodes, join=False)])
             self.graph = graph(data)
-            if self.fractions is not None:
+            if getattr(encoder, "fractions", None) is not None:
+                self.fractions = encoder.fractions_of(part.adata)  # type: ignore[attr-defined]
                 self.graph.fractions = pad_rows(self._expected, self.graph.num_nodes)
             # Two edges of halo, so that the niches of border cells are whole.
             self._cuts = SubSlices(cells_per_subslice, halo=2).lazily(self.graph, JoinMacroNodes())

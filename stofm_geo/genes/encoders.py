@@ -26,8 +26,8 @@ class CellFeatures(Protocol):
     An encoder that was fitted without some of the molecules, which training can hold out
     (:mod:`stofm_geo.training.objectives.molecules`), has ``components`` and ``fractions``
     (:class:`~stofm_geo.genes.components.Components`,
-    :class:`~stofm_geo.genes.fractions.FractionComponents`), and a method ``known_counts``, the
-    counts that both are made of.
+    :class:`~stofm_geo.genes.fractions.FractionComponents`), and methods ``known_counts`` and
+    ``fractions_of``: of an AnnData, the counts that both are made of, and ``fractions`` for these.
 
     Examples:
         >>> from stofm_geo import datasets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -118,6 +118,21 @@ class FractionComponents:
             np.pad(self.signal, (0, more)),
             np.pad(self.noise, (0, more), constant_values=1),
         )
+
+    def of_genes(self, present: np.ndarray) -> FractionComponents:
+        r"""Return components of the counts of some genes, where all others are as in the mean.
+
+        With :math:`q = \sum_{g \text{ present}} m_g`, a fraction among the genes that are present,
+        times :math:`q`, is one of all genes.
+
+        Args:
+            present: Genes that cells may have counts of, ``[G]`` bool.
+        """
+        mean = np.where(present, self.mean, 0)
+        # Not 0, if the means of all these genes are.
+        share = max(float(mean.sum() / self.mean.sum()), 1e-9)
+        axes = np.sqrt(share) * self.axes * present[:, None]
+        return replace(self, mean=(mean / share).astype(np.float32), axes=axes.astype(np.float32))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all arrays by names that :meth:`from_arrays` reads."""

@@ -119,7 +119,7 @@ class PCAFeatures:
         Raises:
             ValueError: More than half of the encoder's genes are missing.
         """
-        present = adata.var_names.get_indexer(self.genes) >= 0
+        present = self._present(adata)
         if present.mean() < _MIN_SHARED:
             raise ValueError(
                 f"the model knows {len(self.genes)} genes ({preview(self.genes)}), of which "
@@ -148,11 +148,27 @@ class PCAFeatures:
         return scores
 
     def known_counts(self, adata: AnnData) -> sp.csr_matrix:
-        """Return the counts ``[n, G]`` float32 of slices with all genes of the encoder.
+        """Return the counts of the encoder's genes, ``[n, G]`` float32; 0 for missing genes.
 
         Columns are in the order of :attr:`genes`.
         """
-        return counts_of_genes(adata, self.genes)
+        present = self._present(adata)
+        counts = counts_of_genes(adata, self.genes[present])
+        if present.all():
+            return counts
+        parts = counts.data, np.flatnonzero(present)[counts.indices], counts.indptr
+        return sp.csr_matrix(parts, shape=(adata.n_obs, len(self.genes)))
+
+    def fractions_of(self, adata: AnnData) -> FractionComponents | None:
+        """Return :attr:`fractions` of :meth:`known_counts`, where missing genes are average."""
+        present = self._present(adata)
+        if self.fractions is None or present.all():
+            return self.fractions
+        return self.fractions.of_genes(present)
+
+    def _present(self, adata: AnnData) -> np.ndarray:
+        """Return which genes of the encoder are in ``var_names``, ``[G]`` bool."""
+        return adata.var_names.get_indexer(self.genes) >= 0
 
     @property
     def components(self) -> Components:
@@ -160,10 +176,18 @@ class PCAFeatures:
         return self._components_of(np.ones(len(self.genes), dtype=bool))
 
     def _components_of(self, genes: np.ndarray) -> Components:
-        """Return the components of counts of ``genes``, a mask ``[G]`` bool."""
+        """Return the components of counts of ``genes``, a mask ``[G]`` bool.
+
+        Square roots of fractions are multiplied by the root of the share of the molecules that an
+        average cell has of these genes, since fractions are of all genes.
+        """
         loadings = self.axes[:, genes].T / self.scale
         panel = np.arange(np.count_nonzero(genes))
-        return Components(np.float32(1), panel, loadings, self.mean[genes] @ loadings)
+        scale = 1.0
+        if not genes.all():
+            share = np.square(self.mean[genes]).sum() / np.square(self.mean).sum()
+            scale = max(float(share), 1e-9) ** -0.5  # not infinite, if all means are 0
+        return Components(np.float32(scale), panel, loadings, self.mean[genes] @ loadings)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """See :class:`CellFeatures`."""

@@ -91,7 +91,9 @@ def test_missing_genes_count_as_average() -> None:
         x = features.transform(few)
     counts = few.X.toarray()
     roots = np.sqrt(counts / counts.sum(axis=1, keepdims=True))
-    centred = np.concatenate([np.zeros((60, 2)), roots - features.mean[2:]], axis=1)
+    # Fractions of the other genes are those of all genes, times what the mean has of the others.
+    share = np.square(features.mean[2:]).sum() / np.square(features.mean).sum()
+    centred = np.concatenate([np.zeros((60, 2)), share**0.5 * roots - features.mean[2:]], axis=1)
     np.testing.assert_allclose(x, centred @ features.axes.T / features.scale, atol=1e-4)
 
 

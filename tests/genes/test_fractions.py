@@ -137,3 +137,18 @@ def test_a_real_slice_of_few_spots(shared_data, slice_name) -> None:
     found = {name: MODELS[name].solve(problem, 0)[0] for name in ("mean", "PCA (shrunken)")}
     errors = {name: score(fractions)["error"] for name, fractions in found.items()}
     assert errors["PCA (shrunken)"] < 0.9 * errors["mean"]
+
+
+def test_genes_that_are_missing_are_as_in_the_mean(counts) -> None:
+    found = components_of([counts], 5)
+    present = np.arange(30) % 3 > 0
+    # Of the missing genes, cells have just what the mean has; of the others, anything.
+    share = found.mean[present].sum()
+    others = counts.toarray() * present
+    others /= others.sum(axis=1, keepdims=True)
+    whole = sp.csr_matrix(share * others + np.where(present, 0, found.mean))
+    ones = np.ones(len(others))
+    known = found.of_genes(present)
+    np.testing.assert_allclose(known(sp.csr_matrix(others), ones), found(whole, ones), atol=1e-5)
+    np.testing.assert_allclose(known.mean.sum(), 1, rtol=1e-5)
+    np.testing.assert_array_equal(found.of_genes(present | True).mean, found.mean)

@@ -210,6 +210,27 @@ def test_other_genes_are_refused_few_missing_are_not(tissue, model) -> None:
         model.embed(tissue[:, 10:].copy())
 
 
+def test_a_missing_gene_that_no_cell_has_changes_nothing(tissue) -> None:
+    """The counts of another gene must not stand in for those of a missing one."""
+    silent = tissue.copy()
+    silent.X = sp.csr_matrix(silent.X.toarray() * (np.arange(60) > 2))
+    model = fitted(silent)
+    expected = embedded(model, silent)
+    with pytest.warns(UserWarning, match="3 of the model's 60 genes are missing"):
+        found = embedded(model, silent[:, 3:].copy())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_slice_without_some_genes_is_embedded_near_the_whole_one(tissue, model) -> None:
+    expected = embedded(model, tissue)
+    error = []
+    for missing in (4, 15):
+        with pytest.warns(UserWarning, match=f"{missing} of the model's 60 genes are missing"):
+            found = embedded(model, tissue[:, : 60 - missing].copy())
+        error.append(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    assert error[0] < error[1] < 0.55  # .57 where counts of another gene stood in
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 12])
 def test_too_few_cells(tissue, model, n) -> None:
     with pytest.raises(ValueError, match=r"there are no cells|too few for a tissue graph"):
