@@ -113,8 +113,9 @@ def over_shapes(shape: tuple[int, int], mode: str, sizes: Sizes) -> dict[str, An
 def over_hubs(mode: str, sizes: Sizes) -> dict[str, Any]:
     """A share of the edges ends at one node."""
     nodes, works = sizes.of_degrees // sizes.neighbours, {}
+    without_hub = random_graph(nodes, sizes.neighbours).edge_index
     for share in sizes.hubs:
-        edge_index = random_graph(nodes, sizes.neighbours).edge_index.clone()
+        edge_index = without_hub.clone()
         edge_index[1, : int(share * edge_index.size(1))] = 0
         works[f"{share:.0%}"] = attention(EdgeGraph(edge_index, nodes), sizes.shape, mode)
     return _row("hub", "all", mode, works, next(iter(works)), sizes)
