@@ -16,7 +16,8 @@ import stofm_geo.transforms as T
 from benchmarks.speed._reference import published_model
 from stofm_geo.models.official import OfficialNetwork
 from stofm_geo.models.official.network import Config
-from stofm_geo.models.official.slices import UNKNOWN_DISTANCE, known_distance_pairs
+from stofm_geo.models.official.pairs import known_distance_pairs
+from stofm_geo.models.official.slices import UNKNOWN_DISTANCE
 from stofm_geo.nn import GaussianRadial, SE2Transformer
 
 LAYERS, CHANNELS, HEADS, GAUSSIANS = 4, 256, 8, 128

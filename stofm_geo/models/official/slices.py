@@ -11,16 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch_geometric.data import Data
 
 from stofm_geo._keys import NodeType
 from stofm_geo._validation import check_positive
+from stofm_geo.models.official.pairs import known_distance_pairs
 
 UNKNOWN_DISTANCE = 100.0  # stands for every distance that is not told
 _AHEAD = 16  # sub-slices that are made at once
-NEIGHBORS = 50  # nearest nodes whose distance is told, the node itself counted
 
 
 def normalized(positions: np.ndarray) -> np.ndarray:
@@ -147,34 +146,6 @@ def iter_subslices(
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for start in range(0, len(parts), _AHEAD):
             yield from pool.map(made, parts[start : start + _AHEAD])
-
-
-def known_distance_pairs(pos: np.ndarray, special: int) -> tuple[Tensor, Tensor]:
-    """Return the pairs of nodes with a known distance, ``[2, E]``, and the distances ``[E]``.
-
-    The first ``special`` nodes are CLS and the virtual cells.
-    """
-    n = len(pos)
-    k = min(NEIGHBORS, n - 1)
-    _, near = cKDTree(pos).query(pos, k=k)
-    told = np.zeros((n, n), dtype=bool)  # a byte a pair, forgotten when the edges are known
-    told[np.arange(n)[:, None], near.reshape(n, k)] = True
-    told |= told.T
-    told[:special] = True
-    told[:, :special] = True
-    np.fill_diagonal(told, True)
-    place = np.flatnonzero(told)  # nonzero() takes twice as long
-    dst = np.repeat(np.arange(n), np.count_nonzero(told, axis=1))
-    src = place - dst * n
-    x, y = np.ascontiguousarray(pos.T)
-    # np.hypot takes ten times as long.
-    distance = np.sqrt((x[dst] - x[src]) ** 2 + (y[dst] - y[src]) ** 2)
-    zero = (dst == 0) | (src == 0) | (dst == src)
-    distance[zero] = 0
-    # Of nodes at one place the published code takes the distance, 0, for none at all.
-    keep = zero | (distance > 0)
-    edge_index = torch.from_numpy(np.stack([src[keep], dst[keep]]))
-    return edge_index, torch.from_numpy(distance[keep].astype(np.float32))
 
 
 def _features(name: str, values: np.ndarray | Tensor, pos: np.ndarray) -> Tensor:
