@@ -21,6 +21,7 @@ NAMES = (
     "encoder",
     "growth",
     "instruments",
+    "large_corpus",
     "layers",
     "scale",
     "subslices",

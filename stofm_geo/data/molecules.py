@@ -16,7 +16,7 @@ from stofm_geo._keys import NodeType
 from stofm_geo.data.subslices import SubSliceDataset, pad_rows
 from stofm_geo.genes.components import Components
 from stofm_geo.genes.fractions import FractionComponents
-from stofm_geo.genes.splitting import hold_out
+from stofm_geo.genes.splitting import HELD_OUT, hold_out, split_counts
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,23 @@ class Molecules:
             (:func:`~stofm_geo.genes.splitting.hold_out`).
         components: Components that ``x`` is computed by.
         fractions: Components that ``fractions`` and what is predicted are computed by.
+        train_sums: :meth:`~stofm_geo.genes.fractions.FractionComponents.sums` of ``train``,
+            ``[n, components]``.
     """
 
     train: sp.csr_matrix
     held_out: sp.csr_matrix
     components: Components
     fractions: FractionComponents
+    train_sums: np.ndarray
 
     @property
     def total(self) -> np.ndarray:
         """Return the number of molecules of each cell, both parts, ``[n]``."""
-        return np.asarray(self.train.sum(axis=1) + self.held_out.sum(axis=1)).ravel()
+        return _totals(self.train) + _totals(self.held_out)
 
-    def predict(
-        self, subslice: Data, visible: sp.csr_matrix, target: sp.csr_matrix, share: float
-    ) -> Data:
-        """Return a copy of the sub-slice that shows some molecules and asks for others.
+    def split(self, subslice: Data, fraction: float, random: np.random.Generator) -> Data:
+        """Return a copy of the sub-slice that shows a part of ``train`` and asks for the rest.
 
         ``x`` and ``fractions`` are those of the visible molecules; the means of macro nodes are
         corrected, so that the others do not leak through them. ``y`` ``[num_nodes, components]``
@@ -52,10 +53,32 @@ class Molecules:
 
         Args:
             subslice: Sub-slice of all molecules.
-            visible: Counts ``[n, G]``.
-            target: Counts ``[n, G]``.
-            share: Expected share of the target among all molecules of a cell.
+            fraction: Expected fraction of the target.
+            random: Random generator.
         """
+        target, visible = split_counts(self.train, fraction, random)
+        sums = self.fractions.sums(target)
+        # Sums are linear, and the target has the least molecules to sum over.
+        seen = self.fractions.expected_of_sums(self.train_sums - sums, _totals(visible))
+        return self._item(subslice, visible, seen, sums, fraction * (1 - HELD_OUT))
+
+    def validation(self, subslice: Data) -> Data:
+        """Return a copy of the sub-slice that shows ``train`` and asks for ``held_out``.
+
+        Attributes are those of :meth:`split`.
+        """
+        seen = self.fractions.expected_of_sums(self.train_sums, _totals(self.train))
+        sums = self.fractions.sums(self.held_out)
+        return self._item(subslice, self.train, seen, sums, HELD_OUT)
+
+    def _item(
+        self,
+        subslice: Data,
+        visible: sp.csr_matrix,
+        seen: np.ndarray,
+        target_sums: np.ndarray,
+        share: float,
+    ) -> Data:
         n, subslice = visible.shape[0], subslice.clone()
         x = torch.from_numpy(self.components(visible))
         cluster = subslice.cluster[:n]
@@ -64,7 +87,7 @@ class Molecules:
         change[macro] /= subslice.cluster_size[macro, None].clamp_min(1)
         change[:n] = x - subslice.x[:n]
         subslice.x = subslice.x + change
-        seen, asked = self.fractions.expected(visible), self.fractions(target, share * self.total)
+        asked = self.fractions.of_sums(target_sums, share * self.total)
         subslice.fractions = pad_rows(torch.from_numpy(seen), subslice.num_nodes)
         subslice.y = pad_rows(torch.from_numpy(asked), subslice.num_nodes)
         return subslice
@@ -92,6 +115,8 @@ class MoleculeSlice(Sequence[Data]):
         self.held_out, self.train = hold_out(subslices.counts)
         assert subslices.components is not None  # or it has no counts
         self._x = features_of(subslices.graph, subslices.components, self.train)
+        assert subslices.fractions is not None
+        self._sums = subslices.fractions.sums(self.train)
 
     def __len__(self) -> int:
         return len(self.subslices)
@@ -103,7 +128,8 @@ class MoleculeSlice(Sequence[Data]):
         subslice.x = torch.cat([self._x[cells], self._x[self.train.shape[0] :]])
         components, fractions = self.subslices.components, self.subslices.fractions
         assert components is not None and fractions is not None
-        subslice.molecules = Molecules(self.train[rows], self.held_out[rows], components, fractions)
+        parts = self.train[rows], self.held_out[rows]
+        subslice.molecules = Molecules(*parts, components, fractions, self._sums[rows])
         return subslice
 
 
@@ -121,3 +147,7 @@ def features_of(graph: Data, components: Components, counts: sp.csr_matrix) -> T
     means = scatter(x, graph.cluster[:n] - n, dim_size=len(virtual), reduce="mean")
     virtual[macro] = means[macro]
     return torch.cat([x, virtual])
+
+
+def _totals(counts: sp.csr_matrix) -> np.ndarray:
+    return np.asarray(counts.sum(axis=1)).ravel()

@@ -190,10 +190,25 @@ class FractionComponents:
             counts: Counts ``[n, G]`` of a part of the molecules.
             total: Number of molecules that such a part is expected to have, ``[n]``.
         """
-        root = np.sqrt(self.mean)
-        loadings = (_inverse(root)[:, None] * self.axes / self.scale).astype(np.float32)
-        found = (counts @ loadings) / np.maximum(total, 1e-9)[:, None]
-        return (found - self.mean @ loadings).astype(np.float32)
+        return self.of_sums(self.sums(counts), total)
+
+    def sums(self, counts: sp.csr_matrix) -> np.ndarray:
+        """Return the sums of the loadings of all molecules, ``[n, components]`` float32.
+
+        Args:
+            counts: Counts ``[n, G]`` of a part of the molecules.
+        """
+        return counts @ self._loadings
+
+    def of_sums(self, sums: np.ndarray, total: np.ndarray) -> np.ndarray:
+        """Return the components of the counts whose :meth:`sums` are given.
+
+        Args:
+            sums: Sums of loadings ``[n, components]``.
+            total: Number of molecules that such counts are expected to have, ``[n]``.
+        """
+        found = sums / np.maximum(total, 1e-9)[:, None]
+        return (found - self.mean @ self._loadings).astype(np.float32)
 
     def expected(self, counts: sp.csr_matrix) -> np.ndarray:
         r"""Return the expected components of cells given their counts, ``[n, components]`` float32.
@@ -208,9 +223,22 @@ class FractionComponents:
         Args:
             counts: Counts ``[n, G]``.
         """
-        total = np.asarray(counts.sum(axis=1)).ravel()
+        return self.expected_of_sums(self.sums(counts), np.asarray(counts.sum(axis=1)).ravel())
+
+    def expected_of_sums(self, sums: np.ndarray, total: np.ndarray) -> np.ndarray:
+        """Return :meth:`expected` of the counts whose :meth:`sums` are given.
+
+        Args:
+            sums: Sums of loadings ``[n, components]``.
+            total: Number of molecules of each cell, ``[n]``.
+        """
         strength = total[:, None] * self.signal / self.noise
-        return self(counts, total) * (strength / (1 + strength)).astype(np.float32)
+        return self.of_sums(sums, total) * (strength / (1 + strength)).astype(np.float32)
+
+    @property
+    def _loadings(self) -> np.ndarray:
+        root = np.sqrt(self.mean)
+        return (_inverse(root)[:, None] * self.axes / self.scale).astype(np.float32)
 
     def decode(self, y: np.ndarray) -> np.ndarray:
         """Return the fractions ``[n, G]`` float32 of components; above zero, with sum 1."""

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from stofm_geo._validation import check_fraction
+from stofm_geo.genes import _splitting_loops
 
 HELD_OUT = 0.1  # fraction of the molecules
 _SEED = 790_142
@@ -35,12 +36,27 @@ def split_counts(
     check_fraction("fraction", fraction)
     if not are_whole(counts):
         raise ValueError("molecules can be split only of whole counts; X holds fractions")
-    value = counts.data
-    first = np.empty(len(value), dtype=np.float32)
-    single = value == 1  # most of them; a comparison is much cheaper than a binomial draw
-    first[single] = random.random(int(single.sum()), dtype=np.float32) < fraction
-    first[~single] = random.binomial(value[~single].astype(np.int64), fraction)
-    return _part(counts, first), _part(counts, value - first)
+    value = counts.data.astype(np.float32, copy=False)
+    is_one = value == 1  # most of them; a comparison is much cheaper than a binomial draw
+    single = random.random(int(is_one.sum()), dtype=np.float32) < fraction
+    several = value[~is_one].astype(np.int64)
+    other = random.binomial(several, fraction)
+    in_first = int(single.sum() + (other > 0).sum())
+    in_rest = int((~single).sum() + (other < several).sum())
+    parts = [
+        (
+            np.empty_like(counts.indptr),
+            np.empty(size + 1, counts.indices.dtype),
+            np.empty(size + 1, np.float32),
+        )
+        for size in (in_first, in_rest)
+    ]
+    _splitting_loops.divide(counts.indptr, counts.indices, value, single, other, *parts)
+    first, rest = (
+        sp.csr_matrix((data[:-1], indices[:-1], ptr), shape=counts.shape)
+        for ptr, indices, data in parts
+    )
+    return first, rest
 
 
 def hold_out(counts: sp.csr_matrix) -> tuple[sp.csr_matrix, sp.csr_matrix]:
@@ -57,10 +73,3 @@ def hold_out(counts: sp.csr_matrix) -> tuple[sp.csr_matrix, sp.csr_matrix]:
 def are_whole(counts: sp.csr_matrix) -> bool:
     """Return whether all counts are whole numbers."""
     return bool((counts.data == np.rint(counts.data)).all())
-
-
-def _part(counts: sp.csr_matrix, value: np.ndarray) -> sp.csr_matrix:
-    kept = value > 0
-    ends = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
-    arrays = value[kept].astype(np.float32), counts.indices[kept], ends
-    return sp.csr_matrix(arrays, shape=counts.shape)

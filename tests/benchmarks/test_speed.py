@@ -328,6 +328,18 @@ def test_corpus(alone) -> None:
     assert training["training_cells_per_second"] > 0
 
 
+@pytest.mark.slow
+def test_large_corpus(alone) -> None:
+    given = speed("_measurements").Given(quick=True)
+    found = checked("large_corpus", alone("large_corpus").measure(given, quick_watch()))
+    few, many = found["rows"]
+    assert (few["opened"]["slices"], many["opened"]["slices"]) == (2, 4)
+    assert many["opened"]["subslices"] == 4 and many["opened"]["index_mb"] > 0
+    assert many["loaded"]["cells_per_second"] > 0 and many["started"]["checkpoint_mb"] > 1
+    (table,) = speed("large_corpus").report(found).tables[1:]
+    assert table.title == "All 800 cells"
+
+
 def test_on_a_gpu_in_small(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
     code, text = command("gpu", "-o", tmp_path / "gpu.json", "--device", "cpu", "--quick")

@@ -13,7 +13,7 @@ from stofm_geo.data.molecules import MoleculeSlice
 from stofm_geo.datasets import toy_tissue
 from stofm_geo.genes import PCAFeatures
 from stofm_geo.genes.fractions import FractionComponents
-from stofm_geo.genes.splitting import hold_out, split_counts
+from stofm_geo.genes.splitting import HELD_OUT, hold_out, split_counts
 from tests.helpers import CUT, make_slice
 
 
@@ -41,13 +41,14 @@ def test_what_is_shown_depends_on_the_visible_molecules_alone(molecules) -> None
     subslice = molecules[0]
     own = subslice.molecules
     target, visible = split_counts(own.train, 0.3, np.random.default_rng(1))
-    item = own.predict(subslice, visible, target, 0.3)
+    item = own.split(subslice, 0.3, np.random.default_rng(1))
     n = len(own.total)
     np.testing.assert_allclose(item.x[:n], own.components(visible), atol=1e-6)
-    np.testing.assert_array_equal(item.fractions[:n], own.fractions.expected(visible))
-    assert (item.fractions[n:] == 0).all()
-    other = own.predict(subslice, visible, own.held_out, 0.2)
-    assert torch.equal(item.x, other.x) and not torch.equal(item.y, other.y)
+    seen = own.fractions.expected(visible)
+    np.testing.assert_allclose(item.fractions[:n], seen, atol=1e-5)
+    assert (item.fractions[:n][seen == 0] == 0).all() and (item.fractions[n:] == 0).all()
+    asked = own.fractions(target, 0.3 * (1 - HELD_OUT) * own.total)
+    np.testing.assert_array_equal(item.y[:n], asked)
     assert (item.y[n:] == 0).all()
     assert torch.equal(subslice.x, molecules[0].x)  # not changed in place
 
@@ -72,7 +73,11 @@ def test_macro_nodes_are_means_of_what_is_shown(molecules) -> None:
     )
     (subslice,) = MoleculeSlice(whole)
     own = subslice.molecules
-    item = own.predict(subslice, own.train, own.held_out, 0.2)
+    item = own.validation(subslice)
+    n = len(own.total)
+    np.testing.assert_array_equal(item.fractions[:n], own.fractions.expected(own.train))
+    asked = own.fractions(own.held_out, HELD_OUT * own.total)
+    np.testing.assert_array_equal(item.y[:n], asked)
     for node in torch.nonzero(item.node_type == NodeType.MACRO).view(-1):
         cells = item.cluster == node
         torch.testing.assert_close(item.x[node], item.x[cells].mean(dim=0), atol=1e-4, rtol=1e-4)

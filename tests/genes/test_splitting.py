@@ -51,3 +51,18 @@ def test_fractions_are_refused() -> None:
         split_counts(counts() * 0.5, 0.5, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"between 0 and 1; found 1\.5"):
         split_counts(counts(), 1.5, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("mean", [0.3, 3.0])
+def test_draws_are_those_of_numpy(mean: float) -> None:
+    """Held-out molecules stay the same from version to version."""
+    whole = counts(mean=mean)
+    first, rest = split_counts(whole, 0.3, np.random.default_rng(1))
+    random, one = np.random.default_rng(1), whole.data == 1
+    expected = whole.copy()
+    expected.data[one] = random.random(int(one.sum()), dtype=np.float32) < 0.3
+    expected.data[~one] = random.binomial(whole.data[~one].astype(int), 0.3)
+    assert (first != expected).nnz == 0 and (rest != whole - expected).nnz == 0
+    for part in (first, rest):
+        assert part.nnz == np.count_nonzero(part.toarray())
+        assert part.indices.dtype == whole.indices.dtype

@@ -159,11 +159,11 @@ def decode(record: bytes, common: SliceHeader, gene_index: np.ndarray, technolog
     )
     if common.fractions is not None:
         held_out = _rows(arrays, _HELD_OUT, len(gene_index))
-        molecules = Molecules(counts, held_out, common.components, common.fractions)
-        subslice.fractions = pad_rows(
-            torch.from_numpy(common.fractions.expected(counts)), subslice.num_nodes
-        )
-        subslice.molecules = molecules
+        sums = common.fractions.sums(counts)
+        seen = common.fractions.expected_of_sums(sums, np.asarray(counts.sum(axis=1)).ravel())
+        subslice.fractions = pad_rows(torch.from_numpy(seen), subslice.num_nodes)
+        shared = common.components, common.fractions
+        subslice.molecules = Molecules(counts, held_out, *shared, sums)
     panel = torch.from_numpy(gene_index[common.components.panel])
     return attach_panel(subslice, panel, technology, common.components, common.fractions)
 

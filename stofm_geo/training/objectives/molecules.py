@@ -21,7 +21,6 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from stofm_geo.data.molecules import Molecules
-from stofm_geo.genes.splitting import HELD_OUT, split_counts
 from stofm_geo.networks.config import SToFMConfig
 from stofm_geo.networks.molecules import MoleculeNetwork
 from stofm_geo.networks.panel_molecules import PanelMoleculeNetwork
@@ -52,16 +51,13 @@ class MoleculeMasking:
         """Return a training item without masked cells."""
         random = np.random.default_rng(int(torch.randint(2**62, ())))
         molecules: Molecules = subslice.molecules
-        target, visible = split_counts(molecules.train, self.target_ratio, random)
-        share = self.target_ratio * (1 - HELD_OUT)
-        return _without_molecules(molecules.predict(subslice, visible, target, share))
+        return _without_molecules(molecules.split(subslice, self.target_ratio, random))
 
     @staticmethod
     def held_out(subslice: Data) -> Data:
         """Return an item of validation: all training molecules are seen."""
         molecules: Molecules = subslice.molecules
-        seen, target = molecules.train, molecules.held_out
-        return _without_molecules(molecules.predict(subslice, seen, target, HELD_OUT))
+        return _without_molecules(molecules.validation(subslice))
 
 
 def _without_molecules(subslice: Data) -> Data:

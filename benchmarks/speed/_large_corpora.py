@@ -1,0 +1,98 @@
+"""A corpus of thousands of slices is made of one, opened, loaded and trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from benchmarks.speed._corpora import peak_gb
+from stofm_geo._hash import with_hash
+from stofm_geo._logging import suppress_logger
+from stofm_geo.data.corpus.index import HASH, INDEX, SLICES, read_index
+from stofm_geo.training.corpus_data import CorpusDataModule
+from stofm_geo.training.corpus_pretrain import DEFAULTS, CorpusPretraining
+from stofm_geo.training.objectives import PretrainingObjective
+
+
+def repeat(folder: Path, target: Path, copies: int) -> None:
+    """Write a corpus that has the only slice of another ``copies`` times, as hard links."""
+    index = read_index(folder)
+    (entry,) = index["slices"]
+    source = folder / SLICES / entry["folder"]
+    files = [file.relative_to(source) for file in source.rglob("*") if file.is_file()]
+    names = [f"slice-{number:05}" for number in range(copies)]
+    for name in names:
+        for file in files:
+            link = target / SLICES / name / file
+            link.parent.mkdir(parents=True, exist_ok=True)
+            os.link(source / file, link)
+    slices = [{**entry, "folder": name} for name in names]
+    index = {name: value for name, value in index.items() if name != HASH} | {"slices": slices}
+    (target / INDEX).write_text(json.dumps(with_hash(index, HASH), indent=1))
+
+
+def opened(folder: Path, node_budget: int) -> dict[str, Any]:
+    """Open a corpus, draw the batches of an epoch, and resume in its middle."""
+    before, start = peak_gb(), time.perf_counter()
+    data = _data(folder, node_budget)
+    row: dict[str, Any] = {"open_s": time.perf_counter() - start, "slices": len(data.train.slices)}
+    row |= {"subslices": len(data.train), "index_mb": (folder / INDEX).stat().st_size / 1e6}
+    loader = data.train_dataloader()
+    start = time.perf_counter()
+    loader.batch_sampler.all_batches()
+    row["batches_s"] = time.perf_counter() - start
+    state = loader.state_dict() | {"position": len(loader.batch_sampler) // 2}
+    loader = data.train_dataloader()
+    start = time.perf_counter()
+    loader.load_state_dict(state)
+    next(iter(loader))
+    return {**row, "resume_s": time.perf_counter() - start, "added_gb": peak_gb() - before}
+
+
+def loaded(folder: Path, node_budget: int, batches: int) -> dict[str, Any]:
+    """Load the first batches of an epoch, as training does, after as many others."""
+    loader = _data(folder, node_budget).train_dataloader()
+    both = iter(loader)
+    for _ in islice(both, batches):
+        pass
+    start = time.perf_counter()
+    cells = [int(batch.core_mask.sum()) for batch in islice(both, batches)]
+    seconds = time.perf_counter() - start
+    files = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else None
+    row = {"cells_per_second": sum(cells) / seconds, "ms_a_batch": 1e3 * seconds / len(cells)}
+    return {**row, "open_files": files, "peak_gb": peak_gb()}
+
+
+def started(folder: Path, node_budget: int, file: Path) -> dict[str, Any]:
+    """Train one step, and write and read a checkpoint."""
+    off = "logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"
+    given = {"accelerator": "cpu", "limit_val_batches": 0, **dict.fromkeys(off, False)}
+    # A toy corpus has no Ensembl ids; training does not depend on it.
+    config = replace(DEFAULTS, organism=None)
+    row: dict[str, Any] = {}
+    with suppress_logger("lightning.pytorch"):
+        start = time.perf_counter()
+        trainer = Trainer(max_steps=1, **given)
+        trainer.fit(CorpusPretraining(config), datamodule=_data(folder, node_budget, masked=False))
+        row["first_step_s"] = time.perf_counter() - start
+        start = time.perf_counter()
+        trainer.save_checkpoint(file)
+        row |= {"save_s": time.perf_counter() - start, "checkpoint_mb": file.stat().st_size / 1e6}
+        start = time.perf_counter()
+        trainer = Trainer(max_steps=1, **given)
+        data = _data(folder, node_budget, masked=False)
+        trainer.fit(CorpusPretraining(config), datamodule=data, ckpt_path=file)
+        row["resume_s"] = time.perf_counter() - start
+    return {**row, "peak_gb": peak_gb()}
+
+
+def _data(folder: Path, node_budget: int, masked: bool = True) -> CorpusDataModule:
+    transform = PretrainingObjective.from_config(DEFAULTS).masking if masked else None
+    return CorpusDataModule(folder, node_budget=node_budget, held_out=0, transform=transform)
