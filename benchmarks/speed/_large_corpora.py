@@ -88,7 +88,8 @@ def started(folder: Path, node_budget: int, file: Path) -> dict[str, Any]:
         start = time.perf_counter()
         trainer = Trainer(max_steps=1, **given)
         data = _data(folder, node_budget, masked=False)
-        trainer.fit(CorpusPretraining(config), datamodule=data, ckpt_path=file)
+        trainer.ckpt_path = file  # as ``stofm-geo pretrain`` does
+        trainer.fit(CorpusPretraining(config), datamodule=data)
         row["resume_s"] = time.perf_counter() - start
     return {**row, "peak_gb": peak_gb()}
 

@@ -27,10 +27,8 @@ def pretrain(ctx: typer.Context) -> None:
         last = folder / "checkpoints" / LAST
         if last.is_file():
             echo(f"Going on from {last}")
-        going_on = last if last.is_file() else None
+            cli.trainer.ckpt_path = last  # known earlier than an argument of fit(): no warm start
         with explain_full_disk(folder), defer_signals():  # logs, too; see StopOnSignal
-            cli.trainer.fit(
-                cli.model, datamodule=cli.datamodule, ckpt_path=going_on, weights_only=True
-            )
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
         if cli.trainer.is_global_zero:
             echo(f"Wrote {folder}")

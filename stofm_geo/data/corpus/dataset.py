@@ -20,7 +20,7 @@ from stofm_geo.data.corpus.codec import decode
 from stofm_geo.data.corpus.index import HEAD, SLICES, checksum_of, read_index
 from stofm_geo.data.corpus.store import SliceStore
 
-_CACHE = 128 * 2**20  # bytes of open slices, per process
+_CACHE = 256 * 2**20  # bytes of open slices, per process
 
 
 class CorpusDataset(Dataset):
@@ -127,11 +127,11 @@ class CorpusDataset(Dataset):
             path = self.folder / SLICES / self.slices[slice_index]
             try:
                 store = SliceStore(path, self._head[slice_index])
+                self._open[slice_index] = store, self.genes.get_indexer(store.genes())
             except Exception as error:  # as above
                 raise OSError(
                     f"{path}: cannot be opened ({error}); run stofm-geo corpus verify"
                 ) from error
-            self._open[slice_index] = store, self.genes.get_indexer(store.genes)
         self._open.move_to_end(slice_index)
         while len(self._open) > 1 and self._bytes() > _CACHE:
             self._open.popitem(last=False)

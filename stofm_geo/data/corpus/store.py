@@ -90,7 +90,6 @@ class SliceStore:
 
     Attributes:
         common: Header that the sub-slices share.
-        genes: Names of the genes, ``[G]``.
 
     Raises:
         ValueError: The files were changed.
@@ -103,8 +102,12 @@ class SliceStore:
         group: Any = zarr.open_group(folder, mode="r")  # members may be groups or arrays
         self._records = group["records"]
         self._lengths = group["lengths"][:]
-        self.genes = read_genes(folder)
+        self._genes = group["genes"]
         self.common = SliceHeader.from_bytes(group["common"][:].tobytes())
+
+    def genes(self) -> list[str]:
+        """Return the names of the genes, ``[G]``, which are not kept: they take much memory."""
+        return _names(self._genes)
 
     def record(self, index: int) -> bytes:
         """Return the record of a sub-slice."""
@@ -114,7 +117,10 @@ class SliceStore:
 def read_genes(folder: Path) -> list[str]:
     """Return the gene names of a slice."""
     check_zarr(folder)
-    stored: Any = zarr.open_array(folder, path="genes", mode="r")
+    return _names(zarr.open_array(folder, path="genes", mode="r"))
+
+
+def _names(stored: Any) -> list[str]:
     return stored[:].tobytes().decode().split("\n")
 
 

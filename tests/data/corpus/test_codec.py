@@ -76,10 +76,7 @@ def test_the_same_molecules_as_in_memory(sources, tmp_path) -> None:
         for name in ("x", "pos", "edge_index", "panel", "loadings", "fraction_loadings", "widths"):
             assert torch.equal(item[name], stored[name]), name
         # Outside training, all molecules are seen; a corpus has no such sub-slices.
-        shown = [
-            own.predict(one, own.train, own.held_out, 0.1)
-            for own, one in ((ours, item), (theirs, stored))
-        ]
+        shown = [own.validation(one) for own, one in ((ours, item), (theirs, stored))]
         assert torch.equal(shown[0].fractions, shown[1].fractions)
         assert torch.equal(shown[0].y, shown[1].y) and (shown[0].y != 0).any()
         assert torch.equal(stored.fractions, shown[1].fractions)
