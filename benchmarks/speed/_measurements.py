@@ -19,6 +19,7 @@ NAMES = (
     "attention",
     "corpus",
     "encoder",
+    "fitting",
     "growth",
     "instruments",
     "large_corpus",

@@ -328,6 +328,16 @@ def test_corpus(alone) -> None:
     assert training["training_cells_per_second"] > 0
 
 
+def test_fitting(alone) -> None:
+    given = speed("_measurements").Given(quick=True)
+    found = checked("fitting", alone("fitting").measure(given, quick_watch()))
+    assert found["without"] == {"a Visium slice": "no --data"}
+    (row,) = found["rows"]
+    assert (row["cells"], row["steps"]) == (200, 2)
+    assert all(seconds > 0 for seconds in row["parts"].values())
+    assert sum(row["parts"].values()) == pytest.approx(row["seconds"])
+
+
 @pytest.mark.slow
 def test_large_corpus(alone) -> None:
     given = speed("_measurements").Given(quick=True)
