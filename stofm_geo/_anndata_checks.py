@@ -21,6 +21,11 @@ _MAX_POSITION = 1e100
 _MIN_CELLS_PER_SECTION = 13  # on average
 
 
+def layer_names(adata: AnnData) -> list[str]:
+    """Return the names of the layers, without ``None``, which is ``X`` (anndata >= 0.13)."""
+    return [name for name in adata.layers if name is not None]
+
+
 def check_target(adata: AnnData, key_added: object, **input_keys: str | None) -> None:
     """Check that results can be written to ``adata`` without replacing their input.
 

@@ -10,6 +10,10 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
+from stofm_geo.ops import sums
+from stofm_geo.ops.simd import LANES
+from stofm_geo.ops.threads import run_over_edges
+
 Counts = TypeVar("Counts", np.ndarray, sp.csr_matrix)
 
 BLOCK = 8192  # rows held dense or in double precision at once
@@ -118,6 +122,26 @@ def membership_matrix(label: np.ndarray, count: int | None = None) -> sp.csr_mat
     """
     shape = None if count is None else (count, len(label))
     return sp.csr_matrix((np.ones(len(label)), (label, np.arange(len(label)))), shape)
+
+
+def sparse_product(rows: sp.csr_matrix, matrix: np.ndarray) -> np.ndarray:
+    """Return the product of sparse rows and a dense matrix, ``[n, columns]`` float32.
+
+    As many threads as PyTorch has are used; their number changes no bit.
+
+    Args:
+        rows: Rows ``[n, G]``.
+        matrix: Matrix ``[G, columns]``.
+    """
+    columns = matrix.shape[1]
+    width = -(-columns // LANES) * LANES
+    padded = np.zeros((len(matrix), 1, width), dtype=np.float32)
+    padded[:, 0, :columns] = matrix
+    out = np.empty((rows.shape[0], 1, width), dtype=np.float32)
+    weight = rows.data.astype(np.float32, copy=False)[:, None]
+    structure = rows.indices, rows.indptr
+    run_over_edges(sums.weighted_sums, rows.indptr, padded, weight, padded, *structure, 1.0, out)
+    return np.ascontiguousarray(out[:, 0, :columns])
 
 
 def sqrt_fractions(counts: Counts) -> Counts:

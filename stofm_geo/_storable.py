@@ -156,7 +156,7 @@ def make_storable(adata: AnnData, name: str = "AnnData") -> None:
 
 
 def _mapping(values: Any, where: str) -> None:
-    keys = list(values)
+    keys = [key for key in values if key is not None]  # of layers, X (anndata >= 0.13)
     names = storable_names(keys)
     warn_of_renamed(where, keys, names)
     for key, new in zip(keys, names, strict=True):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from sklearn.decomposition import PCA
 
 from stofm_geo import _linalg
-from stofm_geo._linalg import principal_axes
+from stofm_geo._linalg import principal_axes, sparse_product
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -49,3 +50,23 @@ def test_axes_of_many_rows_are_those_of_all(monkeypatch) -> None:
     _, axes, fewer = _linalg.sparse_principal_axes(blocks, 3)
     assert np.abs((exact * axes).sum(axis=1)).min() > 0.95  # cosines of the axes
     np.testing.assert_allclose(fewer, variance, rtol=0.15)
+
+
+@pytest.mark.parametrize("columns", [1, 8, 30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_products_of_sparse_rows(columns: int, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    rows = sp.random_array((3000, 400), density=0.2, format="csr", rng=rng)
+    rows.data = np.ceil(9 * rows.data).astype(dtype)
+    rows[7] = 0
+    matrix = rng.normal(size=(400, columns)).astype(np.float32)
+    found = sparse_product(rows, matrix)
+    assert found.dtype == np.float32 and found.flags.c_contiguous
+    np.testing.assert_allclose(found, rows.toarray() @ matrix.astype(float), atol=1e-3)
+    assert sparse_product(rows[:0], matrix).shape == (0, columns)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        np.testing.assert_array_equal(sparse_product(rows, matrix), found)
+    finally:
+        torch.set_num_threads(before)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData, read_h5ad
 
-from stofm_geo._storable import prepare_for_writing, storable_frame, storable_names
+from stofm_geo._storable import _mapping, prepare_for_writing, storable_frame, storable_names
 from stofm_geo.data import read_slice_file, write_h5ad
 from tests.helpers import make_slice
 
@@ -132,3 +132,11 @@ def test_what_is_well_stays_as_it_is(adata) -> None:
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     pd.testing.assert_frame_equal(adata.raw.var, before.raw.var)
     pd.testing.assert_frame_equal(adata.obsm["share"], before.obsm["share"])
+
+
+def test_x_among_the_layers_stays() -> None:
+    """anndata lists it there as ``None`` from version 0.13 on."""
+    layers = {None: 1, "a/b": 2}
+    with pytest.warns(UserWarning, match="a/b -> a_b"):
+        _mapping(layers, "layers")
+    assert layers == {None: 1, "a_b": 2}

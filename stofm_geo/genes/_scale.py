@@ -9,6 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
+from stofm_geo._anndata_checks import layer_names
+
 # Limits were chosen on 14 slices of nine technologies and transformations of their counts.
 _ROWS = 256  # minimum size of the sample of rows, evenly spread, since files may be sorted
 # Maximum of logarithms: even to base 2, 30 is more counts than a cell has.
@@ -78,8 +80,8 @@ def _whole_numbers(values: np.ndarray) -> np.ndarray:
 
 def raw_counts_hint(adata: AnnData) -> str:
     """Return where ``adata`` holds raw counts, or that it has none, for a message."""
-    for name, layer in adata.layers.items():
-        if _whole(layer):
+    for name in layer_names(adata):
+        if _whole(adata.layers[name]):
             return f"layers[{name!r}] holds whole numbers: layer={name!r} (--layer {name})"
     if adata.raw is not None and _whole(adata.raw.X):
         return "adata.raw holds whole numbers: adata = adata.raw.to_adata()"

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes, sqrt_fractions
+from stofm_geo._linalg import (
+    BLOCK,
+    half_whitening,
+    sparse_principal_axes,
+    sparse_product,
+    sqrt_fractions,
+)
 
 
 @dataclass
@@ -76,9 +82,11 @@ class Components:
         """Return the components of cells, ``[n, n_components]`` float32; 0 without counts."""
         values = sqrt_fractions(counts)
         values.data /= self.scale
-        if len(self.panel) < values.shape[1]:
-            values = values[:, self.panel]
-        found = values @ self.loadings - self.centre
+        loadings = self.loadings
+        if len(self.panel) < values.shape[1]:  # rows of zeros are cheaper than to select columns
+            loadings = np.zeros((values.shape[1], loadings.shape[1]), dtype=np.float32)
+            loadings[self.panel] = self.loadings
+        found = sparse_product(values, loadings) - self.centre
         found[np.diff(counts.indptr) == 0] = 0
         return found
 

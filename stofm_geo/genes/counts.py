@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from stofm_geo._anndata_checks import layer_names
 from stofm_geo._linalg import BLOCK
 from stofm_geo._sparse import check_sparse
 from stofm_geo._validation import listed, preview
@@ -68,8 +69,8 @@ def counts_from_layer(adata: AnnData, layer: str | None) -> AnnData:
         return adata
     if layer not in adata.layers:
         raise KeyError(
-            f"layers has no {layer!r} (counts); it has {listed(adata.layers)}; name another layer, "
-            "or omit it for counts in X"
+            f"layers has no {layer!r} (counts); it has {listed(layer_names(adata))}; name another "
+            "layer, or omit it for counts in X"
         )
     parts = {"obsm": dict(adata.obsm), "uns": dict(adata.uns)}
     return AnnData(adata.layers[layer], adata.obs, adata.var, **parts)
@@ -139,7 +140,7 @@ def checked_counts(adata: AnnData, copy: bool) -> sp.csr_matrix:
     """Return :func:`counts_with_duplicate_names` where all cells may be empty."""
     matrix = adata.X
     if matrix is None:
-        raise ValueError(missing_counts_message(adata.layers))
+        raise ValueError(missing_counts_message(layer_names(adata)))
     counts = _csr(matrix, copy)
     values = counts.data
     if not np.isfinite(values).all():

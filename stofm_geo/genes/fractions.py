@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
-from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes
+from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes, sparse_product
 
 _PREFIX = "fraction_"  # of the names of stored arrays
 _LEAST = 1e-3  # of a gene's mean fraction: expression is not below
@@ -198,7 +198,7 @@ class FractionComponents:
         Args:
             counts: Counts ``[n, G]`` of a part of the molecules.
         """
-        return counts @ self._loadings
+        return sparse_product(counts, self._loadings)
 
     def of_sums(self, sums: np.ndarray, total: np.ndarray) -> np.ndarray:
         """Return the components of the counts whose :meth:`sums` are given.

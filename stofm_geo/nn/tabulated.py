@@ -3,12 +3,15 @@
 A :class:`GaussianRadial` is a sum of ReLUs of sums of Gaussians: smooth except for kinks where a
 hidden unit changes its sign. The table has a knot at each kink, with values and derivatives on both
 sides, and as many knots in between as cubic Hermite interpolation needs. It is a differentiable
-function of the parameters, computed in each call and not cached.
+function of the parameters. Without gradients, the last tables are kept by the values of all
+parameters, not by their identity or version.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +30,8 @@ except ImportError:  # no numba for this Python
 _STEP = 0.25  # of the knots for estimating the error, in standard deviations
 _SAFETY = 0.25  # maximum of the estimated error as a fraction of the tolerance
 _MAX_PARTS = 64  # of an interval of _STEP
+_MOST_KNOTS = 100_000
+_KEPT = 8  # tables
 
 
 def tabulated(
@@ -50,14 +55,20 @@ def tabulated(
     Returns:
         Values ``[E, n]``.
     """
-    knots_and_active = None
-    if _can_be_tabulated(radial, distance):
-        knots_and_active = _knots(radial, tolerance, scaled, max_knots=distance.size(0) // 4)  # type: ignore[arg-type]
-    if knots_and_active is None:
+    if not _can_be_tabulated(radial, distance):
         return radial.forward_scaled(distance) if scaled else radial(distance)  # type: ignore[operator]
-    knots, active = (torch.from_numpy(values).to(distance.device) for values in knots_and_active)
-    knots = knots.to(distance.dtype)  # rounded before the table is computed at them
-    table = _table(radial, knots.double(), active.double(), scaled)  # type: ignore[arg-type]
+    parameters = _parameters(radial)  # type: ignore[arg-type]
+    content = _Content.of(parameters)
+    found = _knots(content, tolerance, scaled)
+    if found is None or len(found[0]) > distance.size(0) // 4:
+        return radial.forward_scaled(distance) if scaled else radial(distance)  # type: ignore[operator]
+    if torch.is_grad_enabled() and any(own.requires_grad for own in parameters):
+        at, active = (torch.from_numpy(values).to(distance.device) for values in found)
+        knots = at.to(distance.dtype)  # rounded before the table is computed at them
+        table = _table(parameters, knots.double(), active.double(), scaled)
+    else:
+        constant = _constant_table(content, tolerance, scaled, distance.dtype)
+        knots, table = (values.to(distance.device) for values in constant)
     table = table.to(distance.dtype)
     if not scaled:  # a jump from 0 at distance 0 to the first value
         smallest = torch.finfo(knots.dtype).tiny
@@ -84,27 +95,61 @@ def _can_be_tabulated(radial: nn.Module, distance: Tensor) -> bool:
     return plain and all(tensor.device.type in ("cpu", "cuda") for tensor in tensors)
 
 
+def _parameters(radial: GaussianRadial) -> tuple[Tensor, ...]:
+    return (
+        radial.scale, radial.shift, radial.mean, radial.std,
+        radial.hidden.weight, radial.hidden.bias, radial.out.weight, radial.out.bias,
+    )  # fmt: skip
+
+
+class _Content(NamedTuple):
+    """All parameters in double precision. Tables are kept by them, so that none can be stale."""
+
+    numbers: bytes
+    shapes: tuple[torch.Size, ...]
+
+    @classmethod
+    def of(cls, parameters: tuple[Tensor, ...]) -> _Content:
+        with torch.no_grad():  # one transfer from a GPU
+            flat = torch.cat([own.detach().double().view(-1) for own in parameters]).cpu()
+        return cls(flat.numpy().tobytes(), tuple(own.shape for own in parameters))
+
+    def arrays(self) -> list[np.ndarray]:
+        ends = np.cumsum([shape.numel() for shape in self.shapes])
+        parts = np.split(np.frombuffer(self.numbers).copy(), ends[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+@lru_cache(_KEPT)
+def _constant_table(
+    content: _Content, tolerance: float, scaled: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return knots ``[T]`` in a dtype, and the :func:`_table` there, without gradients."""
+    with torch.inference_mode(False), torch.no_grad():
+        found = _knots(content, tolerance, scaled)
+        assert found is not None  # or it was evaluated directly
+        knots, active = (torch.from_numpy(values) for values in found)
+        knots = knots.to(dtype)
+        parameters = tuple(torch.from_numpy(array) for array in content.arrays())
+        return knots, _table(parameters, knots.double(), active.double(), scaled)
+
+
+@lru_cache(_KEPT)
 def _knots(
-    radial: GaussianRadial, tolerance: float, scaled: bool, max_knots: int
+    content: _Content, tolerance: float, scaled: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return knots ``[T]``, and the mask of hidden units active right of each, ``[T, K]`` bool.
 
-    A kink has two knots; the activity at the first is that on its left. Return ``None`` if a table
-    would have more than ``max_knots`` knots, or parameters are not finite.
+    A kink has two knots; the activity at the first is that on its left. Return ``None`` if there
+    would be more than 100 000 knots, or parameters are not finite.
     """
-    parameters = [
-        radial.scale, radial.shift, radial.mean, radial.std,
-        radial.hidden.weight, radial.hidden.bias, radial.out.weight,
-    ]  # fmt: skip
-    sizes = [parameter.numel() for parameter in parameters]
-    with torch.no_grad():  # one transfer from a GPU
-        flat = torch.cat([parameter.detach().double().view(-1) for parameter in parameters]).cpu()
-    scale, shift, mean, std, weight, offset, out = np.split(flat.numpy(), np.cumsum(sizes)[:-1])
-    if not np.isfinite(flat.numpy()).all() or (scale == 0 and not scaled):
+    arrays = content.arrays()
+    scale, shift, mean, std, weight, offset, out, _ = arrays
+    if not all(np.isfinite(own).all() for own in arrays) or (scale == 0 and not scaled):
         return None
     std = np.abs(std) + 1e-5
     height = 1 / (math.sqrt(2 * math.pi) * std)
-    weight = np.ascontiguousarray(weight.reshape(len(offset), -1).T)
+    weight = np.ascontiguousarray(weight.T)
     if not scaled:
         mean, std = (mean - shift) / scale, std / abs(scale[0])
     low = float((mean - REACH * std).min()) if scaled else 0.0
@@ -117,16 +162,16 @@ def _knots(
         return gaussians @ weight + offset, (gaussians * (-y / std)) @ weight
 
     coarse = gaussian_knots(mean, std, low, high, _STEP)
-    if len(coarse) > max_knots:
+    if len(coarse) > _MOST_KNOTS:
         return None
-    fine = _refined(coarse, hidden, out.reshape(-1, len(offset)), tolerance)
+    fine = _refined(coarse, hidden, out, tolerance)
+    if len(fine) > _MOST_KNOTS:
+        return None
     # An additional knot, so that the last one is not a kink.
     fine = np.append(fine, fine[-1] + max(std.max(), 1e-3 * abs(fine[-1])))
     value, slope = hidden(fine)
     kinks, unit = cubic_roots(fine, value, slope)
     kinks = kinks.clip(None, fine[-2])
-    if len(fine) + 2 * len(kinks) > max_knots:
-        return None
     knots = np.concatenate([fine, np.repeat(kinks, 2)])
     changes = np.zeros((len(knots), len(offset)), dtype=bool)
     changes[len(fine) + 1 + 2 * np.arange(len(kinks)), unit] = True
@@ -156,23 +201,20 @@ def _refined(coarse: np.ndarray, hidden, out: np.ndarray, tolerance: float) -> n
     return np.append(fine, coarse[-1])
 
 
-def _table(radial: GaussianRadial, at: Tensor, active: Tensor, scaled: bool) -> Tensor:
+def _table(parameters: tuple[Tensor, ...], at: Tensor, active: Tensor, scaled: bool) -> Tensor:
     """Compute values and derivatives ``[T, 2, n]`` in double, with gradients to the parameters.
 
     Args:
-        radial: The functions.
+        parameters: Those of the functions.
         at: Knots ``[T]``.
         active: 1 for the hidden units that are active at a knot, ``[T, K]``.
         scaled: As in :func:`tabulated`.
     """
-    scale, shift, mean = radial.scale.double(), radial.shift.double(), radial.mean.double()
-    std = radial.std.double().abs() + 1e-5
+    scale, shift, mean, std, weight, offset, out, bias = (own.double() for own in parameters)
+    std = std.abs() + 1e-5
     y = ((at if scaled else scale * at + shift)[:, None] - mean) / std
     gaussians = (-0.5 * y * y).clamp_min(-80).exp() / (math.sqrt(2 * math.pi) * std)
     slopes = gaussians * (-y / std if scaled else -y / std * scale)
-    weight, out = radial.hidden.weight.double(), radial.out.weight.double()
-    value = F.linear(gaussians, weight, radial.hidden.bias.double()) * active
+    value = F.linear(gaussians, weight, offset) * active
     slope = F.linear(slopes, weight) * active
-    return torch.stack(
-        [F.linear(value, out, radial.out.bias.double()), F.linear(slope, out)], dim=1
-    )
+    return torch.stack([F.linear(value, out, bias), F.linear(slope, out)], dim=1)

@@ -59,10 +59,16 @@ def test_what_anndata_writes_is_read(adata, tmp_path, version: int) -> None:
     assert found.counts[:].sum() == adata.X.sum()
 
 
+def text_array(folder: Path) -> Path:
+    """Names of the cells, which newer versions of anndata and pandas write as a group."""
+    index = folder / "obs" / "_index"
+    return index / "values" if (index / "values").is_dir() else index
+
+
 def hostile(adata: AnnData, tmp_path: Path) -> Path:
     """A zarr (version 2) array of text that numcodecs up to 0.16.3 unpickles."""
     folder = stored(adata, tmp_path / "a.zarr", 2)
-    index = folder / "obs" / "_index"
+    index = text_array(folder)
     metadata = json.loads((index / ".zarray").read_text())
     metadata |= {"filters": [{"id": "vlen-utf8"}, {"id": "pickle", "protocol": 5}]}
     metadata["compressor"] = None
@@ -77,7 +83,7 @@ def test_a_codec_that_unpickles_is_refused_before_it_is_opened(adata, tmp_path) 
     folder = hostile(adata, tmp_path)
     source = corpus.Source(str(folder), organism="none")
     for read in (sources.slices_of, lambda s: sources.read_slice(sources.Slice(s))):
-        with pytest.raises(ValueError, match=r"_index/\.zarray: names the codec 'pickle'"):
+        with pytest.raises(ValueError, match=r"\.zarray: names the codec 'pickle'"):
             read(source)
     assert not (tmp_path / "ran").exists()
     pickle.loads(pickle.dumps(Runs(tmp_path / "ran")))
@@ -101,7 +107,7 @@ def test_a_codec_that_unpickles_is_refused_before_it_is_opened(adata, tmp_path) 
 )
 def test_codecs_of_version_3(adata, tmp_path, change: Callable) -> None:
     folder = stored(adata, tmp_path / "a.zarr", 3)
-    file = folder / "obs" / "_index" / "zarr.json"
+    file = text_array(folder) / "zarr.json"
     metadata = json.loads(file.read_text())
     change(metadata)
     file.write_text(json.dumps(metadata))

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from stofm_geo.nn import GaussianRadial, SE2TransformerConv, geometry
-from stofm_geo.nn.tabulated import _can_be_tabulated, _knots, tabulated
+from stofm_geo.nn.tabulated import (
+    _can_be_tabulated,
+    _Content,
+    _knots,
+    _parameters,
+    tabulated,
+)
 
 KINDS = ["as made", "many", "narrow", "moved", "turned round", "left of 0", "trained"]
 
@@ -178,11 +184,35 @@ def test_what_is_no_plain_radial_function_is_evaluated_exactly(kind: str) -> Non
 
 def test_a_table_larger_than_the_distances_is_not_made() -> None:
     function = radial("narrow")
-    knots, active = _knots(function, 1e-5, False, max_knots=10**6)
+    knots, active = _knots(_Content.of(_parameters(function)), 1e-5, False)
     assert len(knots) == len(active) > 1000
-    assert _knots(function, 1e-5, False, max_knots=len(knots) - 1) is None
-    at = distances(1000).float()
+    at = distances(4 * len(knots) - 1).float()
     assert torch.equal(tabulated(function, at, 1e-5), function(at))
+    at = distances(4 * len(knots)).float()
+    assert not torch.equal(tabulated(function, at, 1e-5), function(at))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_table_that_is_kept_is_that_of_the_present_values(mode) -> None:
+    function, at = radial("as made"), distances().float()
+    with mode():
+        first = tabulated(function, at, 1e-5)
+        assert torch.equal(first, tabulated(function, at, 1e-5))
+        function.out.bias.data.numpy()[0] += 1.0  # raises no version
+        second = tabulated(function, at, 1e-5)
+        apart = at > 0
+        torch.testing.assert_close(second[apart, 0], first[apart, 0] + 1)
+        assert torch.equal(second[:, 1:], first[:, 1:])
+        wide = tabulated(copy.deepcopy(function).double(), at.double(), 1e-5)
+        torch.testing.assert_close(wide.float(), second)
+    # Then in training, and with the radial function frozen.
+    value = tabulated(function, at, 1e-5)
+    torch.testing.assert_close(value, second, rtol=0, atol=0)
+    assert torch.autograd.grad(value.sum(), function.hidden.weight)[0].abs().sum() > 0
+    function.requires_grad_(False)
+    factor = torch.ones(1, requires_grad=True)
+    (slope,) = torch.autograd.grad((factor * tabulated(function, at, 1e-5)).sum(), factor)
+    torch.testing.assert_close(slope[0], second.sum())
 
 
 @pytest.mark.parametrize("offset", [0.0, -3.0])

@@ -13,6 +13,7 @@ import pandas as pd
 from anndata import AnnData
 from anndata.io import read_elem
 
+from stofm_geo._anndata_checks import layer_names
 from stofm_geo._keys import Keys
 from stofm_geo._validation import error_context
 from stofm_geo.data.io.formats import Location, locate
@@ -73,7 +74,7 @@ def open_table(
         else:
             adata = read(path, table=table, spatial_key=spatial_key, backed=True)
             there = "X" in adata.file if adata.isbacked else adata.X is not None
-            _check_x(path, there, adata.layers)
+            _check_x(path, there, layer_names(adata))
             x = adata.file["X"] if adata.isbacked else adata.X
             yield OpenTable(adata.obs, adata.var, adata.obsm, adata.uns, x)
     except (ImportError, KeyError, TypeError, ValueError, MemoryError):

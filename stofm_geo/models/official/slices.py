@@ -129,23 +129,25 @@ def iter_subslices(
     first_x = torch.cat([x.new_zeros(1, x.size(1)), macro_x])
     first_kind = torch.tensor([NodeType.CLS] + [NodeType.MACRO] * len(macro_pos))
 
-    def made(rows: np.ndarray) -> Data:
-        own = torch.from_numpy(rows)
+    def pairs(rows: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
         nodes = np.concatenate([first_pos, pos[rows]])
-        edge_index, distance = known_distance_pairs(nodes, special)
-        return Data(
-            x=torch.cat([first_x, x[own]]),
-            pos=torch.from_numpy(nodes),
-            node_type=torch.cat([first_kind, torch.full_like(own, NodeType.CELL)]),
-            n_id=torch.cat([torch.full((special,), -1), own]),
-            edge_index=edge_index,
-            edge_attr=distance,
-        )
+        return nodes, *known_distance_pairs(nodes, special)
 
     parts = tiles(pos, cells_per_subslice)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for start in range(0, len(parts), _AHEAD):
-            yield from pool.map(made, parts[start : start + _AHEAD])
+            some = parts[start : start + _AHEAD]
+            found = list(pool.map(pairs, some))  # before PyTorch starts threads of its own
+            for rows, (nodes, edge_index, distance) in zip(some, found, strict=True):
+                own = torch.from_numpy(rows)
+                yield Data(
+                    x=torch.cat([first_x, x[own]]),
+                    pos=torch.from_numpy(nodes),
+                    node_type=torch.cat([first_kind, torch.full_like(own, NodeType.CELL)]),
+                    n_id=torch.cat([torch.full((special,), -1), own]),
+                    edge_index=edge_index,
+                    edge_attr=distance,
+                )
 
 
 def _features(name: str, values: np.ndarray | Tensor, pos: np.ndarray) -> Tensor:
