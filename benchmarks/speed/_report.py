@@ -7,11 +7,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed._aims import aims
 from benchmarks.speed._measurements import NAMES, module
 from benchmarks.speed._picture import draw
 from benchmarks.speed._runner import measured, state
 from benchmarks.speed._section import Section, Table
 from stofm_geo.benchmark.reporting import replace_section
+
+_AIMS = (
+    "What was asked for, what earlier records had (*: of a processor with AVX-512, where ratios to "
+    "the published code are larger), and what the present ones have. Higher is better, but for "
+    "seconds, shares, and times of a plain layer."
+)
 
 
 def report(folder: Path, file: Path, readme: Path | None = None) -> None:
@@ -43,6 +50,9 @@ def report(folder: Path, file: Path, readme: Path | None = None) -> None:
     if panels:
         draw(panels, picture)
         lines += [f"![Times over sizes]({picture.name})", ""]
+    stand = aims({name: result for name, result in found.items() if not result["quick"]})
+    if stand.rows:
+        lines += ["## Aims", "", _AIMS, "", *_table(stand), ""]
     for name, section in sections.items():
         lines += [f"## {name}", "", _about(name), "", *_machine(found[name])]
         for part, reason in found[name].get("without", {}).items():
