@@ -152,7 +152,8 @@ def test_sorting_anew_changes_nothing_in_the_slices_frame(places, place: str) ->
     for key in ("x", "pos", "edge_index", "cluster", "node_type"):
         assert torch.equal(first[key], second[key]), key
     cells = first.n_id >= 0
-    names = [adata.obs_names[first.n_id[cells]], adata.obs_names[order][second.n_id[cells]]]
+    rows = first.n_id[cells].numpy(), second.n_id[cells].numpy()
+    names = [adata.obs_names[rows[0]], adata.obs_names[order][rows[1]]]
     if place != "doubled":
         assert names[0].equals(names[1])
 
