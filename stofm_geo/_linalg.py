@@ -124,6 +124,11 @@ def membership_matrix(label: np.ndarray, count: int | None = None) -> sp.csr_mat
     return sp.csr_matrix((np.ones(len(label)), (label, np.arange(len(label)))), shape)
 
 
+def row_sums(counts: sp.csr_matrix) -> np.ndarray:
+    """Return the sum of each row of a sparse matrix, ``[n]``."""
+    return np.asarray(counts.sum(axis=1)).ravel()
+
+
 def sparse_product(rows: sp.csr_matrix, matrix: np.ndarray) -> np.ndarray:
     """Return the product of sparse rows and a dense matrix, ``[n, columns]`` float32.
 

@@ -15,6 +15,7 @@ from torch_geometric.data import Data
 
 from stofm_geo import SToFM, tl
 from stofm_geo._keys import Keys, NodeType
+from stofm_geo._linalg import row_sums
 from stofm_geo.benchmark.problems import Problem
 from stofm_geo.genes import CellFeatures, PCAFeatures
 from stofm_geo.genes.fractions import FractionComponents
@@ -226,7 +227,7 @@ def best_rank(problem: Problem, seed: int) -> Predictions:
 
     def reconstructed(shown: sp.csr_matrix) -> Callable[[int], np.ndarray]:
         components = FractionComponents.from_counts([shown], [shown], ranks[-1])
-        y = components(shown, _total(shown))
+        y = components(shown, row_sums(shown))
         return lambda rank: components.decode(y * (np.arange(ranks[-1]) < rank))
 
     rank = _choose(counts, ranks, reconstructed, seed)
@@ -264,7 +265,7 @@ def averages(problem: Problem, seed: int, of: str) -> Predictions:
             x = PCAFeatures(_COMPONENTS).fit([cells]).transform(cells)
         nearest = NearestNeighbors(n_neighbors=min(max(_NEIGHBOURS) + 1, len(x))).fit(x)
         order = nearest.kneighbors(x)[1]
-        fractions = sp.csr_matrix(sp.diags_array(1 / np.maximum(_total(shown), 1)) @ shown)
+        fractions = sp.csr_matrix(sp.diags_array(1 / np.maximum(row_sums(shown), 1)) @ shown)
         prior = np.asarray(shown.sum(axis=0)).ravel() / shown.sum()
 
         def predicted(k: int) -> np.ndarray:
@@ -281,10 +282,6 @@ def averages(problem: Problem, seed: int, of: str) -> Predictions:
     return [averaged(counts)(k)], {"neighbours": k}
 
 
-def _total(counts: sp.csr_matrix) -> np.ndarray:
-    return np.asarray(counts.sum(axis=1)).ravel()
-
-
 def _choose(
     counts: sp.csr_matrix,
     options: Sequence[int],
@@ -295,6 +292,6 @@ def _choose(
     target, shown = split_counts(counts, _TARGET, np.random.default_rng(seed))
     weight = np.sqrt(np.asarray(counts.sum(axis=0)).ravel() / counts.sum())
     weight = np.divide(1, weight, where=weight > 0, out=np.zeros_like(weight))
-    true = target.toarray() / np.maximum(_TARGET * _total(counts), 1)[:, None]
+    true = target.toarray() / np.maximum(_TARGET * row_sums(counts), 1)[:, None]
     predicted = predict(shown)
     return min(options, key=lambda one: float(np.square((predicted(one) - true) * weight).sum()))

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
+from stofm_geo._linalg import row_sums
 from stofm_geo.benchmark.datasets import Slices
 from stofm_geo.benchmark.problems import Problem, Split
 from stofm_geo.benchmark.splits import without_labels
@@ -95,7 +96,7 @@ def score(
     """
     (adata,), (fractions,) = problem.test, predictions
     train = sp.csr_matrix(adata.X)
-    total = np.asarray((train + held_out).sum(axis=1)).ravel()
+    total = row_sums(train + held_out)
     axes = ErrorAxes(train, (1 - SHARE) * total)
     fractions = np.maximum(fractions, _LEAST)
     fractions = fractions / fractions.sum(axis=1, keepdims=True)
@@ -109,7 +110,7 @@ def score(
         # Expected counts have the sums of the counts: other terms cancel.
         rows, columns = held_out.nonzero()
         counts = np.asarray(held_out[rows, columns]).ravel()
-        of_cell = np.asarray(held_out.sum(axis=1)).ravel()[rows]
+        of_cell = row_sums(held_out)[rows]
         return float(2 * (counts * np.log(counts / (of_cell * predicted[rows, columns]))).sum())
 
     average = np.broadcast_to(np.maximum(mean, _LEAST), fractions.shape)

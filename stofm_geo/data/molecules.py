@@ -13,6 +13,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
 from stofm_geo._keys import NodeType
+from stofm_geo._linalg import row_sums
 from stofm_geo.data.subslices import SubSliceDataset, pad_rows
 from stofm_geo.genes.components import Components
 from stofm_geo.genes.fractions import FractionComponents
@@ -42,7 +43,7 @@ class Molecules:
     @property
     def total(self) -> np.ndarray:
         """Return the number of molecules of each cell, both parts, ``[n]``."""
-        return _totals(self.train) + _totals(self.held_out)
+        return row_sums(self.train) + row_sums(self.held_out)
 
     def split(self, subslice: Data, fraction: float, random: np.random.Generator) -> Data:
         """Return a copy of the sub-slice that shows a part of ``train`` and asks for the rest.
@@ -59,7 +60,7 @@ class Molecules:
         target, visible = split_counts(self.train, fraction, random)
         sums = self.fractions.sums(target)
         # Sums are linear, and the target has the least molecules to sum over.
-        seen = self.fractions.expected_of_sums(self.train_sums - sums, _totals(visible))
+        seen = self.fractions.expected_of_sums(self.train_sums - sums, row_sums(visible))
         return self._item(subslice, visible, seen, sums, fraction * (1 - HELD_OUT))
 
     def validation(self, subslice: Data) -> Data:
@@ -67,7 +68,7 @@ class Molecules:
 
         Attributes are those of :meth:`split`.
         """
-        seen = self.fractions.expected_of_sums(self.train_sums, _totals(self.train))
+        seen = self.fractions.expected_of_sums(self.train_sums, row_sums(self.train))
         sums = self.fractions.sums(self.held_out)
         return self._item(subslice, self.train, seen, sums, HELD_OUT)
 
@@ -147,7 +148,3 @@ def features_of(graph: Data, components: Components, counts: sp.csr_matrix) -> T
     means = scatter(x, graph.cluster[:n] - n, dim_size=len(virtual), reduce="mean")
     virtual[macro] = means[macro]
     return torch.cat([x, virtual])
-
-
-def _totals(counts: sp.csr_matrix) -> np.ndarray:
-    return np.asarray(counts.sum(axis=1)).ravel()

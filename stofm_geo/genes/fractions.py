@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
-from stofm_geo._linalg import BLOCK, half_whitening, sparse_principal_axes, sparse_product
+from stofm_geo._linalg import BLOCK, half_whitening, row_sums, sparse_principal_axes, sparse_product
 
 _PREFIX = "fraction_"  # of the names of stored arrays
 _LEAST = 1e-3  # of a gene's mean fraction: expression is not below
@@ -84,7 +84,7 @@ class FractionComponents:
         for counts, other in zip(slices, others, strict=True):
             for start in range(0, counts.shape[0], BLOCK):
                 parts = [part[start : start + BLOCK] for part in (counts, other)]
-                totals = [np.asarray(part.sum(axis=1)).ravel() for part in parts]
+                totals = [row_sums(part) for part in parts]
                 full = (totals[0] > 0) & (totals[1] > 0)
                 y, z = (
                     self(part[full], total[full]).astype(np.float64) * self.scale
@@ -223,7 +223,7 @@ class FractionComponents:
         Args:
             counts: Counts ``[n, G]``.
         """
-        return self.expected_of_sums(self.sums(counts), np.asarray(counts.sum(axis=1)).ravel())
+        return self.expected_of_sums(self.sums(counts), row_sums(counts))
 
     def expected_of_sums(self, sums: np.ndarray, total: np.ndarray) -> np.ndarray:
         """Return :meth:`expected` of the counts whose :meth:`sums` are given.
@@ -265,7 +265,7 @@ def _fractions(slices: Sequence[sp.csr_matrix]) -> Iterator[sp.csr_matrix]:
     for counts in slices:
         for start in range(0, counts.shape[0], BLOCK):
             block = counts[start : start + BLOCK]
-            total = np.asarray(block.sum(axis=1)).ravel()
+            total = row_sums(block)
             yield sp.csr_matrix(sp.diags_array(1 / total[total > 0]) @ block[total > 0])
 
 

@@ -59,17 +59,17 @@ def tabulated(
         return radial.forward_scaled(distance) if scaled else radial(distance)  # type: ignore[operator]
     parameters = _parameters(radial)  # type: ignore[arg-type]
     content = _Content.of(parameters)
-    found = _knots(content, tolerance, scaled)
+    if trained := torch.is_grad_enabled() and any(own.requires_grad for own in parameters):
+        found = _knots(content, tolerance, scaled)
+    else:
+        found = _constant_table(content, tolerance, scaled, distance.dtype)
     if found is None or len(found[0]) > distance.size(0) // 4:
         return radial.forward_scaled(distance) if scaled else radial(distance)  # type: ignore[operator]
-    if torch.is_grad_enabled() and any(own.requires_grad for own in parameters):
-        at, active = (torch.from_numpy(values).to(distance.device) for values in found)
-        knots = at.to(distance.dtype)  # rounded before the table is computed at them
-        table = _table(parameters, knots.double(), active.double(), scaled)
-    else:
-        constant = _constant_table(content, tolerance, scaled, distance.dtype)
-        knots, table = (values.to(distance.device) for values in constant)
-    table = table.to(distance.dtype)
+    knots, values = (part.to(distance.device) for part in found)
+    if trained:
+        knots = knots.to(distance.dtype)  # rounded before the table is computed at them
+        values = _table(parameters, knots.double(), values.double(), scaled)
+    table = values.to(distance.dtype)
     if not scaled:  # a jump from 0 at distance 0 to the first value
         smallest = torch.finfo(knots.dtype).tiny
         knots = torch.cat([knots.new_tensor([0, smallest]), knots.clamp(min=smallest)])
@@ -123,21 +123,21 @@ class _Content(NamedTuple):
 @lru_cache(_KEPT)
 def _constant_table(
     content: _Content, tolerance: float, scaled: bool, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Return knots ``[T]`` in a dtype, and the :func:`_table` there, without gradients."""
+) -> tuple[Tensor, Tensor] | None:
+    """Return knots ``[T]`` in a dtype, and the :func:`_table` there, without gradients.
+
+    ``None`` as :func:`_knots`.
+    """
     with torch.inference_mode(False), torch.no_grad():
-        found = _knots(content, tolerance, scaled)
-        assert found is not None  # or it was evaluated directly
-        knots, active = (torch.from_numpy(values) for values in found)
+        if (found := _knots(content, tolerance, scaled)) is None:
+            return None
+        knots, active = found
         knots = knots.to(dtype)
         parameters = tuple(torch.from_numpy(array) for array in content.arrays())
         return knots, _table(parameters, knots.double(), active.double(), scaled)
 
 
-@lru_cache(_KEPT)
-def _knots(
-    content: _Content, tolerance: float, scaled: bool
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _knots(content: _Content, tolerance: float, scaled: bool) -> tuple[Tensor, Tensor] | None:
     """Return knots ``[T]``, and the mask of hidden units active right of each, ``[T, K]`` bool.
 
     A kink has two knots; the activity at the first is that on its left. Return ``None`` if there
@@ -178,7 +178,8 @@ def _knots(
     order = np.argsort(knots, kind="stable")
     changes = changes[order]
     changes[0] ^= value[0] > 0
-    return knots[order], np.logical_xor.accumulate(changes, axis=0)
+    active = np.logical_xor.accumulate(changes, axis=0)
+    return torch.from_numpy(knots[order]), torch.from_numpy(active)
 
 
 def _refined(coarse: np.ndarray, hidden, out: np.ndarray, tolerance: float) -> np.ndarray:  # type: ignore[no-untyped-def]

@@ -19,6 +19,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import sort_edge_index
 
 from stofm_geo._keys import NodeType
+from stofm_geo._linalg import row_sums
 from stofm_geo.data.canonical_pose import GRID
 from stofm_geo.data.corpus.counts import whole
 from stofm_geo.data.molecules import Molecules, features_of
@@ -160,7 +161,7 @@ def decode(record: bytes, common: SliceHeader, gene_index: np.ndarray, technolog
     if common.fractions is not None:
         held_out = _rows(arrays, _HELD_OUT, len(gene_index))
         sums = common.fractions.sums(counts)
-        seen = common.fractions.expected_of_sums(sums, np.asarray(counts.sum(axis=1)).ravel())
+        seen = common.fractions.expected_of_sums(sums, row_sums(counts))
         subslice.fractions = pad_rows(torch.from_numpy(seen), subslice.num_nodes)
         shared = common.components, common.fractions
         subslice.molecules = Molecules(counts, held_out, *shared, sums)

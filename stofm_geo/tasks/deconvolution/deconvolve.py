@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from stofm_geo._anndata_checks import check_positions, check_target
 from stofm_geo._keys import Keys
+from stofm_geo._linalg import row_sums
 from stofm_geo._slices import label_slices
 from stofm_geo._storable import storable_frame
 from stofm_geo._validation import check_positive, error_context, preview
@@ -196,7 +197,7 @@ def _with_counts(labels: np.ndarray, full: np.ndarray) -> np.ndarray:
 
 def _depth(spots: np.ndarray, cells: sp.csr_matrix) -> float:
     """Return the ratio of the median counts of a spot to those of a reference cell."""
-    counts_per_cell = np.asarray(cells.sum(axis=1)).ravel()
+    counts_per_cell = row_sums(cells)
     ratio = np.median(spots.sum(axis=1)) / max(np.median(counts_per_cell[counts_per_cell > 0]), 1)
     return float(min(ratio, _MAX_CELLS))
 

@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from stofm_geo._anndata_checks import check_anndata, check_target
 from stofm_geo._keys import Keys
+from stofm_geo._linalg import row_sums
 from stofm_geo._storable import storable_frame
 from stofm_geo._validation import check_positive, error_context, preview
 from stofm_geo._version import __version__
@@ -122,7 +123,7 @@ def denoise(
     for estimates in (found, whole):
         estimates.blend, estimates.slope = blend, slope
     d2_genes, d2_cells, d2 = _explained(found, held_out[:, column])
-    total = np.asarray(counts[:, column].sum(axis=1)).ravel()
+    total = row_sums(counts[:, column])
 
     def estimated(rows: slice) -> np.ndarray:
         return whole.fractions(rows) * total[rows, None]

@@ -8,6 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.neighbors import NearestNeighbors
 
+from stofm_geo._linalg import row_sums
+
 _MOST_CELLS = 10_000  # among which similar ones are sought
 
 
@@ -25,7 +27,7 @@ class SimilarCells:
     """
 
     def __init__(self, components: np.ndarray, counts: sp.csr_matrix, most: int) -> None:
-        total = np.asarray(counts.sum(axis=1)).ravel()
+        total = row_sums(counts)
         pool = np.flatnonzero(total)
         if len(pool) > _MOST_CELLS:
             drawn = np.random.default_rng(0).choice(pool, _MOST_CELLS, replace=False)

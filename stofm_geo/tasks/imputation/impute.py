@@ -16,6 +16,7 @@ from torch_geometric.data import Data
 
 from stofm_geo._anndata_checks import check_positions, check_slice_key, check_target
 from stofm_geo._keys import Keys
+from stofm_geo._linalg import row_sums
 from stofm_geo._slices import label_slices
 from stofm_geo._storable import storable_frame
 from stofm_geo._validation import error_context, preview
@@ -150,7 +151,7 @@ def impute(
             )
         )
     block = _blocks(there, known, spatial_key, slice_key)
-    total = np.asarray(known_counts.sum(axis=1)).ravel()
+    total = row_sums(known_counts)
     scale = float(np.median(total[total > 0]))
     logs = sp.csc_matrix(
         sp.diags(scale / np.where(total > 0, total, 1)) @ target_counts, dtype=np.float64
