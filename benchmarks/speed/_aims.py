@@ -1,11 +1,11 @@
-"""Aims of speed: what was asked for, what earlier records had, and what the present ones have."""
+"""Aims of speed: what was asked for, what was measured before, and what the records have."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from statistics import median
 from typing import Any, NamedTuple
 
+from benchmarks.speed import encoder, fitting
 from benchmarks.speed._section import Table, brief
 
 Results = Mapping[str, Any]  # rows of each measurement, by its name
@@ -22,14 +22,11 @@ class Aim(NamedTuple):
 
 
 def _encoder(mode: str, model: str) -> Callable[[Results], float]:
-    """How many times as fast as the published code: the median over processes, run in turns."""
+    """How many times as fast as the published code."""
 
     def now(rows: Results) -> float:
-        of = [row for row in rows["encoder"] if (row["cells"], row["mode"]) == (1000, mode)]
-        ours, published = (
-            [row["median_s"] for row in of if row["model"] == name] for name in (model, "published")
-        )
-        return median(b / a for a, b in zip(ours, published, strict=True))
+        found = encoder.together([row for row in rows["encoder"] if row["cells"] == 1000])
+        return _row(found, {"model": model, "mode": mode})["times_faster"]
 
     return now
 
@@ -44,13 +41,7 @@ def _fit(slice_: str) -> Callable[[Results], float]:
 
 
 def _not_steps(slice_: str) -> Callable[[Results], float]:
-    """The share of loader and rest in the training of ``fit``."""
-
-    def now(rows: Results) -> float:
-        parts = _row(rows["fitting"], {"slice": slice_})["parts"]
-        return 1 - parts["steps"] / (parts["loader"] + parts["steps"] + parts["rest"])
-
-    return now
+    return lambda rows: fitting.not_steps(_row(rows["fitting"], {"slice": slice_}))
 
 
 def _row(rows: list[dict[str, Any]], of: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +51,7 @@ def _row(rows: list[dict[str, Any]], of: dict[str, Any]) -> dict[str, Any]:
     return found[0]
 
 
-OURS, WEIGHTS, VECTORS = "ours, library", "ours, published weights", "ours, vectors"
+OURS, WEIGHTS, VECTORS = encoder.NAMES["library"], encoder.NAMES["weights"], "ours, vectors"
 AIMS = (
     Aim("encoder, forward: times the published code's speed", "60", "47*",
         _encoder("forward", OURS), "a third is products of matrices at the machine's own speed"),

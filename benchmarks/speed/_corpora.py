@@ -23,6 +23,8 @@ from stofm_geo.training.corpus_pretrain import DEFAULTS, CorpusPretraining
 from stofm_geo.training.objectives import PretrainingObjective
 
 WARM_UP = 2  # steps that are not counted
+# A toy corpus has no Ensembl ids; training does not depend on it.
+CONFIG = replace(DEFAULTS, organism=None)
 
 
 def peak_gb() -> float:
@@ -55,13 +57,23 @@ def built(sources: list[str], organism: str, folder: Path) -> dict[str, Any]:
     return {**row, "put_aside": len(failed), "peak_gb": peak_gb()}
 
 
+def data_of(folder: Path, node_budget: int, num_workers: int = 0) -> CorpusDataModule:
+    """A corpus as training loads it, nothing held out."""
+    masking = PretrainingObjective.from_config(DEFAULTS).masking
+    given = {"node_budget": node_budget, "num_workers": num_workers, "transform": masking}
+    return CorpusDataModule(folder, held_out=0, **given)
+
+
+def trainer_of(max_steps: int, **more: Any) -> Trainer:
+    """A trainer of some steps, without validation, files and chatter."""
+    off = "logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"
+    given = {"accelerator": "cpu", "limit_val_batches": 0, **dict.fromkeys(off, False)}
+    return Trainer(max_steps=max_steps, **given, **more)
+
+
 def loaded(folder: Path, node_budget: int, num_workers: int, epochs: int) -> dict[str, Any]:
     """Epochs as training loads them, nothing held out; the first opens the slices."""
-    given = {
-        "num_workers": num_workers,
-        "transform": PretrainingObjective.from_config(DEFAULTS).masking,
-    }
-    data = CorpusDataModule(folder, node_budget=node_budget, held_out=0, **given)
+    data = data_of(folder, node_budget, num_workers)
     loader, seconds, cpu = data.train_dataloader(), [], []
     for epoch in range(epochs):
         loader.batch_sampler.set_epoch(epoch)
@@ -111,12 +123,9 @@ class _Steps(Callback):
 def trained(folder: Path, node_budget: int, steps: int) -> dict[str, Any]:
     """Steps of the default network, each on a batch that was loaded just before."""
     data, clock = _Clocked(folder, node_budget=node_budget, held_out=0), _Steps()
-    off = "logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"
-    given = {"accelerator": "cpu", "limit_val_batches": 0, **dict.fromkeys(off, False)}
-    trainer = Trainer(max_steps=WARM_UP + steps, callbacks=[clock], **given)
+    trainer = trainer_of(WARM_UP + steps, callbacks=[clock])
     with suppress_logger("lightning.pytorch"):
-        # A toy corpus has no Ensembl ids; training does not depend on it.
-        trainer.fit(CorpusPretraining(replace(DEFAULTS, organism=None)), datamodule=data)
+        trainer.fit(CorpusPretraining(CONFIG), datamodule=data)
     pairs = list(zip(data.loads, clock.seconds, strict=False))[WARM_UP:]
     rows = [(load, cells, step) for (load, cells), step in pairs]
     loading, cells, training = (sum(column) for column in zip(*rows, strict=True))

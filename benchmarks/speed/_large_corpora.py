@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
-
-from benchmarks.speed._corpora import peak_gb
+from benchmarks.speed._corpora import CONFIG, data_of, peak_gb, trainer_of
 from stofm_geo._hash import with_hash
 from stofm_geo._logging import suppress_logger
 from stofm_geo.data.corpus.index import HASH, INDEX, SLICES, read_index
-from stofm_geo.training.corpus_data import CorpusDataModule
-from stofm_geo.training.corpus_pretrain import DEFAULTS, CorpusPretraining
-from stofm_geo.training.objectives import PretrainingObjective
+from stofm_geo.training.corpus_pretrain import CorpusPretraining
 
 
 def repeat(folder: Path, target: Path, copies: int) -> None:
@@ -41,7 +36,7 @@ def repeat(folder: Path, target: Path, copies: int) -> None:
 def opened(folder: Path, node_budget: int) -> dict[str, Any]:
     """Open a corpus, draw the batches of an epoch, and resume in its middle."""
     before, start = peak_gb(), time.perf_counter()
-    data = _data(folder, node_budget)
+    data = data_of(folder, node_budget)
     row: dict[str, Any] = {"open_s": time.perf_counter() - start, "slices": len(data.train.slices)}
     row |= {"subslices": len(data.train), "index_mb": (folder / INDEX).stat().st_size / 1e6}
     loader = data.train_dataloader()
@@ -58,7 +53,7 @@ def opened(folder: Path, node_budget: int) -> dict[str, Any]:
 
 def loaded(folder: Path, node_budget: int, batches: int) -> dict[str, Any]:
     """Load the first batches of an epoch, as training does, after as many others."""
-    loader = _data(folder, node_budget).train_dataloader()
+    loader = data_of(folder, node_budget).train_dataloader()
     both = iter(loader)
     for _ in islice(both, batches):
         pass
@@ -72,28 +67,18 @@ def loaded(folder: Path, node_budget: int, batches: int) -> dict[str, Any]:
 
 def started(folder: Path, node_budget: int, file: Path) -> dict[str, Any]:
     """Train one step, and write and read a checkpoint."""
-    off = "logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"
-    given = {"accelerator": "cpu", "limit_val_batches": 0, **dict.fromkeys(off, False)}
-    # A toy corpus has no Ensembl ids; training does not depend on it.
-    config = replace(DEFAULTS, organism=None)
     row: dict[str, Any] = {}
     with suppress_logger("lightning.pytorch"):
         start = time.perf_counter()
-        trainer = Trainer(max_steps=1, **given)
-        trainer.fit(CorpusPretraining(config), datamodule=_data(folder, node_budget, masked=False))
+        trainer = trainer_of(1)
+        trainer.fit(CorpusPretraining(CONFIG), datamodule=data_of(folder, node_budget))
         row["first_step_s"] = time.perf_counter() - start
         start = time.perf_counter()
         trainer.save_checkpoint(file)
         row |= {"save_s": time.perf_counter() - start, "checkpoint_mb": file.stat().st_size / 1e6}
         start = time.perf_counter()
-        trainer = Trainer(max_steps=1, **given)
-        data = _data(folder, node_budget, masked=False)
+        trainer = trainer_of(1)
         trainer.ckpt_path = file  # as ``stofm-geo pretrain`` does
-        trainer.fit(CorpusPretraining(config), datamodule=data)
+        trainer.fit(CorpusPretraining(CONFIG), datamodule=data_of(folder, node_budget))
         row["resume_s"] = time.perf_counter() - start
     return {**row, "peak_gb": peak_gb()}
-
-
-def _data(folder: Path, node_budget: int, masked: bool = True) -> CorpusDataModule:
-    transform = PretrainingObjective.from_config(DEFAULTS).masking if masked else None
-    return CorpusDataModule(folder, node_budget=node_budget, held_out=0, transform=transform)

@@ -54,6 +54,18 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(f"benchmarks.speed.{name}")
 
 
+def needed(name: str) -> ModuleType:
+    """Of the functions that a measurement calls.
+
+    Raises:
+        LeftOut: A package that it imports is not installed.
+    """
+    try:
+        return module(name)
+    except ImportError as error:
+        raise LeftOut(str(error)) from error
+
+
 def measure(name: str, given: Given) -> dict[str, Any]:
     """Make one measurement, in this process.
 

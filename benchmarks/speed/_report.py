@@ -15,8 +15,8 @@ from benchmarks.speed._section import Section, Table
 from stofm_geo.benchmark.reporting import replace_section
 
 _AIMS = (
-    "What was asked for, what earlier records had (*: of a processor with AVX-512, where ratios to "
-    "the published code are larger), and what the present ones have. Higher is better, but for "
+    "What was asked for, what was measured before (*: on a processor with AVX-512, where ratios to "
+    "the published code are larger), and what the records have. Higher is better, but for "
     "seconds, shares, and times of a plain layer."
 )
 

@@ -59,7 +59,7 @@ class Size(NamedTuple):
     modes: tuple[str, ...] = MODES
 
 
-FULL = (Size(1000, 49, 3, 2, True), Size(3950, 49, 3, 1, False))
+FULL = (Size(1000, 49, 3, 3, True), Size(3950, 49, 3, 1, False))
 QUICK = (Size(40, 4, 1, 1, True, ("training",)),)
 
 

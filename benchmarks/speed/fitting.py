@@ -104,16 +104,20 @@ def fitted(name: str, file: Path | None, sizes: Sizes) -> dict[str, Any]:
     return {**row, "steps": record["steps"], "parts": {part: spent[part] for part in PARTS}}
 
 
+def not_steps(row: dict[str, Any]) -> float:
+    """The share of loader and rest in the training, without checks."""
+    parts = row["parts"]
+    return 1 - parts["steps"] / (parts["loader"] + parts["steps"] + parts["rest"])
+
+
 def report(result: dict[str, Any]) -> Section:
     """Seconds of each part, and the share of what is not the network."""
     rows = result["rows"]
     lines = []
     for row in rows:
-        training = sum(row["parts"][part] for part in ("loader", "steps", "rest"))
-        share = 1 - row["parts"]["steps"] / training
         numbers = (brief(row[key]) for key in ("cells", "genes", "steps", "seconds", "cpu_seconds"))
         parts = (brief(row["parts"][part]) for part in PARTS)
-        lines.append((row["slice"], *numbers, *parts, f"{share:.0%}"))
+        lines.append((row["slice"], *numbers, *parts, f"{not_steps(row):.0%}"))
     columns = ("slice", "cells", "genes", "steps", "s", "CPU, s", *PARTS)
     table = Table("Seconds", (*columns, "not steps, of loader, steps and rest"), lines)
     headlines = [

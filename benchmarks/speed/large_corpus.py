@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed._machine import Watch
-from benchmarks.speed._measurements import Given, LeftOut
+from benchmarks.speed._measurements import Given, needed
 from benchmarks.speed._process import fresh
 from benchmarks.speed._section import Headline, Section, Table, brief
 
@@ -46,10 +46,7 @@ def measure(given: Given, watch: Watch) -> dict[str, Any]:
     Raises:
         LeftOut: A package that corpora need is not installed.
     """
-    try:
-        from benchmarks.speed import _corpora, _large_corpora
-    except ImportError as error:
-        raise LeftOut(str(error)) from error
+    _corpora, _large_corpora = needed("_corpora"), needed("_large_corpora")
     sizes = QUICK if given.quick else Sizes()
     result: dict[str, Any] = {"settings": {**asdict(sizes), "threads": 1}, "rows": []}
     with tempfile.TemporaryDirectory() as work:
