@@ -6,7 +6,6 @@ import importlib
 import json
 import operator
 import os
-import re
 import shutil
 import subprocess
 import time
@@ -191,7 +190,13 @@ def test_report_of_the_committed_results(tmp_path) -> None:
     assert lines[:2] == ["before", "<!-- speed -->"] and lines[-2:] == ["<!-- /speed -->", "after"]
     assert "![Times over sizes](speed.png)" in lines and "old" not in lines
     (layer,) = (line for line in lines if line.startswith("| layer, 10 000 nodes"))
-    assert re.search(r"TransformerConv \d", layer) and "| 2026-" in layer
+    (row,) = (
+        row
+        for row in json.loads((RESULTS / "layers.json").read_text())["rows"]
+        if (row["nodes"], row["mode"]) == (10_000, "training")
+    )
+    ratio = speed("_section").brief(row["times"]["TransformerConv"]["ratio"])
+    assert f"TransformerConv {ratio}" in layer and "| 2026-" in layer
     stand = text[text.index("## Aims") : text.index("## attention")]
     assert stand.count("\n| ") == 2 + len(speed("_aims").AIMS)  # none without a record
     readme.write_text("no place")

@@ -83,7 +83,9 @@ def test_a_codec_that_unpickles_is_refused_before_it_is_opened(adata, tmp_path) 
     folder = hostile(adata, tmp_path)
     source = corpus.Source(str(folder), organism="none")
     for read in (sources.slices_of, lambda s: sources.read_slice(sources.Slice(s))):
-        with pytest.raises(ValueError, match=r"\.zarray: names the codec 'pickle'"):
+        with pytest.raises(
+            ValueError, match=r"_index(/values)?/\.zarray: names the codec 'pickle'"
+        ):
             read(source)
     assert not (tmp_path / "ran").exists()
     pickle.loads(pickle.dumps(Runs(tmp_path / "ran")))

@@ -18,7 +18,7 @@ SIZES = (
     500,
     geometry._TABLE_MIN_EDGES - 1,
     geometry._TABLE_MIN_EDGES,
-    20_000,
+    60_000,
 )  # around where tables begin
 EXACT = {"tolerance": None, "backend": "reference"}
 RADIAL = partial(GaussianRadial, num_gaussians=8)
